@@ -1,0 +1,1 @@
+"""What every room stands on: typed configuration, files that appear whole, progress that people can read."""
