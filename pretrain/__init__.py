@@ -1,0 +1,1 @@
+"""Megatron token files in, a trained language model out."""

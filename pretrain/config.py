@@ -1,0 +1,246 @@
+"""Every setting of a training run, its default, and the rules between settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from foundation.configuration import Settings
+
+VOCABULARY_MULTIPLE = 128
+"""Embedding rows are padded to a multiple of this, so that they divide over the tensor axis and fill the GPU's tiles
+(Le Scao et al. 2022, arXiv:2211.05100, section 3.2, pad likewise)."""
+
+
+class ModelConfig(Settings):
+    """The shape of a decoder-only model."""
+
+    family: Literal["llama"] = "llama"
+    vocabulary_size: int = Field(gt=0)
+    """Entries of the tokenizer, reserved ones included."""
+    hidden_size: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    attention_heads: int = Field(gt=0)
+    key_value_heads: int = Field(gt=0)
+    """Fewer than the attention heads: groups of heads share keys and values (Ainslie et al. 2023, arXiv:2305.13245)."""
+    feed_forward_size: int = Field(gt=0)
+    maximum_positions: int = Field(gt=0)
+    """Longest sequence, in tokens, that the model is meant for."""
+    rope_theta: float = Field(default=10000.0, gt=0)
+    """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
+    norm_epsilon: float = Field(default=1e-5, gt=0)
+    initial_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the initial weights."""
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.attention_heads
+
+    @property
+    def padded_vocabulary_size(self) -> int:
+        """Rows of the embedding and of the head: the vocabulary and, behind it, rows that no token uses."""
+        return -(-self.vocabulary_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ModelConfig:
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}"
+            )
+        if self.head_size % 2:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} / attention_heads {self.attention_heads} makes a head size of "
+                f"{self.head_size}; rotary positions turn pairs, so it must be even"
+            )
+        if self.attention_heads % self.key_value_heads:
+            raise ValueError(
+                f"key_value_heads: {self.key_value_heads} must divide attention_heads {self.attention_heads}"
+            )
+        return self
+
+
+class DataConfig(Settings):
+    """What is trained on."""
+
+    mixture: Path
+    """The `mixture.yaml` that data preparation wrote beside the token files."""
+    sequence_length: int = Field(gt=0)
+    """Tokens that one sample predicts."""
+
+
+class ParallelConfig(Settings):
+    """Degrees of the three axes; their product is the number of processes."""
+
+    tensor: int = Field(default=1, gt=0)
+    pipeline: int = Field(default=1, gt=0)
+    data: int | None = Field(default=None, gt=0)
+    """Left out: as many as the processes allow."""
+
+
+class BatchConfig(Settings):
+    """Sizes in samples of `data.sequence_length` tokens."""
+
+    global_batch_size: int = Field(gt=0)
+    """Samples of one optimizer step, over all processes."""
+    micro_batch_size: int = Field(gt=0)
+    """Samples that one process computes at a time; the rest of a step is accumulated."""
+
+
+class OptimizerConfig(Settings):
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); defaults as in LLaMA (arXiv:2302.13971, section 2.3)."""
+
+    learning_rate: float = Field(gt=0)
+    """The highest one, reached at the end of the warm-up."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Of matrices; norms and biases have none."""
+    gradient_clipping: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class ScheduleConfig(Settings):
+    """Length of the run and course of the learning rate, see `pretrain/schedule.py`."""
+
+    total_steps: int = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    minimum_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the end, as a share of the highest one."""
+
+
+class EvaluationConfig(Settings):
+    """Loss on the held-out part."""
+
+    every_steps: int = Field(default=500, gt=0)
+    batches: int = Field(default=20, gt=0)
+    """Global batches per evaluation, the same ones each time; fewer when the held-out part is smaller."""
+
+
+class CheckpointConfig(Settings):
+    """When to save; the last step is always saved."""
+
+    every_steps: int = Field(default=1000, gt=0)
+    keep_last: int | None = Field(default=None, gt=0)
+    """Older checkpoints are removed; left out: all are kept."""
+
+
+class TrainConfig(Settings):
+    """A whole training run."""
+
+    output: Path
+    seed: int = Field(default=1234, ge=0)
+    model: ModelConfig
+    data: DataConfig
+    parallel: ParallelConfig = ParallelConfig()
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16: compute in bfloat16, with weights, gradient accumulation and optimizer state in fp32."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    stop_after_step: int | None = Field(default=None, gt=0)
+    """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
+
+    def accumulation_steps(self, data_size: int) -> int:
+        """Micro-batches of one process in one optimizer step, with `data_size` processes on the data axis."""
+        return self.batch.global_batch_size // (self.batch.micro_batch_size * data_size)
+
+    @model_validator(mode="after")
+    def _axes_divide_the_model(self) -> TrainConfig:
+        model, tensor, pipeline = self.model, self.parallel.tensor, self.parallel.pipeline
+        for name, value in (
+            ("attention_heads", model.attention_heads),
+            ("key_value_heads", model.key_value_heads),
+            ("feed_forward_size", model.feed_forward_size),
+            ("padded_vocabulary_size", model.padded_vocabulary_size),
+        ):
+            if value % tensor:
+                raise ValueError(f"parallel.tensor: {tensor} must divide model.{name} {value}")
+        if pipeline > model.layers:
+            raise ValueError(
+                f"parallel.pipeline: {pipeline} stages need a layer each, and model.layers is {model.layers}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _samples_fit(self) -> TrainConfig:
+        if self.data.sequence_length > self.model.maximum_positions:
+            raise ValueError(
+                f"data.sequence_length: {self.data.sequence_length} is longer than model.maximum_positions "
+                f"{self.model.maximum_positions}"
+            )
+        if self.parallel.data is not None:
+            _check_batch(self, self.parallel.data)
+        elif self.batch.global_batch_size % self.batch.micro_batch_size:
+            raise ValueError(
+                f"batch.global_batch_size: {self.batch.global_batch_size} must be a multiple of "
+                f"batch.micro_batch_size {self.batch.micro_batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_are_in_order(self) -> TrainConfig:
+        total_steps = self.schedule.total_steps
+        if self.schedule.warmup_steps >= total_steps:
+            raise ValueError(
+                f"schedule.warmup_steps: {self.schedule.warmup_steps} must be less than schedule.total_steps "
+                f"{total_steps}"
+            )
+        if self.stop_after_step is not None and self.stop_after_step > total_steps:
+            raise ValueError(
+                f"stop_after_step: {self.stop_after_step} has no effect, schedule.total_steps is {total_steps}"
+            )
+        return self
+
+
+def check_world_size(config: TrainConfig, world_size: int) -> int:
+    """The degree of the data axis when `world_size` processes run.
+
+    Raises:
+        ValueError: the degrees do not multiply to the number of processes, or the batch does not divide.
+    """
+    parallel = config.parallel
+    if parallel.data is not None:
+        product = parallel.tensor * parallel.pipeline * parallel.data
+        if product != world_size:
+            raise ValueError(
+                f"parallel.tensor {parallel.tensor} × parallel.pipeline {parallel.pipeline} × parallel.data "
+                f"{parallel.data} = {product}, but {world_size} processes were started; start {product}, change a "
+                f"degree, or leave parallel.data out"
+            )
+        return parallel.data
+    product = parallel.tensor * parallel.pipeline
+    if world_size % product:
+        raise ValueError(
+            f"parallel.tensor {parallel.tensor} × parallel.pipeline {parallel.pipeline} = {product} must divide the "
+            f"number of processes, {world_size}"
+        )
+    data_size = world_size // product
+    _check_batch(config, data_size)
+    return data_size
+
+
+def check_vocabulary(config: TrainConfig, mixture_vocabulary_size: int) -> None:
+    """Hold the model's vocabulary to that of the token files.
+
+    Raises:
+        ValueError: they differ: tokens without a row in the embedding, or rows without a token.
+    """
+    if config.model.vocabulary_size != mixture_vocabulary_size:
+        raise ValueError(
+            f"model.vocabulary_size: {config.model.vocabulary_size} differs from the {mixture_vocabulary_size} of "
+            f"data.mixture {config.data.mixture}; the model must have as many entries as the tokenizer"
+        )
+
+
+def _check_batch(config: TrainConfig, data_size: int) -> None:
+    size, micro = config.batch.global_batch_size, config.batch.micro_batch_size
+    if size % (micro * data_size):
+        raise ValueError(
+            f"batch.global_batch_size: {size} must be a multiple of batch.micro_batch_size {micro} × data-parallel "
+            f"processes {data_size} = {micro * data_size}"
+        )
