@@ -1,0 +1,164 @@
+"""Reads a `.bin/.idx` pair through memory maps; opening costs the same for a thousand tokens and for a trillion."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.indexed_dataset.format import (
+    POINTER_DTYPE,
+    SIZE_DTYPE,
+    TokenFileError,
+    bin_path,
+    idx_path,
+    read_header,
+)
+
+_CHECKED_ON_OPENING = 1 << 22
+"""Up to this many sequences the whole index is checked on opening (some 20 ms); beyond it, its ends."""
+
+_CHUNK = 1 << 22
+
+
+class IndexedDataset:
+    """The documents of a token file, and the flat stream that they make.
+
+    A document is what lies between two document boundaries: one sequence in our files, one or more in others'.
+    Arrays that are returned are read-only views of the file; nothing is held in memory.
+
+    Args:
+        prefix: path without `.bin`.
+
+    Raises:
+        TokenFileError: a file is missing, truncated, or does not fit the other one.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = Path(prefix)
+        index, data = idx_path(self.prefix), bin_path(self.prefix)
+        for path in (index, data):
+            if not path.is_file():
+                raise TokenFileError(f"{path}: no such file; a dataset is a pair of {data.name} and {index.name}")
+        header = read_header(index)
+        self.dtype: np.dtype[Any] = header.dtype
+        self._documents = header.documents
+        self.sequence_sizes: npt.NDArray[np.int32] = _map(index, SIZE_DTYPE, header.sizes_offset, header.sequences)
+        """Tokens of each sequence, [sequences]."""
+        self._pointers = _map(index, POINTER_DTYPE, header.pointers_offset, header.sequences)
+        self.document_bounds: npt.NDArray[np.int64] = _map(
+            index, POINTER_DTYPE, header.documents_offset, header.documents + 1
+        )
+        """First sequence of each document and, last, the number of sequences, [documents + 1]."""
+        self._bin_bytes = data.stat().st_size
+        self._check_ends()
+        if header.sequences <= _CHECKED_ON_OPENING:
+            self.check_index()
+        self.token_count = self._bin_bytes // self.dtype.itemsize
+        self._tokens = _map(data, self.dtype, 0, self.token_count)
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self._documents
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document, [documents], computed on each call."""
+        totals = np.zeros(len(self.sequence_sizes) + 1, np.int64)
+        np.cumsum(self.sequence_sizes, out=totals[1:])
+        return np.diff(totals[self.document_bounds])
+
+    def document(self, i: int) -> npt.NDArray[Any]:
+        """Tokens of document `i`, its end-of-document token included."""
+        start, stop = self.document_range(i)
+        return self._tokens[start:stop]
+
+    def document_range(self, i: int) -> tuple[int, int]:
+        """Where document `i` lies in the stream: tokens [start, stop)."""
+        if not 0 <= i < self._documents:
+            raise IndexError(f"{self.prefix}: no document {i}; there are {self._documents}")
+        return self._sequence_start(int(self.document_bounds[i])), self._sequence_start(
+            int(self.document_bounds[i + 1])
+        )
+
+    def tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Tokens [start, stop) of the stream, across documents."""
+        if not 0 <= start <= stop <= self.token_count:
+            raise IndexError(f"{self.prefix}: no tokens [{start}, {stop}); there are {self.token_count}")
+        return self._tokens[start:stop]
+
+    def document_at(self, token: int) -> int:
+        """The document that holds this token of the stream. Logarithmic in the number of documents."""
+        if not 0 <= token < self.token_count:
+            raise IndexError(f"{self.prefix}: no token {token}; there are {self.token_count}")
+        # bisect and not np.searchsorted: the maps are not aligned to 8 bytes, so that numpy would copy all of them.
+        sequence = bisect_right(self._pointers, token * self.dtype.itemsize) - 1
+        return bisect_right(self.document_bounds, sequence) - 1
+
+    def check_index(self) -> None:
+        """Check every entry of the index: sizes add up to `.bin`, offsets follow from sizes, boundaries ascend.
+
+        Raises:
+            TokenFileError: naming the file, the first entry that is wrong, and what would be right.
+        """
+        index, count, item = idx_path(self.prefix), len(self.sequence_sizes), self.dtype.itemsize
+        offset = 0
+        for start in range(0, count, _CHUNK):
+            sizes = self.sequence_sizes[start : start + _CHUNK].astype(np.int64)
+            if sizes.min() < 0:
+                wrong = start + int(sizes.argmin())
+                raise TokenFileError(f"{index}: sequence {wrong} has {int(sizes.min())} tokens")
+            ends = np.cumsum(sizes) * item + offset
+            right = ends - sizes * item
+            differs = np.flatnonzero(self._pointers[start : start + _CHUNK] != right)
+            if len(differs):
+                wrong = int(differs[0])
+                raise TokenFileError(
+                    f"{index}: sequence {start + wrong} is said to begin at byte "
+                    f"{int(self._pointers[start + wrong])}, but the sizes before it add up to {int(right[wrong])}"
+                )
+            offset = int(ends[-1])
+        if offset != self._bin_bytes:
+            raise TokenFileError(
+                f"{index}: its sizes add up to {offset // item} tokens, {offset} bytes, but "
+                f"{bin_path(self.prefix)} has {self._bin_bytes} bytes"
+            )
+        for start in range(0, self._documents, _CHUNK):
+            bounds = self.document_bounds[start : start + _CHUNK + 1]
+            descends = np.flatnonzero(np.diff(bounds) < 0)
+            if len(descends):
+                wrong = start + int(descends[0])
+                raise TokenFileError(
+                    f"{index}: document {wrong} ends at sequence {int(self.document_bounds[wrong + 1])}, "
+                    f"before its beginning, {int(self.document_bounds[wrong])}"
+                )
+
+    def _check_ends(self) -> None:
+        index, data, count = idx_path(self.prefix), bin_path(self.prefix), len(self.sequence_sizes)
+        first, last = int(self.document_bounds[0]), int(self.document_bounds[-1])
+        if (first, last) != (0, count):
+            raise TokenFileError(
+                f"{index}: its documents span sequences [{first}, {last}) where [0, {count}) is right"
+            )
+        right = int(self._pointers[-1]) + int(self.sequence_sizes[-1]) * self.dtype.itemsize if count else 0
+        if self._bin_bytes != right:
+            damage = "truncated" if self._bin_bytes < right else "too long"
+            raise TokenFileError(
+                f"{data}: {damage}: {self._bin_bytes} bytes, but by {index.name} its {right // self.dtype.itemsize} "
+                f"tokens of type {self.dtype.name} take {right}"
+            )
+
+    def _sequence_start(self, sequence: int) -> int:
+        if sequence == len(self._pointers):
+            return self.token_count
+        return int(self._pointers[sequence]) // self.dtype.itemsize
+
+
+def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> npt.NDArray[Any]:
+    if count == 0:  # an empty range cannot be mapped
+        return np.empty(0, dtype)
+    # A plain array over the map: slicing np.memmap itself costs ten times as much.
+    return np.asarray(np.memmap(path, dtype, "r", offset, (count,)))

@@ -1,0 +1,171 @@
+"""Writes a `.bin/.idx` pair as a stream: flat memory in tokens, 4 bytes per document."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.indexed_dataset.format import (
+    MAXIMUM_SEQUENCE_TOKENS,
+    POINTER_DTYPE,
+    SIZE_DTYPE,
+    IndexHeader,
+    TokenFileError,
+    bin_path,
+    idx_path,
+    token_dtype,
+)
+from foundation.atomic_files import whole_file
+
+_CHUNK = 1 << 20
+"""Documents of which sizes, offsets and boundaries are held or converted at a time."""
+
+
+@dataclass(frozen=True)
+class WrittenTokens:
+    """What was written: counts, and the SHA-256 of each file."""
+
+    documents: int
+    tokens: int
+    bin_sha256: str
+    idx_sha256: str
+
+
+class IndexedDatasetWriter:
+    """A context manager that makes `<prefix>.bin` and `<prefix>.idx` appear whole, or not at all.
+
+    Both are written beside their places and renamed at the end, `.idx` last: where there is an `.idx`, its `.bin` is
+    complete. `result` is set once the `with` block has ended well.
+
+    Args:
+        prefix: path without `.bin`.
+        vocabulary_size: entries of the tokenizer; decides the token type, and an id outside it is refused.
+    """
+
+    result: WrittenTokens
+
+    def __init__(self, prefix: Path, vocabulary_size: int) -> None:
+        self.prefix = prefix
+        self.vocabulary_size = vocabulary_size
+        self.dtype: np.dtype[Any] = token_dtype(vocabulary_size)
+        self.documents = 0
+        self.tokens = 0
+        self._full_chunks: list[npt.NDArray[np.int32]] = []
+        self._chunk = np.empty(_CHUNK, SIZE_DTYPE)
+        self._used = 0
+        self._digest = hashlib.sha256()
+        self._stack = ExitStack()
+        self._bin: BinaryIO
+        self._idx: BinaryIO
+
+    def __enter__(self) -> IndexedDatasetWriter:
+        with ExitStack() as stack:
+            # Left in reverse: .bin is closed and renamed before .idx.
+            for attribute, path in (("_idx", idx_path(self.prefix)), ("_bin", bin_path(self.prefix))):
+                temporary = stack.enter_context(whole_file(path))
+                setattr(self, attribute, stack.enter_context(open(temporary, "wb", buffering=1 << 20)))
+            self._stack = stack.pop_all()
+        return self
+
+    def add_document(self, tokens: npt.NDArray[np.integer[Any]]) -> None:
+        """Append one document, its end-of-document token included; [length], any integer type."""
+        self.add_documents(tokens, np.array([len(tokens)]))
+
+    def add_documents(self, tokens: npt.NDArray[np.integer[Any]], sizes: npt.NDArray[np.integer[Any]]) -> None:
+        """Append many documents at once.
+
+        Args:
+            tokens: the documents one after another, [sum of sizes], any integer type.
+            sizes: tokens of each document, [documents], each at least 1.
+
+        Raises:
+            TokenFileError: an empty or overlong document, or an id outside the vocabulary.
+        """
+        if len(sizes) == 0:
+            return
+        if int(sizes.sum()) != len(tokens):
+            raise TokenFileError(f"{self.prefix}: {len(tokens)} tokens, but the sizes add up to {int(sizes.sum())}")
+        shortest, longest = int(sizes.min()), int(sizes.max())
+        if shortest < 1:
+            raise TokenFileError(
+                f"{self.prefix}: document {self.documents + int(sizes.argmin())} has {shortest} tokens; "
+                "even an empty one has its end-of-document token"
+            )
+        if longest > MAXIMUM_SEQUENCE_TOKENS:
+            raise TokenFileError(
+                f"{self.prefix}: document {self.documents + int(sizes.argmax())} has {longest} tokens; "
+                f"the format counts to {MAXIMUM_SEQUENCE_TOKENS}"
+            )
+        lowest, highest = int(tokens.min()), int(tokens.max())
+        if lowest < 0 or highest >= self.vocabulary_size:
+            wrong = lowest if lowest < 0 else highest
+            raise TokenFileError(
+                f"{self.prefix}: token id {wrong} among documents {self.documents} to "
+                f"{self.documents + len(sizes)} is outside the vocabulary [0, {self.vocabulary_size})"
+            )
+        data = memoryview(np.ascontiguousarray(tokens, dtype=self.dtype)).cast("B")
+        self._digest.update(data)
+        self._bin.write(data)
+        self._add_sizes(sizes)
+        self.documents += len(sizes)
+        self.tokens += len(tokens)
+
+    def _add_sizes(self, sizes: npt.NDArray[np.integer[Any]]) -> None:
+        start = 0
+        while start < len(sizes):
+            if self._used == _CHUNK:
+                self._full_chunks.append(self._chunk)
+                self._chunk, self._used = np.empty(_CHUNK, SIZE_DTYPE), 0
+            stop = min(len(sizes), start + _CHUNK - self._used)
+            self._chunk[self._used : self._used + stop - start] = sizes[start:stop]
+            self._used += stop - start
+            start = stop
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as failure:
+                self._stack.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._stack.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        if self.documents == 0:
+            # An empty .bin cannot be mapped into memory, here or in Megatron.
+            raise TokenFileError(f"{self.prefix}: no documents were written; a token file holds at least one")
+        idx_sha256 = self._write_index()
+        # An index of an earlier run must not stand beside the new .bin, not even between two renames.
+        idx_path(self.prefix).unlink(missing_ok=True)
+        self.result = WrittenTokens(self.documents, self.tokens, self._digest.hexdigest(), idx_sha256)
+
+    def _write_index(self) -> str:
+        digest = hashlib.sha256()
+
+        def write(data: bytes) -> None:
+            digest.update(data)
+            self._idx.write(data)
+
+        chunks = [*self._full_chunks, self._chunk[: self._used]]
+        write(IndexHeader(self.dtype, self.documents, self.documents).pack())
+        for sizes in chunks:
+            write(sizes.tobytes())
+        offset = 0
+        for sizes in chunks:
+            ends = np.cumsum(sizes, dtype=POINTER_DTYPE)
+            starts = ends - sizes
+            write(((starts + offset) * self.dtype.itemsize).astype(POINTER_DTYPE).tobytes())
+            offset += int(ends[-1])
+        for start in range(0, self.documents + 1, _CHUNK):
+            stop = min(start + _CHUNK, self.documents + 1)
+            write(np.arange(start, stop, dtype=POINTER_DTYPE).tobytes())
+        return digest.hexdigest()
