@@ -33,11 +33,13 @@ class Progress:
         self.done = done
         self._done_before = done
         self._console = console or Console()
+        self._running = False
         self._live: progress.Progress | None = None
         self._task: progress.TaskID | None = None
         self._start = self._last_line = time.monotonic()
 
     def __enter__(self) -> Progress:
+        self._running = True
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._live = progress.Progress(
@@ -64,12 +66,10 @@ class Progress:
     def state(self) -> str:
         """`120 of 400 documents, 12.0/s, 23 s left`"""
         of = f" of {self.total:,}" if self.total is not None else ""
-        text = f"{self.done:,}{of} {self.unit}"
         rate = self._rate()
-        if rate > 0:
-            text += f", {format_rate(rate)}"
-            if self.total is not None and self.total > self.done:
-                text += f", {format_seconds((self.total - self.done) / rate)} left"
+        text = f"{self.done:,}{of} {self.unit}" + (f", {format_rate(rate)}" if rate > 0 else "")
+        if self._running and rate > 0 and self.total is not None and self.total > self.done:
+            text += f", {format_seconds((self.total - self.done) / rate)} left"
         return text
 
     def __exit__(
@@ -77,6 +77,7 @@ class Progress:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        self._running = False
         seconds = time.monotonic() - self._start
         outcome = "stopped after" if kind else "done in"
         self._print(f"{self.title}: {self.state()}, {outcome} {format_seconds(seconds)}")

@@ -1,0 +1,79 @@
+"""A file is whole or not there, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from foundation.atomic_files import digest, sha256_file, whole_file, whole_folder, write_json, write_text
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.bin"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"abc")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_bytes() == b"abc"
+    assert [found.name for found in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert path.read_text(encoding="utf-8") == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "file.parquet.partial").write_text("half of it", encoding="utf-8")
+    assert not list(tmp_path.glob("*.parquet"))
+    with whole_file(tmp_path / "file.parquet") as temporary, open(temporary, "a", encoding="utf-8") as file:
+        file.write("all")
+    assert (tmp_path / "file.parquet").read_text(encoding="utf-8") == "all"
+
+
+def test_a_file_that_nobody_wrote_is_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match=r"file: nothing was written to file\.partial"),
+        whole_file(tmp_path / "file"),
+    ):
+        pass
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with pytest.raises(RuntimeError), whole_folder(path) as temporary:
+        (temporary / "part").write_text("x", encoding="utf-8")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "folder.partial").mkdir()
+    (tmp_path / "folder.partial" / "old").write_text("x", encoding="utf-8")
+    with whole_folder(path) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "part").write_text("x", encoding="utf-8")
+    assert [found.name for found in tmp_path.rglob("*")] == ["folder", "inner", "part"]
+    with pytest.raises(FileExistsError, match="exists already; remove it"), whole_folder(path):
+        pass
+
+
+def test_json_keeps_the_order_of_keys_and_refuses_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": 1, "a": "é"})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert list(json.loads(text)) == ["b", "a"]
+    assert "é" in text
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", float("nan"))
+
+
+def test_digests(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "abc")
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+    assert digest({"b": [1, 2], "a": None}) == hashlib.sha256(b'{"a":null,"b":[1,2]}').hexdigest()
+    assert digest({"a": 1}) != digest({"a": 1.5})

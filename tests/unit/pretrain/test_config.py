@@ -1,0 +1,113 @@
+"""Every rule between settings is held, with a message that names field, value and rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.configuration import ConfigError, load_config
+from pretrain.config import ModelConfig, TrainConfig, check_vocabulary, check_world_size
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "train"
+
+BASE = """
+output: runs/x
+model: {vocabulary_size: 1000, hidden_size: 64, layers: 4, attention_heads: 4, key_value_heads: 2,
+        feed_forward_size: 192, maximum_positions: 128}
+data: {mixture: tokens/mixture.yaml, sequence_length: 128}
+batch: {global_batch_size: 16, micro_batch_size: 2}
+optimizer: {learning_rate: 1e-3}
+schedule: {total_steps: 100, warmup_steps: 10}
+"""
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "train.yaml"
+    path.write_text(BASE, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.hidden_size=66"], "model.hidden_size: 66 must be a multiple of attention_heads 4"),
+        (["model.hidden_size=60"], "model.hidden_size: 60 / attention_heads 4 makes a head size of 15"),
+        (["model.key_value_heads=3"], "model.key_value_heads: 3 must divide attention_heads 4"),
+        (["parallel.tensor=8"], "parallel.tensor: 8 must divide model.attention_heads 4"),
+        (["parallel.tensor=4"], "parallel.tensor: 4 must divide model.key_value_heads 2"),
+        (["parallel.tensor=2", "model.feed_forward_size=191"], "must divide model.feed_forward_size 191"),
+        (
+            ["parallel.tensor=3", "model={hidden_size: 66, attention_heads: 3, key_value_heads: 3}"],
+            "parallel.tensor: 3 must divide model.padded_vocabulary_size 1024",
+        ),
+        (["parallel.pipeline=5"], "parallel.pipeline: 5 stages need a layer each, and model.layers is 4"),
+        (["data.sequence_length=129"], "data.sequence_length: 129 is longer than model.maximum_positions 128"),
+        (["batch.global_batch_size=15"], "batch.global_batch_size: 15 must be a multiple of batch.micro_batch_size 2"),
+        (["parallel.data=3"], "must be a multiple of batch.micro_batch_size 2 × data-parallel processes 3 = 6"),
+        (["schedule.warmup_steps=100"], "schedule.warmup_steps: 100 must be less than schedule.total_steps 100"),
+        (["stop_after_step=101"], "stop_after_step: 101 has no effect, schedule.total_steps is 100"),
+        (["optimizer.beta2=1.0"], "optimizer.beta2: 1.0 is not allowed: it should be less than 1"),
+        (["precision=fp16"], "precision: 'fp16' is not allowed: it should be 'bf16' or 'fp32'"),
+        (["model.family=lama"], "model.family: 'lama' is not allowed: it should be 'llama'; did you mean 'llama'?"),
+    ],
+)
+def test_rules_between_settings(base: Path, overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(TrainConfig, base, overrides)
+    assert expected in str(caught.value)
+    assert "command line" in str(caught.value)
+
+
+def test_the_degrees_multiply_to_the_number_of_processes(base: Path) -> None:
+    config = load_config(TrainConfig, base, ["parallel={tensor: 2, pipeline: 2}"])
+    assert check_world_size(config, 8) == 2
+    with pytest.raises(ValueError, match=r"parallel\.tensor 2 × parallel\.pipeline 2 = 4 must divide.*processes, 6"):
+        check_world_size(config, 6)
+    with pytest.raises(
+        ValueError, match=r"global_batch_size: 16 must be a multiple of .* 2 × data-parallel processes 3 = 6"
+    ):
+        check_world_size(config, 12)
+    fixed = load_config(TrainConfig, base, ["parallel={tensor: 2, pipeline: 2, data: 2}"])
+    assert check_world_size(fixed, 8) == 2
+    with pytest.raises(ValueError, match=r"parallel\.data 2 = 8, but 4 processes were started; start 8"):
+        check_world_size(fixed, 4)
+
+
+def test_the_vocabulary_is_the_tokenizers(base: Path) -> None:
+    config = load_config(TrainConfig, base)
+    check_vocabulary(config, 1000)
+    with pytest.raises(ValueError, match=r"model\.vocabulary_size: 1000 differs from the 1024 of data\.mixture tokens"):
+        check_vocabulary(config, 1024)
+
+
+def test_derived_values(base: Path) -> None:
+    config = load_config(TrainConfig, base)
+    assert config.model.head_size == 16
+    assert config.model.padded_vocabulary_size == 1024
+    assert ModelConfig(**(config.model.model_dump() | {"vocabulary_size": 1024})).padded_vocabulary_size == 1024
+    assert [config.accumulation_steps(size) for size in (1, 2, 8)] == [8, 4, 1]
+
+
+def test_defaults_are_llamas(base: Path) -> None:
+    """Touvron et al. 2023, arXiv:2302.13971, section 2.3."""
+    config = load_config(TrainConfig, base)
+    optimizer = config.optimizer
+    assert (optimizer.beta1, optimizer.beta2, optimizer.weight_decay, optimizer.gradient_clipping) == (
+        0.9,
+        0.95,
+        0.1,
+        1.0,
+    )
+    assert config.schedule.minimum_learning_rate_ratio == 0.1
+
+
+def test_every_recipe_is_read() -> None:
+    recipes = {path.stem: load_config(TrainConfig, path) for path in CONFIGS.glob("*.yaml")}
+    assert recipes.keys() >= {"demo", "llama-7b"}
+    assert check_world_size(recipes["demo"], 8) == 2
+    llama = recipes["llama-7b"]
+    tokens = llama.schedule.total_steps * llama.batch.global_batch_size * llama.data.sequence_length
+    assert tokens == pytest.approx(1.0e12, rel=1e-5)
+    assert check_world_size(llama, 256) == 128
