@@ -1,0 +1,1 @@
+"""Text in, Megatron token files out. Never imports torch."""

@@ -1,0 +1,113 @@
+"""Every setting of every stage of data preparation, and its default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from foundation.configuration import Settings
+
+SourceKind = Literal["jsonl", "parquet", "text", "python", "docstrings", "manual"]
+
+
+class SourceConfig(Settings):
+    """One named source of raw files."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    kind: SourceKind
+    paths: tuple[str, ...] = Field(min_length=1)
+    """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen.
+
+    `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
+    matches nothing on this machine is reported, and is no error as long as there is any input at all.
+    """
+    rules: tuple[Literal["gopher", "code", "language"], ...] = ("gopher", "language")
+    """Rule sets that a document of this source must pass, see `data_prep/rules`."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of the training mixture relative to the others' weights; left out: in proportion to real tokens."""
+    maximum_bytes: int | None = Field(default=None, gt=0)
+    """Freeze at most this many bytes of raw files, chosen by a hash of each file's path and the seed."""
+
+
+class LanguageConfig(Settings):
+    """fastText language identification."""
+
+    model: Path | None = None
+    """A fastText model file; left out: lid.176.ftz, which comes with the installation."""
+    minimum_probability: float = Field(default=0.65, ge=0, le=1)
+    """FineWeb's threshold (Penedo et al. 2024, arXiv:2406.17557, section 3.3)."""
+    keep: tuple[str, ...] = ()
+    """ISO 639 codes of languages that are kept; empty: all."""
+
+
+class FingerprintConfig(Settings):
+    """MinHash, one setting for signatures, bands and verification alike."""
+
+    shingle_words: int = Field(default=5, ge=1)
+    bands: int = Field(default=14, ge=1)
+    rows: int = Field(default=8, ge=1)
+    seed: int = 1
+
+    @property
+    def permutations(self) -> int:
+        return self.bands * self.rows
+
+
+class DedupConfig(Settings):
+    """Exact and near-duplicate removal."""
+
+    minimum_jaccard: float = Field(default=0.8, gt=0, le=1)
+    """A document goes only if its exact Jaccard similarity with one that stays is at least this."""
+    alarm_share: float = Field(default=0.5, gt=0, le=1)
+    """A source that loses more than this share of its documents is reported as suspicious."""
+
+
+class TokenizerConfig(Settings):
+    """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
+
+    vocabulary_size: int = Field(default=16384, ge=512)
+    """Entries, reserved ones included; a multiple of 128 so that the embedding divides."""
+    reserved_entries: int = Field(default=200, ge=0)
+    sample_bytes: int = Field(default=50_000_000, gt=0)
+    """Bytes of kept text that the merges are learnt from, drawn in proportion to the sources."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> TokenizerConfig:
+        if self.vocabulary_size % 128:
+            raise ValueError(f"vocabulary_size {self.vocabulary_size} must be a multiple of 128")
+        return self
+
+
+class TokensConfig(Settings):
+    """The token files."""
+
+    heldout_share: float = Field(default=0.02, ge=0, lt=1)
+    """Share of each source's kept documents, chosen by a hash of the id, that is never trained on."""
+
+
+class DataConfig(Settings):
+    """A whole run of data preparation."""
+
+    output: Path
+    seed: int = 1234
+    workers: int = Field(default=2, ge=1)
+    shard_bytes: int = Field(default=16_000_000, gt=0)
+    """Raw bytes of one shard; shards are the unit of work and of resuming."""
+    maximum_document_bytes: int = Field(default=20_000_000, gt=0)
+    """A larger document is kept aside and reported."""
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    language: LanguageConfig = LanguageConfig()
+    fingerprints: FingerprintConfig = FingerprintConfig()
+    dedup: DedupConfig = DedupConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    tokens: TokensConfig = TokensConfig()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> DataConfig:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sources: the name {name!r} is given twice; each source needs its own")
+        return self

@@ -1,0 +1,70 @@
+"""The columns of a document shard, of its signals and of its verdicts."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+DOCUMENTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("metadata", pa.string(), nullable=False),
+    ]
+)
+"""`id` is `<shard>/<row>`, `url` where the text came from, `metadata` a JSON object."""
+
+PII_SPAN = pa.struct([("kind", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+"""A half-open range of bytes of the UTF-8 text, and the placeholder that replaces it, without `PI:`."""
+
+SIGNALS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        # sizes
+        pa.field("byte_count", pa.int64()),
+        pa.field("character_count", pa.int64()),
+        pa.field("line_count", pa.int64()),
+        pa.field("paragraph_count", pa.int64()),
+        pa.field("word_count", pa.int64()),
+        # Gopher quality
+        pa.field("mean_word_length", pa.float64()),
+        pa.field("hash_symbols_per_word", pa.float64()),
+        pa.field("ellipses_per_word", pa.float64()),
+        pa.field("bullet_line_share", pa.float64()),
+        pa.field("ellipsis_line_share", pa.float64()),
+        pa.field("alphabetic_word_share", pa.float64()),
+        pa.field("distinct_stop_words", pa.int64()),
+        # Gopher repetition
+        pa.field("duplicate_line_share", pa.float64()),
+        pa.field("duplicate_paragraph_share", pa.float64()),
+        pa.field("duplicate_line_character_share", pa.float64()),
+        pa.field("duplicate_paragraph_character_share", pa.float64()),
+        *(pa.field(f"top_{n}_gram_character_share", pa.float64()) for n in (2, 3, 4)),
+        *(pa.field(f"duplicate_{n}_gram_character_share", pa.float64()) for n in range(5, 11)),
+        # code
+        pa.field("longest_line_characters", pa.int64()),
+        pa.field("mean_line_characters", pa.float64()),
+        pa.field("alphanumeric_share", pa.float64()),
+        pa.field("alphabetic_characters_per_token", pa.float64()),
+        # language, fingerprints, personal data
+        pa.field("language", pa.string()),
+        pa.field("language_probability", pa.float64()),
+        pa.field("exact_hash", pa.binary(16)),
+        pa.field("shingle_count", pa.int64()),
+        pa.field("minhash", pa.list_(pa.uint32())),
+        pa.field("pii_spans", pa.list_(PII_SPAN)),
+    ]
+)
+
+VERDICTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("kept", pa.bool_(), nullable=False),
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),
+        pa.field("duplicate_of", pa.string()),
+    ]
+)
+"""`reasons` holds every reason against a document, the one that is counted first; empty when it is kept."""

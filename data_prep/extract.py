@@ -1,0 +1,178 @@
+"""Raw files to document shards: the only stage that reads the input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.config import DataConfig
+from data_prep.documents import DOCUMENTS
+from data_prep.executors import run_units
+from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest
+from data_prep.sources import Document, Fault, reader_of
+from foundation.atomic_files import whole_file
+
+VERSION = 1
+
+_ROW_GROUP_BYTES = 8_000_000
+"""Text that is held before it is written; the memory of this stage, together with one document."""
+_SHOWN_FAULTS = 5
+
+
+def extract_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
+    return Stage(
+        run, "extract", VERSION, {"maximum_document_bytes": config.maximum_document_bytes}, inputs=manifest.digest
+    )
+
+
+def extract(config: DataConfig, run: RunDirectory) -> None:
+    """Write `corpus/<shard>.parquet`, and what cannot be used to `quarantine/<shard>.jsonl`.
+
+    Raises:
+        StaleOutputError: input or settings are not those of what was written before.
+        ValueError: a source's files are not of its kind, or none of its documents can be used.
+    """
+    manifest = freeze_manifest(config, run)
+    for source in manifest.sources:
+        for path in source.missing:
+            print(f"source {source.name}: nothing at {path} on this machine")
+    stage = extract_stage(config, run, manifest)
+    work = partial(extract_shard, stage=stage, manifest=manifest, maximum_document_bytes=config.maximum_document_bytes)
+    run_units(work, manifest.shard_names, config.workers, "extract", stage)
+    _report(manifest, run, stage)
+
+
+def extract_shard(name: str, stage: Stage, manifest: Manifest, maximum_document_bytes: int) -> None:
+    """One shard: documents in the order of the manifest, numbered as they come."""
+    shard = manifest.shard(name)
+    run = stage.run
+    corpus = run.corpus / f"{name}.parquet"
+    quarantine = run.quarantine / f"{name}.jsonl"
+    with whole_file(corpus) as corpus_partial, whole_file(quarantine) as quarantine_partial:
+        counts = _write(shard, maximum_document_bytes, corpus_partial, quarantine_partial)
+    stage.commit(name, [corpus, quarantine], counts)
+
+
+def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
+    counts: Counter[str] = Counter(documents=0, bytes=0, quarantined=0, raw_bytes=shard.raw_bytes)
+    with _Rows(corpus) as rows, open(quarantine, "w", encoding="utf-8") as aside:
+        for result in _read(shard, maximum_document_bytes):
+            if isinstance(result, Fault):
+                counts["quarantined"] += 1
+                counts[f"quarantine:{result.reason}"] += 1
+                _set_aside(result, shard.source, aside)
+                continue
+            counts["bytes"] += rows.add(f"{shard.name}/{counts['documents']:07d}", shard.source, result)
+            counts["documents"] += 1
+    return counts
+
+
+def _read(shard: Shard, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+    reader = reader_of(shard.kind)
+    for piece in shard.ranges:
+        if not os.path.exists(piece.path):
+            raise ValueError(f"{piece.path}: the input is gone since it was frozen; put it back or `--restart extract`")
+        yield from reader.read(piece, maximum_document_bytes)
+
+
+class _Rows:
+    """A Parquet file of documents that is written in row groups of about the same number of bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: dict[str, list[str]] = {name: [] for name in DOCUMENTS.names}
+        self._held_bytes = 0
+
+    def __enter__(self) -> _Rows:
+        self._writer = pq.ParquetWriter(self._path, DOCUMENTS, compression="zstd")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._writer.close()
+
+    def add(self, identity: str, source: str, document: Document) -> int:
+        """Hold one document; returns the bytes of its text."""
+        metadata = json.dumps(document.metadata, ensure_ascii=False, separators=(",", ":"), default=str)
+        values = (identity, document.text, source, _storable(document.url), _storable(metadata))
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(value)
+        size = len(document.text.encode("utf-8"))
+        self._held_bytes += size
+        if self._held_bytes >= _ROW_GROUP_BYTES:
+            self._flush()
+        return size
+
+    def _flush(self) -> None:
+        if self._columns["id"]:
+            self._writer.write_table(pa.table(dict(self._columns), schema=DOCUMENTS))
+        self._columns = {name: [] for name in DOCUMENTS.names}
+        self._held_bytes = 0
+
+
+def _storable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, and metadata lone surrogates; the text itself never comes here."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _set_aside(fault: Fault, source: str, file: IO[str]) -> None:
+    record: dict[str, Any] = {"source": source, "path": _storable(fault.path)}
+    if fault.line is not None:
+        record["line"] = fault.line
+    if fault.row is not None:
+        record["row"] = fault.row
+    record |= {"reason": fault.reason, "detail": _storable(fault.detail), "excerpt": _storable(fault.excerpt)}
+    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
+    """Say what was set aside, loudly where whole files were, and refuse a source of which nothing is left."""
+    records = stage.records()
+    for source in manifest.sources:
+        names = [shard.name for shard in manifest.shards if shard.source == source.name]
+        total: Counter[str] = Counter()
+        for name in names:
+            total.update(records[name].counts)
+        reasons = {key.removeprefix("quarantine:"): total[key] for key in sorted(total) if key.startswith("quarantine:")}
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        if names and not total["documents"]:
+            first = next(quarantined(run, names), None)
+            example = f"; the first: {place_of(first)}: {first['detail']}" if first else ""
+            raise ValueError(
+                f"source {source.name}: none of its {total['quarantined']} documents can be used ({told}){example}. "
+                f"Is kind {source.kind!r} right for its files? What was read is kept in {run.quarantine}"
+            )
+        if reasons:
+            print(f"source {source.name}: {total['documents']:,} documents; set aside in {run.quarantine}: {told}")
+        if reasons.get("damaged_file"):
+            damaged = (record for record in quarantined(run, names) if record["reason"] == "damaged_file")
+            for record, _ in zip(damaged, range(_SHOWN_FAULTS), strict=False):
+                print(f"  DAMAGED {place_of(record)}: {record['detail']}", file=sys.stderr)
+
+
+def quarantined(run: RunDirectory, shards: tuple[str, ...] | list[str]) -> Iterator[dict[str, Any]]:
+    """The records of what was set aside, in the order of the shards."""
+    for name in shards:
+        with contextlib.suppress(FileNotFoundError), open(run.quarantine / f"{name}.jsonl", encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+
+def place_of(record: dict[str, Any]) -> str:
+    """`file:line`, `file row 3` or `file`."""
+    if "line" in record:
+        return f"{record['path']}:{record['line']}"
+    return f"{record['path']} row {record['row']}" if "row" in record else str(record["path"])

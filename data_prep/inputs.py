@@ -1,0 +1,165 @@
+"""Find the files of a source: placeholders, folders and patterns become a sorted list with sizes and digests."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import SourceConfig
+from data_prep.sources import reader_of
+from foundation.atomic_files import sha256_file
+
+PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
+"""`{name}` in a path -> the name by which `sysconfig` knows the folder of the running Python."""
+
+_NEVER_ENTERED = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
+"""Folders that a search in depth leaves out: in many installations the packages lie inside of Python's own library."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A raw file as it was when it was frozen."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The raw files of one source, and what was left out."""
+
+    name: str
+    kind: str
+    files: tuple[InputFile, ...]
+    missing: tuple[str, ...] = ()
+    """Configured paths that match nothing on this machine."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Files of a searched folder that this kind of source does not read, by suffix; unreadable ones under `(unreadable)`."""
+    left_out_files: int = 0
+    """Files beyond `maximum_bytes`."""
+    left_out_bytes: int = 0
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SourceFiles:
+        return cls(
+            **{
+                **value,
+                "files": tuple(InputFile(**file) for file in value["files"]),
+                "missing": tuple(value["missing"]),
+            }
+        )
+
+
+def resolve(pattern: str) -> str:
+    """Put the folders of the running Python for `{python_library}` and `{site_packages}`, and the home folder for `~`.
+
+    Raises:
+        ValueError: another placeholder.
+    """
+
+    def folder(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in PLACEHOLDERS:
+            known = ", ".join("{" + known + "}" for known in PLACEHOLDERS)
+            raise ValueError(f"path {pattern!r}: unknown placeholder {{{name}}}; known are {known}")
+        return sysconfig.get_path(PLACEHOLDERS[name])
+
+    return os.path.expanduser(re.sub(r"\{(\w+)\}", folder, pattern))
+
+
+def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
+    """List, limit and digest the files of one source, sorted by path.
+
+    A folder is searched in depth for files that this kind of source reads; symbolic links to folders are not followed and
+    a linked file counts once, under its real path. A file or a pattern is taken as given. With `maximum_bytes`, files are
+    chosen in the order of a hash of their path below the configured folder and the seed, until the next would not fit.
+    """
+    accepts = reader_of(source.kind).accepts
+    names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is
+    missing: list[str] = []
+    skipped: dict[str, int] = {}
+    for pattern in source.paths:
+        resolved = resolve(pattern)
+        before = len(names)
+        roots = sorted(glob.glob(resolved, recursive=True)) if glob.has_magic(resolved) else [resolved]
+        base = os.path.dirname(resolved[: re.search(r"[*?\[]", resolved).start()]) if glob.has_magic(resolved) else ""  # type: ignore[union-attr]
+        for root in roots:
+            if os.path.isdir(root):
+                if glob.has_magic(resolved) and "**" in resolved:
+                    continue  # `**` lists the folders on the way as well; their files match by themselves
+                for path in _walk(root):
+                    if accepts(path):
+                        names.setdefault(os.path.realpath(path), os.path.relpath(path, root))
+                    else:
+                        suffix = os.path.splitext(path)[1].lower() or "(none)"
+                        skipped[suffix] = skipped.get(suffix, 0) + 1
+            elif os.path.isfile(root):
+                names.setdefault(os.path.realpath(root), os.path.relpath(root, base or os.path.dirname(root)))
+        if len(names) == before and not any(os.path.exists(root) for root in roots):
+            missing.append(pattern)
+
+    sizes: dict[str, int] = {}
+    for path in sorted(names):
+        if os.path.isfile(path) and os.access(path, os.R_OK):
+            sizes[path] = os.path.getsize(path)
+        else:
+            skipped["(unreadable)"] = skipped.get("(unreadable)", 0) + 1
+    chosen = sorted(sizes)
+    if source.maximum_bytes is not None:
+        chosen = _choose(sizes, names, source.maximum_bytes, f"{seed}:{source.name}")
+    files = tuple(InputFile(path, sizes[path], sha256_file(Path(path))) for path in chosen)
+    return SourceFiles(
+        name=source.name,
+        kind=source.kind,
+        files=files,
+        missing=tuple(missing),
+        skipped=dict(sorted(skipped.items())),
+        left_out_files=len(sizes) - len(files),
+        left_out_bytes=sum(sizes.values()) - sum(file.size for file in files),
+    )
+
+
+def _walk(root: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in _NEVER_ENTERED and not name.startswith("."))
+        yield from (os.path.join(folder, name) for name in sorted(files))
+
+
+def _choose(sizes: Mapping[str, int], names: Mapping[str, str], maximum_bytes: int, salt: str) -> list[str]:
+    def lot(path: str) -> bytes:
+        return hashlib.sha256(f"{salt}:{names[path]}".encode("utf-8", "surrogateescape")).digest()
+
+    chosen: list[str] = []
+    total = 0
+    for path in sorted(sizes, key=lambda path: (lot(path), path)):
+        if total + sizes[path] > maximum_bytes:
+            break
+        chosen.append(path)
+        total += sizes[path]
+    return sorted(chosen)
+
+
+def stamp_of(path: str) -> list[int] | None:
+    """Size and times in nanoseconds, which change when a file is written; None when it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def is_unchanged(file: InputFile) -> bool:
+    """Read the file again and compare."""
+    return sha256_file(Path(file.path)) == file.sha256

@@ -1,0 +1,475 @@
+"""The frozen manifest, its shards, and the commit records that make every stage resumable.
+
+A run of data preparation lives in one folder. Its input is listed once, with sizes and digests, in `manifest.json`; work is
+divided by that list and never by a live look at the disk. A unit of work counts as done when its commit record exists, and
+the record is written after the outputs are whole: kill the program anywhere, run it again, and only what is missing is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.config import DataConfig
+from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of
+from data_prep.sources import reader_of
+from foundation.atomic_files import digest, sha256_file, write_json
+
+STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "tokenize", "ledger")
+"""Every stage in its order; `--restart STAGE` removes what this one and all later ones have written."""
+
+MANIFEST_VERSION = 1
+
+
+class StaleOutputError(ValueError):
+    """Outputs on disk were made from another input or with another setting."""
+
+
+@dataclass(frozen=True)
+class FileRange:
+    """Bytes [start, end) of a frozen file of `size` bytes; a line belongs to the range that holds its first byte."""
+
+    path: str
+    start: int
+    end: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work: some ranges of the files of one source."""
+
+    name: str
+    source: str
+    kind: str
+    index: int
+    ranges: tuple[FileRange, ...]
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(piece.end - piece.start for piece in self.ranges)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What this run reads: the files of each source, and the shards that they are divided into."""
+
+    sources: tuple[SourceFiles, ...]
+    shards: tuple[Shard, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Changes with any input byte, and with any setting that divides the input."""
+        return digest({"sources": [asdict(source) for source in self.sources], "settings": self.settings})
+
+    def shard(self, name: str) -> Shard:
+        for shard in self.shards:
+            if shard.name == name:
+                return shard
+        raise ValueError(f"shard {name!r} is not in the manifest; it has {len(self.shards)} shards")
+
+    @property
+    def shard_names(self) -> tuple[str, ...]:
+        return tuple(shard.name for shard in self.shards)
+
+
+class RunDirectory:
+    """The folder of one run and the places in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.corpus = self.root / "corpus"
+        self.signals = self.root / "signals"
+        self.dedup = self.root / "dedup"
+        self.verdicts = self.root / "verdicts"
+        self.tokenizer = self.root / "tokenizer"
+        self.tokens = self.root / "tokens"
+        self.quarantine = self.root / "quarantine"
+        self.commits = self.root / "commits"
+        self.manifest = self.root / "manifest.json"
+
+    def outputs_of(self, stage: str) -> tuple[Path, ...]:
+        """Everything that a stage writes, except its commit records."""
+        return {
+            "extract": (self.corpus, self.quarantine),
+            "measure": (self.signals,),
+            "dedup": (self.dedup,),
+            "decide": (self.verdicts,),
+            "train-tokenizer": (self.tokenizer,),
+            "tokenize": (self.tokens,),
+            "ledger": (self.root / "ledger.json", self.root / "ledger.html"),
+        }[stage]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise ValueError(
+                    f"{self.root}: process {file.read().strip() or '?'} is working in this run; "
+                    "wait for it, or choose another `output`"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            with open(self._worker_lock(), "w") as workers:
+                fcntl.flock(workers, fcntl.LOCK_EX)  # a killed run's workers end within moments
+            yield
+
+    @contextlib.contextmanager
+    def used_by_worker(self) -> Iterator[None]:
+        """While a worker writes: a run that starts after a killed one waits for the workers that it left behind."""
+        with open(self._worker_lock(), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
+    def _worker_lock(self) -> Path:
+        self.root.mkdir(parents=True, exist_ok=True)
+        return self.root / ".lock-workers"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# manifest
+
+
+def _manifest_settings(config: DataConfig) -> dict[str, Any]:
+    """The settings that decide which bytes are read and how they are divided."""
+    return {
+        "version": MANIFEST_VERSION,
+        "seed": config.seed,
+        "shard_bytes": config.shard_bytes,
+        "sources": {
+            source.name: {"kind": source.kind, "paths": list(source.paths), "maximum_bytes": source.maximum_bytes}
+            for source in config.sources
+        },
+    }
+
+
+def divide(source: SourceFiles, shard_bytes: int) -> tuple[Shard, ...]:
+    """Shards of about `shard_bytes`: small files are grouped, a large file is split where its kind can be read from the middle."""
+    is_splittable = reader_of(source.kind).is_splittable
+    groups: list[list[FileRange]] = []
+    group: list[FileRange] = []
+    group_bytes = 0
+    for file in source.files:
+        if file.size > shard_bytes and is_splittable(file.path):
+            pieces = -(-file.size // shard_bytes)
+            cuts = [file.size * piece // pieces for piece in range(pieces + 1)]
+            if group:
+                groups.append(group)
+                group, group_bytes = [], 0
+            groups.extend(
+                [FileRange(file.path, start, end, file.size)] for start, end in zip(cuts, cuts[1:], strict=False)
+            )
+            continue
+        if group and group_bytes + file.size > shard_bytes:
+            groups.append(group)
+            group, group_bytes = [], 0
+        group.append(FileRange(file.path, 0, file.size, file.size))
+        group_bytes += file.size
+    if group:
+        groups.append(group)
+    return tuple(
+        Shard(f"{source.name}-{index:05d}", source.name, source.kind, index, tuple(ranges))
+        for index, ranges in enumerate(groups)
+    )
+
+
+def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
+    """List the input once; on later calls, load the list and check that input and settings are still the same.
+
+    Raises:
+        StaleOutputError: a setting that divides the input changed, or an input file changed, grew or went away.
+        ValueError: no source has a single file.
+    """
+    settings = _manifest_settings(config)
+    if run.manifest.exists():
+        manifest = load_manifest(run)
+        _refuse_changed_settings("manifest", "extract", manifest.settings, settings)
+        _refuse_changed_files(manifest, run)
+        return manifest
+
+    sources = tuple(find_inputs(source, config.seed) for source in config.sources)
+    if not any(source.files for source in sources):
+        looked = ", ".join(f"{path} ({source.name})" for source in sources for path in source.missing)
+        raise ValueError(f"no source has a single readable file; not found or empty: {looked}")
+    shards = tuple(shard for source in sources for shard in divide(source, config.shard_bytes))
+    manifest = Manifest(sources, shards, settings)
+    run.root.mkdir(parents=True, exist_ok=True)
+    _write_stamps(manifest, run)
+    write_json(
+        run.manifest,
+        {
+            "digest": manifest.digest,
+            "settings": settings,
+            "sources": [asdict(source) for source in sources],
+            "shards": [asdict(shard) for shard in shards],
+        },
+    )
+    return manifest
+
+
+def load_manifest(run: RunDirectory) -> Manifest:
+    """The manifest as it was frozen.
+
+    Raises:
+        ValueError: there is none, or it was edited.
+    """
+    try:
+        frozen = json.loads(run.manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{run.manifest}: no such file; run `python -m data_prep extract` first") from None
+    except ValueError as error:
+        raise ValueError(f"{run.manifest}: not JSON ({error}); `--restart extract` makes it anew") from None
+    shards = tuple(
+        Shard(**{**shard, "ranges": tuple(FileRange(**piece) for piece in shard["ranges"])})
+        for shard in frozen["shards"]
+    )
+    manifest = Manifest(tuple(SourceFiles.from_json(source) for source in frozen["sources"]), shards, frozen["settings"])
+    if manifest.digest != frozen["digest"]:
+        raise ValueError(f"{run.manifest}: was edited, its digest does not match; `--restart extract` makes it anew")
+    return manifest
+
+
+def _stamps_path(run: RunDirectory) -> Path:
+    return run.commits / "manifest-stamps.json"
+
+
+def _write_stamps(manifest: Manifest, run: RunDirectory) -> None:
+    run.commits.mkdir(parents=True, exist_ok=True)
+    paths = sorted({file.path for source in manifest.sources for file in source.files})
+    write_json(_stamps_path(run), {path: stamp_of(path) for path in paths})
+
+
+def _refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
+    # Stamps (size and times) stand apart from the manifest, which depends on content alone. They save reading every
+    # input byte at each start: a file whose stamp differs is read again, and only a different digest is a change.
+    try:
+        stamps = json.loads(_stamps_path(run).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        stamps = {}
+    changed: dict[str, str] = {}
+    was_stamped = True
+    for source in manifest.sources:
+        for file in source.files:
+            stamp = stamp_of(file.path)
+            if stamp is None:
+                changed[file.path] = "is gone"
+            elif stamp[0] != file.size:
+                changed[file.path] = f"has {stamp[0]} bytes, had {file.size}"
+            elif stamps.get(file.path) != stamp:
+                was_stamped = False
+                if not is_unchanged(file):
+                    changed[file.path] = "has other content than when it was frozen"
+    if changed:
+        path, what = next(iter(changed.items()))
+        more = f" (and {len(changed) - 1} more files)" if len(changed) > 1 else ""
+        raise StaleOutputError(
+            f"{path}: the input {what}{more}; {run.root} was made from it as it was. Put it back, "
+            "start over with `--restart extract`, or choose another `output`"
+        )
+    if not was_stamped:
+        _write_stamps(manifest, run)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# commit records
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one unit of a stage has written."""
+
+    unit: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: str
+    counts: Mapping[str, int]
+    outputs: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Path relative to the run -> (size in bytes, sha256)."""
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        return {path: checksum for path, (_, checksum) in self.outputs.items()}
+
+
+class Stage:
+    """One stage of a run: what is done, and under which settings.
+
+    Args:
+        name: one of `STAGES`.
+        version: raised by hand when the code would write other bytes for the same input.
+        settings: everything in the configuration that changes the bytes written (not the number of workers).
+        inputs: digest of what it reads, see `committed_digest`.
+    """
+
+    def __init__(self, run: RunDirectory, name: str, version: int, settings: Mapping[str, Any], inputs: str) -> None:
+        if name not in STAGES:
+            raise ValueError(f"stage {name!r} is unknown; stages are {', '.join(STAGES)}")
+        self.run = run
+        self.name = name
+        self.version = version
+        self.settings: Mapping[str, Any] = json.loads(json.dumps(settings))  # as it will be read back: lists, no tuples
+        self.inputs = inputs
+        self.folder = run.commits / name
+
+    def is_done(self, unit: str) -> bool:
+        """Whether `unit` was committed and its outputs are still there.
+
+        Raises:
+            StaleOutputError: it was committed from another input, with another setting or by another version of the code.
+        """
+        record = _read_record(self.folder / f"{unit}.json")
+        if record is None:
+            return False
+        self._refuse_stale(record)
+        for path, (size, _) in record.outputs.items():
+            found = self.run.root / path
+            actual = found.stat().st_size if found.is_file() else None
+            if actual != size:
+                what = "is missing" if actual is None else f"has {actual} bytes, {size} were committed"
+                print(f"{found}: {what}; {self.name} {unit} is done again", file=sys.stderr)
+                return False
+        return True
+
+    def commit(self, unit: str, outputs: Sequence[Path], counts: Mapping[str, int]) -> None:
+        """Declare `unit` done. Call it after every output stands under its final name."""
+        written = {
+            str(Path(path).relative_to(self.run.root)): [Path(path).stat().st_size, sha256_file(Path(path))]
+            for path in outputs
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.folder / f"{unit}.json",
+            {
+                "stage": self.name,
+                "unit": unit,
+                "version": self.version,
+                "settings": self.settings,
+                "inputs": self.inputs,
+                "counts": {name: int(count) for name, count in sorted(counts.items())},
+                "outputs": written,
+            },
+        )
+
+    def records(self) -> dict[str, Record]:
+        """Every committed unit, by name."""
+        return read_records(self.run, self.name)
+
+    def digest(self) -> str:
+        """Changes with any byte that this stage has committed."""
+        return _digest_of(self.records())
+
+    def _refuse_stale(self, record: Record) -> None:
+        where = f"{self.name} {record.unit}"
+        advice = f"`--restart {self.name}` removes what this stage and later ones have written"
+        if record.version != self.version:
+            raise StaleOutputError(
+                f"{where} was written by version {record.version} of this stage, the code is version {self.version}; {advice}"
+            )
+        _refuse_changed_settings(where, self.name, record.settings, self.settings)
+        if record.inputs != self.inputs:
+            raise StaleOutputError(f"{where} was made from another input than there is now; {advice}")
+
+
+def read_records(run: RunDirectory, stage: str) -> dict[str, Record]:
+    """Every committed unit of a stage, by name, sorted."""
+    folder = run.commits / stage
+    records = (_read_record(path) for path in sorted(folder.glob("*.json"))) if folder.is_dir() else ()
+    return {record.unit: record for record in records if record is not None}
+
+
+def committed_digest(run: RunDirectory, stage: str, units: Sequence[str]) -> str:
+    """Digest of what an earlier stage has committed: the `inputs` of the stage that reads it.
+
+    Raises:
+        ValueError: one of `units` is not committed.
+    """
+    records = read_records(run, stage)
+    missing = [unit for unit in units if unit not in records]
+    if missing:
+        raise ValueError(
+            f"{run.root}: {stage} is not complete, {len(missing)} of {len(units)} units are missing (first: {missing[0]}); "
+            f"run `python -m data_prep {stage}` first"
+        )
+    return _digest_of({unit: records[unit] for unit in units})
+
+
+def restart(run: RunDirectory, stage: str) -> tuple[str, ...]:
+    """Remove what `stage` and every later stage have written; returns their names.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"--restart {stage}: no such stage; stages are {', '.join(STAGES)}")
+    later = STAGES[STAGES.index(stage) :]
+    for name in reversed(later):  # records go before outputs, later stages before earlier: a kill leaves no false record
+        shutil.rmtree(run.commits / name, ignore_errors=True)
+        for output in run.outputs_of(name):
+            if output.is_dir():
+                shutil.rmtree(output)
+            else:
+                output.unlink(missing_ok=True)
+    if stage == "extract":
+        run.manifest.unlink(missing_ok=True)
+        _stamps_path(run).unlink(missing_ok=True)
+    return later
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Record(
+            unit=content["unit"],
+            version=content["version"],
+            settings=content["settings"],
+            inputs=content["inputs"],
+            counts=content["counts"],
+            outputs={name: (size, checksum) for name, (size, checksum) in content["outputs"].items()},
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{path}: not a commit record ({error}); its unit is done again", file=sys.stderr)
+        return None
+
+
+def _digest_of(records: Mapping[str, Record]) -> str:
+    return digest({unit: {"counts": dict(r.counts), "outputs": r.checksums} for unit, r in sorted(records.items())})
+
+
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, Mapping) and value:
+        return {
+            key: inner for name, item in value.items() for key, inner in _flatten(item, f"{prefix}{name}.").items()
+        }
+    return {prefix.rstrip("."): value}
+
+
+def _refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    before, now = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name, "(not set)") != now.get(name, "(not set)"):
+            raise StaleOutputError(
+                f"{where}: the setting {name} is {now.get(name, '(not set)')!r}, the outputs on disk were made with "
+                f"{before.get(name, '(not set)')!r}; set it back, or `--restart {stage}` removes what this stage and later "
+                "ones have written"
+            )

@@ -1,0 +1,102 @@
+"""Parquet files with a string column `text`, and `url` where there is one; all other columns are metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, never_splittable, usable
+
+if TYPE_CHECKING:
+    from data_prep.shards import FileRange
+
+_ROWS_AT_A_TIME = 256  # documents may be megabytes
+
+
+def _accepts(path: str) -> bool:
+    return path.lower().endswith((".parquet", ".pq"))
+
+
+def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+    """Documents of one file.
+
+    Raises:
+        ValueError: the file has no string column `text`.
+    """
+    path = piece.path
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        yield Fault("damaged_file", f"not a whole Parquet file ({_first_line(error)}); none of it is read", path)
+        return
+    with file:
+        _check_columns(file.schema_arrow, path)
+        row = 0
+        try:
+            for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False):
+                columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+                for i in range(batch.num_rows):
+                    yield _document({name: values[i] for name, values in columns.items()}, path, row, maximum_document_bytes)
+                    row += 1
+        except (pa.ArrowException, OSError) as error:
+            total = file.metadata.num_rows
+            detail = f"cannot be read on ({_first_line(error)}); rows 0 to {row} of {total} are read"
+            yield Fault("damaged_file", detail, path, row=row)
+
+
+def _check_columns(schema: pa.Schema, path: str) -> None:
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    if "text" not in schema.names:
+        raise ValueError(f"{path}: no column `text`; a Parquet source needs a string column of this name, the file has {columns}")
+    kind = schema.field("text").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{path}: the column `text` is {kind}; it must be a string, the file has {columns}")
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if pa.types.is_string(column.type):
+        # as bytes: nothing makes sure that the strings in a file are UTF-8, and one bad row must not cost the others
+        return column.view(pa.binary()).to_pylist()  # type: ignore[no-any-return]
+    if pa.types.is_large_string(column.type):
+        return column.view(pa.large_binary()).to_pylist()  # type: ignore[no-any-return]
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def _document(values: dict[str, Any], path: str, row: int, maximum_bytes: int) -> Document | Fault:
+    content = values.pop("text")
+
+    def fault(reason: str, detail: str) -> Fault:
+        return Fault(reason, detail, path, row=row, excerpt=excerpt_of(content or ""))
+
+    if content is None:
+        return fault("empty", "`text` is null")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return fault("invalid_utf8", f"byte {content[error.start]:#04x} at offset {error.start} ({error.reason})")
+    metadata = {name: _plain(value) for name, value in values.items()}
+    url = metadata.pop("url", None)
+    return usable(text, url if isinstance(url, str) and url else f"{path}#row={row}", metadata, fault, maximum_bytes)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0].strip().rstrip(".")
+
+
+READER = Reader(_accepts, never_splittable, read)
