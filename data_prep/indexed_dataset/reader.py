@@ -140,9 +140,7 @@ class IndexedDataset:
         index, data, count = idx_path(self.prefix), bin_path(self.prefix), len(self.sequence_sizes)
         first, last = int(self.document_bounds[0]), int(self.document_bounds[-1])
         if (first, last) != (0, count):
-            raise TokenFileError(
-                f"{index}: its documents span sequences [{first}, {last}) where [0, {count}) is right"
-            )
+            raise TokenFileError(f"{index}: its documents span sequences [{first}, {last}) where [0, {count}) is right")
         right = int(self._pointers[-1]) + int(self.sequence_sizes[-1]) * self.dtype.itemsize if count else 0
         if self._bin_bytes != right:
             damage = "truncated" if self._bin_bytes < right else "too long"

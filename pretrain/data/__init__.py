@@ -1,0 +1,1 @@
+"""Which tokens make sample i: mixture, order, loader."""

@@ -1,0 +1,158 @@
+"""`mixture.yaml`: which token files there are, what is in them, and how much each weighs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path
+from data_prep.indexed_dataset.reader import IndexedDataset
+from foundation.atomic_files import sha256_file
+from foundation.configuration import ConfigError, Settings, load_config
+
+Split = Literal["train", "heldout"]
+
+_PROBES = 64
+_PROBE_BYTES = 4096
+
+
+class Checksums(Settings):
+    """SHA-256 of the two files of a pair, hexadecimal."""
+
+    bin: str = Field(pattern="^[0-9a-f]{64}$")
+    idx: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class DatasetEntry(Settings):
+    """One source in `mixture.yaml`; paths are prefixes (without `.bin`), relative to the file."""
+
+    name: str = Field(min_length=1)
+    path: str
+    heldout: str | None
+    """None when nothing of this source is held out."""
+    documents: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    heldout_documents: int = Field(ge=0)
+    heldout_tokens: int = Field(ge=0)
+    weight: float = Field(gt=0)
+    sha256: Checksums
+    heldout_sha256: Checksums | None
+
+
+class MixtureSettings(Settings):
+    """The content of `mixture.yaml`."""
+
+    version: Literal[1]
+    tokenizer: str
+    vocabulary_size: int = Field(ge=1)
+    end_of_document: int = Field(ge=0)
+    datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> MixtureSettings:
+        if self.end_of_document >= self.vocabulary_size:
+            raise ValueError(
+                f"end_of_document {self.end_of_document} must be below vocabulary_size {self.vocabulary_size}"
+            )
+        names = [dataset.name for dataset in self.datasets]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"datasets: the name {name!r} is given twice; each needs its own")
+        return self
+
+
+@dataclass(frozen=True)
+class MixtureFile:
+    """A `mixture.yaml` and where it lies."""
+
+    path: Path
+    settings: MixtureSettings
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path.parent / self.settings.tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.settings.vocabulary_size
+
+    @property
+    def end_of_document(self) -> int:
+        return self.settings.end_of_document
+
+    @property
+    def datasets(self) -> tuple[DatasetEntry, ...]:
+        return self.settings.datasets
+
+    def prefix(self, entry: DatasetEntry, split: Split) -> Path | None:
+        """Path of the token files without `.bin`; None when this source holds nothing out."""
+        relative = entry.path if split == "train" else entry.heldout
+        return None if relative is None else self.path.parent / relative
+
+    def open(self, entry: DatasetEntry, split: Split) -> IndexedDataset | None:
+        """The token files of one source, after checking that they hold what the mixture says.
+
+        Raises:
+            TokenFileError: damaged files, or other counts than the mixture's.
+        """
+        prefix = self.prefix(entry, split)
+        if prefix is None:
+            return None
+        dataset = IndexedDataset(prefix)
+        documents, tokens = (
+            (entry.documents, entry.tokens) if split == "train" else (entry.heldout_documents, entry.heldout_tokens)
+        )
+        if (len(dataset), dataset.token_count) != (documents, tokens):
+            raise TokenFileError(
+                f"{bin_path(prefix)}: {len(dataset)} documents and {dataset.token_count} tokens, but {self.path} "
+                f"counts {documents} and {tokens}; one of them belongs to another run of `tokenize`"
+            )
+        return dataset
+
+    def check_checksums(self) -> None:
+        """Read every file in full and compare with the recorded checksums.
+
+        Raises:
+            TokenFileError: naming the file that differs.
+        """
+        for entry in self.datasets:
+            for split, recorded in (("train", entry.sha256), ("heldout", entry.heldout_sha256)):
+                prefix = self.prefix(entry, "train" if split == "train" else "heldout")
+                if prefix is None or recorded is None:
+                    continue
+                for path, right in ((bin_path(prefix), recorded.bin), (idx_path(prefix), recorded.idx)):
+                    found = sha256_file(path)
+                    if found != right:
+                        raise TokenFileError(f"{path}: SHA-256 is {found}, but {self.path} records {right}")
+
+
+def load_mixture(path: Path) -> MixtureFile:
+    """Read and check a `mixture.yaml`; the token files themselves are checked when they are opened.
+
+    Raises:
+        ConfigError: naming line and field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; `python -m data_prep tokenize` writes a mixture.yaml")
+    return MixtureFile(path, load_config(MixtureSettings, path))
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 over the size of a file and 64 blocks of 4 KiB spread evenly over it, first and last included.
+
+    Tells another file of the same length apart without reading a terabyte; it does not find a single changed byte,
+    which the recorded checksums do (`MixtureFile.check_checksums`).
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    last = max(0, size - _PROBE_BYTES)
+    with open(path, "rb") as stream:
+        for offset in sorted({last * probe // (_PROBES - 1) for probe in range(_PROBES)}):
+            stream.seek(offset)
+            digest.update(stream.read(_PROBE_BYTES))
+    return digest.hexdigest()

@@ -1,0 +1,263 @@
+"""Samples against the files they come from, and batches against samples."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from data_prep.indexed_dataset.format import TokenFileError
+from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from foundation.configuration import ConfigError
+from pretrain.data.loader import SampleReader, micro_batches
+from pretrain.data.mixture import load_mixture
+
+VOCABULARY_SIZE = 5000
+END = 2
+
+
+def write_documents(prefix: Path, seed: int, count: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    with IndexedDatasetWriter(prefix, VOCABULARY_SIZE) as writer:
+        for _ in range(count):
+            writer.add_document(np.append(random.integers(3, VOCABULARY_SIZE, random.integers(0, 40)), END))
+    return {
+        "documents": writer.result.documents,
+        "tokens": writer.result.tokens,
+        "sha256": {"bin": writer.result.bin_sha256, "idx": writer.result.idx_sha256},
+    }
+
+
+def make_mixture(folder: Path) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    datasets = []
+    for i, (name, count, weight) in enumerate([("books", 120, 3), ("code", 60, 1), ("manuals", 40, 0.5)]):
+        train = write_documents(folder / name, i, count)
+        heldout = write_documents(folder / f"{name}.heldout", 10 + i, 20)
+        datasets.append(
+            {
+                "name": name,
+                "path": name,
+                "heldout": f"{name}.heldout",
+                **train,
+                "weight": weight,
+                "heldout_documents": heldout["documents"],
+                "heldout_tokens": heldout["tokens"],
+                "heldout_sha256": heldout["sha256"],
+            }
+        )
+    mixture = {
+        "version": 1,
+        "tokenizer": "../tokenizer",
+        "vocabulary_size": VOCABULARY_SIZE,
+        "end_of_document": END,
+        "datasets": datasets,
+    }
+    (folder / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    return mixture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "tokens"
+    make_mixture(folder)
+    return folder
+
+
+@pytest.fixture
+def changed(folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(folder, tmp_path / "tokens"))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "mixture.yaml"
+    mixture = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        target, *rest = key.split("__")
+        if rest:
+            mixture["datasets"][int(rest[0])][target] = value
+        else:
+            mixture[target] = value
+    path.write_text(yaml.safe_dump(mixture))
+
+
+def reader(folder: Path, sequence_length: int = 16, seed: int = 5, split: Any = "train") -> SampleReader:
+    return SampleReader(load_mixture(folder / "mixture.yaml"), sequence_length, seed, split)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_every_token_comes_from_where_the_description_says(folder: Path, split: str) -> None:
+    samples = reader(folder, split=split)
+    for i in range(samples.sample_count or 100):
+        description = samples.describe(i)
+        dataset = IndexedDataset(folder / (description.dataset + ("" if split == "train" else ".heldout")))
+        sample = samples.sample(i)
+        assert sample.dtype == np.int64 and sample.shape == (17,)
+        assert (description.start, description.stop) == (description.window * 16, description.window * 16 + 17)
+        np.testing.assert_array_equal(sample, dataset.tokens(description.start, description.stop))
+        rebuilt = np.concatenate([dataset.document(p.document)[p.start : p.stop] for p in description.parts])
+        np.testing.assert_array_equal(sample, rebuilt)
+        offset = 0
+        for part in description.parts:
+            assert part.offset == offset and part.stop > part.start
+            offset += part.stop - part.start
+        # Between two parts stands the end of a document.
+        ends = [part.offset + part.stop - part.start - 1 for part in description.parts[:-1]]
+        assert all(sample[end] == END for end in ends)
+
+
+def test_an_epoch_trains_on_each_token_but_the_first_and_the_tail(folder: Path) -> None:
+    samples = reader(folder)
+    targets = {use.name: np.zeros(use.tokens, np.int64) for use in samples.use()}
+    counted = {use.name: use for use in samples.use()}
+    for i in range(600):
+        description = samples.describe(i)
+        if description.epoch == 0:
+            targets[description.dataset][description.start + 1 : description.stop] += 1
+    for name in ("books", "code"):  # the ones whose first epoch is over by then
+        use = counted[name]
+        assert use.tokens == 1 + use.target_tokens + use.tail_tokens
+        right = np.ones(use.tokens, np.int64)
+        right[0] = 0
+        right[use.tokens - use.tail_tokens :] = 0
+        np.testing.assert_array_equal(targets[name], right)
+
+
+@pytest.mark.parametrize(("micro_batch_size", "data_size"), [(1, 1), (2, 1), (1, 4), (2, 2), (4, 3), (12, 1)])
+def test_global_batches_do_not_depend_on_their_division(folder: Path, micro_batch_size: int, data_size: int) -> None:
+    samples = reader(folder)
+    global_batch_size, first_sample, steps = 12, 36, 3
+    accumulation = global_batch_size // (micro_batch_size * data_size)
+    seen = np.full((steps * global_batch_size, 17), -1)
+    for rank in range(data_size):
+        batches = micro_batches(samples, first_sample, global_batch_size, micro_batch_size, rank, data_size)
+        for k in range(steps * accumulation):
+            tokens_BS, labels_BS = next(batches)
+            assert tokens_BS.dtype == labels_BS.dtype == torch.int64
+            assert tokens_BS.shape == labels_BS.shape == (micro_batch_size, 16)
+            assert torch.equal(tokens_BS[:, 1:], labels_BS[:, :-1])
+            for j in range(micro_batch_size):
+                row = k * micro_batch_size * data_size + rank * micro_batch_size + j
+                assert seen[row, 0] == -1, "two ranks see the same sample"
+                seen[row] = np.append(tokens_BS[j].numpy(), labels_BS[j, -1])
+    np.testing.assert_array_equal(seen, samples.samples(first_sample + np.arange(steps * global_batch_size)))
+
+
+def test_batches_go_on_where_a_resumed_run_stands(folder: Path) -> None:
+    samples = reader(folder)
+    whole = micro_batches(samples, 0, 4, 2, 0, 1)
+    for _ in range(2 * 3):
+        next(whole)
+    for resumed, (tokens_BS, labels_BS) in zip(micro_batches(samples, 12, 4, 2, 0, 1), whole, strict=False):
+        assert torch.equal(resumed[0], tokens_BS) and torch.equal(resumed[1], labels_BS)
+        break
+
+
+def test_heldout_windows_come_once_and_in_file_order(folder: Path) -> None:
+    samples = reader(folder, split="heldout")
+    assert samples.sample_count is not None
+    places = samples.locate(np.arange(samples.sample_count))
+    expected = [(d, w) for d, use in enumerate(samples.use()) for w in range(use.windows)]
+    assert list(zip(places.dataset.tolist(), places.window.tolist(), strict=True)) == expected
+    batches = [list(micro_batches(samples, 0, 4, 2, rank, 2)) for rank in range(2)]
+    assert len(batches[0]) == len(batches[1]) == samples.sample_count // 4
+    with pytest.raises(ValueError, match="there are only"):
+        samples.sample(samples.sample_count)
+
+
+def test_digest_follows_content_and_not_place(folder: Path, changed: Path) -> None:
+    original = reader(folder).digest()
+    assert reader(changed).digest() == original
+    assert reader(folder, seed=6).digest() != original
+    assert reader(folder, sequence_length=17).digest() != original
+    assert reader(folder, split="heldout").digest() != original
+    edit(changed, weight__0=4)
+    assert reader(changed).digest() != original
+
+
+@pytest.mark.parametrize("suffix", ["bin", "idx"])
+def test_digest_notices_other_files_of_the_same_size(folder: Path, changed: Path, suffix: str) -> None:
+    original = reader(folder).digest()
+    path = changed / f"code.{suffix}"
+    data = bytearray(path.read_bytes())
+    if suffix == "bin":
+        data[100] ^= 1
+    else:  # two neighbouring documents of other sizes, and the offset between them
+        sizes = IndexedDataset(changed / "code").sequence_sizes.copy()
+        sizes[4], sizes[5] = sizes[4] + 1, sizes[5] - 1
+        data[34 : 34 + sizes.nbytes] = sizes.tobytes()
+        offset = 34 + sizes.nbytes + 8 * 5
+        pointer = int.from_bytes(data[offset : offset + 8], "little") + 2
+        data[offset : offset + 8] = pointer.to_bytes(8, "little")
+    path.write_bytes(data)
+    assert reader(changed).digest() != original
+    with pytest.raises(TokenFileError, match=rf"code\.{suffix}: SHA-256 is .* records"):
+        load_mixture(changed / "mixture.yaml").check_checksums()
+
+
+def test_checksums_of_good_files(folder: Path) -> None:
+    load_mixture(folder / "mixture.yaml").check_checksums()
+
+
+def test_a_dataset_shorter_than_a_window(folder: Path) -> None:
+    tokens = IndexedDataset(folder / "manuals").token_count
+    with pytest.raises(ValueError, match=rf"manuals\.bin: {tokens} tokens are fewer than one window .* {tokens} \+ 1"):
+        reader(folder, sequence_length=tokens)
+    reader(folder, sequence_length=tokens - 1)
+    with pytest.raises(ValueError, match=r"nothing is held out that fills a window of sequence_length 10000"):
+        reader(folder, sequence_length=10_000, split="heldout")
+
+
+def test_files_that_are_not_the_mixtures(changed: Path) -> None:
+    edit(changed, tokens__1=7)
+    with pytest.raises(TokenFileError, match=r"code\.bin: 60 documents and \d+ tokens, but .* counts 60 and 7"):
+        reader(changed)
+
+
+def test_a_truncated_bin_is_named(changed: Path) -> None:
+    path = changed / "code.bin"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(TokenFileError, match=r"code\.bin: truncated"):
+        reader(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"end_of_document": 5000}, r"end_of_document 5000 must be below vocabulary_size 5000"),
+        ({"weight__1": 0}, r"mixture\.yaml:\d+: datasets\.1\.weight: 0"),
+        ({"weigth__1": 1}, r"did you mean 'weight'"),
+        ({"name__1": "books"}, r"'books' is given twice"),
+        ({"version": 2}, r"version"),
+        ({"datasets": []}, r"datasets"),
+    ],
+)
+def test_mixtures_that_are_refused(changed: Path, change: dict[str, Any], message: str) -> None:
+    edit(changed, **change)
+    with pytest.raises(ConfigError, match=message):
+        load_mixture(changed / "mixture.yaml")
+
+
+def test_no_mixture(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mixture\.yaml: no such file; `python -m data_prep tokenize`"):
+        load_mixture(tmp_path / "mixture.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((12, 5, 0, 1), r"global_batch_size 12 must be a multiple of micro_batch_size 5 times .* degree 1, 5"),
+        ((12, 4, 3, 3), r"data_rank 3 must lie in \[0, 3\)"),
+        ((0, 1, 0, 1), "global_batch_size 0"),
+    ],
+)
+def test_batch_sizes_that_are_refused(folder: Path, sizes: tuple[int, int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        next(micro_batches(reader(folder), 0, *sizes))

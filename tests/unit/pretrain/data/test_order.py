@@ -1,0 +1,198 @@
+"""The order of samples as properties over random plans."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain.data.order import KeyedPermutation, SampleOrder, tail_tokens, whole_weights, window_count
+
+MASK = (1 << 64) - 1
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> SampleOrder:
+    count = draw(st.integers(1, 6))
+    windows = draw(st.lists(st.integers(1, 60), min_size=count, max_size=count))
+    weights = draw(st.lists(st.integers(1, 20), min_size=count, max_size=count))
+    return SampleOrder(draw(st.integers(0, 1 << 40)), [f"source_{i}" for i in range(count)], windows, weights)
+
+
+@given(size=st.integers(1, 3000), key=st.text(max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_permutation_is_a_bijection(size: int, key: str) -> None:
+    images = KeyedPermutation(size, key)(np.arange(size))
+    assert np.array_equal(np.sort(images), np.arange(size))
+
+
+@given(size=st.integers(1, 1 << 62), key=st.text(max_size=5), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_permutation_of_any_size(size: int, key: str, seed: int) -> None:
+    """Distinct positions have distinct images in range, entry by entry as all together."""
+    positions = np.unique(np.random.default_rng(seed).integers(0, size, 200))
+    permutation = KeyedPermutation(size, key)
+    images = permutation(positions)
+    assert images.min() >= 0 and images.max() < size
+    assert len(np.unique(images)) == len(positions)
+    assert [int(permutation(position)) for position in positions[:5]] == images[:5].tolist()
+
+
+def test_permutation_in_plain_integers() -> None:
+    """The vectorised arithmetic, wrap-around included, against Python's unbounded integers."""
+
+    def mix(value: int) -> int:
+        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
+        return value ^ (value >> 31)
+
+    for size in (1, 2, 10, 1000, 10**12 + 39, 1 << 62):
+        permutation = KeyedPermutation(size, "a key")
+        a, b = int(permutation._left), int(permutation._right)
+        assert a * b >= size
+        for position in {0, size // 3, size - 1}:
+            value = position
+            while True:
+                left, right = divmod(value, b)
+                for i, key in enumerate(permutation._keys.tolist()):
+                    if i % 2 == 0:
+                        left = (left + mix(right + key & MASK) % a) % a
+                    else:
+                        right = (right + mix(left + key & MASK) % b) % b
+                value = left * b + right
+                if value < size:
+                    break
+            assert int(permutation(position)) == value
+
+
+def test_permutation_looks_random() -> None:
+    """Neighbours are not kept together, positions not kept in place, and all first images are equally likely."""
+    size = 20_000
+    images = KeyedPermutation(size, "k")(np.arange(size))
+    assert np.count_nonzero(np.abs(np.diff(images)) == 1) < 15  # expected 2
+    assert np.count_nonzero(images == np.arange(size)) < 10  # expected 1
+    assert abs(np.corrcoef(np.arange(size), images)[0, 1]) < 0.03  # standard deviation 0.007
+    firsts = Counter(int(KeyedPermutation(10, str(key))(0)) for key in range(2000))
+    assert all(140 < firsts[image] < 260 for image in range(10))  # expected 200, standard deviation 13
+
+
+@given(order=orders(), blocks=st.integers(1, 4), first=st.integers(0, 10**12))
+@settings(max_examples=60, deadline=None)
+def test_proportions_are_exact_in_each_block(order: SampleOrder, blocks: int, first: int) -> None:
+    samples = first * order.block_samples + np.arange(blocks * order.block_samples)
+    dataset = order.locate(samples).dataset.reshape(blocks, order.block_samples)
+    for block in dataset:
+        assert np.bincount(block, minlength=len(order.weights)).tolist() == list(order.weights)
+
+
+@given(order=orders())
+@settings(max_examples=60, deadline=None)
+def test_any_prefix_is_nearly_proportional(order: SampleOrder) -> None:
+    dataset = order.locate(np.arange(2 * order.block_samples)).dataset
+    seen = np.zeros(len(order.weights))
+    for i, d in enumerate(dataset):
+        seen[d] += 1
+        exact = (i + 1) * np.array(order.weights) / order.block_samples
+        assert np.abs(seen - exact).max() <= 0.5 * len(order.weights)
+        assert list(order.drawn(i + 1)) == seen.tolist()
+
+
+@given(order=orders())
+@settings(max_examples=60, deadline=None)
+def test_every_window_once_per_epoch(order: SampleOrder) -> None:
+    enough = 3 * order.block_samples * max(order.windows)
+    places = order.locate(np.arange(enough))
+    for d, windows in enumerate(order.windows):
+        mine = places.dataset == d
+        epoch, window = places.epoch[mine], places.window[mine]
+        assert np.all(np.diff(epoch) >= 0)
+        for e in range(int(epoch[-1])):  # the last one may be unfinished
+            assert np.sort(window[epoch == e]).tolist() == list(range(windows))
+        unfinished = window[epoch == epoch[-1]]
+        assert len(np.unique(unfinished)) == len(unfinished)
+
+
+@given(order=orders(), samples=st.lists(st.integers(0, 10**14), min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_a_sample_depends_on_its_number_only(order: SampleOrder, samples: list[int]) -> None:
+    together = order.locate(samples)
+    for i, sample in enumerate(samples):
+        alone = order.locate([sample])
+        assert (alone.dataset[0], alone.epoch[0], alone.window[0]) == (
+            together.dataset[i],
+            together.epoch[i],
+            together.window[i],
+        )
+
+
+def test_epochs_seeds_and_names_differ() -> None:
+    def windows(seed: int, name: str) -> list[list[int]]:
+        return SampleOrder(seed, [name], [500], [1]).locate(np.arange(1500)).window.reshape(3, 500).tolist()
+
+    first = windows(1, "a")
+    assert first == windows(1, "a")
+    others = [first[1], first[2], windows(2, "a")[0], windows(1, "b")[0]]
+    for other in others:
+        assert np.mean(np.array(first[0]) == np.array(other)) < 0.05
+
+
+def test_a_trillion_tokens_cost_nothing_more() -> None:
+    """2048-token windows of 10**12 tokens in 300 datasets; far ahead, in any order."""
+    count, windows = 300, 10**12 // 2048 // 300
+    order = SampleOrder(7, [f"d{i}" for i in range(count)], [windows] * count, list(range(1, count + 1)))
+    places = order.locate([0, 10**9, 10**15])
+    assert places.window.max() < windows
+    assert np.bincount(order.locate(np.arange(order.block_samples)).dataset).tolist() == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    ("weights", "whole"),
+    [
+        ([0.7, 0.3], (7, 3)),
+        ([2, 4], (1, 2)),
+        ([1.0], (1,)),
+        ([1, 1, 1], (1, 1, 1)),
+        ([0.5, 0.25, 0.25], (2, 1, 1)),
+        ([1e-12, 1.0], (1, 999_999)),
+        ([123_456_789, 1_000_000_000], (10_989, 89_011)),
+    ],
+)
+def test_whole_weights(weights: list[float], whole: tuple[int, ...]) -> None:
+    assert whole_weights(weights) == whole
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30))
+def test_whole_weights_are_close(weights: list[float]) -> None:
+    whole = np.array(whole_weights(weights))
+    shares = np.array(weights) / np.sum(weights)
+    assert np.abs(whole / whole.sum() - shares).max() <= 31e-6
+
+
+@pytest.mark.parametrize("weights", [[], [1, 0], [1, -1], [float("nan")], [float("inf")]])
+def test_weights_that_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"must be a positive number|at least one weight"):
+        whole_weights(weights)
+
+
+@given(tokens=st.integers(0, 500), length=st.integers(1, 50))
+def test_windows_and_tail_account_for_every_token(tokens: int, length: int) -> None:
+    windows = window_count(tokens, length)
+    reached = windows * length + 1 if windows else 0
+    assert reached <= tokens
+    assert reached + tail_tokens(tokens, length) == tokens
+    assert windows == 0 or tail_tokens(tokens, length) < length
+    assert windows or tokens < length + 1
+
+
+def test_refusals_name_the_fault() -> None:
+    with pytest.raises(ValueError, match="'b' has no window"):
+        SampleOrder(0, ["a", "b"], [3, 0], [1, 1])
+    with pytest.raises(ValueError, match="must differ: a, a"):
+        SampleOrder(0, ["a", "a"], [3, 3], [1, 1])
+    with pytest.raises(ValueError, match="sample -1 does not exist"):
+        SampleOrder(0, ["a"], [3], [1]).locate([4, -1])
+    with pytest.raises(ValueError, match=r"positions must lie in \[0, 5\)"):
+        KeyedPermutation(5, "k")(5)
