@@ -30,7 +30,7 @@ class Run(Settings):
     limit: int | None = None
     parallel: Parallel = Parallel()
     sources: tuple[Source, ...] = Field(default=(), max_length=3)
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default={})
 
     @model_validator(mode="after")
     def _limit_holds(self) -> Run:
@@ -133,10 +133,7 @@ def test_bad_values_are_shown_with_the_rule(tmp_path: Path, line: str, expected:
 
 def test_a_missing_setting_names_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "run.yaml", "rate: 1.0\n")
-    assert message(path).endswith(
-        "run.yaml: output: missing; it has no default and must be given"
-    ) or "run.yaml" in message(path)
-    assert "output: missing" in message(path)
+    assert message(path) == "run.yaml: output: missing; it has no default and must be given"
 
 
 @pytest.mark.parametrize(
@@ -167,9 +164,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_circle_of_bases_is_found(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "base: b.yaml\n")
     path = write(tmp_path / "b.yaml", "base: a.yaml\n")
-    assert message(path).startswith(
-        "b.yaml: base: the file is based on itself, by way of a.yaml".replace("b.yaml", "b.yaml")
-    )
+    assert message(path) == "b.yaml: base: the file is based on itself, by way of a.yaml"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from pretrain.schedule import learning_rate
@@ -34,4 +36,4 @@ def test_without_warm_up_the_decay_starts_at_once() -> None:
 
 def test_the_rate_falls_from_step_to_step() -> None:
     rates = [rate(step, total_steps=100) for step in range(3, 100)]
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
