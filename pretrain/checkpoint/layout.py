@@ -1,0 +1,64 @@
+"""Names of files and folders, and what `checkpoint.json` holds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.model.partition import Partition
+
+FORMAT_VERSION = 1
+INDEX_FILE = "checkpoint.json"
+LATEST_FILE = "latest"
+STATES = ("weight", "exp_avg", "exp_avg_sq")
+"""What is kept of each parameter, fp32: master weight, first and second moment."""
+
+_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete, damaged, or of another model or data."""
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step-{step:08d}"
+
+
+def rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
+def complete_checkpoints(checkpoints: Path) -> list[Path]:
+    """The folders that were finished, newest first. Unfinished ones carry another name and are never listed."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(int(match[1]), folder) for folder in checkpoints.iterdir() if (match := _FOLDER.fullmatch(folder.name))]
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
+@dataclass(frozen=True)
+class StoredFragment:
+    """Where one stretch of a parameter's flattened shard lies.
+
+    Attributes:
+        start, stop: half-open range in the flattened shard of `tensor_rank`.
+    """
+
+    name: str
+    tensor_rank: int
+    start: int
+    stop: int
+
+    def key(self, state: str) -> str:
+        """The tensor's key in the safetensors file."""
+        return f"{state}/{self.name}/{self.start}"
+
+
+def partition_to_json(partition: Partition | None) -> dict[str, Any] | None:
+    return None if partition is None else {"dim": partition.dim, "blocks": list(partition.blocks)}
+
+
+def partition_from_json(value: dict[str, Any] | None) -> Partition | None:
+    return None if value is None else Partition(value["dim"], tuple(value["blocks"]))

@@ -1,0 +1,84 @@
+"""Brings a checkpoint into a running engine, whatever topology it was written under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+
+from pretrain.checkpoint.layout import CheckpointError
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.engine import Engine
+
+
+def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
+    """Fill this rank's master weights, moments and step counter, and publish the weights. Collective.
+
+    Bit-exact under the topology that wrote it; under another one the numbers are the same and only the later order of
+    sums differs.
+
+    Raises:
+        CheckpointError: on every rank, when one of them cannot read what it needs.
+    """
+    failure: Any = None
+    try:
+        for fragment in engine.fragments():
+            if reader.shape(fragment.name) != fragment.shape:
+                raise CheckpointError(
+                    f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, the model {fragment.shape}"
+                )
+            for state, values in fragment.states.items():
+                values.copy_(
+                    reader.shard_range(
+                        fragment.name,
+                        state,
+                        engine.coordinate.tensor,
+                        engine.topology.tensor,
+                        fragment.start,
+                        fragment.stop,
+                    )
+                )
+    except (CheckpointError, OSError) as error:
+        failure = f"rank {engine.rank}: {error}"
+    failures: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    for entry in failures:
+        if entry is not None:
+            raise CheckpointError(entry)
+    engine.restored(reader.step)
+
+
+def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest: str) -> list[str]:
+    """Hold a checkpoint to the configuration that resumes it.
+
+    Returns:
+        The settings that have changed and may change, as `field: old -> new`, for the log.
+
+    Raises:
+        CheckpointError: the model, the seed, the precision or the data differ, which would make another run of it.
+    """
+    old, new = _flat(reader.config), _flat(config)
+    changed = [
+        (field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)
+    ]
+    for field, before, now in changed:
+        if field.startswith("model.") or field in ("seed", "precision", "data.sequence_length"):
+            raise CheckpointError(
+                f"{reader.path}: written with {field}={before!r}, now {now!r}: set it back, or give a new output folder"
+            )
+    if reader.data_digest != data_digest:
+        raise CheckpointError(
+            f"{reader.path}: the token files, their weights or the sample order are not those it was trained on "
+            f"(digest {reader.data_digest[:12]}, now {data_digest[:12]}): set data.mixture back, or give a new output folder"
+        )
+    return [f"{field}: {before} -> {now}" for field, before, now in changed]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

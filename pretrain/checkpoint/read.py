@@ -1,0 +1,190 @@
+"""Reads a checkpoint without any process group: whole parameters, or any range of any shard of any tensor degree."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from foundation.atomic_files import sha256_file
+from pretrain.checkpoint.layout import (
+    FORMAT_VERSION,
+    INDEX_FILE,
+    LATEST_FILE,
+    STATES,
+    CheckpointError,
+    StoredFragment,
+    complete_checkpoints,
+    partition_from_json,
+)
+
+
+class CheckpointReader:
+    """One finished checkpoint.
+
+    Args:
+        path: a `step-…` folder, or a `checkpoints` folder, of which the newest is taken.
+
+    Raises:
+        CheckpointError: no checkpoint there, or a file of it is missing or has another size than it was written with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / INDEX_FILE).is_file() and (path / LATEST_FILE).is_file():
+            self.path = path / (path / LATEST_FILE).read_text().strip()
+        index_path = self.path / INDEX_FILE
+        if not index_path.is_file():
+            raise CheckpointError(
+                f"{index_path}: missing, so {path} is no finished checkpoint; "
+                "give a folder step-… that holds it, or a run's checkpoints folder"
+            )
+        try:
+            self.index: dict[str, Any] = json.loads(index_path.read_text())
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{index_path}:{error.lineno}: damaged: {error.msg}") from None
+        if self.index.get("format") != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{index_path}: format {self.index.get('format')!r}, this version reads {FORMAT_VERSION}"
+            )
+        self._check_sizes()
+        self._places: dict[str, dict[int, list[tuple[str, StoredFragment]]]] = defaultdict(lambda: defaultdict(list))
+        for file_name, entry in self.index["files"].items():
+            for name, tensor_rank, start, stop in entry["fragments"]:
+                fragment = StoredFragment(name, tensor_rank, start, stop)
+                self._places[name][tensor_rank].append((file_name, fragment))
+        self._open_files: dict[str, Any] = {}
+
+    def _check_sizes(self) -> None:
+        for file_name, entry in self.index["files"].items():
+            file = self.path / file_name
+            if not file.is_file():
+                raise CheckpointError(
+                    f"{file}: missing; {self.path.name} was written with {len(self.index['files'])} rank files and needs "
+                    "all of them: restore it, or remove the folder to go back to the checkpoint before"
+                )
+            if file.stat().st_size != entry["bytes"]:
+                raise CheckpointError(f"{file}: {file.stat().st_size} bytes where {entry['bytes']} were written")
+
+    def verify(self, part: int = 0, parts: int = 1) -> None:
+        """Compare the SHA-256 of every `parts`-th file with the recorded one.
+
+        Raises:
+            CheckpointError: names the first file that differs.
+        """
+        for file_name, entry in sorted(self.index["files"].items())[part::parts]:
+            if sha256_file(self.path / file_name) != entry["sha256"]:
+                raise CheckpointError(
+                    f"{self.path / file_name}: damaged: its SHA-256 is not the one it was written with; "
+                    "restore it, or remove the folder to go back to the checkpoint before"
+                )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.index["step"])
+
+    @property
+    def consumed_samples(self) -> int:
+        return int(self.index["consumed_samples"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration of the run that wrote it."""
+        return dict(self.index["config"])
+
+    @property
+    def data_digest(self) -> str:
+        """Of the sample order and the token files."""
+        return str(self.index["data_digest"])
+
+    @property
+    def tensor_degree(self) -> int:
+        return int(self.index["topology"]["tensor"])
+
+    def names(self) -> list[str]:
+        """Global parameter names."""
+        return list(self.index["parameters"])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the whole parameter."""
+        if name not in self.index["parameters"]:
+            raise CheckpointError(f"{self.path}: holds no parameter {name!r}")
+        return tuple(self.index["parameters"][name]["shape"])
+
+    def tensor(self, name: str, state: str = "weight") -> torch.Tensor:
+        """The whole parameter, or its moment `exp_avg` or `exp_avg_sq`; fp32, on the CPU."""
+        shape = self.shape(name)
+        partition = partition_from_json(self.index["parameters"][name]["partition"])
+        if partition is None:
+            return self._range(name, state, 0, 0, math.prod(shape)).view(shape)
+        shard_shape = partition.shard_shape(shape, self.tensor_degree)
+        numel = math.prod(shard_shape)
+        return partition.merge(
+            [self._range(name, state, rank, 0, numel).view(shard_shape) for rank in range(self.tensor_degree)]
+        )
+
+    def shard_range(
+        self, name: str, state: str, tensor_rank: int, tensor_degree: int, start: int, stop: int
+    ) -> torch.Tensor:
+        """Elements [start, stop) of the flattened shard of a tensor rank under any tensor degree, fp32."""
+        self.shape(name)
+        partition = partition_from_json(self.index["parameters"][name]["partition"])
+        if partition is None:
+            return self._range(name, state, 0, start, stop)
+        if tensor_degree == self.tensor_degree:
+            return self._range(name, state, tensor_rank, start, stop)
+        shard = partition.shard(self.tensor(name, state), tensor_rank, tensor_degree)
+        return shard.reshape(-1)[start:stop]
+
+    def _range(self, name: str, state: str, tensor_rank: int, start: int, stop: int) -> torch.Tensor:
+        if state not in STATES:
+            raise ValueError(f"state {state!r}: one of {', '.join(STATES)} is kept")
+        result = torch.empty(stop - start, dtype=torch.float32)
+        filled = 0
+        for file_name, fragment in self._places[name][tensor_rank]:
+            first, last = max(start, fragment.start), min(stop, fragment.stop)
+            if first < last:
+                stored = self._file(file_name).get_slice(fragment.key(state))
+                result[first - start : last - start] = stored[first - fragment.start : last - fragment.start]
+                filled += last - first
+        if filled != stop - start:
+            raise CheckpointError(
+                f"{self.path}: {state} of {name!r}, tensor rank {tensor_rank}: {filled} of {stop - start} elements are there"
+            )
+        return result
+
+    def _file(self, file_name: str) -> Any:
+        if file_name not in self._open_files:
+            try:
+                self._open_files[file_name] = safe_open(self.path / file_name, framework="pt", device="cpu")
+            except Exception as error:  # safetensors has its own exception type for a damaged header
+                raise CheckpointError(f"{self.path / file_name}: damaged: {error}") from None
+        return self._open_files[file_name]
+
+
+def newest_checkpoint(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:
+    """The newest checkpoint that is whole, and what is wrong with the newer ones that were passed over.
+
+    Returns (None, []) when there is no checkpoint yet.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    complaints: list[str] = []
+    folders = complete_checkpoints(checkpoints)
+    for folder in folders:
+        try:
+            reader = CheckpointReader(folder)
+            reader.verify()
+            return reader, complaints
+        except CheckpointError as error:
+            complaints.append(str(error))
+    if folders:
+        raise CheckpointError("no checkpoint is whole:\n  " + "\n  ".join(complaints))
+    return None, []

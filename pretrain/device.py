@@ -1,0 +1,25 @@
+"""CPU or GPU: the one seam."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def local_device() -> torch.device:
+    """The device of this process: its own GPU where the machine has one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def communication_backend() -> str:
+    """NCCL between GPUs, gloo between CPUs."""
+    return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def limit_cpu_threads(processes_on_node: int) -> None:
+    """Share the cores among the processes of a node: on a CPU each would otherwise start a thread for every core."""
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, processes_on_node)))

@@ -1,0 +1,330 @@
+"""The engine: DeepSpeed's pipeline, ZeRO-1 and bf16 optimizer behind a small surface. The only import of DeepSpeed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)(\..*)?")
+logging.getLogger("DeepSpeed").setLevel(os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR"))
+
+import deepspeed  # noqa: E402 - after the log level, which its import would otherwise fill the terminal with
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
+from deepspeed.runtime.pipe import LayerSpec, PipelineModule  # noqa: E402
+from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology  # noqa: E402
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa: E402
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
+from deepspeed.utils import safe_get_full_grad  # noqa: E402
+
+from pretrain.config import TrainConfig  # noqa: E402
+from pretrain.deepspeed_config import deepspeed_config  # noqa: E402
+from pretrain.device import communication_backend, limit_cpu_threads, local_device  # noqa: E402
+from pretrain.model.init import whole_weight  # noqa: E402
+from pretrain.model.linear import TensorParallel  # noqa: E402
+from pretrain.model.loss import vocabulary_parallel_cross_entropy  # noqa: E402
+from pretrain.model.partition import Partition, partition_of  # noqa: E402
+from pretrain.model.pipeline import PipelineLayer, pipeline_layers  # noqa: E402
+from pretrain.topology import Topology  # noqa: E402
+
+OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
+"""AdamW's first and second moments, by torch's names."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one training step gave, the same on every rank.
+
+    Attributes:
+        loss: mean over the tokens of the global batch, nats.
+        gradient_norm: L2 norm over the whole model, before clipping.
+    """
+
+    loss: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The part of one parameter whose fp32 master weight and moments this rank updates.
+
+    Attributes:
+        name: the parameter's global name.
+        shape: of the whole parameter.
+        partition: how it is cut over the tensor axis, None when every tensor rank holds all of it.
+        start, stop: half-open range in this tensor rank's flattened shard.
+        states: "weight", "exp_avg", "exp_avg_sq" -> fp32 [stop - start], views of the optimizer's own memory.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    partition: Partition | None
+    start: int
+    stop: int
+    states: dict[str, torch.Tensor]
+
+
+def join_processes(timeout_seconds: int) -> int:
+    """Join the process group that the launcher's environment describes, or be the only process when there is none.
+
+    Returns:
+        The number of processes.
+    """
+    alone = "WORLD_SIZE" not in os.environ
+    if alone:
+        os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
+    limit_cpu_threads(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
+    if local_device().type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        # DeepSpeed would build a shared-memory collective for CPUs that ignores process groups; gloo does not.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        torch.cuda.set_device(local_device())
+    timeout = timedelta(seconds=timeout_seconds)
+    if alone:
+        dist.init_process_group(communication_backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    with redirect_stdout(StringIO()):
+        deepspeed.init_distributed(communication_backend(), auto_mpi_discovery=False, timeout=timeout)
+    return dist.get_world_size()
+
+
+class _Pipeline(PipelineModule):
+    """DeepSpeed's pipeline, with layers dealt to stages by FLOPs instead of parameters."""
+
+    def __init__(self, planned: Sequence[PipelineLayer], **settings: Any) -> None:
+        self.planned = list(planned)
+        super().__init__([LayerSpec(_Built, layer) for layer in planned], partition_method="parameters", **settings)
+
+    def _count_layer_params(self) -> list[int]:
+        return [layer.flops for layer in self.planned]
+
+    def named_global_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(global name, parameter) of this stage's layers, in order."""
+        for index, module in enumerate(self.forward_funcs, start=self._local_start):
+            for name, parameter in module.inner.named_parameters():
+                yield self.planned[index].prefix + name, parameter
+
+
+class _Built(torch.nn.Module):
+    """What DeepSpeed's LayerSpec can hold: a class to call with arguments."""
+
+    def __init__(self, layer: PipelineLayer) -> None:
+        super().__init__()
+        self.inner = layer.build()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+def _tensor_group(topology: Topology) -> dist.ProcessGroup:
+    """This rank's tensor group. Every rank makes every group, in the same order, as torch wants it."""
+    mine = None
+    for first in range(0, topology.world_size, topology.tensor):
+        ranks = list(range(first, first + topology.tensor))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            mine = group
+    assert mine is not None
+    return mine
+
+
+class Engine:
+    """The sharded model and its optimizer on this rank."""
+
+    def __init__(self, config: TrainConfig, topology: Topology) -> None:
+        self.config = config
+        self.topology = topology
+        self.rank = dist.get_rank()
+        self.coordinate = topology.coordinate(self.rank)
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        tensor_parallel = TensorParallel(_tensor_group(topology), dtype)
+        vocabulary_size = config.model.vocabulary_size
+
+        def mean_loss(logits_SBV: torch.Tensor, targets_BS: torch.Tensor) -> torch.Tensor:
+            return vocabulary_parallel_cross_entropy(
+                logits_SBV, targets_BS.transpose(0, 1).contiguous(), tensor_parallel.group, vocabulary_size
+            ).mean()
+
+        with redirect_stdout(StringIO()):  # DeepSpeed prints its plan from rank 0, line by line
+            self._pipeline = _Pipeline(
+                pipeline_layers(config.model, config.data.sequence_length, tensor_parallel),
+                topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
+                loss_fn=mean_loss,
+            )
+        self._parameters = dict(self._pipeline.named_global_parameters())
+        self._initialise_weights()
+        deepspeed_logger.setLevel(os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR"))
+        with redirect_stdout(StringIO()):
+            self._engine, *_ = deepspeed.initialize(
+                model=self._pipeline,
+                optimizer=lambda groups: torch.optim.AdamW(
+                    groups,
+                    lr=0.0,  # set before each step
+                    betas=(config.optimizer.beta1, config.optimizer.beta2),
+                    eps=config.optimizer.epsilon,
+                    fused=True,
+                ),
+                model_parameters=self._parameter_groups(),
+                config=deepspeed_config(config, topology.data),
+            )
+        self._check_engine()
+
+    def _initialise_weights(self) -> None:
+        degree, rank = self.topology.tensor, self.coordinate.tensor
+        for name, parameter in self._parameters.items():
+            partition = partition_of(parameter)
+            weight = whole_weight(name, self._whole_shape(parameter), self.config.seed, self.config.model)
+            with torch.no_grad():
+                parameter.copy_(weight if partition is None else partition.shard(weight, rank, degree))
+
+    def _whole_shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+        partition = partition_of(parameter)
+        shape = list(parameter.shape)
+        if partition is not None:
+            shape[partition.dim] *= self.topology.tensor
+        return tuple(shape)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Weight decay on matrices; none on norms, as every family's paper has it."""
+        matrices = [p for p in self._parameters.values() if p.ndim > 1]
+        vectors = [p for p in self._parameters.values() if p.ndim == 1]
+        groups = [
+            {"params": matrices, "weight_decay": self.config.optimizer.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def _check_engine(self) -> None:
+        """Hold what DeepSpeed chose to what was asked for: its choices depend on keys that are easy to lose."""
+        expected = BF16_Optimizer if self.config.precision == "bf16" else DeepSpeedZeroOptimizer
+        optimizer = self._engine.optimizer
+        found = {
+            "optimizer": type(optimizer).__name__,
+            "inner optimizer": type(optimizer.optimizer).__name__,
+            "zero stage": self._engine.zero_optimization_stage(),
+            "gradient accumulation dtype": str(self._engine.get_data_types()[1]),
+            "gradient clipping": optimizer.clip_grad,
+            "micro-batches": self._engine.gradient_accumulation_steps(),
+        }
+        wanted = {
+            "optimizer": expected.__name__,
+            "inner optimizer": "AdamW",
+            "zero stage": 1,
+            "gradient accumulation dtype": "torch.float32",
+            "gradient clipping": self.config.optimizer.gradient_clipping,
+            "micro-batches": self.config.accumulation_steps(self.topology.data),
+        }
+        for key, value in wanted.items():
+            if found[key] != value:
+                raise RuntimeError(f"DeepSpeed {deepspeed.__version__} chose {key} {found[key]!r} where {value!r} was asked")
+
+    @property
+    def device(self) -> torch.device:
+        return local_device()
+
+    def train_step(
+        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], learning_rate: float
+    ) -> StepResult:
+        """Forward, backward and update over one global batch.
+
+        Args:
+            batches: (tokens, targets), int64 [B, S] each, of this data rank; one global batch is taken from it.
+            learning_rate: of this step.
+
+        Raises:
+            FloatingPointError: loss or gradient norm is not finite; the weights have not been touched.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = self._engine.train_batch(batches)
+        result = StepResult(float(loss), float(self._engine.get_global_grad_norm()))
+        if not (torch.isfinite(torch.tensor([result.loss, result.gradient_norm])).all()):
+            raise FloatingPointError(f"loss {result.loss}, gradient norm {result.gradient_norm}: not finite")
+        return result
+
+    def evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], micro_batches: int) -> float:
+        """Mean loss in nats over `micro_batches` of every data rank, the same on every rank."""
+        return float(self._engine.eval_batch(batches, num_micro_batches=micro_batches))
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """This rank's shards of the accumulated and averaged gradients, fp32, before clipping.
+
+        Only between backward and update, so for a hook on the update: see `before_update`. A collective call.
+        """
+        return {name: safe_get_full_grad(parameter) for name, parameter in self._parameters.items()}
+
+    def before_update(self, hook: Any) -> None:
+        """Call `hook()` in each step after the gradients are reduced and before they are clipped and applied."""
+        update = self._engine.optimizer.step
+
+        def hooked(*arguments: Any, **settings: Any) -> Any:
+            hook()
+            return update(*arguments, **settings)
+
+        self._engine.optimizer.step = hooked
+
+    def parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(global name, this rank's shard) of every parameter of this stage, in the precision of the forward pass."""
+        yield from self._parameters.items()
+
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank must save, or fill when a checkpoint is loaded.
+
+        Together the ranks' fragments cover each parameter once per tensor rank; those of unsharded parameters are the
+        same on every tensor rank.
+        """
+        optimizer = self._engine.optimizer
+        for name, parameter in self._parameters.items():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is None:  # ZeRO-1 gave all of it to other data ranks
+                continue
+            address = mapping.lp_fragment_address
+            flat = optimizer.param_groups[mapping.param_group_index]["params"][0]
+            inside = mapping.hp_fragment_address
+            states = {"weight": mapping.hp_fragment.detach()}
+            for key in OPTIMIZER_STATES:
+                states[key] = self._moments(flat)[key].narrow(0, inside.start, inside.numel)
+            yield Fragment(
+                name,
+                self._whole_shape(parameter),
+                partition_of(parameter),
+                address.start,
+                address.start + address.numel,
+                states,
+            )
+
+    def _moments(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """AdamW's state of one flat partition; made as AdamW makes it when there has been no step yet."""
+        state: dict[str, torch.Tensor] = self._engine.optimizer.optimizer.state[flat]
+        if not state:
+            # fp32 on the parameter's device, as the fused implementation wants it
+            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+            for key in OPTIMIZER_STATES:
+                state[key] = torch.zeros_like(flat, requires_grad=False)
+        return state
+
+    def restored(self, steps: int) -> None:
+        """After the fragments have been filled: set AdamW's step counter and publish the weights to the model."""
+        optimizer = self._engine.optimizer
+        for group in optimizer.param_groups:
+            for flat in group["params"]:
+                self._moments(flat)["step"].fill_(float(steps))
+        optimizer.update_lp_params()
+        self._engine.global_steps = steps
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide a run's numbers."""
+    import megatron.core
+
+    return {"torch": torch.__version__, "deepspeed": deepspeed.__version__, "megatron-core": megatron.core.__version__}

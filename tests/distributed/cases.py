@@ -1,0 +1,155 @@
+"""What the processes of the distributed tests do: train a tiny model and hand back whole tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pretrain.config import TrainConfig
+from pretrain.engine import Engine, join_processes
+from pretrain.model.partition import partition_of
+from pretrain.topology import Topology
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def tiny_config(**changes: Any) -> TrainConfig:
+    """Three layers, two groups of key/value heads, a vocabulary with padding rows, clipping that bites."""
+    settings: dict[str, Any] = {
+        "output": "unused",
+        "seed": 7,
+        "model": {
+            "vocabulary_size": 250,
+            "hidden_size": 32,
+            "layers": 3,
+            "attention_heads": 4,
+            "key_value_heads": 2,
+            "feed_forward_size": 64,
+            "maximum_positions": 64,
+        },
+        "data": {"mixture": "unused", "sequence_length": 24},
+        "batch": {"global_batch_size": 8, "micro_batch_size": 2},
+        # LLaMA 2's epsilon: at 1e-8 the first update of AdamW magnifies rounding where a gradient is next to nothing
+        "optimizer": {"learning_rate": 1e-3, "epsilon": 1e-5, "gradient_clipping": 0.5},
+        "schedule": {"total_steps": 20, "warmup_steps": 2},
+        "precision": "fp32",
+    }
+    for path, value in changes.items():
+        *folders, key = path.split("__")
+        place = settings
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[key] = value
+    return TrainConfig.model_validate(settings)
+
+
+def random_batches(config: TrainConfig, topology: Topology, data_rank: int, first_step: int = 0) -> Iterator[Batch]:
+    """Micro-batches of this data rank; the global batch of a step is the same under every topology."""
+    batch, length = config.batch, config.data.sequence_length
+    step = first_step
+    while True:
+        generator = torch.Generator().manual_seed(1000 + step)
+        samples = torch.randint(
+            0, config.model.vocabulary_size, (batch.global_batch_size, length + 1), generator=generator
+        )
+        rows = samples.view(-1, topology.data, batch.micro_batch_size, length + 1)[:, data_rank]
+        for micro_batch in rows:
+            yield micro_batch[:, :-1].contiguous(), micro_batch[:, 1:].contiguous()
+        step += 1
+
+
+def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarray] | None:
+    """Every parameter-like tensor of the model put together from all ranks; on rank 0."""
+    mine = []
+    parameters = dict(engine.parameters())
+    for name, shard in shards.items():
+        partition = partition_of(parameters[name])
+        mine.append((name, engine.coordinate.tensor, engine.coordinate.data, partition, shard.detach().float().numpy()))
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    if engine.rank != 0:
+        return None
+    by_name: dict[str, dict[int, Any]] = {}
+    partitions = {}
+    for entries in gathered:
+        for name, tensor_rank, data_rank, partition, array in entries:
+            partitions[name] = partition
+            seen = by_name.setdefault(name, {})
+            if tensor_rank in seen:
+                np.testing.assert_array_equal(seen[tensor_rank], array, err_msg=f"{name}: data rank {data_rank} differs")
+            seen[tensor_rank] = array
+    result = {}
+    for name, by_rank in by_name.items():
+        arrays = [torch.from_numpy(by_rank[rank]) for rank in sorted(by_rank)]
+        if partitions[name] is None:
+            for array in arrays:
+                torch.testing.assert_close(array, arrays[0], rtol=0, atol=0, msg=f"{name} differs over the tensor axis")
+            result[name] = arrays[0].numpy()
+        else:
+            result[name] = partitions[name].merge(arrays).numpy()
+    return result
+
+
+def put_in(fault: str) -> None:
+    """Break one thing in this process, to see that a test notices."""
+    import pretrain.engine
+    import pretrain.model.linear
+    from pretrain.model.init import whole_weight
+    from pretrain.model.partition import mark_sharded
+
+    if fault == "norm counts shards once":
+
+        def unmarked(parameter: torch.nn.Parameter, dim: int, blocks: tuple[int, ...]) -> None:
+            mark_sharded(parameter, dim, blocks)
+            parameter.tensor_model_parallel = False  # type: ignore[attr-defined]
+
+        pretrain.model.linear.mark_sharded = unmarked
+    elif fault == "no sum over the tensor axis":
+        import megatron.core.tensor_parallel.layers as layers
+
+        layers.reduce_from_tensor_model_parallel_region = lambda x, group: x
+    elif fault == "weights depend on the rank":
+        pretrain.engine.whole_weight = lambda name, shape, seed, model: whole_weight(
+            name, shape, seed + dist.get_rank(), model
+        )
+    elif fault == "data ranks read the same samples":
+        global random_batches
+        right = random_batches
+        random_batches = lambda config, topology, data_rank, first_step=0: right(config, topology, 0, first_step)  # noqa: E731
+    elif fault:
+        raise AssertionError(f"unknown fault {fault!r}")
+
+
+def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") -> dict[str, Any]:
+    """Train from the initial weights; losses, norms, and on rank 0 whole first gradients and weights."""
+    join_processes(timeout_seconds=300)
+    put_in(fault)
+    engine = Engine(config, topology)
+    first_gradients: dict[str, torch.Tensor] = {}
+
+    def keep_first() -> None:
+        if not first_gradients:
+            first_gradients.update(engine.gradients())
+
+    engine.before_update(keep_first)
+    initial = whole(engine, dict(engine.parameters()))
+    batches = random_batches(config, topology, engine.coordinate.data)
+    results = [engine.train_step(batches, config.optimizer.learning_rate)]
+    after_one = whole(engine, dict(engine.parameters()))
+    results += [engine.train_step(batches, config.optimizer.learning_rate) for _ in range(steps - 1)]
+    held_out = random_batches(config, topology, engine.coordinate.data, first_step=500)
+    evaluation = engine.evaluate(held_out, config.accumulation_steps(topology.data))
+    return {
+        "loss": [result.loss for result in results],
+        "gradient_norm": [result.gradient_norm for result in results],
+        "evaluation": evaluation,
+        "initial": initial,
+        "gradients": whole(engine, first_gradients),
+        "weights_after_one": after_one,
+        "weights": whole(engine, dict(engine.parameters())),
+    }

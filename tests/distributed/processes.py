@@ -1,0 +1,73 @@
+"""Runs a function in several real gloo processes and brings their results back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+# One process imports torch, DeepSpeed and megatron-core; the others are forked from it, which saves minutes.
+_CONTEXT.set_forkserver_preload(["pretrain.engine", "tests.distributed.cases"])
+
+
+def _process(rank: int, world_size: int, store: str, function: Callable[..., Any], arguments: Any, queue: Any) -> None:
+    os.environ.update(
+        {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "OMP_NUM_THREADS": "1",
+        }
+    )
+    try:
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+        queue.put((rank, None, function(*arguments)))
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        queue.put((rank, traceback.format_exc(), None))
+        raise
+
+
+def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """`function(*arguments)` in `world_size` processes; their results by rank.
+
+    The function lives in a module and returns what pickle takes (numpy arrays, no tensors).
+
+    Raises:
+        RuntimeError: with the traceback of the first process that failed.
+    """
+    queue = _CONTEXT.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        store = str(Path(folder) / "store")
+        processes = [
+            _CONTEXT.Process(target=_process, args=(rank, world_size, store, function, arguments, queue))
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
+        results: dict[int, Any] = {}
+        try:
+            while len(results) < world_size:
+                rank, failure, result = queue.get()
+                if failure is not None:
+                    raise RuntimeError(f"rank {rank} of {world_size} failed:\n{failure}")
+                results[rank] = result
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+        finally:
+            for process in processes:
+                process.join()
+    return [results[rank] for rank in range(world_size)]
