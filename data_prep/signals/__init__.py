@@ -1,0 +1,1 @@
+"""One pass over the text that measures everything the later stages decide with."""

@@ -1,0 +1,107 @@
+"""What kind of character each code point is, and how UTF-8 is walked in compiled code.
+
+The tables come from Python's own Unicode database, so their version is `unicodedata.unidata_version`; the measuring
+stage writes that version into its settings, because another version may draw the limits of words elsewhere.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+SPACE = 1
+LETTER = 2
+NUMBER = 4
+MARK = 8
+UNSPACED = 16
+"""A letter of a script that is written without spaces between words."""
+WORD = LETTER | NUMBER | MARK
+
+TABLE_SIZE = 0x40000
+"""Planes 0 to 3; the planes above hold no letters, and their code points have no flags."""
+
+UNSPACED_RANGES = (
+    (0x0E00, 0x0E80),  # Thai
+    (0x0E80, 0x0F00),  # Lao
+    (0x0F00, 0x1000),  # Tibetan
+    (0x1000, 0x10A0),  # Myanmar
+    (0x1780, 0x1800),  # Khmer
+    (0x1950, 0x19E0),  # Tai Le, New Tai Lue
+    (0x1A20, 0x1AB0),  # Tai Tham
+    (0x2E80, 0x2FE0),  # Han radicals
+    (0x3005, 0x3008),  # Han iteration mark, closing mark, zero
+    (0x3040, 0x3100),  # Hiragana, Katakana
+    (0x31F0, 0x3200),  # Katakana extension
+    (0x3400, 0x4DC0),  # Han extension A
+    (0x4E00, 0xA000),  # Han
+    (0xA9E0, 0xAA00),  # Myanmar extension B
+    (0xAA60, 0xAAE0),  # Myanmar extension A, Tai Viet
+    (0xF900, 0xFB00),  # Han compatibility
+    (0xFF66, 0xFF9E),  # Katakana, half width
+    (0x1B000, 0x1B170),  # Kana supplements
+    (0x20000, 0x323B0),  # Han extensions B to H
+)
+"""Half-open ranges of code points; their letters are words of their own."""
+
+UNSPACED_LANGUAGES = ("bo", "dz", "ja", "km", "lo", "my", "shn", "th", "wuu", "yue", "zh")
+"""ISO 639 codes of languages written in these scripts, as fastText's lid.176 names them."""
+
+
+@lru_cache(maxsize=1)
+def character_flags() -> npt.NDArray[np.uint8]:
+    """Flags of each code point: `uint8[TABLE_SIZE]`, built in about 40 ms on first use."""
+    by_category = {"L": LETTER, "N": NUMBER, "M": MARK}
+    category = unicodedata.category
+    flags = np.fromiter(
+        (by_category.get(category(chr(point))[0], 0) for point in range(TABLE_SIZE)), dtype=np.uint8, count=TABLE_SIZE
+    )
+    for point in range(0x3001):  # the last space is U+3000
+        if chr(point).isspace():
+            flags[point] = SPACE
+    for start, stop in UNSPACED_RANGES:
+        letters = (flags[start:stop] & LETTER) != 0
+        flags[start:stop][letters] |= UNSPACED
+    flags.flags.writeable = False
+    return flags
+
+
+@lru_cache(maxsize=1)
+def lower_case() -> npt.NDArray[np.uint32]:
+    """The lower case of each code point, `uint32[TABLE_SIZE]`; of one that lowers to several, the first."""
+    lower = np.arange(TABLE_SIZE, dtype=np.uint32)
+    for point in range(0x20000):  # no script above plane 1 has two cases
+        lower[point] = ord(chr(point).lower()[0])
+    lower.flags.writeable = False
+    return lower
+
+
+# numba keys its cache by the file of the outermost kernel: after a change here, remove the kernels' __pycache__.
+@numba.njit(nogil=True, cache=True, inline="always")
+def decode(data, i, end):  # type: ignore[no-untyped-def]
+    """Code point at byte `i` and its size in bytes; a byte that is no whole character decodes as U+FFFD of size 1.
+
+    Reads no byte at or after `end`, whatever the bytes are.
+    """
+    lead = np.int64(data[i])
+    if lead < 0x80:
+        return lead, np.int64(1)
+    if 0xC0 <= lead < 0xE0 and i + 1 < end:
+        return ((lead & 0x1F) << 6) | (np.int64(data[i + 1]) & 0x3F), np.int64(2)
+    if 0xE0 <= lead < 0xF0 and i + 2 < end:
+        return (
+            ((lead & 0x0F) << 12) | ((np.int64(data[i + 1]) & 0x3F) << 6) | (np.int64(data[i + 2]) & 0x3F),
+            np.int64(3),
+        )
+    if 0xF0 <= lead < 0xF8 and i + 3 < end:
+        return (
+            ((lead & 0x07) << 18)
+            | ((np.int64(data[i + 1]) & 0x3F) << 12)
+            | ((np.int64(data[i + 2]) & 0x3F) << 6)
+            | (np.int64(data[i + 3]) & 0x3F),
+            np.int64(4),
+        )
+    return np.int64(0xFFFD), np.int64(1)

@@ -1,0 +1,202 @@
+"""What duplicates are found by: an exact hash, and MinHash over shingles of words.
+
+**Exact hash.** xxh3, 128 bits, of the UTF-8 bytes as they are: equal means byte for byte the same text. Copies that
+differ in case or white space only are near-duplicates with a Jaccard similarity of 1.
+
+**Unit.** A maximal run of characters without white space, in lower case, punctuation included (a changed comma is a
+change of the text). A text of which a fifth or more of the letters belong to scripts that are written without spaces is
+taken by characters instead, in lower case, white space in a row as one blank. **Shingle.** `shingle_words` units in a
+row, as a 64-bit hash; a text of fewer units is one shingle, its whole; a text without units has none.
+
+**MinHash.** The smallest value of each of bands x rows random functions over the shingles. Two texts agree in a
+function's minimum with the probability of their Jaccard similarity (Broder 1997, doi:10.1109/SEQUEN.1997.666900).
+Function j is the upper half of `multiplier[j] * shingle + offset[j]` modulo 2^64 (multiply-shift).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
+
+_UNSPACED_PART = 5
+
+
+def exact_hash(data: bytes | memoryview) -> bytes:
+    """128-bit hash of a text's UTF-8 bytes, not normalised."""
+    return xxhash.xxh3_128_digest(data)
+
+
+@lru_cache(maxsize=8)
+def minhash_functions(permutations: int, seed: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Odd multipliers and offsets of the random functions, by splitmix64 so that they are the same everywhere."""
+    values = np.empty(2 * permutations, dtype=np.uint64)
+    state = seed & 0xFFFFFFFFFFFFFFFF
+    for k in range(2 * permutations):
+        state = (state + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        values[k] = mixed ^ (mixed >> 31)
+    multipliers, offsets = values[:permutations] | np.uint64(1), values[permutations:].copy()
+    multipliers.flags.writeable = offsets.flags.writeable = False
+    return multipliers, offsets
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_unspaced(data, begin, end, flags):  # type: ignore[no-untyped-def]
+    """Whether a fifth of the letters belong to scripts written without spaces; these begin at U+0E00, so at byte E0."""
+    letters, unspaced = 0, 0
+    i = begin
+    while i < end and data[i] < 0xE0:
+        i += 1
+    if i == end:
+        return False
+    i = begin
+    while i < end:
+        point, size = decode(data, i, end)
+        if point < flags.shape[0]:
+            letters += (flags[point] & LETTER) != 0
+            unspaced += (flags[point] & UNSPACED) != 0
+        i += size
+    return unspaced * _UNSPACED_PART >= letters and unspaced > 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _shingle(data, begin, end, shingle_words, flags, lower, units, shingles):  # type: ignore[no-untyped-def]
+    """Fill the shingles of one document, repeated ones included; return their number.
+
+    The scratch holds one unit more than the document has bytes.
+    """
+    by_character = _is_unspaced(data, begin, end, flags)
+    count = 0
+    in_word = False
+    value = np.uint64(0)
+    i = begin
+    while i < end:
+        point, size = decode(data, i, end)
+        i += size
+        if point < flags.shape[0] and (flags[point] & SPACE) != 0:
+            if in_word:
+                in_word = False
+                if by_character:
+                    value = np.uint64(0x20)
+                units[count] = value
+                count += 1
+            continue
+        folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
+        if by_character:
+            units[count] = folded
+            count += 1
+        elif in_word:
+            value = (value ^ folded) * np.uint64(0x00000100000001B3)
+        else:
+            value = (np.uint64(0xCBF29CE484222325) ^ folded) * np.uint64(0x00000100000001B3)
+        in_word = True
+    if in_word and not by_character:
+        units[count] = value
+        count += 1
+    elif by_character and not in_word and count:
+        count -= 1  # the blank at the end
+    if count == 0:
+        return 0
+    length = min(count, shingle_words)
+    for first in range(count - length + 1):
+        value = np.uint64(length)
+        for k in range(first, first + length):
+            unit = (units[k] ^ (units[k] >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+            value = (value ^ (value >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15) + (unit ^ (unit >> np.uint64(32)))
+        value ^= value >> np.uint64(32)
+        value *= np.uint64(0xD6E8FEB86659FD93)
+        value ^= value >> np.uint64(32)
+        shingles[first] = value | np.uint64(1)  # 0 marks an empty slot below
+    return count - length + 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _fingerprint_documents(data, offsets, shingle_words, flags, lower, multipliers, additions, counts, minima):  # type: ignore[no-untyped-def]
+    longest = np.int64(0)
+    for d in range(counts.shape[0]):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    units = np.empty(longest + 4, np.uint64)
+    shingles = np.empty(longest + 4, np.uint64)
+    size = np.int64(4)
+    while size < 2 * (longest + 4):
+        size *= 2
+    table = np.empty(size, np.uint64)
+    smallest = np.empty(multipliers.shape[0], np.uint64)
+    for d in range(counts.shape[0]):
+        found = _shingle(data, offsets[d], offsets[d + 1], shingle_words, flags, lower, units, shingles)
+        used = np.int64(4)
+        while used < 2 * found:
+            used *= 2
+        table[:used] = np.uint64(0)
+        smallest[:] = np.uint64(0xFFFFFFFF)
+        distinct = 0
+        for k in range(found):
+            shingle = shingles[k]
+            slot = np.int64(shingle >> np.uint64(20)) & (used - 1)
+            while table[slot] != shingle and table[slot] != np.uint64(0):
+                slot = (slot + 1) & (used - 1)
+            if table[slot] == np.uint64(0):
+                table[slot] = shingle
+                distinct += 1
+                for j in range(multipliers.shape[0]):
+                    smallest[j] = min(smallest[j], (multipliers[j] * shingle + additions[j]) >> np.uint64(32))
+        counts[d] = distinct
+        for j in range(multipliers.shape[0]):
+            minima[d, j] = np.uint32(smallest[j])
+
+
+def fingerprint_text(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], shingle_words: int, permutations: int, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    """Shingle counts and MinHash signatures of many documents, concatenated as Arrow keeps a string column.
+
+    Args:
+        data: UTF-8 bytes of all documents, read-only.
+        offsets: document d is bytes [offsets[d], offsets[d + 1]).
+
+    Returns:
+        Distinct shingles of each document, `int64[documents]`, and the minima, `uint32[documents, permutations]`;
+        those of a document without shingles are all 2^32 - 1 and mean nothing.
+    """
+    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
+    minima = np.empty((len(offsets) - 1, permutations), dtype=np.uint32)
+    multipliers, additions = minhash_functions(permutations, seed)
+    _fingerprint_documents(
+        data, offsets, shingle_words, character_flags(), lower_case(), multipliers, additions, counts, minima
+    )
+    return counts, minima
+
+
+def shingle_set(data: bytes, shingle_words: int) -> npt.NDArray[np.uint64]:
+    """Distinct shingles of one text, sorted: the very hashes that the signatures are minima over."""
+    scratch = np.empty(len(data) + 4, dtype=np.uint64)
+    shingles = np.empty(len(data) + 4, dtype=np.uint64)
+    view = np.frombuffer(data, dtype=np.uint8)
+    found = _shingle(view, 0, len(data), shingle_words, character_flags(), lower_case(), scratch, shingles)
+    return np.unique(shingles[:found])
+
+
+@numba.njit(nogil=True, cache=True)
+def shared_shingles(a, b):  # type: ignore[no-untyped-def]
+    """Number of values that two sorted arrays without repeats have in common."""
+    i, j, shared = 0, 0, 0
+    while i < len(a) and j < len(b):
+        x, y = a[i], b[j]
+        shared += x == y
+        i += x <= y
+        j += y <= x
+    return shared
+
+
+def jaccard(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> float:
+    """Exact Jaccard similarity of two shingle sets, 0 to 1; of two empty sets 0, for there is nothing in common."""
+    shared = int(shared_shingles(a, b))
+    union = len(a) + len(b) - shared
+    return shared / union if union else 0.0

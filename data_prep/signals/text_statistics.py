@@ -1,0 +1,437 @@
+"""Every statistic that the Gopher and code rules need, in compiled passes over the UTF-8 bytes.
+
+**Word.** A maximal run of characters without white space (`str.isspace`), cut at scripts that are written without
+spaces (`characters.UNSPACED_RANGES`): there each letter with the combining marks after it is a run of its own. The word
+is the run from its first to its last letter, number or mark (Unicode categories L, N, M): punctuation and symbols
+around it are not part of it, those inside are (`don't`, `3.14`, `e-mail`). A run without any such character is no word;
+it counts only in `alphabetic_word_share`. Upper and lower case differ.
+
+**Line.** What stands between two line feeds, without white space at its ends; blank ones do not count, except in
+`mean_line_characters`. **Paragraph.** Lines with no blank line between them.
+
+**Character.** A Unicode code point. Shares of characters are shares of all characters of the text.
+
+**Repeat.** An occurrence after the first; what occurs once repeats nothing. Equality is equality of 64-bit hashes.
+
+Thresholds stand in `data_prep/rules`. Source of the statistics: Rae et al. 2021, arXiv:2112.11446, appendix A.1.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.signals.characters import LETTER, MARK, NUMBER, SPACE, UNSPACED, WORD, character_flags, decode
+
+COUNTS = (
+    "byte_count",
+    "character_count",
+    "line_count",
+    "paragraph_count",
+    "word_count",
+    "distinct_stop_words",
+    "longest_line_characters",
+)
+"""The statistics that are whole numbers."""
+
+STATISTICS = (
+    "byte_count",
+    "character_count",
+    "line_count",
+    "paragraph_count",
+    "word_count",
+    "mean_word_length",  # characters
+    "hash_symbols_per_word",  # `#`
+    "ellipses_per_word",  # `…`, and `...` as often as it fits
+    "bullet_line_share",  # lines that begin with one of • ‣ ▶ ◀ ◦ ■ □ ▪ ▫, or with - * – and a space
+    "ellipsis_line_share",  # lines that end in `…` or `...`
+    "alphabetic_word_share",  # runs with a letter, of all runs
+    "distinct_stop_words",  # of Gopher's eight, any case
+    "duplicate_line_share",
+    "duplicate_paragraph_share",
+    "duplicate_line_character_share",
+    "duplicate_paragraph_character_share",
+    # all occurrences of the most frequent n-gram, from first to last word; of equals the first to get that frequent
+    "top_2_gram_character_share",
+    "top_3_gram_character_share",
+    "top_4_gram_character_share",
+    # all repeated n-grams together, from first to last word, no character counted twice
+    "duplicate_5_gram_character_share",
+    "duplicate_6_gram_character_share",
+    "duplicate_7_gram_character_share",
+    "duplicate_8_gram_character_share",
+    "duplicate_9_gram_character_share",
+    "duplicate_10_gram_character_share",
+    "longest_line_characters",  # white space included
+    "mean_line_characters",  # white space and blank lines included
+    "alphanumeric_share",  # letters and numbers, of all characters
+    # letters per piece of the GPT-2 pre-tokenizer (letters, numbers or symbols in a row, white space other than one
+    # blank): RedPajama counts tokens, which do not exist before a tokenizer is trained
+    "alphabetic_characters_per_token",
+)
+"""Columns of the kernel's result, in this order. Per-word figures of a text without words divide by one."""
+
+_TOP_GRAM_COLUMN = STATISTICS.index("top_2_gram_character_share")
+_PARAGRAPH_COLUMN = STATISTICS.index("paragraph_count")
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SMALLEST_GRAM, _LARGEST_TOP_GRAM, _LARGEST_GRAM = 2, 4, 10
+
+
+@numba.njit(nogil=True, cache=True)
+def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
+    """64-bit hash of bytes [start, stop), never 0 because 0 marks an empty slot."""
+    value = np.uint64(stop - start)
+    for i in range(start, stop):
+        value = value * np.uint64(0x00000100000001B3) + np.uint64(data[i]) + np.uint64(1)
+    value ^= value >> np.uint64(32)
+    value *= np.uint64(0xD6E8FEB86659FD93)
+    value ^= value >> np.uint64(32)
+    return value | np.uint64(1)
+
+
+@numba.njit(nogil=True, cache=True)
+def _cleared_mask(entries, keys, counts):  # type: ignore[no-untyped-def]
+    """Empty a table with room for twice the entries and return its size minus one."""
+    size = np.int64(4)
+    while size < 2 * entries:
+        size *= 2
+    for slot in range(size):
+        keys[slot] = np.uint64(0)
+        counts[slot] = 0
+    return size - 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _slot_of(key, keys, mask):  # type: ignore[no-untyped-def]
+    """The slot that holds the key, which is put there if it is new; linear probing."""
+    slot = np.int64((key * _MULTIPLIER) >> np.uint64(32)) & mask
+    while keys[slot] != key:
+        if keys[slot] == np.uint64(0):
+            keys[slot] = key
+            break
+        slot = (slot + 1) & mask
+    return slot
+
+
+@numba.njit(nogil=True, cache=True)
+def _repeats(hashes, characters, entries, keys, counts):  # type: ignore[no-untyped-def]
+    """Number of repeated entries, and the characters in them."""
+    mask = _cleared_mask(entries, keys, counts)
+    repeated, repeated_characters = 0, 0
+    for k in range(entries):
+        slot = _slot_of(hashes[k], keys, mask)
+        if counts[slot]:
+            repeated += 1
+            repeated_characters += characters[k]
+        counts[slot] = 1
+    return repeated, repeated_characters
+
+
+@numba.njit(nogil=True, cache=True)
+def _stop_word(data, start, stop):  # type: ignore[no-untyped-def]
+    """The bit of one of Gopher's eight stop words, in any case, else 0."""
+    letters = np.int64(0)
+    for i in range(start, stop):
+        letters = (letters << 8) | np.int64(data[i] | np.uint8(0x20))
+    if letters == 0x746865:  # the
+        return 1
+    if letters == 0x6265:  # be
+        return 2
+    if letters == 0x746F:  # to
+        return 4
+    if letters == 0x6F66:  # of
+        return 8
+    if letters == 0x616E64:  # and
+        return 16
+    if letters == 0x74686174:  # that
+        return 32
+    if letters == 0x68617665:  # have
+        return 64
+    if letters == 0x77697468:  # with
+        return 128
+    return 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure_words(data, begin, end, flags, hashes, starts, stops, row):  # type: ignore[no-untyped-def]
+    """Fill hashes, first and last character position of each word; return their number."""
+    words, runs, alphabetic_runs, word_characters = 0, 0, 0, 0
+    characters, letters, numbers, pieces, hash_symbols, ellipses = 0, 0, 0, 0, 0, 0
+    stop_words, dots, piece_kind = 0, 0, 0
+    in_run, has_letter, after_unspaced, single_blank = False, False, False, False
+    first_byte, last_byte, first_character, last_character = begin, begin, 0, 0
+    i = begin
+    while True:
+        at_end = i >= end
+        if at_end:
+            point, size, flag = np.int64(32), np.int64(0), np.uint8(SPACE)
+        else:
+            point, size = decode(data, i, end)
+            flag = flags[point] if point < flags.shape[0] else np.uint8(0)
+        is_space = (flag & SPACE) != 0
+        if in_run and (is_space or (flag & UNSPACED) != 0 or (after_unspaced and (flag & MARK) == 0)):
+            runs += 1
+            alphabetic_runs += has_letter
+            if last_byte > first_byte:
+                hashes[words] = _mixed_hash(data, first_byte, last_byte)
+                starts[words] = first_character
+                stops[words] = last_character
+                word_characters += last_character - first_character
+                if 2 <= last_byte - first_byte <= 4:
+                    stop_words |= _stop_word(data, first_byte, last_byte)
+                words += 1
+            in_run = False
+        if at_end:
+            break
+        if not is_space:
+            if not in_run:
+                in_run, has_letter = True, False
+                first_byte = last_byte = i
+                after_unspaced = (flag & UNSPACED) != 0
+            if flag & WORD:
+                if last_byte == first_byte:
+                    first_byte, first_character = i, characters
+                last_byte, last_character = i + size, characters + 1
+                has_letter |= (flag & LETTER) != 0
+        # pieces: 1 letters, 2 numbers, 3 symbols, 4 white space, where one blank joins what follows it
+        if flag & (LETTER | MARK):
+            kind = 1
+        elif flag & NUMBER:
+            kind = 2
+        elif is_space:
+            kind = 4
+        else:
+            kind = 3
+        if kind != piece_kind:
+            if single_blank:
+                pieces -= 1
+            pieces += 1
+            single_blank = kind == 4 and point == 32
+        else:
+            single_blank = False
+        piece_kind = kind
+        letters += (flag & LETTER) != 0
+        numbers += (flag & NUMBER) != 0
+        hash_symbols += point == 0x23
+        ellipses += point == 0x2026
+        dots = dots + 1 if point == 0x2E else 0
+        if dots == 3:
+            ellipses += 1
+            dots = 0
+        characters += 1
+        i += size
+    distinct_stop_words = 0
+    while stop_words:
+        distinct_stop_words += stop_words & 1
+        stop_words >>= 1
+    divisor = max(words, 1)
+    row[0] = end - begin
+    row[1] = characters
+    row[4] = words
+    row[5] = word_characters / divisor
+    row[6] = hash_symbols / divisor
+    row[7] = ellipses / divisor
+    row[10] = alphabetic_runs / max(runs, 1)
+    row[11] = distinct_stop_words
+    row[27] = (letters + numbers) / max(characters, 1)
+    row[28] = letters / max(pieces, 1)
+    return words
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, keys, counts, row):  # type: ignore[no-untyped-def]
+    """Top 2- to 4-grams and repeated 5- to 10-grams.
+
+    An n-gram can only repeat where its first n - 1 words do, so each n looks at the positions that the one before
+    left over: beyond n = 3 there are few in ordinary text.
+    """
+    characters = max(row[1], 1.0)
+    candidates = max(words - 1, 0)
+    for p in range(candidates):
+        kept[p] = p
+        grams[p] = hashes[p]
+    for n in range(_SMALLEST_GRAM, _LARGEST_GRAM + 1):
+        while candidates and kept[candidates - 1] + n > words:
+            candidates -= 1
+        if candidates < 2:
+            break
+        mask = _cleared_mask(candidates, keys, counts)
+        best_count, best_slot = 1, np.int64(-1)
+        covered, covered_to = 0, 0
+        for k in range(candidates):
+            p = kept[k]
+            gram = (grams[p] ^ (grams[p] >> np.uint64(29))) * _MULTIPLIER + hashes[p + n - 1]
+            gram |= np.uint64(1)
+            grams[p] = gram
+            slot = _slot_of(gram, keys, mask)
+            slots[k] = slot
+            counts[slot] += 1
+            if counts[slot] > best_count:
+                best_count, best_slot = counts[slot], slot
+            if n > _LARGEST_TOP_GRAM and counts[slot] > 1:
+                covered += stops[p + n - 1] - max(covered_to, starts[p])
+                covered_to = stops[p + n - 1]
+        left = 0
+        for k in range(candidates):
+            p = kept[k]
+            if n <= _LARGEST_TOP_GRAM and slots[k] == best_slot:
+                covered += stops[p + n - 1] - max(covered_to, starts[p])
+                covered_to = stops[p + n - 1]
+            if counts[slots[k]] > 1:
+                kept[left] = p
+                left += 1
+        row[_TOP_GRAM_COLUMN + n - _SMALLEST_GRAM] = covered / characters
+        candidates = left
+
+
+@numba.njit(nogil=True, cache=True)
+def _starts_with_bullet(data, start, stop, flags):  # type: ignore[no-untyped-def]
+    point, size = decode(data, start, stop)
+    if point == 0x2D or point == 0x2A or point == 0x2013:  # - * – are bullets only before a space
+        if start + size >= stop:
+            return True
+        following, _ = decode(data, start + size, stop)
+        return following < flags.shape[0] and (flags[following] & SPACE) != 0
+    return (
+        point == 0x2022
+        or point == 0x2023
+        or point == 0x25B6
+        or point == 0x25C0
+        or point == 0x25E6
+        or point == 0x25A0
+        or point == 0x25A1
+        or point == 0x25AA
+        or point == 0x25AB
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _ends_with_ellipsis(data, start, stop):  # type: ignore[no-untyped-def]
+    if stop - start < 3:
+        return False
+    a, b, c = data[stop - 3], data[stop - 2], data[stop - 1]
+    return (a == 0x2E and b == 0x2E and c == 0x2E) or (a == 0xE2 and b == 0x80 and c == 0xA6)
+
+
+@numba.njit(nogil=True, cache=True)
+def _character_count(data, start, stop):  # type: ignore[no-untyped-def]
+    """Bytes that do not continue a character."""
+    characters = 0
+    for i in range(start, stop):
+        characters += (data[i] & 0xC0) != 0x80
+    return characters
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure_lines(data, begin, end, flags, hashes, characters, keys, counts, row):  # type: ignore[no-untyped-def]
+    """Lines and paragraphs; `hashes` and `characters` are scratch: lines from the front, paragraphs from the back."""
+    all_lines, lines, paragraphs, bullets, ellipses = 0, 0, 0, 0, 0
+    longest, total = 0, 0
+    paragraph_hash, paragraph_characters = np.uint64(0), 0
+    back = hashes.shape[0] - 1
+    start = begin
+    while start <= end:
+        stop = start
+        while stop < end and data[stop] != 0x0A:
+            stop += 1
+        is_last = stop >= end
+        if is_last and start == stop:  # a final line feed ends a line and begins none
+            first, last = start, start
+        else:
+            without_return = stop - 1 if stop > start and data[stop - 1] == 0x0D else stop
+            length = _character_count(data, start, without_return)
+            longest = max(longest, length)
+            total += length
+            all_lines += 1
+            first, last = start, stop
+            while first < last:
+                point, size = decode(data, first, last)
+                if point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+                    break
+                first += size
+            while first < last:
+                lead = last - 1
+                while lead > first and (data[lead] & 0xC0) == 0x80:
+                    lead -= 1
+                point, size = decode(data, lead, last)
+                if lead + size != last or point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+                    break
+                last = lead
+        if first < last:
+            hashes[lines] = _mixed_hash(data, first, last)
+            characters[lines] = _character_count(data, first, last)
+            bullets += _starts_with_bullet(data, first, last, flags)
+            ellipses += _ends_with_ellipsis(data, first, last)
+            paragraph_hash = (paragraph_hash ^ (paragraph_hash >> np.uint64(29))) * _MULTIPLIER + hashes[lines]
+            paragraph_characters += characters[lines]
+            lines += 1
+        if paragraph_characters and (first == last or is_last):
+            hashes[back - paragraphs] = paragraph_hash | np.uint64(1)
+            characters[back - paragraphs] = paragraph_characters
+            paragraphs += 1
+            paragraph_hash, paragraph_characters = np.uint64(0), 0
+        start = stop + 1
+    text_characters = max(row[1], 1.0)
+    row[2] = lines
+    row[_PARAGRAPH_COLUMN] = paragraphs
+    row[8] = bullets / max(lines, 1)
+    row[9] = ellipses / max(lines, 1)
+    repeated, repeated_characters = _repeats(hashes, characters, lines, keys, counts)
+    row[12] = repeated / max(lines, 1)
+    row[14] = repeated_characters / text_characters
+    first_paragraph = back - paragraphs + 1
+    repeated, repeated_characters = _repeats(
+        hashes[first_paragraph:], characters[first_paragraph:], paragraphs, keys, counts
+    )
+    row[13] = repeated / max(paragraphs, 1)
+    row[15] = repeated_characters / text_characters
+    row[25] = longest
+    row[26] = total / max(all_lines, 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure_documents(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
+    longest = np.int64(0)
+    for d in range(rows.shape[0]):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    most = longest + 4  # lines and paragraphs together are at most one per byte, words one per two bytes
+    size = np.int64(4)
+    while size < most + 4:
+        size *= 2
+    hashes = np.empty(most, np.uint64)
+    starts = np.empty(most, np.int64)
+    stops = np.empty(most // 2 + 4, np.int64)
+    grams = np.empty(most // 2 + 4, np.uint64)
+    kept = np.empty(most // 2 + 4, np.int64)
+    slots = np.empty(most // 2 + 4, np.int64)
+    keys = np.empty(2 * size, np.uint64)
+    counts = np.empty(2 * size, np.int32)
+    for d in range(rows.shape[0]):
+        row = rows[d]
+        words = _measure_words(data, offsets[d], offsets[d + 1], flags, hashes, starts, stops, row)
+        _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, keys, counts, row)
+        _measure_lines(data, offsets[d], offsets[d + 1], flags, hashes, starts, keys, counts, row)
+
+
+def measure_text(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Statistics of many documents, which are concatenated as Arrow keeps a string column.
+
+    Args:
+        data: UTF-8 bytes of all documents, read-only.
+        offsets: document d is bytes [offsets[d], offsets[d + 1]); one longer than the number of documents.
+
+    Returns:
+        `float64[documents, len(STATISTICS)]`; whole numbers are exact. Memory beside it: about 60 bytes for each byte
+        of the largest document, of which the system provides what is touched.
+    """
+    rows = np.zeros((len(offsets) - 1, len(STATISTICS)), dtype=np.float64)
+    _measure_documents(data, offsets, character_flags(), rows)
+    return rows
+
+
+def measure_string(text: str) -> dict[str, float]:
+    """Statistics of one text, by name."""
+    data = text.encode()
+    row = measure_text(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]
+    return {name: float(value) for name, value in zip(STATISTICS, row, strict=True)}
