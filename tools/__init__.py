@@ -1,0 +1,1 @@
+"""Programs beside the two packages: convert, check, report."""

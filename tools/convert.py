@@ -1,0 +1,206 @@
+"""Checkpoints to Hugging Face format: `python -m tools.convert to-hf CHECKPOINT OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from foundation.atomic_files import whole_folder, write_json
+from foundation.progress import Progress
+from pretrain.config import ModelConfig
+from pretrain.data.mixture import load_mixture
+from pretrain.families import llama
+
+SHARD_BYTES = 5_000_000_000
+"""Largest file of weights, as transformers splits them."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+Dtype = Literal["float32", "bfloat16"]
+
+_SAFETENSORS_NAMES: dict[Dtype, str] = {"float32": "F32", "bfloat16": "BF16"}
+
+
+class Checkpoint(Protocol):
+    """What is needed of a checkpoint, see `pretrain.checkpoint.read.CheckpointReader`."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    def names(self) -> list[str]: ...
+
+    def tensor(self, name: str) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One tensor of the exported model."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def to_hugging_face(
+    checkpoint: Checkpoint, out: Path, *, tokenizer: Path, end_of_document: int, dtype: Dtype, shard_bytes: int
+) -> None:
+    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` reads; whole or not at all.
+
+    One weight of the checkpoint is in memory at a time.
+
+    Args:
+        tokenizer: folder with `tokenizer.json`, which is copied.
+        end_of_document: token that separates documents; generation begins and stops with it.
+        dtype: of the written weights; the checkpoint holds float32.
+        shard_bytes: the weights are split over several files, with an index, where they need more.
+
+    Raises:
+        ValueError: a weight is missing, unknown, or has another shape than the model's settings say.
+        FileExistsError: `out` is there already.
+    """
+    model = ModelConfig(**checkpoint.config["model"])
+    weights = llama.weights(model)
+    _check_names(set(checkpoint.names()), set(weights))
+    if not (tokenizer / "tokenizer.json").is_file():
+        raise ValueError(f"{tokenizer / 'tokenizer.json'}: no such file; the tokenizer belongs to the exported model")
+
+    item_bytes = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+    planned: dict[str, list[Exported]] = {}
+    for name, weight in weights.items():
+        shapes = [(rows.name, (rows.stop - rows.start, *weight.shape[1:])) for rows in weight.parts]
+        planned[name] = [Exported(other, shape, math.prod(shape) * item_bytes) for other, shape in shapes]
+    shards = _split(planned, shard_bytes)
+
+    with whole_folder(out) as folder, Progress("export", len(weights), "weights") as progress:
+        file_of: dict[str, str] = {}
+        for i, names in enumerate(shards):
+            file_name = (
+                f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+            )
+            exported = [part for name in names for part in planned[name]]
+            file_of.update({part.name: file_name for part in exported})
+            _write_safetensors(folder / file_name, exported, _read(checkpoint, weights, names, progress), dtype)
+        if len(shards) > 1:
+            total = sum(part.bytes for parts in planned.values() for part in parts)
+            write_json(
+                folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": file_of}
+            )
+        config = llama.hugging_face_config(model, dtype=dtype, end_of_document=end_of_document)
+        write_json(folder / "config.json", config)
+        tokens = {"bos_token_id": end_of_document, "eos_token_id": end_of_document, "pad_token_id": end_of_document}
+        write_json(folder / "generation_config.json", tokens)
+        for file_name in TOKENIZER_FILES:
+            if (tokenizer / file_name).is_file():
+                shutil.copyfile(tokenizer / file_name, folder / file_name)
+
+
+def _check_names(found: set[str], expected: set[str]) -> None:
+    missing, unknown = sorted(expected - found), sorted(found - expected)
+    if missing:
+        raise ValueError(f"the checkpoint has no weight {missing[0]!r}" + _and_more(missing))
+    if unknown:
+        raise ValueError(f"the checkpoint has a weight {unknown[0]!r}, which the model does not" + _and_more(unknown))
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _split(planned: Mapping[str, list[Exported]], shard_bytes: int) -> list[list[str]]:
+    """Our names in order, cut into files of at most `shard_bytes`, or of a single weight that is larger."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, parts in planned.items():
+        size = sum(part.bytes for part in parts)
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _read(
+    checkpoint: Checkpoint, weights: Mapping[str, llama.Weight], names: list[str], progress: Progress
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name in names:
+        yield from llama.to_hugging_face(name, weights[name], checkpoint.tensor(name)).items()
+        progress.advance()
+
+
+def _write_safetensors(
+    path: Path, exported: list[Exported], tensors: Iterator[tuple[str, torch.Tensor]], dtype: Dtype
+) -> None:
+    """A safetensors file written front to back, because the library's own writer wants all its tensors in memory.
+
+    Format: eight bytes with the header's length, little-endian; a JSON header; the tensors' bytes
+    (https://huggingface.co/docs/safetensors, "Format").
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for part in exported:
+        offsets = [start, start + part.bytes]
+        header[part.name] = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(part.shape), "data_offsets": offsets}
+        start += part.bytes
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with open(path, "wb") as file:
+        file.write(len(head).to_bytes(8, "little"))
+        file.write(head)
+        for part, (name, tensor) in zip(exported, tensors, strict=True):
+            assert (name, tuple(tensor.shape)) == (part.name, part.shape)
+            stored = tensor.to(getattr(torch, dtype)).contiguous()
+            file.write(stored.view(torch.uint8).numpy().data)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.convert", description="Convert checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("to-hf", help="write a folder that transformers loads")
+    export.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
+    export.add_argument("out", type=Path, help="folder to write; must not exist")
+    export.add_argument(
+        "--dtype",
+        choices=sorted(_SAFETENSORS_NAMES),
+        default="float32",
+        help="of the weights; float32 (default) keeps the checkpoint's values, bfloat16 rounds them to half the size",
+    )
+    export.add_argument("--mixture", type=Path, help="mixture.yaml that names the tokenizer; default: the run's own")
+    given = parser.parse_args(arguments)
+    try:
+        from pretrain.checkpoint.read import CheckpointReader
+
+        checkpoint = CheckpointReader(given.checkpoint)
+        mixture = load_mixture(given.mixture or Path(checkpoint.config["data"]["mixture"]))
+        if mixture.vocabulary_size != checkpoint.config["model"]["vocabulary_size"]:
+            raise ValueError(
+                f"{mixture.path}: vocabulary_size: {mixture.vocabulary_size}, but the checkpoint's model has "
+                f"{checkpoint.config['model']['vocabulary_size']}; give the mixture it was trained on with --mixture"
+            )
+        to_hugging_face(
+            checkpoint,
+            given.out,
+            tokenizer=mixture.tokenizer,
+            end_of_document=mixture.end_of_document,
+            dtype=given.dtype,
+            shard_bytes=SHARD_BYTES,
+        )
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"exported to {given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
