@@ -110,7 +110,7 @@ class IndexedDatasetWriter:
                 f"{self.prefix}: token id {wrong} among documents {self.documents} to "
                 f"{self.documents + len(sizes)} is outside the vocabulary [0, {self.vocabulary_size})"
             )
-        data = memoryview(np.ascontiguousarray(tokens, dtype=self.dtype)).cast("B")
+        data = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
         self._digest.update(data)
         self._bin.write(data)
         self._add_sizes(sizes)
