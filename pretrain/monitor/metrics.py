@@ -1,0 +1,95 @@
+"""One JSON line for each step, evaluation and event of a run; and the same scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from foundation.atomic_files import write_text
+
+Kind = Literal["train", "evaluation", "event"]
+
+ABANDONED_FILE = "metrics.abandoned.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class MetricsWriter:
+    """Appends to `path`; each line is a JSON object with `kind` and `step`, and is in the file when `write` ends.
+
+    A run that goes on from a checkpoint does the steps after it again. Their old lines move to
+    `metrics.abandoned.jsonl` beside the file, so that every step stands in `path` once.
+
+    Args:
+        path: the `metrics.jsonl`, made when it is not there.
+        resume_step: steps done by the checkpoint that the run goes on from; 0 for a new run, which abandons all lines.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            _abandon(path, resume_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the length of the run
+        # TensorBoard hides what earlier processes wrote from this step on.
+        self._board = SummaryWriter(str(path.parent / TENSORBOARD_FOLDER), purge_step=resume_step + 1)
+
+    def write(self, kind: Kind, *, step: int, **values: Any) -> None:
+        """Append one line. NaN and infinity, which JSON does not have, are written as the strings "nan" and "inf"."""
+        line = {"kind": kind, "step": step, **{name: _finite(value) for name, value in values.items()}}
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if kind != "event" and isinstance(value, int | float):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every line of a metrics file; a last line that a killed process left half-written is passed over.
+
+    Raises:
+        ValueError: another line is damaged; names it.
+    """
+    lines: list[dict[str, Any]] = []
+    raw = path.read_bytes().split(b"\n")
+    for number, text in enumerate(raw, start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            if not isinstance(line, Mapping) or not {"kind", "step"} <= line.keys():
+                raise ValueError("no object with `kind` and `step`")
+        except ValueError as error:
+            if number == len(raw):  # what follows the last newline
+                break
+            raise ValueError(f"{path}:{number}: damaged line: {error}") from None
+        lines.append(dict(line))
+    return lines
+
+
+def _abandon(path: Path, resume_step: int) -> None:
+    lines = read_metrics(path)
+    kept = [line for line in lines if resume_step and line["step"] <= resume_step]
+    abandoned = [line for line in lines if not (resume_step and line["step"] <= resume_step)]
+    # First added there, then removed here: a kill in between leaves lines twice, never none.
+    if abandoned:
+        aside = path.with_name(ABANDONED_FILE)
+        before = aside.read_text(encoding="utf-8") if aside.is_file() else ""
+        write_text(aside, before + _as_text(abandoned))
+    # Also without abandoned lines, because a half-written last one must go.
+    write_text(path, _as_text(kept))
+
+
+def _as_text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _finite(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,112 @@
+"""What a person at the terminal sees of a training run."""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from foundation.progress import PLAIN_LINE_SECONDS, format_seconds
+from pretrain.config import TrainConfig
+from pretrain.families.llama import parameter_count
+from pretrain.monitor.flops import model_flops_per_token
+from pretrain.topology import Topology
+
+
+class TrainingProgress:
+    """One live line on a terminal; elsewhere a plain line for the first step, every ten seconds, and the last step.
+
+    Args:
+        step: steps done before.
+        last_step: the run ends when this many are done.
+    """
+
+    def __init__(
+        self, config: TrainConfig, topology: Topology, step: int, last_step: int, console: Console | None = None
+    ) -> None:
+        self._config = config
+        self._topology = topology
+        self._first_step = step
+        self._last_step = last_step
+        self._console = console or Console()
+        self._live: Live | None = None
+        self._flops_per_token = model_flops_per_token(config.model, config.data.sequence_length)
+        self._start = self._last_line = time.monotonic()
+        self._held_out = ""
+
+    def start(self, notes: Sequence[str]) -> None:
+        """Say what is about to happen."""
+        config = self._config
+        tokens = config.batch.global_batch_size * config.data.sequence_length
+        self._print(
+            f"training {parameter_count(config.model) / 1e6:,.1f} M parameters, tensor {self._topology.tensor} × "
+            f"pipeline {self._topology.pipe} × data {self._topology.data}, {config.precision}, {tokens:,} tokens a step"
+        )
+        for note in notes:
+            self._print(f"note: {note}")
+        if self._first_step >= self._last_step:
+            self._print(f"all {self._last_step:,} steps are done already; nothing to train")
+            return
+        if self._first_step:
+            self._print(f"going on from the checkpoint of step {self._first_step:,}, to step {self._last_step:,}")
+        self._start = self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._live = Live(Text("first step …"), console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+            atexit.register(self._live.stop)  # an error on the way must not leave the terminal without its cursor
+
+    def step(self, line: Mapping[str, Any]) -> None:
+        """Show a finished step; `line` is its line of metrics."""
+        step = line["step"]
+        text = (
+            f"step {step:,}/{self._last_step:,}  loss {line['loss']:.4f}{self._held_out}  "
+            f"lr {line['learning_rate']:.2e}  grad {line['gradient_norm']:.2f}  "
+            f"{line['tokens_per_second']:,.0f} tokens/s  {_flops(line['tokens_per_second'] * self._flops_per_token)}"
+        )
+        now = time.monotonic()
+        remaining = (now - self._start) / (step - self._first_step) * (self._last_step - step)
+        if remaining:
+            text += f"  {format_seconds(remaining)} left"
+        if self._live is not None:
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+        elif now - self._last_line >= PLAIN_LINE_SECONDS or step in (self._first_step + 1, self._last_step):
+            self._last_line = now
+            self._print(text)
+
+    def evaluation(self, step: int, loss: float) -> None:
+        """Show the loss on the held-out part."""
+        self._held_out = f" (held-out {loss:.4f})"
+        if self._live is None:
+            self._print(f"step {step:,}: held-out loss {loss:.4f}")
+
+    def saved(self, folder: Path) -> None:
+        """Show where a checkpoint is."""
+        self._print(f"saved {folder}")
+
+    def finish(self) -> None:
+        """Take the live line away and say how long it took."""
+        if self._live is not None:
+            self._live.stop()
+        steps = self._last_step - self._first_step
+        if steps > 0:
+            seconds = time.monotonic() - self._start
+            rest = self._config.schedule.total_steps - self._last_step
+            stopped = f"; stopped here as asked, {rest:,} more to go" if rest else ""
+            self._print(f"trained {steps:,} steps in {format_seconds(seconds)}{self._held_out}{stopped}")
+
+    def _print(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+
+def _flops(per_second: float) -> str:
+    """Model FLOP/s over all processes, in the unit that fits."""
+    for unit, size in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12)):
+        if per_second >= size:
+            return f"{per_second / size:,.1f} {unit}"
+    return f"{per_second / 1e9:,.1f} GFLOP/s"

@@ -1,0 +1,128 @@
+"""Metrics survive kills and resumes with each step once; progress reads well; FLOPs follow their formula."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from foundation.configuration import load_config
+from pretrain.config import TrainConfig
+from pretrain.monitor.flops import model_flops_per_token
+from pretrain.monitor.metrics import MetricsWriter, read_metrics
+from pretrain.monitor.progress import TrainingProgress
+from pretrain.topology import Topology
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "train"
+
+
+def train_line(step: int, loss: float = 2.5) -> dict[str, Any]:
+    return {"step": step, "loss": loss, "learning_rate": 1e-3, "gradient_norm": 0.5, "tokens_per_second": 3000.0}
+
+
+def write_steps(path: Path, resume_step: int, last_step: int, loss: float) -> None:
+    metrics = MetricsWriter(path, resume_step)
+    metrics.write("event", step=resume_step, event="resumed" if resume_step else "started")
+    for step in range(resume_step + 1, last_step + 1):
+        metrics.write("train", **train_line(step, loss))
+    metrics.close()
+
+
+def test_each_line_is_on_disk_when_it_is_written(tmp_path: Path) -> None:
+    metrics = MetricsWriter(tmp_path / "train" / "metrics.jsonl", 0)
+    metrics.write("train", **train_line(1))
+    metrics.write("evaluation", step=1, loss=float("nan"))
+    text = (tmp_path / "train" / "metrics.jsonl").read_text(encoding="utf-8")
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert first == {"kind": "train", **train_line(1)}
+    assert second == {"kind": "evaluation", "step": 1, "loss": "nan"}
+    metrics.close()
+
+
+def test_a_resume_moves_the_steps_that_are_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, 0, 6, loss=3.0)
+    write_steps(path, 4, 5, loss=2.0)
+    write_steps(path, 4, 7, loss=1.0)
+    train = [(line["step"], line["loss"]) for line in read_metrics(path) if line["kind"] == "train"]
+    assert train == [(1, 3.0), (2, 3.0), (3, 3.0), (4, 3.0), (5, 1.0), (6, 1.0), (7, 1.0)]
+    abandoned = [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.abandoned.jsonl")]
+    assert abandoned == [(5, 3.0), (6, 3.0), (5, 2.0)]
+
+
+def test_a_new_run_abandons_all_of_an_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, 0, 2, loss=3.0)
+    write_steps(path, 0, 1, loss=1.0)
+    assert [line["kind"] for line in read_metrics(path)] == ["event", "train"]
+    assert len(read_metrics(tmp_path / "metrics.abandoned.jsonl")) == 3
+
+
+def test_a_half_written_last_line_goes_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_steps(path, 0, 2, loss=3.0)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write('{"kind": "train", "st')
+    write_steps(path, 2, 3, loss=1.0)
+    assert [line["step"] for line in read_metrics(path)] == [0, 1, 2, 2, 3]
+    path.write_text('{"kind": "event", "step": 0}\nnonsense\n{"kind": "event", "step": 1}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: damaged line"):
+        MetricsWriter(path, 1)
+
+
+def test_tensorboard_gets_the_scalars(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_steps(tmp_path / "metrics.jsonl", 0, 3, loss=3.0)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("train/loss")] == [(1, 3.0), (2, 3.0), (3, 3.0)]
+
+
+def test_flops_of_llama_7b() -> None:
+    """By hand: 6 × (6,738,415,616 − 32000 × 4096) + 12 × 32 × 4096 × 2048."""
+    model = load_config(TrainConfig, CONFIGS / "llama-7b.yaml").model
+    assert model_flops_per_token(model, 2048) == 6 * 6_607_343_616 + 3_221_225_472
+
+
+def test_a_log_gets_plain_lines() -> None:
+    config = load_config(TrainConfig, CONFIGS / "demo.yaml", ["schedule={total_steps: 8, warmup_steps: 1}"])
+    out = io.StringIO()
+    progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 2, 5, Console(file=out, width=40))
+    progress.start(["rank 3 is slow"])
+    for step in (3, 4, 5):
+        progress.step(train_line(step))
+    progress.evaluation(5, 2.25)
+    progress.saved(Path("checkpoints/step-00000005"))
+    progress.finish()
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("training ") and "tensor 2 × pipeline 2 × data 2" in lines[0]
+    assert lines[1:3] == ["note: rank 3 is slow", "going on from the checkpoint of step 2, to step 5"]
+    assert lines[3].startswith("step 3/5  loss 2.5000  lr 1.00e-03  grad 0.50  3,000 tokens/s") and "left" in lines[3]
+    assert lines[4].startswith("step 5/5") and "left" not in lines[4]
+    assert lines[5:7] == ["step 5: held-out loss 2.2500", "saved checkpoints/step-00000005"]
+    assert lines[7].startswith("trained 3 steps in ") and lines[7].endswith("3 more to go")
+
+
+def test_a_finished_run_says_so() -> None:
+    config = load_config(TrainConfig, CONFIGS / "demo.yaml")
+    out = io.StringIO()
+    progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 5, 5, Console(file=out))
+    progress.start([])
+    progress.finish()
+    assert "all 5 steps are done already" in out.getvalue()
+
+
+def test_a_terminal_gets_a_live_line() -> None:
+    config = load_config(TrainConfig, CONFIGS / "demo.yaml")
+    out = io.StringIO()
+    console = Console(file=out, width=160, force_terminal=True)
+    progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 0, 1, console)
+    progress.start([])
+    progress.step(train_line(1))
+    progress.finish()
+    assert "step 1/1" in out.getvalue() and "trained 1 steps" in out.getvalue()
