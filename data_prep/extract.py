@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_prep.config import DataConfig
 from data_prep.documents import DOCUMENTS
 from data_prep.executors import run_units
-from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest
+from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest, load_manifest
 from data_prep.sources import Document, Fault, reader_of
 from foundation.atomic_files import whole_file
 
@@ -47,20 +47,26 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
         for path in source.missing:
             print(f"source {source.name}: nothing at {path} on this machine")
     stage = extract_stage(config, run, manifest)
-    work = partial(extract_shard, stage=stage, manifest=manifest, maximum_document_bytes=config.maximum_document_bytes)
+    work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
     run_units(work, manifest.shard_names, config.workers, "extract", stage)
     _report(manifest, run, stage)
 
 
-def extract_shard(name: str, stage: Stage, manifest: Manifest, maximum_document_bytes: int) -> None:
+def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
     """One shard: documents in the order of the manifest, numbered as they come."""
-    shard = manifest.shard(name)
     run = stage.run
+    shard = _manifest_of(run.manifest, stage.inputs).shard(name)
     corpus = run.corpus / f"{name}.parquet"
     quarantine = run.quarantine / f"{name}.jsonl"
     with whole_file(corpus) as corpus_partial, whole_file(quarantine) as quarantine_partial:
         counts = _write(shard, maximum_document_bytes, corpus_partial, quarantine_partial)
     stage.commit(name, [corpus, quarantine], counts)
+
+
+@lru_cache(maxsize=1)
+def _manifest_of(path: Path, digest: str) -> Manifest:
+    # once per process: a manifest may list a million files, too many to send along with every task
+    return load_manifest(RunDirectory(path.parent))
 
 
 def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
