@@ -15,6 +15,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.signals.fasttext_file import check_fasttext_file
+
 SAMPLE_CHARACTERS = 1000
 SAMPLE_PIECES = 4
 UNKNOWN = "und"
@@ -69,14 +71,13 @@ class LanguageIdentifier:
         self.path = installed_model_path() if path is None else path.expanduser()
         if not self.path.is_file():
             raise LanguageModelError(f"language.model: there is no file {self.path}; give the path of a fastText model")
-        with self.path.open("rb") as file:
-            magic = file.read(4)
-        if int.from_bytes(magic, "little") != 793712314:  # fastText reads what follows without checks
-            raise LanguageModelError(f"language.model: {self.path} is no fastText model (.bin or .ftz)")
         try:
+            check_fasttext_file(self.path)  # fastText reads what it is given without checks
             self._model = fasttext.load_model(str(self.path))
         except (ValueError, RuntimeError, MemoryError) as error:
-            raise LanguageModelError(f"language.model: {self.path} is no fastText model: {error}") from error
+            raise LanguageModelError(
+                f"language.model: {self.path} is no whole fastText model (.bin or .ftz): {error}"
+            ) from error
 
     def identify(self, text: str) -> tuple[str, float]:
         """The model's code of the language (ISO 639, for lid.176) and its probability, 0 to 1."""

@@ -1,0 +1,137 @@
+"""The deciding stage: which documents are kept, and every reason against the others.
+
+Reasons are listed, and the first is counted, in this order: language, gopher, code, each as its table has it, then
+`duplicate.exact` or `duplicate.near`. So duplicates are counted where nothing else speaks against a document; the
+deduplicating stage sees to it that such a one is a copy of a document that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.config import DataConfig
+from data_prep.documents import VERDICTS
+from data_prep.executors import run_units
+from data_prep.rules import Rule, rules_of_source
+from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
+from foundation.atomic_files import digest, whole_file
+
+VERSION = 1
+
+
+def decide_stage(config: DataConfig, run: RunDirectory) -> Stage:
+    """What verdicts depend on: the signals, the removals, and each threshold."""
+    shards = load_manifest(run).shard_names
+    inputs = digest([committed_digest(run, "measure", shards), committed_digest(run, "dedup", ["all"])])
+    return Stage(run, "decide", VERSION, {"rules": rule_settings(config)}, inputs)
+
+
+def rule_settings(config: DataConfig) -> dict[str, Any]:
+    """Every threshold of every source, for the records of stages that depend on them."""
+    return {
+        source.name: {rule.name: rule.describe() for rule in rules_of_source(config, source.name)}
+        for source in config.sources
+    }
+
+
+def decide(config: DataConfig, run: RunDirectory) -> None:
+    """Write `verdicts/<shard>.parquet`, with the columns of `documents.VERDICTS`.
+
+    Raises:
+        StaleOutputError: verdicts on disk were made with other rules or from other signals.
+        ValueError: an earlier stage is not complete.
+    """
+    stage = decide_stage(config, run)
+    work = partial(decide_shard, stage=stage, config=config)
+    run_units(work, load_manifest(run).shard_names, config.workers, "decide", stage)
+
+
+def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
+    """Verdicts of one shard, in the order of its documents."""
+    run = stage.run
+    source = load_manifest(run).shard(name).source
+    rules = rules_of_source(config, source)
+    signals = read_signals(run.signals / f"{name}.parquet", rules)
+    removals = pq.read_table(run.dedup / "removals.parquet", filters=[("id", "in", signals["id"])]) if len(
+        signals["id"]
+    ) else None
+    removed = {} if removals is None else {row["id"]: row for row in removals.to_pylist()}
+    verdicts = judge(signals, rules, removed, source)
+    path = run.verdicts / f"{name}.parquet"
+    with whole_file(path) as partial_file:
+        pq.write_table(verdicts, partial_file, compression="zstd")
+    stage.commit(name, [path], count_verdicts(verdicts))
+
+
+def read_signals(path: Path, rules: Sequence[Rule]) -> dict[str, npt.NDArray[Any]]:
+    """`id`, `language` and the columns that the rules ask for, as arrays.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    names = sorted({"id", "language", *(rule.signal for rule in rules)})
+    try:
+        table = pq.read_table(path, columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew") from error
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
+
+
+def failures(signals: Mapping[str, npt.NDArray[Any]], rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
+    """Which document fails which rule: `bool[documents, rules]`."""
+    failed = np.zeros((len(signals["language"]), len(rules)), dtype=bool)
+    for column, rule in enumerate(rules):
+        failed[:, column] = rule.fails(signals)
+    return failed
+
+
+def judge(
+    signals: Mapping[str, npt.NDArray[Any]],
+    rules: Sequence[Rule],
+    removals: Mapping[str, Mapping[str, Any]],
+    source: str,
+) -> pa.Table:
+    """Verdicts of documents of one source.
+
+    Args:
+        signals: columns as arrays, among them `id` and `language`.
+        removals: rows of `dedup/removals.parquet` by id.
+    """
+    failed = failures(signals, rules)
+    names = np.array([rule.name for rule in rules], dtype=object)
+    reasons: list[list[str]] = [list(names[row]) if row.any() else [] for row in failed]
+    duplicate_of: list[str | None] = [None] * len(reasons)
+    if removals:
+        for d, identity in enumerate(signals["id"]):
+            removal = removals.get(identity)
+            if removal is not None:
+                reasons[d].append(f"duplicate.{removal['kind']}")
+                duplicate_of[d] = removal["duplicate_of"]
+    return pa.table(
+        {
+            "id": pa.array(signals["id"], pa.string()),
+            "source": pa.array([source] * len(reasons), pa.string()),
+            "language": pa.array(signals["language"], pa.string()),
+            "kept": pa.array([not against for against in reasons], pa.bool_()),
+            "reasons": pa.array(reasons, pa.list_(pa.string())),
+            "duplicate_of": pa.array(duplicate_of, pa.string()),
+        },
+        schema=VERDICTS,
+    )
+
+
+def count_verdicts(verdicts: pa.Table) -> dict[str, int]:
+    """`documents`, `kept`, and `dropped:<reason>` by the first reason; documents = kept + all dropped."""
+    counts: Counter[str] = Counter(documents=len(verdicts), kept=0)
+    for reasons in verdicts.column("reasons").to_pylist():
+        counts[f"dropped:{reasons[0]}" if reasons else "kept"] += 1
+    return dict(counts)

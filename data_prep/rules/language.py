@@ -1,0 +1,20 @@
+"""Rules over the identified language; the numbers are the user's, see `LanguageConfig`."""
+
+from __future__ import annotations
+
+from data_prep.config import LanguageConfig
+from data_prep.rules.rule import Rule
+
+
+def rules_of(config: LanguageConfig) -> tuple[Rule, ...]:
+    """The rules with the configured threshold and the configured languages."""
+    return (
+        Rule(
+            "language.probability",
+            "language_probability",
+            "at least",
+            config.minimum_probability,
+            "FineWeb's threshold: Penedo et al. 2024, arXiv:2406.17557, section 3.3; set by language.minimum_probability",
+        ),
+        Rule("language.not_kept", "language", "one of", config.keep, "set by language.keep"),
+    )

@@ -1,0 +1,171 @@
+"""The measuring stage: each document of a shard is read once, and every signal of it is written."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.config import DataConfig, FingerprintConfig
+from data_prep.documents import SIGNALS
+from data_prep.executors import run_units
+from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
+from data_prep.signals.language import LanguageIdentifier, installed_model_path
+from data_prep.signals.pii import KINDS, find_pii_in_documents
+from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
+from foundation.atomic_files import sha256_file, whole_file
+
+VERSION = 1
+
+_EXTRACTED = "extract"
+
+
+def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
+    """What the signals depend on: settings, the language model's content, and the Unicode version of this Python."""
+    shards = load_manifest(run).shard_names
+    model = _model_path(config)
+    settings = {
+        "language": {"model": sha256_file(model)},
+        "fingerprints": config.fingerprints.model_dump(mode="json"),
+        "unicode": unicodedata.unidata_version,
+    }
+    return Stage(run, "measure", VERSION, settings, committed_digest(run, _EXTRACTED, shards))
+
+
+def measure(config: DataConfig, run: RunDirectory) -> None:
+    """Write `signals/<shard>.parquet` for each shard of the corpus, with the columns of `documents.SIGNALS`.
+
+    Raises:
+        LanguageModelError: the language model is missing or broken.
+        StaleOutputError: signals on disk were measured with other settings or from another corpus.
+        ValueError: a shard of the corpus is not what the extracting stage wrote.
+    """
+    stage = measure_stage(config, run)
+    names = load_manifest(run).shard_names
+    if any(not stage.is_done(name) for name in names):
+        LanguageIdentifier(config.language.model)  # a broken model fails here, before work begins
+        warm_up(config.fingerprints)
+    work = partial(measure_shard, stage=stage, fingerprints=config.fingerprints, model=_model_path(config))
+    run_units(work, names, config.workers, "measure", stage)
+
+
+def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
+    """Compile the kernels in this process, so that workers load them from numba's cache instead of compiling each."""
+    settings = fingerprints or FingerprintConfig()
+    table = pa.table({"id": ["x"], "text": pa.array(["a b"], pa.large_string())})
+    data, offsets = text_bytes(table.column("text").combine_chunks())
+    measure_text(data, offsets)
+    fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed)
+    find_pii_in_documents(data, offsets)
+    jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1))
+
+
+def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, model: Path) -> None:
+    """Signals of one shard, in the order of its documents."""
+    corpus = stage.run.corpus / f"{name}.parquet"
+    signals = stage.run.signals / f"{name}.parquet"
+    counts: Counter[str] = Counter({"documents": 0, "bytes": 0, **{f"pii:{kind}": 0 for kind in KINDS}})
+    identifier = _identifier(model)
+    with whole_file(signals) as partial_file, pq.ParquetWriter(partial_file, SIGNALS, compression="zstd") as writer:
+        for documents in _read_documents(corpus):
+            measured = measure_documents(documents, fingerprints, identifier)
+            counts["documents"] += len(measured)
+            counts["bytes"] += int(np.sum(measured.column("byte_count").to_numpy()))
+            spans = pa.compute.list_flatten(measured.column("pii_spans"))
+            counts.update(f"pii:{kind}" for kind in pa.compute.struct_field(spans, "kind").to_pylist())
+            writer.write_table(measured)
+    stage.commit(name, [signals], counts)
+
+
+def measure_documents(
+    documents: pa.Table, fingerprints: FingerprintConfig, identifier: LanguageIdentifier
+) -> pa.Table:
+    """Signals (`documents.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
+    texts = documents.column("text").combine_chunks()
+    if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
+        texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.large_string())
+    data, offsets = text_bytes(texts)
+    columns: dict[str, Any] = {"id": documents.column("id")}
+
+    statistics = measure_text(data, offsets)
+    for index, statistic in enumerate(STATISTICS):
+        column = statistics[:, index]
+        columns[statistic] = column.astype(np.int64) if statistic in COUNTS else np.ascontiguousarray(column)
+
+    languages = identifier.identify_many(texts.to_pylist())
+    columns["language"] = [language for language, _ in languages]
+    columns["language_probability"] = [probability for _, probability in languages]
+
+    view = memoryview(data)
+    bounds = offsets.tolist()
+    columns["exact_hash"] = [exact_hash(view[bounds[d] : bounds[d + 1]]) for d in range(len(texts))]
+    shingles, minima = fingerprint_text(
+        data, offsets, fingerprints.shingle_words, fingerprints.permutations, fingerprints.seed
+    )
+    columns["shingle_count"] = shingles
+    columns["minhash"] = _lists(minima, shingles > 0)
+    columns["pii_spans"] = pa.array(
+        [[span._asdict() for span in spans] for spans in find_pii_in_documents(data, offsets)],
+        type=SIGNALS.field("pii_spans").type,
+    )
+    return pa.table({field.name: _as_array(columns[field.name], field.type) for field in SIGNALS}, schema=SIGNALS)
+
+
+def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The bytes of a column of texts and where each begins and ends, without a copy.
+
+    Returns:
+        All bytes, read-only, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
+
+    Raises:
+        ValueError: a text is null.
+    """
+    if texts.null_count:
+        raise ValueError(f"column text: {texts.null_count} of {len(texts)} rows are null; each document needs a text")
+    if len(texts) == 0:
+        return np.frombuffer(b"", dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    _, offsets, data = texts.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return np.frombuffer(data if data is not None else b"", dtype=np.uint8), bounds
+
+
+def _read_documents(path: Path) -> Iterator[pa.Table]:
+    """Documents of a shard, one row group at a time."""
+    try:
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=["id", "text"])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew") from error
+
+
+def _lists(minima: npt.NDArray[np.uint32], is_present: npt.NDArray[np.bool_]) -> pa.Array:
+    """A row of minima for each document; an empty one where there are no shingles."""
+    offsets = np.zeros(len(minima) + 1, dtype=np.int32)
+    np.cumsum(np.where(is_present, minima.shape[1], 0), out=offsets[1:])
+    return pa.ListArray.from_arrays(offsets, minima[is_present].ravel())
+
+
+def _as_array(column: Any, type_: pa.DataType) -> Any:
+    return column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, type=type_)
+
+
+def _model_path(config: DataConfig) -> Path:
+    if config.language.model is None:
+        return installed_model_path()
+    path = config.language.model.expanduser()
+    return path if path.is_file() else LanguageIdentifier(path).path  # which raises, naming the file
+
+
+@lru_cache(maxsize=2)
+def _identifier(model: Path) -> LanguageIdentifier:
+    return LanguageIdentifier(model)
