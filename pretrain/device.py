@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 
 def local_device() -> torch.device:
@@ -17,6 +19,12 @@ def local_device() -> torch.device:
 def communication_backend() -> str:
     """NCCL between GPUs, gloo between CPUs."""
     return "nccl" if torch.cuda.is_available() else "gloo"
+
+
+def start_alone(timeout: timedelta | None = None) -> None:
+    """A process group of this process only, without a launcher, an address or a port."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group(communication_backend(), store=store, rank=0, world_size=1, timeout=timeout)
 
 
 def limit_cpu_threads(processes_on_node: int) -> None:

@@ -15,26 +15,30 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)(\..*)?")
-logging.getLogger("DeepSpeed").setLevel(os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR"))
+from pretrain.config import TrainConfig
+from pretrain.deepspeed_config import deepspeed_config
+from pretrain.device import communication_backend, limit_cpu_threads, local_device, start_alone
+from pretrain.model.init import whole_weight
+from pretrain.model.linear import TensorParallel
+from pretrain.model.loss import vocabulary_parallel_cross_entropy
+from pretrain.model.partition import Partition, partition_of
+from pretrain.model.pipeline import PipelineLayer, pipeline_layers
+from pretrain.topology import Topology
 
-import deepspeed  # noqa: E402 - after the log level, which its import would otherwise fill the terminal with
-from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # noqa: E402
-from deepspeed.runtime.pipe import LayerSpec, PipelineModule  # noqa: E402
-from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology  # noqa: E402
-from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # noqa: E402
-from deepspeed.utils import logger as deepspeed_logger  # noqa: E402
-from deepspeed.utils import safe_get_full_grad  # noqa: E402
+# Before the import, during which DeepSpeed already talks. ALTIPLANO_DEEPSPEED_LOG=INFO brings all of it back.
+_LOG_LEVEL = os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR")
+os.environ.setdefault("DS_LOG_LEVEL", _LOG_LEVEL.lower())
+logging.getLogger("DeepSpeed").setLevel(_LOG_LEVEL)
 
-from pretrain.config import TrainConfig  # noqa: E402
-from pretrain.deepspeed_config import deepspeed_config  # noqa: E402
-from pretrain.device import communication_backend, limit_cpu_threads, local_device  # noqa: E402
-from pretrain.model.init import whole_weight  # noqa: E402
-from pretrain.model.linear import TensorParallel  # noqa: E402
-from pretrain.model.loss import vocabulary_parallel_cross_entropy  # noqa: E402
-from pretrain.model.partition import Partition, partition_of  # noqa: E402
-from pretrain.model.pipeline import PipelineLayer, pipeline_layers  # noqa: E402
-from pretrain.topology import Topology  # noqa: E402
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import deepspeed
+    from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+    from deepspeed.runtime.pipe import LayerSpec, PipelineModule
+    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+    from deepspeed.utils import logger as deepspeed_logger
+    from deepspeed.utils import safe_get_full_grad
 
 OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
 """AdamW's first and second moments, by torch's names."""
@@ -89,9 +93,11 @@ def join_processes(timeout_seconds: int) -> int:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         torch.cuda.set_device(local_device())
+        # One hardware queue keeps the tensor-parallel all-reduce ahead of the product it overlaps with (megatron-core).
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     timeout = timedelta(seconds=timeout_seconds)
     if alone:
-        dist.init_process_group(communication_backend(), store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        start_alone(timeout)
     with redirect_stdout(StringIO()):
         deepspeed.init_distributed(communication_backend(), auto_mpi_discovery=False, timeout=timeout)
     return dist.get_world_size()
@@ -163,7 +169,7 @@ class Engine:
             )
         self._parameters = dict(self._pipeline.named_global_parameters())
         self._initialise_weights()
-        deepspeed_logger.setLevel(os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR"))
+        deepspeed_logger.setLevel(_LOG_LEVEL)
         with redirect_stdout(StringIO()):
             self._engine, *_ = deepspeed.initialize(
                 model=self._pipeline,
@@ -226,15 +232,15 @@ class Engine:
         }
         for key, value in wanted.items():
             if found[key] != value:
-                raise RuntimeError(f"DeepSpeed {deepspeed.__version__} chose {key} {found[key]!r} where {value!r} was asked")
+                raise RuntimeError(
+                    f"DeepSpeed {deepspeed.__version__} chose {key} {found[key]!r} where {value!r} was asked"
+                )
 
     @property
     def device(self) -> torch.device:
         return local_device()
 
-    def train_step(
-        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], learning_rate: float
-    ) -> StepResult:
+    def train_step(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], learning_rate: float) -> StepResult:
         """Forward, backward and update over one global batch.
 
         Args:

@@ -25,7 +25,8 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
         for fragment in engine.fragments():
             if reader.shape(fragment.name) != fragment.shape:
                 raise CheckpointError(
-                    f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, the model {fragment.shape}"
+                    f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, "
+                    f"the model {fragment.shape}"
                 )
             for state, values in fragment.states.items():
                 values.copy_(
@@ -69,7 +70,8 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
     if reader.data_digest != data_digest:
         raise CheckpointError(
             f"{reader.path}: the token files, their weights or the sample order are not those it was trained on "
-            f"(digest {reader.data_digest[:12]}, now {data_digest[:12]}): set data.mixture back, or give a new output folder"
+            f"(digest {reader.data_digest[:12]}, now {data_digest[:12]}): set data.mixture back, or give a new output "
+            "folder"
         )
     return [f"{field}: {before} -> {now}" for field, before, now in changed]
 

@@ -65,8 +65,8 @@ class CheckpointReader:
             file = self.path / file_name
             if not file.is_file():
                 raise CheckpointError(
-                    f"{file}: missing; {self.path.name} was written with {len(self.index['files'])} rank files and needs "
-                    "all of them: restore it, or remove the folder to go back to the checkpoint before"
+                    f"{file}: missing; {self.path.name} was written with {len(self.index['files'])} rank files and "
+                    "needs all of them: restore it, or remove the folder to go back to the checkpoint before"
                 )
             if file.stat().st_size != entry["bytes"]:
                 raise CheckpointError(f"{file}: {file.stat().st_size} bytes where {entry['bytes']} were written")
@@ -155,7 +155,8 @@ class CheckpointReader:
                 filled += last - first
         if filled != stop - start:
             raise CheckpointError(
-                f"{self.path}: {state} of {name!r}, tensor rank {tensor_rank}: {filled} of {stop - start} elements are there"
+                f"{self.path}: {state} of {name!r}, tensor rank {tensor_rank}: "
+                f"{filled} of {stop - start} elements are there"
             )
         return result
 

@@ -34,7 +34,8 @@ def save_checkpoint(
     there: a reader sees all of it or none.
 
     Args:
-        facts: what decides the future beside weights and counters: config, data digest, versions. The same on all ranks.
+        facts: what decides the future beside weights and counters: config, data digest, versions; the same on all
+            ranks.
         keep_last: older checkpoints beyond this many are removed, after the new one is in place.
 
     Raises:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pretrain.checkpoint.load import load_checkpoint
+from pretrain.checkpoint.read import newest_checkpoint
+from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.engine import Engine, join_processes
 from pretrain.model.partition import partition_of
@@ -81,7 +84,9 @@ def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarr
             partitions[name] = partition
             seen = by_name.setdefault(name, {})
             if tensor_rank in seen:
-                np.testing.assert_array_equal(seen[tensor_rank], array, err_msg=f"{name}: data rank {data_rank} differs")
+                np.testing.assert_array_equal(
+                    seen[tensor_rank], array, err_msg=f"{name}: data rank {data_rank} differs"
+                )
             seen[tensor_rank] = array
     result = {}
     for name, by_rank in by_name.items():
@@ -97,8 +102,8 @@ def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarr
 
 def put_in(fault: str) -> None:
     """Break one thing in this process, to see that a test notices."""
-    import pretrain.engine
-    import pretrain.model.linear
+    import pretrain.engine as engine
+    import pretrain.model.linear as linear
     from pretrain.model.init import whole_weight
     from pretrain.model.partition import mark_sharded
 
@@ -108,13 +113,13 @@ def put_in(fault: str) -> None:
             mark_sharded(parameter, dim, blocks)
             parameter.tensor_model_parallel = False  # type: ignore[attr-defined]
 
-        pretrain.model.linear.mark_sharded = unmarked
+        vars(linear)["mark_sharded"] = unmarked
     elif fault == "no sum over the tensor axis":
         import megatron.core.tensor_parallel.layers as layers
 
         layers.reduce_from_tensor_model_parallel_region = lambda x, group: x
     elif fault == "weights depend on the rank":
-        pretrain.engine.whole_weight = lambda name, shape, seed, model: whole_weight(
+        vars(engine)["whole_weight"] = lambda name, shape, seed, model: whole_weight(
             name, shape, seed + dist.get_rank(), model
         )
     elif fault == "data ranks read the same samples":
@@ -153,3 +158,32 @@ def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") 
         "weights_after_one": after_one,
         "weights": whole(engine, dict(engine.parameters())),
     }
+
+
+FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
+
+
+def train_in_parts(
+    config: TrainConfig, topology: Topology, folder: str, first: int, last: int, fault: str = ""
+) -> dict[str, Any]:
+    """Take up the newest checkpoint of the folder if there is one, train to step `last`, save."""
+    join_processes(timeout_seconds=300)
+    engine = Engine(config, topology)
+    checkpoints = Path(folder)
+    reader, _ = newest_checkpoint(checkpoints)
+    step = 0
+    if reader is not None:
+        load_checkpoint(engine, reader)
+        step = reader.step
+        if fault == "moments forgotten":
+            for fragment in engine.fragments():
+                fragment.states["exp_avg"].zero_()
+    assert step == first
+    restored = whole(engine, dict(engine.parameters()))
+    batches = random_batches(config, topology, engine.coordinate.data, first_step=step)
+    losses = []
+    for number in range(step, last):
+        losses.append(engine.train_step(batches, 1e-3 * (number + 1)).loss)
+    facts = {**FACTS, "config": config.model_dump(mode="json")}
+    save_checkpoint(engine, checkpoints, last, last * config.batch.global_batch_size, facts, keep_last=None)
+    return {"loss": losses, "restored": restored, "weights": whole(engine, dict(engine.parameters()))}

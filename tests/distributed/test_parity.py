@@ -19,7 +19,7 @@ TOPOLOGIES = [
     Topology(pipe=1, data=2, tensor=1),
     Topology(pipe=2, data=2, tensor=2),
 ]
-# Largest relative difference over any one parameter, in the Euclidean norm. fp32: the rounding of another order of sums.
+# Largest relative difference of any one parameter, in the Euclidean norm. fp32: rounding in another order of sums.
 # bf16: activations have 8 bits, and the sums over the tensor axis round at another place; measured 1.0e-2 on the worst
 # gradient and 4.0e-3 on the worst weight, and 1.3e-4 on loss and norm, where the rounding averages out.
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
@@ -88,7 +88,7 @@ def test_a_fault_is_seen(fault: str, topology: Topology, broken: str) -> None:
     reference = trained(Topology(1, 1, 1), "fp32")
     try:
         ours = trained(topology, "fp32", fault)
-    except RuntimeError as error:  # noqa: PT017 - replicas that drift apart are found while they are gathered
+    except RuntimeError as error:  # replicas that drift apart are found while they are gathered
         assert "differs" in str(error)
         return
     if broken == "gradient_norm":

@@ -1,0 +1,54 @@
+"""The whole model of a checkpoint in one process, for comparing and looking: not for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pretrain.checkpoint.layout import CheckpointError
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.config import ModelConfig
+from pretrain.device import start_alone
+from pretrain.model.linear import TensorParallel
+from pretrain.model.pipeline import pipeline_layers
+
+
+def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model of a checkpoint written under any topology, as a function, in fp32 on the CPU.
+
+    Returns:
+        tokens [B, S], int64 -> logits [B, S, vocabulary_size], fp32, padding rows cut off.
+
+    Raises:
+        CheckpointError: a parameter is missing or has another shape than the checkpoint's configuration gives.
+    """
+    reader = CheckpointReader(path)
+    config = ModelConfig.model_validate(reader.config["model"])
+    if not dist.is_initialized():
+        start_alone()
+    tensor_parallel = TensorParallel(dist.new_group([dist.get_rank()]), torch.float32)
+    layers = pipeline_layers(config, config.maximum_positions, tensor_parallel)
+    modules = []
+    for layer in layers:
+        module = layer.build().requires_grad_(False)
+        for name, parameter in module.named_parameters():
+            whole = reader.tensor(layer.prefix + name)
+            if whole.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{reader.path}: {layer.prefix + name} has shape {tuple(whole.shape)}, "
+                    f"the model {tuple(parameter.shape)}"
+                )
+            parameter.copy_(whole)
+        modules.append(module)
+
+    @torch.no_grad()
+    def logits(tokens_BS: torch.Tensor) -> torch.Tensor:
+        x = tokens_BS
+        for module in modules:
+            x = module(x)
+        return x.transpose(0, 1)[..., : config.vocabulary_size].contiguous()
+
+    return logits

@@ -1,0 +1,111 @@
+"""A training run from beginning to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+
+from foundation.atomic_files import digest
+from foundation.configuration import write_resolved
+from pretrain.checkpoint.load import check_same_run, load_checkpoint
+from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
+from pretrain.config import TrainConfig, check_vocabulary, check_world_size
+from pretrain.data.loader import SampleReader
+from pretrain.data.mixture import load_mixture
+from pretrain.engine import Engine, join_processes, versions
+from pretrain.loop import Run, train_loop
+from pretrain.topology import Topology
+
+COLLECTIVE_TIMEOUT_SECONDS = 1800
+T = TypeVar("T")
+
+
+def train(config: TrainConfig) -> None:
+    """Train, or go on with a run that was stopped: the newest whole checkpoint in the output folder is taken up.
+
+    Called in every process of the launcher.
+
+    Raises:
+        ValueError: on every rank, when a setting, the data or a checkpoint does not fit; says which and how.
+        FloatingPointError: loss or gradient norm became NaN or infinite.
+    """
+    world_size = join_processes(COLLECTIVE_TIMEOUT_SECONDS)
+    data_degree = check_world_size(config, world_size)
+    topology = Topology(pipe=config.parallel.pipeline, data=data_degree, tensor=config.parallel.tensor)
+    training, held_out = _agreed(lambda: _open_data(config))
+    settings = config.model_dump(mode="json")
+    facts: dict[str, Any] = {"config": settings, "data_digest": training.digest(), "versions": versions()}
+    _require_equal("configuration", digest(settings))
+    _require_equal("token files or sample order", facts["data_digest"])
+    _require_equal("library versions", digest(facts["versions"]))
+
+    engine = Engine(config, topology)
+    checkpoints = config.output / "checkpoints"
+    newest, complaints = _from_first_rank(_agreed(lambda: _newest(checkpoints) if engine.rank == 0 else (None, [])))
+    reader = _agreed(lambda: CheckpointReader(newest)) if newest else None
+    step, samples = 0, 0
+    if reader is not None:
+        changes = _agreed(lambda: check_same_run(reader, settings, facts["data_digest"]))
+        load_checkpoint(engine, reader)
+        step, samples = reader.step, reader.consumed_samples
+        complaints += [f"changed since {reader.path.name}: {change}" for change in changes]
+    if engine.rank == 0:
+        write_resolved(config, config.output / "config.resolved.yaml")
+    train_loop(Run(config, topology, engine, training, held_out, facts), step, samples, complaints)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
+    mixture = load_mixture(Path(config.data.mixture))
+    check_vocabulary(config, mixture.vocabulary_size)
+    length = config.data.sequence_length
+    training = SampleReader(mixture, length, config.seed)
+    if not any(entry.heldout for entry in mixture.datasets):
+        return training, None
+    held_out = SampleReader(mixture, length, config.seed, "heldout")
+    if (held_out.sample_count or 0) < config.batch.global_batch_size:
+        raise ValueError(
+            f"{mixture.path}: the held-out part has {held_out.sample_count} samples of {length} tokens, fewer than "
+            f"batch.global_batch_size {config.batch.global_batch_size}: hold more out, or lower the batch size"
+        )
+    return training, held_out
+
+
+def _newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
+    reader, complaints = newest_checkpoint(checkpoints)
+    return (reader.path if reader else None), [f"passed over: {complaint}" for complaint in complaints]
+
+
+def _agreed(function: Callable[[], T]) -> T:
+    """The function's result; or, when it fails on any rank, the same error on all, so that none waits in vain."""
+    failure: str | None = None
+    result: Any = None
+    try:
+        result = function()
+    except (ValueError, OSError) as error:
+        failure = str(error)
+    failures: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    messages = sorted({message for message in failures if message})
+    if messages:
+        raise ValueError("; ".join(messages))
+    return cast(T, result)
+
+
+def _from_first_rank(value: T) -> T:
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _require_equal(what: str, fingerprint: str) -> None:
+    """Refuse to train when a rank was started with something else than the others."""
+    seen: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, fingerprint)
+    different = [rank for rank, value in enumerate(seen) if value != seen[0]]
+    if different:
+        raise ValueError(f"ranks {different} have another {what} than rank 0: give every node the same files")

