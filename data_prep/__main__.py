@@ -1,0 +1,201 @@
+"""Command line of data preparation: `python -m data_prep run --config configs/data/demo.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_prep.config import DataConfig
+    from data_prep.shards import RunDirectory
+
+_STAGES = {
+    "extract": "raw files to document shards (corpus/), faulty ones aside (quarantine/)",
+    "measure": "every statistic, language, fingerprint and personal data of each document (signals/)",
+    "dedup": "find exact and near duplicates, each pair verified (dedup/)",
+    "decide": "apply the rules to the signals: kept, or dropped for a reason (verdicts/)",
+    "train-tokenizer": "learn a byte-level BPE from a sample of what is kept (tokenizer/)",
+    "tokenize": "write Megatron token files and the mixture (tokens/)",
+    "ledger": "count what became of every document (ledger.json, ledger.html)",
+}
+
+_EPILOG = """
+examples:
+  python -m data_prep run --config configs/data/demo.yaml
+      all stages; run it again after an interruption, and only what is missing is done
+  python -m data_prep run --config configs/data/demo.yaml workers=8 output=/data/demo
+      settings by the command line, as dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
+  python -m data_prep decide --config configs/data/demo.yaml --restart decide
+      after a change of the rules: remove the verdicts and all that was made from them, and decide anew
+  python -m data_prep why python-00000/0000012 --config configs/data/demo.yaml
+      one document: its text, its signals, the verdict, the evidence
+
+All outputs lie in the folder that the configuration calls `output`. The exit status is 2 for a mistake in the
+configuration or the input, with one line that names it.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that worker processes are ended as well
+    try:
+        _run(options)
+    except ValueError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what is committed stays, run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description="Raw text in, Megatron token files out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, description in {"run": "all stages, one after the other", **_STAGES}.items():
+        _add_common(commands.add_parser(name, help=description, description=description), can_restart=True)
+    why = commands.add_parser("why", help="show one document, its signals, its verdict and the evidence")
+    why.add_argument("document", metavar="DOCUMENT_ID", help="<source>-<shard>/<row>, such as python-00000/0000012")
+    _add_common(why, can_restart=False)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, can_restart: bool) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/data/")
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that win over the file's")
+    if can_restart:
+        parser.add_argument(
+            "--restart",
+            metavar="STAGE",
+            help=f"first remove what this stage and all later ones have written ({', '.join(_STAGES)})",
+        )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from data_prep.config import DataConfig
+    from data_prep.shards import RunDirectory, freeze_manifest, restart
+    from foundation.configuration import load_config, write_resolved
+
+    config = load_config(DataConfig, options.config, options.overrides)
+    run = RunDirectory(config.output)
+    if options.command == "why":
+        from data_prep.why import explain
+
+        print(explain(config, run, options.document))
+        return
+
+    with run.locked():
+        if options.restart is not None:
+            removed = restart(run, options.restart)
+            print(f"removed what these stages had written: {', '.join(removed)}")
+        if options.command in ("run", "extract"):
+            print(f"{config.output}: looking at the input", flush=True)
+        freeze_manifest(config, run)
+        write_resolved(config, run.root / "config.resolved.yaml")
+        started = time.monotonic()
+        stages = tuple(_STAGES) if options.command == "run" else (options.command,)
+        for name in stages:
+            _stage(name)(config, run)
+        if "ledger" in stages:
+            _print_ledger(config, run, time.monotonic() - started)
+
+
+def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
+    """The function of one stage; imported now and not before, because each brings its own libraries."""
+    if name == "extract":
+        from data_prep.extract import extract
+
+        return extract
+    if name == "measure":
+        from data_prep.signals.measure import measure
+
+        return measure
+    if name == "dedup":
+        from data_prep.dedup.stage import dedup
+
+        return dedup
+    if name == "decide":
+        from data_prep.rules.decide import decide
+
+        return decide
+    if name == "train-tokenizer":
+        from data_prep.tokenizer.train import train_tokenizer
+
+        return train_tokenizer
+    if name == "tokenize":
+        from data_prep.indexed_dataset.tokenize import tokenize
+
+        return tokenize
+    from data_prep.ledger import write_ledger
+
+    return write_ledger
+
+
+def _print_ledger(config: DataConfig, run: RunDirectory, seconds: float) -> None:
+    from data_prep.ledger import load_ledger
+    from foundation.progress import format_seconds, summary_table
+
+    ledger = load_ledger(run)
+    documents, tokens = ledger["documents"], ledger["tokens"]
+    by_source = tokens["by_source"] if tokens else {}
+    rows: list[tuple[object, ...]] = [
+        (
+            name,
+            account["in"],
+            account["kept"],
+            account["dropped"],
+            round(account["bytes_kept"] / 1e6, 1),
+            by_source.get(name, {}).get("tokens", 0),
+            by_source.get(name, {}).get("heldout_tokens", 0),
+        )
+        for name, account in documents["by_source"].items()
+    ]
+    rows.append(
+        (
+            "all",
+            documents["in"],
+            documents["kept"],
+            documents["dropped"],
+            round(documents["bytes_kept"] / 1e6, 1),
+            tokens["train"] if tokens else 0,
+            tokens["heldout"] if tokens else 0,
+        )
+    )
+    summary_table("Documents", rows, ("source", "in", "kept", "dropped", "MB kept", "tokens", "held out"))
+    reasons = [(name, count) for name, count in documents["by_reason"].items()]
+    summary_table("Why documents were dropped", reasons, ("reason", "documents"))
+    example = f"{config.sources[0].name}-00000/0000000"
+    has_tokens = bool(tokens)
+    told = [
+        f"in {format_seconds(seconds)}; everything is in {config.output}:",
+        f"  {run.root / 'ledger.html'}  the counts as a page",
+        f"  {run.corpus}, {run.quarantine}  documents, and what could not be read",
+    ]
+    if has_tokens:
+        told += [
+            f"  {run.tokenizer}  the tokenizer",
+            f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
+            "next:",
+            f"  python -m data_prep why {example} --config FILE     why a document was kept or dropped",
+            f"  deepspeed --module pretrain --config configs/train/demo.yaml data.mixture={run.tokens / 'mixture.yaml'}",
+        ]
+    print("\n".join(told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
