@@ -1,0 +1,40 @@
+# The two commands: `make demo` and `make test`. Both make .venv first, from nothing.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Name another torch here for a GPU; the pinned one is what everything was tested with.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint install clean help
+
+help:
+	@echo "make demo      from this machine's own text to a trained, exported model, in runs/demo"
+	@echo "make test      the tests, with style and types"
+	@echo "make install   only the environment, in $(VENV)"
+	@echo "make clean     remove $(VENV) and runs/demo"
+
+demo: $(VENV)/installed
+	$(BIN)/python -m tools.demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/installed
+
+# torch comes first and by itself: with a version named, pip takes the build that is at hand instead of the newest.
+$(VENV)/installed: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "Python 3.10, 3.11 or 3.12 is needed, $(PYTHON) is `$(PYTHON) -V`: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[data,train,convert,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,148 @@
+"""The whole way on this machine's own text: `python -m tools.demo`, which `make demo` calls.
+
+Runs the same commands that anybody would type, one after the other, and shows each. What is done already is skipped: by
+the commands themselves where they keep records, and here where even looking would take a while.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from foundation.configuration import load_config
+from foundation.progress import format_seconds, summary_table
+from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.config import TrainConfig
+from pretrain.monitor.metrics import read_metrics
+from tools.verify_export import RESULT_FILE
+
+DATA_CONFIG = Path("configs/data/demo.yaml")
+TRAIN_CONFIG = Path("configs/train/demo.yaml")
+
+
+def main() -> int:
+    """Exit code 0, or that of the command that failed."""
+    started = time.monotonic()
+    console = Console()
+    train = load_config(TrainConfig, TRAIN_CONFIG)
+    run = train.output.parent
+    checkpoints, hugging_face = train.output / "checkpoints", run / "hf"
+    python = sys.executable
+    processes = train.parallel.tensor * train.parallel.pipeline * (train.parallel.data or 1)
+    launch = [
+        *(str(Path(python).with_name("deepspeed")), "--num_gpus", str(processes), "--module", "pretrain"),
+        *("--config", str(TRAIN_CONFIG)),
+    ]
+    half = train.schedule.total_steps // 2
+
+    step = Steps(console)
+    step.run("1. text to token files", [python, "-m", "data_prep", "run", "--config", str(DATA_CONFIG)])
+    done = finished_steps(checkpoints)
+    for title, last, command in (
+        (f"2. train, and stop half-way at step {half}", half, [*launch, f"stop_after_step={half}"]),
+        ("3. the same command again: go on from the checkpoint", train.schedule.total_steps, launch),
+    ):
+        if done >= last:
+            step.skip(title, f"{checkpoints} has step {done}")
+        else:
+            step.run(title, command)
+    title = "4. export to Hugging Face format, compare with transformers, generate"
+    if is_verified(checkpoints, run / RESULT_FILE):
+        step.skip(title, f"{hugging_face} is of the newest checkpoint")
+    else:
+        shutil.rmtree(hugging_face, ignore_errors=True)  # of an earlier checkpoint, or never compared
+        step.run(title, [python, "-m", "tools.convert", "to-hf", str(checkpoints), str(hugging_face)])
+        step.run("", [python, "-m", "tools.verify_export", str(checkpoints), str(hugging_face)])
+    step.run("5. the page about it all", [python, "-m", "tools.report", str(run)])
+    summarise(console, run, time.monotonic() - started)
+    return 0
+
+
+class Steps:
+    """Shows and runs commands; the first that fails ends the demo with its exit code."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def run(self, title: str, command: Sequence[str]) -> None:
+        self._title(title)
+        shown = [Path(command[0]).name, *command[1:]]
+        self._console.print(Text(f"$ {shlex.join(shown)}", style="dim"), soft_wrap=True)
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            self._console.print(Text(f"{title}: the command above ended with exit code {code}", style="bold red"))
+            self._console.print("What was finished is kept: mend what it says and run the demo again.")
+            sys.exit(code)
+
+    def skip(self, title: str, reason: str) -> None:
+        self._title(title)
+        self._console.print(f"done already: {reason}", soft_wrap=True)
+
+    def _title(self, title: str) -> None:
+        if title:
+            self._console.print()
+            self._console.rule(Text(title, style="bold"), align="left")
+
+
+def finished_steps(checkpoints: Path) -> int:
+    """Steps of the newest checkpoint; 0 when there is none or it is damaged, which the trainer then tells about."""
+    try:
+        return CheckpointReader(checkpoints).step
+    except CheckpointError:
+        return 0
+
+
+def is_verified(checkpoints: Path, result: Path) -> bool:
+    """Whether the newest checkpoint has been exported and compared since it was written."""
+    index = CheckpointReader(checkpoints).path / INDEX_FILE
+    return result.is_file() and result.stat().st_mtime > index.stat().st_mtime
+
+
+def summarise(console: Console, run: Path, seconds: float) -> None:
+    """What happened, in numbers, and where everything is."""
+    ledger = json.loads((run / "ledger.json").read_text())
+    lines = read_metrics(run / "train" / "metrics.jsonl")
+    steps = [line for line in lines if line["kind"] == "train"]
+    held_out = [line for line in lines if line["kind"] == "evaluation"]
+    check = json.loads((run / RESULT_FILE).read_text())
+    documents = ledger["documents"]
+    dropped = "  ".join(f"{reason} {count:,}" for reason, count in list(documents["by_reason"].items())[:6])
+    console.print()
+    summary_table(
+        f"Altiplano's demo, {format_seconds(seconds)}",
+        [
+            ("documents in", f"{documents['in']:,}"),
+            ("kept", f"{documents['kept']:,}"),
+            ("dropped", f"{documents['in'] - documents['kept']:,}: {dropped}"),
+            ("tokens", f"{ledger['tokens']['train']:,} to train on, {ledger['tokens']['heldout']:,} held out"),
+            ("trained", f"{steps[-1]['step']:,} steps, {steps[-1]['consumed_tokens']:,} tokens"),
+            ("loss, nats per token", f"{steps[0]['loss']:.3f} first, {steps[-1]['loss']:.3f} last"),
+            ("held-out loss", f"{held_out[0]['loss']:.3f} first, {held_out[-1]['loss']:.3f} last"),
+            ("logits against transformers", f"largest difference {check['max_abs_difference']:.1e}"),
+            ("", ""),
+            ("text and verdicts", f"{run}/corpus, {run}/ledger.html"),
+            ("tokens and mixture", f"{run}/tokens/mixture.yaml"),
+            ("metrics and checkpoints", f"{run}/train"),
+            ("model for transformers", f"{run}/hf"),
+            ("the page to look at", f"{run}/report.html"),
+        ],
+    )
+    console.print(
+        "Next: open the page; ask why a document went (python -m data_prep why ID --config configs/data/demo.yaml); "
+        "copy the two configs and put your own text in.",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
