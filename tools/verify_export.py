@@ -92,7 +92,7 @@ def generate(folder: Path, model: Any, prompts: Sequence[str], new_tokens: int, 
             temperature=0.8,
             top_p=0.95,
         )
-        continuation = tokenizer.decode(out[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True)
+        continuation = str(tokenizer.decode(out[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True))
         samples.append({"prompt": prompt, "continuation": continuation})
     return samples
 

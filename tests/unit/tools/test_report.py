@@ -1,0 +1,193 @@
+"""The page tells what a run folder holds, says what is missing, and needs nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foundation.configuration import load_config, write_resolved
+from pretrain.config import TrainConfig
+from tools import report
+from tools.charts import Series, line_chart, number, smoothed, ticks
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "train"
+
+LEDGER = {
+    "documents": {
+        "in": 100,
+        "kept": 70,
+        "dropped": 30,
+        "by_reason": {"near_duplicate": 20, "gopher:<words>": 10},
+        "by_source": {
+            "docs": {"in": 60, "kept": 50, "by_reason": {"near_duplicate": 10}, "bytes_kept": 2_500_000},
+            "code": {"in": 40, "kept": 20, "by_reason": {"near_duplicate": 10, "gopher:<words>": 10}, "bytes_kept": 0},
+        },
+        "by_language": {"en": {"in": 90, "kept": 65}, "de": {"in": 10, "kept": 5}},
+    }
+}
+
+
+def metrics(last_step: int) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = [{"kind": "event", "step": 0, "event": "started"}]
+    for step in range(1, last_step + 1):
+        if step == 4:
+            lines.append({"kind": "event", "step": 3, "event": "resumed"})
+        lines.append(
+            {
+                "kind": "train",
+                "step": step,
+                "consumed_samples": step * 16,
+                "consumed_tokens": step * 4096,
+                "loss": 9.0 / step,
+                "gradient_norm": 1.0 / step,
+                "learning_rate": 1e-3,
+                "tokens_per_second": 1000.0 * step,
+                "step_seconds": 30.0,
+            }
+        )
+    return [*lines, {"kind": "evaluation", "step": last_step, "loss": 2.5, "perplexity": 12.18, "tokens": 4096}]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "demo"
+    train = folder / "train"
+    (train / "checkpoints" / "step-00000006").mkdir(parents=True)
+    (folder / "tokens").mkdir()
+    (folder / "ledger.json").write_text(json.dumps(LEDGER), encoding="utf-8")
+    sha256 = "{bin: '" + "0" * 64 + "', idx: '" + "0" * 64 + "'}"
+    (folder / "tokens" / "mixture.yaml").write_text(
+        "version: 1\ntokenizer: ../tokenizer\nvocabulary_size: 16384\nend_of_document: 0\ndatasets:\n"
+        "  - {name: docs, path: docs, heldout: docs.heldout, documents: 49, tokens: 654321, heldout_documents: 1,\n"
+        f"     heldout_tokens: 999, weight: 3, sha256: {sha256}, heldout_sha256: {sha256}}}\n",
+        encoding="utf-8",
+    )
+    text = "".join(json.dumps(line) + "\n" for line in metrics(6)) + '{"kind": "tr'
+    (train / "metrics.jsonl").write_text(text, encoding="utf-8")
+    write_resolved(load_config(TrainConfig, CONFIGS / "demo.yaml"), train / "config.resolved.yaml")
+    (train / "checkpoints" / "latest").write_text("step-00000006\n", encoding="utf-8")
+    index = json.dumps({"versions": {"torch": "2.13.0"}})
+    (train / "checkpoints" / "step-00000006" / "checkpoint.json").write_text(index, encoding="utf-8")
+    check = {
+        "checkpoint": "step-00000006",
+        "dtype": "float32",
+        "max_abs_difference": 1e-5,
+        "largest_logit": 9.0,
+        "tokens_compared": 2048,
+        "greedy_agreement": 1.0,
+        "bound": 9e-4,
+        "within_bound": True,
+        "samples": [{"prompt": "def ", "continuation": "f(x): return x < 1 & <script>alert(1)</script>"}],
+    }
+    (folder / report.RESULT_FILE).write_text(json.dumps(check), encoding="utf-8")
+    return folder
+
+
+def written(folder: Path) -> str:
+    assert report.main([str(folder)]) == 0
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    Balanced().feed(text)
+    return text
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is closed that is not the open one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_holds_the_numbers(run: Path) -> None:
+    text = written(run)
+    for shown in (
+        "100 documents in = 70 kept + 30 dropped",
+        "70.0% of 100",
+        "654,321",
+        "from 9.000",
+        "perplexity 12.2",
+        "Stopped and resumed at step 3.",
+        "held-out loss",
+        "2.13.0",
+        "beta2: 0.95",
+        "1.00e-05",
+    ):
+        assert shown in text, shown
+    assert text.count("<svg") == 4
+    assert "missing" not in text.split("</style>")[1]
+
+
+def test_the_page_is_one_file_and_what_models_write_stays_text(run: Path) -> None:
+    text = written(run)
+    assert not re.search(r"<(script|link|img|iframe)|https?://|url\(|@import", text)
+    assert "&lt;script&gt;alert(1)" in text and "gopher:&lt;words&gt;" in text
+
+
+def test_missing_parts_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    text = written(folder)
+    for shown in ("no ledger.json yet", "No step has been trained yet", "not been exported", "no tokens/mixture.yaml"):
+        assert shown in text.replace("There is ", ""), shown
+
+
+def test_a_wrong_export_stands_out(run: Path) -> None:
+    path = run / report.RESULT_FILE
+    check = json.loads(path.read_text(encoding="utf-8")) | {"within_bound": False, "max_abs_difference": 1.5}
+    path.write_text(json.dumps(check), encoding="utf-8")
+    text = written(run)
+    assert "does NOT compute what the checkpoint does" in text and "✗" in text
+
+
+def test_a_run_that_has_just_begun(run: Path) -> None:
+    line = json.dumps(metrics(1)[1])
+    (run / "train" / "metrics.jsonl").write_text(line + "\n", encoding="utf-8")
+    assert "Loss, nats per token" in written(run)
+
+
+def test_faults_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(tmp_path / "none")]) == 2
+    assert "none: no such folder; give the folder of a run" in capsys.readouterr().err
+    (run / "ledger.json").write_text('{"documents":\n oops', encoding="utf-8")
+    assert report.main([str(run)]) == 2
+    assert "ledger.json:2: not valid JSON" in capsys.readouterr().err
+
+
+def test_ticks_are_round_and_enclose() -> None:
+    assert ticks(0, 200, 8) == [0, 25, 50, 75, 100, 125, 150, 175, 200]
+    assert ticks(3.2, 9.7, 6) == pytest.approx([2, 4, 6, 8, 10])
+    assert ticks(0, 0.001, 6) == pytest.approx([0, 0.0002, 0.0004, 0.0006, 0.0008, 0.001])
+    assert ticks(5, 5, 4)[0] < 5 < ticks(5, 5, 4)[-1]
+
+
+def test_numbers_are_short() -> None:
+    assert [number(x) for x in (0, 1.0, 0.0002, 1e-5, 2500, 12_000, 11_790_000, 7.5e9, 1e12)] == [
+        "0", "1", "0.0002", "1.0e-05", "2,500", "12k", "11.79M", "7.5G", "1T",
+    ]  # fmt: skip
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_a_constant() -> None:
+    assert smoothed([(1, 4.0), (2, 4.0)], 0.9) == [(1, pytest.approx(4.0)), (2, pytest.approx(4.0))]
+    # By hand: (0.5 · 0.5 · 2 + 0.5 · 5) / 0.75
+    assert smoothed([(1, 2.0), (2, 5.0)], 0.5)[1] == (2, pytest.approx(4.0))
+
+
+def test_a_chart_places_its_points() -> None:
+    chart = line_chart("t", [Series("strong", "", [(0.0, 0.0), (10.0, 5.0)])], x_label="x", zero=True)
+    assert 'points="58.0,260.0 624.0,14.0"' in chart
+    assert line_chart("t", [Series("strong", "", [])], x_label="x") == ""
