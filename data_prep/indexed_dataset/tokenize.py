@@ -1,0 +1,274 @@
+"""Kept documents to token files: encode each shard, then gather each source in a global random order.
+
+    tokens/<source>.bin|idx           what is trained on
+    tokens/<source>.heldout.bin|idx   what never is: documents chosen by a hash of their id
+    tokens/mixture.yaml               counts, weights, checksums
+    tokens/encoded/                   encoded shards, until their source is gathered
+
+Encoding goes shard by shard, in parallel; gathering copies documents through memory maps in the order of a keyed
+permutation. Neither holds more than a few megabytes of tokens, and the bytes are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from data_prep.config import DataConfig
+from data_prep.executors import run_units
+from data_prep.indexed_dataset.format import bin_path, idx_path
+from data_prep.indexed_dataset.permutation import KeyedPermutation
+from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
+from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixture_weights, read_kept
+from foundation.atomic_files import whole_file, write_text
+from foundation.progress import summary_table
+
+VERSION = 1
+
+_BATCH_BYTES = 2_000_000
+"""Text that is encoded at a time."""
+_GATHERED_TOKENS = 4_000_000
+"""Tokens that are held while a source is gathered."""
+_GATHERED_DOCUMENTS = 100_000
+
+
+def tokenize(config: DataConfig, run: RunDirectory) -> None:
+    """Write `tokens/`. A source without a kept document is left out, and said so.
+
+    Raises:
+        ValueError: no source has anything to train on; the tokenizer has no end-of-document token; stale outputs.
+    """
+    manifest = load_manifest(run)
+    stage = tokenize_stage(config, run, manifest)
+    shards: dict[str, list[str]] = {source.name: [] for source in config.sources}
+    for shard in manifest.shards:
+        shards[shard.source].append(shard.name)
+    unfinished = [source for source in shards if not stage.is_done(source)]
+    to_encode = [shard for source in unfinished for shard in shards[source]]
+    if to_encode:
+        share = config.tokens.heldout_share
+        encode = partial(encode_shard, stage=stage, seed=config.seed, heldout_share=share)
+        run_units(encode, to_encode, config.workers, "tokenize: encoding", stage)
+        _refuse_all_heldout(stage, shards, unfinished, share)
+    gather = partial(gather_source, stage=stage, shards=shards, seed=config.seed)
+    run_units(gather, list(shards), config.workers, "tokenize: shuffling", stage)
+    shutil.rmtree(run.tokens / "encoded", ignore_errors=True)
+    write_mixture(config, run, stage.records())
+
+
+def _refuse_all_heldout(stage: Stage, shards: Mapping[str, list[str]], sources: Sequence[str], share: float) -> None:
+    records = stage.records()
+    for source in sources:
+        documents = sum(records[shard].counts["documents"] for shard in shards[source])
+        heldout = sum(records[shard].counts["heldout_documents"] for shard in shards[source])
+        if heldout and not documents:
+            raise ValueError(
+                f"source {source}: all of its {heldout} kept documents fall into the held-out part, and "
+                f"none is left to train on; lower tokens.heldout_share {share}, or join it with another source"
+            )
+
+
+def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
+    decided = committed_digest(run, "decide", manifest.shard_names)
+    tokenizer = committed_digest(run, "train-tokenizer", ["tokenizer"])
+    settings = {"heldout_share": config.tokens.heldout_share, "seed": config.seed}
+    return Stage(run, "tokenize", VERSION, settings, inputs=f"{decided}+{tokenizer}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# encode a shard
+
+
+def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> None:
+    """Encode the kept documents of one shard, in its order, and mark which are held out."""
+    run = stage.run
+    prefix, flags_path = _encoded(run, name), _flags(run, name)
+    encoder = open_encoder(run.tokenizer)
+    flags: list[bool] = []
+    byte_count = 0
+    with ExitStack() as stack:
+        writer: IndexedDatasetWriter | None = None
+        for batch in _batches(read_kept(run, name)):
+            writer = writer or stack.enter_context(IndexedDatasetWriter(prefix, encoder.vocabulary_size))
+            encoded = encoder.encode([document.text for document in batch])
+            writer.add_documents(encoded.tokens, encoded.sizes)
+            flags.extend(id_fraction(seed, "heldout", document.id) < heldout_share for document in batch)
+            byte_count += sum(len(document.text.encode()) for document in batch)
+    heldout = sum(flags)
+    counts = {"documents": len(flags) - heldout, "heldout_documents": heldout, "bytes": byte_count}
+    if writer is None:
+        stage.commit(name, [], counts)
+        return
+    with whole_file(flags_path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, np.array(flags))
+    stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path], counts)
+
+
+def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
+    batch: list[KeptDocument] = []
+    held = 0
+    for document in documents:
+        batch.append(document)
+        held += len(document.text)
+        if held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# gather a source
+
+
+def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed: int) -> None:
+    """Copy the documents of one source into its two files, in the order of a permutation keyed by seed and source."""
+    run = stage.run
+    names = [name for name in shards[source] if bin_path(_encoded(run, name)).is_file()]
+    counts = {_key(what, is_heldout): 0 for what in ("documents", "tokens") for is_heldout in (False, True)}
+    if not names:
+        stage.commit(source, [], counts)
+        return
+    datasets = [IndexedDataset(_encoded(run, name)) for name in names]
+    flags = [np.load(_flags(run, name)) for name in names]
+    vocabulary_size = ReferenceEncoder(run.tokenizer).vocabulary_size
+    writers: dict[bool, IndexedDatasetWriter] = {}
+    with ExitStack() as stack:
+        for is_heldout in (False, True):
+            if any((flag == is_heldout).any() for flag in flags):
+                writer = IndexedDatasetWriter(_prefix(run, source, is_heldout), vocabulary_size)
+                writers[is_heldout] = stack.enter_context(writer)
+        for is_heldout, tokens, sizes in _shuffled(datasets, flags, f"{seed}/documents/{source}"):
+            writers[is_heldout].add_documents(tokens, sizes)
+    outputs: list[Path] = []
+    for is_heldout, writer in writers.items():
+        IndexedDataset(writer.prefix).check_index()
+        outputs += [bin_path(writer.prefix), idx_path(writer.prefix)]
+        counts[_key("documents", is_heldout)] = writer.documents
+        counts[_key("tokens", is_heldout)] = writer.tokens
+    stage.commit(source, outputs, counts)
+
+
+def _shuffled(
+    datasets: Sequence[IndexedDataset], flags: Sequence[npt.NDArray[np.bool_]], key: str
+) -> Iterator[tuple[bool, npt.NDArray[Any], npt.NDArray[np.int64]]]:
+    """All documents of the datasets in random order, some at a time: whether held out, tokens, sizes."""
+    ends = np.cumsum([len(dataset) for dataset in datasets])
+    permutation = KeyedPermutation(int(ends[-1]), key)
+    held: dict[bool, list[npt.NDArray[Any]]] = {False: [], True: []}
+    held_tokens = 0
+
+    def release() -> Iterator[tuple[bool, npt.NDArray[Any], npt.NDArray[np.int64]]]:
+        for is_heldout, documents in held.items():
+            if documents:
+                sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+                yield is_heldout, np.concatenate(documents), sizes
+                documents.clear()
+
+    for start in range(0, int(ends[-1]), _GATHERED_DOCUMENTS):
+        order = permutation(np.arange(start, min(start + _GATHERED_DOCUMENTS, int(ends[-1]))))
+        dataset_of = np.searchsorted(ends, order, "right")
+        for d, document in zip(dataset_of.tolist(), order.tolist(), strict=True):
+            inner = document - int(ends[d]) + len(datasets[d])
+            tokens = datasets[d].document(inner)
+            held[bool(flags[d][inner])].append(tokens)
+            held_tokens += len(tokens)
+            if held_tokens >= _GATHERED_TOKENS:
+                yield from release()
+                held_tokens = 0
+        yield from release()
+        held_tokens = 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# mixture
+
+
+def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, Record]) -> None:
+    """Write `mixture.yaml` from what was committed for each source.
+
+    Raises:
+        ValueError: no source has a document to train on.
+    """
+    given = [source for source in config.sources if records[source.name].counts["documents"]]
+    for source in config.sources:
+        if source not in given:
+            print(
+                f"tokenize: source {source.name} is left out of the mixture: not one of its documents is kept; "
+                "the ledger says why",
+                file=sys.stderr,
+            )
+    if not given:
+        raise ValueError(
+            f"{run.root}: no source has a kept document, so there is nothing to train on; "
+            "`python -m data_prep ledger` says why each was dropped"
+        )
+    names = [source.name for source in given]
+    tokens = [records[name].counts["tokens"] for name in names]
+    weights = mixture_weights(names, [source.weight for source in given], tokens)
+    reference = ReferenceEncoder(run.tokenizer)
+    datasets = []
+    for name, weight in zip(names, weights, strict=True):
+        record = records[name]
+        has_heldout = record.counts["heldout_documents"] > 0
+        datasets.append(
+            {
+                "name": name,
+                "path": name,
+                "heldout": f"{name}.heldout" if has_heldout else None,
+                **{key: record.counts[key] for key in ("documents", "tokens", "heldout_documents", "heldout_tokens")},
+                "weight": weight,
+                "sha256": _checksums(run, record, name),
+                "heldout_sha256": _checksums(run, record, f"{name}.heldout") if has_heldout else None,
+            }
+        )
+    mixture = {
+        "version": 1,
+        "tokenizer": "../" + run.tokenizer.name,
+        "vocabulary_size": reference.vocabulary_size,
+        "end_of_document": reference.end_of_document,
+        "datasets": datasets,
+    }
+    write_text(run.tokens / "mixture.yaml", yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
+    summary_table(
+        "token files",
+        [[d[key] for key in ("name", "documents", "tokens", "heldout_tokens", "weight")] for d in datasets],
+        ["source", "documents", "tokens", "held-out tokens", "weight"],
+    )
+
+
+def _checksums(run: RunDirectory, record: Record, prefix: str) -> dict[str, str]:
+    folder = run.tokens.relative_to(run.root)
+    return {suffix: record.checksums[str(folder / f"{prefix}.{suffix}")] for suffix in ("bin", "idx")}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# names
+
+
+def _prefix(run: RunDirectory, source: str, is_heldout: bool) -> Path:
+    return run.tokens / (f"{source}.heldout" if is_heldout else source)
+
+
+def _key(what: str, is_heldout: bool) -> str:
+    return f"heldout_{what}" if is_heldout else what
+
+
+def _encoded(run: RunDirectory, shard: str) -> Path:
+    return run.tokens / "encoded" / shard
+
+
+def _flags(run: RunDirectory, shard: str) -> Path:
+    return run.tokens / "encoded" / f"{shard}.heldout.npy"

@@ -1,0 +1,1 @@
+"""Text to token ids: kept documents, training of the vocabulary, encoders that agree."""

@@ -1,0 +1,236 @@
+"""Text to token ids: the reference encoder, the bulk encoder, and the proof that they agree.
+
+Text is data: where a page holds `</s>`, its characters are encoded, never the control token of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from foundation.atomic_files import sha256_file, write_json
+
+CHECK_FILE = "encoder_check.json"
+
+_PROOF_BATCH_DOCUMENTS = 64
+
+
+class TokenizerError(ValueError):
+    """A tokenizer cannot be made, or cannot be used for token files."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Documents one after another; every one ends with the end-of-document token.
+
+    tokens: uint32, [sum of sizes]; sizes: int64, [documents].
+    """
+
+    tokens: npt.NDArray[np.uint32]
+    sizes: npt.NDArray[np.int64]
+
+
+class Encoder(Protocol):
+    """Documents to tokens, an end-of-document token behind each."""
+
+    name: str
+    end_of_document: int
+    vocabulary_size: int
+
+    def encode(self, texts: Sequence[str]) -> Encoded: ...
+
+
+class ReferenceEncoder:
+    """Hugging Face tokenizers, the definition of what is right.
+
+    Args:
+        folder: holds `tokenizer.json` and `tokenizer_config.json`.
+
+    Raises:
+        TokenizerError: a file is missing, or the tokenizer has no end-of-document token.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(f"{path}: no such file; `python -m data_prep train-tokenizer` makes it")
+        self.name = f"tokenizers {version('tokenizers')}"
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
+        self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.end_of_document = _end_of_document(folder, self._tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
+        sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        tokens = np.fromiter((token for row in rows for token in row), np.uint32, int(sizes.sum()))
+        return _with_end_of_document(tokens, sizes, self.end_of_document)
+
+    def decode(self, tokens: npt.NDArray[np.integer[Any]]) -> str:
+        """The text of a document; end-of-document tokens are shown by name."""
+        text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+        return text
+
+
+class BulkEncoder:
+    """gigatoken, straight into arrays. Use it only through `open_encoder`: it must have been proven equal.
+
+    Raises:
+        TokenizerError: gigatoken cannot take this tokenizer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import gigatoken
+
+        reference = ReferenceEncoder(folder)
+        self.name = f"gigatoken {version('gigatoken')}"
+        self.vocabulary_size = reference.vocabulary_size
+        self.end_of_document = reference.end_of_document
+        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        # Control tokens are found in the text as "added tokens"; one that it has never heard of it cannot find.
+        content["added_tokens"] = []
+        try:
+            self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(content))
+        except (RuntimeError, ValueError) as error:
+            raise TokenizerError(f"gigatoken cannot take this tokenizer: {str(error).splitlines()[0]}") from None
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        rows = self._tokenizer.encode_batch(list(texts), parallel=False)
+        offsets = np.asarray(rows.layout.offsets.data, np.int64)
+        tokens = np.asarray(rows.layout.content.data, np.uint32)[offsets[0] : offsets[-1]]
+        return _with_end_of_document(tokens, np.diff(offsets), self.end_of_document)
+
+
+def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict[str, Any]:
+    """Encode every text with both and compare every token.
+
+    Returns:
+        equal, and how many documents, bytes and tokens were compared; at a difference, where it is.
+    """
+    result: dict[str, Any] = {"equal": True, "documents": 0, "bytes": 0, "tokens": 0}
+    for batch in _batches([*_ADVERSARIAL_TEXTS], texts):
+        right, given = reference.encode(batch), bulk.encode(batch)
+        result["documents"] += len(batch)
+        result["bytes"] += sum(len(text.encode()) for text in batch)
+        result["tokens"] += len(right.tokens)
+        if not np.array_equal(right.sizes, given.sizes) or not np.array_equal(right.tokens, given.tokens):
+            differing = next(text for text in batch if not _same(reference.encode([text]), bulk.encode([text])))
+            result["equal"] = False
+            result["difference"] = _show_difference(reference, bulk, differing)
+            return result
+    return result
+
+
+def check_encoders(folder: Path, texts: Iterable[str]) -> dict[str, Any]:
+    """Decide which encoder may write token files for the tokenizer in `folder`, and record it beside it.
+
+    Args:
+        texts: a sample of the corpus that will be encoded.
+    """
+    reference = ReferenceEncoder(folder)
+    record: dict[str, Any] = {
+        "tokenizer_sha256": sha256_file(folder / "tokenizer.json"),
+        "reference": reference.name,
+        "bulk": f"gigatoken {version('gigatoken')}",
+    }
+    try:
+        record |= prove_equal(reference, BulkEncoder(folder), texts)
+    except TokenizerError as error:
+        record |= {"equal": False, "documents": 0, "bytes": 0, "tokens": 0, "difference": str(error)}
+    record["used"] = record["bulk"] if record["equal"] else record["reference"]
+    write_json(folder / CHECK_FILE, record)
+    return record
+
+
+def open_encoder(folder: Path) -> Encoder:
+    """The fastest encoder that is proven right for this tokenizer: see `check_encoders`."""
+    path = folder / CHECK_FILE
+    reference = ReferenceEncoder(folder)
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        proven_for = (record["tokenizer_sha256"], record["reference"], record["bulk"])
+        here = (sha256_file(folder / "tokenizer.json"), reference.name, f"gigatoken {version('gigatoken')}")
+        if record["equal"] and proven_for == here:
+            return BulkEncoder(folder)
+        if record["equal"]:
+            print(f"{path}: was made for other versions; encoding with {reference.name}", file=sys.stderr)
+    return reference
+
+
+_ADVERSARIAL_TEXTS = (
+    "",
+    " ",
+    "\n\n\n   \t",
+    "</s>",
+    "a</s>b <s> <unk><pad> <|reserved_0|> <|reserved_195|>x",
+    "<s>strike</s> </ s> <|reserved_",
+    "\x00\x01\x7f\ufeff\ufffd",
+    "e\u0301 \u00e9 \u212b \ufb01 \uff11",  # composed, decomposed and compatibility forms stay apart
+    "नमस्ते दुनिया। 你好，世界。 مرحبا، بالعالم۔ こんにちは、世界…",
+    "👩‍👩‍👧‍👦 🇧🇴 \U0010ffff",
+    "a\u00a0b\u2003c\u2028d\u3000e\x85f\x1cg",
+    "x|y (z) [w] {v} . , ! ? ...!?",
+    "0123456789 3.14159 1,000,000",
+    "=" * 3000 + " " * 3000 + "\n" * 300,
+)
+
+
+def _end_of_document(folder: Path, tokenizer: Tokenizer) -> int:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such file; its eos_token names the end-of-document token")
+    token = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
+    name = token.get("content") if isinstance(token, dict) else token
+    if not name:
+        raise TokenizerError(
+            f"{path}: no eos_token; token files need an end-of-document token, or documents would run into one another"
+        )
+    identity: int | None = tokenizer.token_to_id(name)
+    if identity is None:
+        raise TokenizerError(f"{path}: eos_token {name!r} is not in the vocabulary of {folder / 'tokenizer.json'}")
+    return identity
+
+
+def _with_end_of_document(
+    tokens: npt.NDArray[np.uint32], sizes: npt.NDArray[np.int64], end_of_document: int
+) -> Encoded:
+    ends = np.cumsum(sizes)
+    return Encoded(np.insert(tokens, ends, np.uint32(end_of_document)), sizes + 1)
+
+
+def _batches(*sources: Iterable[str]) -> Iterable[list[str]]:
+    batch: list[str] = []
+    for source in sources:
+        for text in source:
+            batch.append(text)
+            if len(batch) == _PROOF_BATCH_DOCUMENTS:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
+
+
+def _same(one: Encoded, other: Encoded) -> bool:
+    return np.array_equal(one.tokens, other.tokens)
+
+
+def _show_difference(reference: Encoder, bulk: Encoder, text: str) -> str:
+    right, given = reference.encode([text]).tokens, bulk.encode([text]).tokens
+    shorter = min(len(right), len(given))
+    differs = np.flatnonzero(right[:shorter] != given[:shorter])
+    place = int(differs[0]) if len(differs) else shorter
+    window = slice(max(0, place - 3), place + 5)
+    return (
+        f"at token {place} of a text that begins {text[:60]!r}: "
+        f"{reference.name} gives {right[window].tolist()}, {bulk.name} {given[window].tolist()}"
+    )

@@ -1,0 +1,108 @@
+"""A run directory with kept and dropped documents, as the stages before the tokenizer leave it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.config import DataConfig
+from data_prep.documents import DOCUMENTS, SIGNALS, VERDICTS
+from data_prep.shards import Manifest, RunDirectory, Stage, freeze_manifest
+
+_SYLLABLES = "an den al ti pla no lla ma qui noa pu na sa lar la go vien to nie bla cón dor Å 雪 снег 12".split()
+WORDS = [a + b + c for a in _SYLLABLES for b in _SYLLABLES[::3] for c in ("", "s", "ción")]
+
+
+def make_texts(seed: int, count: int) -> list[str]:
+    """Texts of a few dozen words each, some with what trips encoders up."""
+    source = random.Random(seed)
+    odd = ["</s>", "a <s>struck</s> b", "x@example.org", "\n\n\t", "…。，", "<|reserved_0|>", "👩‍👧", "e\u0301"]
+    return [
+        " ".join(source.choice(odd if source.random() < 0.1 else WORDS) for _ in range(source.randint(1, 60)))
+        for _ in range(count)
+    ]
+
+
+def make_run(
+    folder: Path,
+    sources: Mapping[str, Sequence[str]],
+    dropped: Sequence[str] = (),
+    spans: Mapping[str, list[tuple[str, int, int]]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Mapping[str, float] | None = None,
+    documents_per_shard: int = 40,
+) -> tuple[DataConfig, RunDirectory, Manifest]:
+    """Write corpus, signals and verdicts of `sources` (name -> texts) and commit them.
+
+    Args:
+        dropped: ids that are not kept.
+        spans: id -> redactions.
+    """
+    raw = folder / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    configured = []
+    for name, texts in sources.items():
+        shards = max(1, -(-len(texts) // documents_per_shard))
+        for i in range(shards):
+            (raw / f"{name}-{i}.jsonl").write_text(json.dumps({"text": name * 10}) + "\n")
+        weight = {"weight": weights[name]} if weights else {}
+        configured.append({"name": name, "kind": "jsonl", "paths": [str(raw / f"{name}-*.jsonl")], **weight})
+    config = DataConfig.model_validate(
+        {"output": folder / "run", "sources": configured, "shard_bytes": 1, **(settings or {})}
+    )
+    run = RunDirectory(config.output)
+    manifest = freeze_manifest(config, run)
+    stage = Stage(run, "decide", 1, {}, "")
+    for name, texts in sources.items():
+        names = [shard.name for shard in manifest.shards if shard.source == name]
+        for i, shard in enumerate(names):
+            part = texts[i * documents_per_shard : (i + 1) * documents_per_shard]
+            write_shard(run, shard, name, part, dropped, spans or {})
+            stage.commit(shard, [run.verdicts / f"{shard}.parquet"], {})
+    return config, run, manifest
+
+
+def write_shard(
+    run: RunDirectory,
+    shard: str,
+    source: str,
+    texts: Sequence[str],
+    dropped: Sequence[str],
+    spans: Mapping[str, list[tuple[str, int, int]]],
+) -> None:
+    for folder in (run.corpus, run.signals, run.verdicts):
+        folder.mkdir(parents=True, exist_ok=True)
+    ids = [f"{shard}/{row:07d}" for row in range(len(texts))]
+    corpus = pa.table(
+        {"id": ids, "text": texts, "source": [source] * len(ids), "url": ids, "metadata": ["{}"] * len(ids)},
+        schema=DOCUMENTS,
+    )
+    pq.write_table(corpus, run.corpus / f"{shard}.parquet", row_group_size=7)
+    rows = [
+        {
+            "id": identity,
+            "byte_count": len(text.encode()),
+            "pii_spans": [{"kind": k, "start": a, "end": b} for k, a, b in spans.get(identity, [])],
+        }
+        for identity, text in zip(ids, texts, strict=True)
+    ]
+    columns = pa.schema([SIGNALS.field(name) for name in ("id", "byte_count", "pii_spans")])
+    pq.write_table(pa.Table.from_pylist(rows, columns), run.signals / f"{shard}.parquet")
+    verdicts = [
+        {
+            "id": identity,
+            "source": source,
+            "language": "es",
+            "kept": identity not in dropped,
+            "reasons": ["gopher"] if identity in dropped else [],
+            "duplicate_of": None,
+        }
+        for identity in ids
+    ]
+    pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), run.verdicts / f"{shard}.parquet")
