@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig, FingerprintConfig
@@ -80,8 +81,8 @@ def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, mode
             measured = measure_documents(documents, fingerprints, identifier)
             counts["documents"] += len(measured)
             counts["bytes"] += int(np.sum(measured.column("byte_count").to_numpy()))
-            spans = pa.compute.list_flatten(measured.column("pii_spans"))
-            counts.update(f"pii:{kind}" for kind in pa.compute.struct_field(spans, "kind").to_pylist())
+            spans = pc.list_flatten(measured.column("pii_spans"))
+            counts.update(f"pii:{kind}" for kind in pc.struct_field(spans, "kind").to_pylist())
             writer.write_table(measured)
     stage.commit(name, [signals], counts)
 
