@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "tokenize"
 """Every stage in its order; `--restart STAGE` removes what this one and all later ones have written."""
 
 MANIFEST_VERSION = 1
+_SETTLED_NANOSECONDS = 2_000_000_000
+"""Longer than the coarsest clock of a common file system."""
 
 
 class StaleOutputError(ValueError):
@@ -255,7 +258,10 @@ def _stamps_path(run: RunDirectory) -> Path:
 def _write_stamps(manifest: Manifest, run: RunDirectory) -> None:
     run.commits.mkdir(parents=True, exist_ok=True)
     paths = sorted({file.path for source in manifest.sources for file in source.files})
-    write_json(_stamps_path(run), {path: stamp_of(path) for path in paths})
+    # A file written again within one tick of the clock keeps its times, so the stamp of a fresh file proves nothing.
+    settled = time.time_ns() - _SETTLED_NANOSECONDS
+    stamps = {path: stamp for path in paths if (stamp := stamp_of(path)) is not None and max(stamp[1:]) < settled}
+    write_json(_stamps_path(run), stamps)
 
 
 def _refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
@@ -461,7 +467,7 @@ def _flatten(value: object, prefix: str = "") -> dict[str, object]:
         return {
             key: inner for name, item in value.items() for key, inner in _flatten(item, f"{prefix}{name}.").items()
         }
-    return {prefix.rstrip("."): value}
+    return {prefix.rstrip("."): value} if prefix else {}
 
 
 def _refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

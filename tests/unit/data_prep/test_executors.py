@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data_prep.executors import UnitError, run_units
+from data_prep.shards import RunDirectory, Stage
+
+UNITS = tuple(f"web-{index:05d}" for index in range(6))
+
+
+def write_unit(unit: str, stage: Stage, fail_at: str = "", kill_at: str = "", wait_at: str = "") -> None:
+    if unit == fail_at:
+        raise ValueError("raw.jsonl:7: something is wrong")
+    if unit == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if unit == wait_at:
+        time.sleep(600)
+    output = stage.run.signals / unit
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(f"content of {unit}")
+    with open(stage.run.root / "log", "a") as log:
+        log.write(f"{unit} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
+    stage.commit(unit, [output], {"documents": 1})
+
+
+def make_stage(folder: Path) -> Stage:
+    return Stage(RunDirectory(folder), "measure", 1, {}, "")
+
+
+def log(folder: Path) -> list[list[str]]:
+    return [line.split() for line in (folder / "log").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_unit_runs_once_and_done_ones_are_skipped(
+    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = make_stage(tmp_path)
+    write_unit(UNITS[2], stage)
+    run_units(partial(write_unit, stage=stage), UNITS, workers, "measure", stage)
+    assert sorted(line[0] for line in log(tmp_path)) == sorted(UNITS)
+    assert "6 of 6 units" in capsys.readouterr().out
+    run_units(partial(write_unit, stage=stage), UNITS, workers, "measure", stage)
+    assert len(log(tmp_path)) == 6
+    assert "all 6 done already" in capsys.readouterr().out
+
+
+def test_workers_are_other_processes_with_one_thread_each(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
+    assert str(os.getpid()) not in {line[1] for line in log(tmp_path)}
+    assert {line[2] for line in log(tmp_path)} == {"1"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_failure_names_unit_and_cause_and_loses_nothing(tmp_path: Path, workers: int) -> None:
+    stage = make_stage(tmp_path)
+    with pytest.raises(UnitError, match=r"^web-00003: raw\.jsonl:7: something is wrong$"):
+        run_units(partial(write_unit, stage=stage, fail_at=UNITS[3]), UNITS, workers, "measure", stage)
+    done = set(stage.records())
+    assert UNITS[3] not in done
+    if workers == 1:
+        assert done == set(UNITS[:3])
+    run_units(partial(write_unit, stage=stage), UNITS, workers, "measure", stage)
+    assert set(stage.records()) == set(UNITS)
+    assert all([unit for unit, *_ in log(tmp_path)].count(unit) == 1 for unit in done)
+
+
+def test_a_killed_worker_is_noticed(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    with pytest.raises(UnitError, match=r"measure web-00001: its worker process \d+ was killed.*lack of memory"):
+        run_units(partial(write_unit, stage=stage, kill_at=UNITS[1]), UNITS[:2], 2, "measure", stage)
+
+
+def test_a_function_that_commits_nothing_is_a_failure(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    with pytest.raises(UnitError, match="measure: web-00000 ended without a commit record"):
+        run_units(str.upper, UNITS[:1], 1, "measure", stage)
+
+
+def test_killed_and_run_again_does_only_what_is_missing(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        f"""
+        import sys
+        from functools import partial
+        from pathlib import Path
+        from data_prep.executors import run_units
+        from tests.unit.data_prep.test_executors import UNITS, make_stage, write_unit
+        if __name__ == "__main__":
+            stage = make_stage(Path({str(tmp_path)!r}))
+            with stage.run.locked():
+                run_units(partial(write_unit, stage=stage, wait_at=sys.argv[1]), UNITS, 2, "measure", stage)
+        """
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    process = subprocess.Popen([sys.executable, str(script), UNITS[3]], env=environment, stdout=subprocess.DEVNULL)
+    stage = make_stage(tmp_path)
+    while len(stage.records()) < 5 and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    before = dict.fromkeys(line[0] for line in log(tmp_path))
+    assert UNITS[3] not in before
+    # the worker that was left sleeping ends with its parent, or this run would wait for it
+    subprocess.run([sys.executable, str(script), "none"], env=environment, check=True, timeout=60)
+    assert [line[0] for line in log(tmp_path)] == [*before, UNITS[3]]
