@@ -93,8 +93,13 @@ def generate(folder: Path, model: Any, prompts: Sequence[str], new_tokens: int, 
             top_p=0.95,
         )
         continuation = str(tokenizer.decode(out[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True))
-        samples.append({"prompt": prompt, "continuation": continuation})
+        samples.append({"prompt": prompt, "continuation": visible(continuation)})
     return samples
+
+
+def visible(text: str) -> str:
+    """The text with control characters replaced, because it ends up on terminals; newlines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int, prompts: Sequence[str]) -> bool:

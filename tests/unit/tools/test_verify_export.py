@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tools import verify_export
-from tools.verify_export import compare_logits
+from tools.verify_export import compare_logits, visible
 
 
 def table(seed: int = 0) -> torch.Tensor:
@@ -39,6 +39,10 @@ def test_other_shapes_and_nan_are_refused() -> None:
         compare_logits(lambda t: table()[t], lambda t: table()[t][..., :9], tokens)
     with pytest.raises(ValueError, match="not finite"):
         compare_logits(lambda t: table()[t] * float("nan"), lambda t: table()[t], tokens)
+
+
+def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
+    assert visible("a\tb\n\x1b[2Jé\r") == "a\tb\n\ufffd[2Jé\ufffd"
 
 
 def test_the_command_line_prints_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
