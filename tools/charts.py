@@ -112,11 +112,16 @@ def number(value: float) -> str:
     return f"{value:.3g}" if 1e-4 <= abs(value) < 1e3 else f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.1e}"
 
 
-def smoothed(points: Sequence[tuple[float, float]], weight: float) -> list[tuple[float, float]]:
-    """Exponential moving average of y, corrected for its start, so that the first value is the first point's."""
-    out, total, mass = [], 0.0, 0.0
-    for x, y in points:
-        total = weight * total + (1 - weight) * y
-        mass = weight * mass + (1 - weight)
-        out.append((x, total / mass))
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Mean over a window centred on each point, so that a falling curve is not drawn too high.
+
+    The window is a twentieth of the curve wide, and narrower towards the ends, where it stays centred.
+    """
+    reach = max(2, len(points) // 40)
+    values = [y for _, y in points]
+    out = []
+    for i, (x, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)
+        window = values[i - near : i + near + 1]
+        out.append((x, sum(window) / len(window)))
     return out

@@ -27,9 +27,6 @@ from pretrain.monitor.metrics import read_metrics
 from tools.charts import Series, bars, line_chart, number, smoothed
 from tools.verify_export import RESULT_FILE
 
-SMOOTHING = 0.8
-"""Weight of the past in the smoothed curves: about the mean of the last five steps."""
-
 REASON_STYLES = 8
 """So many reasons have a colour of their own; the rest share one."""
 
@@ -148,7 +145,7 @@ def _training(run: Run) -> str:
             "Loss, nats per token",
             [
                 Series("faint", "each step", loss),
-                Series("strong", "smoothed", smoothed(loss, SMOOTHING)),
+                Series("strong", "smoothed", smoothed(loss)),
                 Series("second", "held out", held_out, dots=True),
             ],
             x_label="step",
@@ -163,7 +160,7 @@ def _training(run: Run) -> str:
         ),
     ]
     norm = run.points("train", "gradient_norm")
-    lines = [Series("faint", "each step", norm), Series("strong", "smoothed", smoothed(norm, SMOOTHING))]
+    lines = [Series("faint", "each step", norm), Series("strong", "smoothed", smoothed(norm))]
     if run.config and norm:
         limit = run.config["optimizer"]["gradient_clipping"]
         lines.append(Series("limit", f"limit {limit:g}", [(norm[0][0], limit), (norm[-1][0], limit)]))
@@ -172,7 +169,7 @@ def _training(run: Run) -> str:
     charts.append(
         line_chart(
             "Speed, tokens per second",
-            [Series("faint", "each step", speed), Series("strong", "smoothed", smoothed(speed, SMOOTHING))],
+            [Series("faint", "each step", speed), Series("strong", "smoothed", smoothed(speed))],
             x_label="step",
             marks=marks,
             zero=True,
@@ -272,9 +269,7 @@ def _export(run: Run) -> str:
     check = run.check
     if not check:
         return _missing("The model has not been exported and checked yet", "python -m tools.verify_export")
-    verdict = (
-        "computes what the checkpoint does" if check["within_bound"] else "does NOT compute what the checkpoint does"
-    )
+    verdict = "computes" if check["within_bound"] else "does NOT compute"
     out = [
         f'<p class="{"good" if check["within_bound"] else "bad"}">Loaded by transformers, the model '
         f"{verdict} what the checkpoint does ({escape(check['checkpoint'])}, {escape(check['dtype'])} weights).</p>",

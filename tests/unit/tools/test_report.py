@@ -126,6 +126,7 @@ def test_the_page_holds_the_numbers(run: Path) -> None:
         "2.13.0",
         "beta2: 0.95",
         "1.00e-05",
+        "the model computes what the checkpoint does (step-00000006",
     ):
         assert shown in text, shown
     assert text.count("<svg") == 4
@@ -181,10 +182,12 @@ def test_numbers_are_short() -> None:
     ]  # fmt: skip
 
 
-def test_smoothing_starts_at_the_first_value_and_keeps_a_constant() -> None:
-    assert smoothed([(1, 4.0), (2, 4.0)], 0.9) == [(1, pytest.approx(4.0)), (2, pytest.approx(4.0))]
-    # By hand: (0.5 · 0.5 · 2 + 0.5 · 5) / 0.75
-    assert smoothed([(1, 2.0), (2, 5.0)], 0.5)[1] == (2, pytest.approx(4.0))
+def test_smoothing_follows_a_straight_line_and_evens_out_noise() -> None:
+    line = [(float(x), 100.0 - 3 * x) for x in range(20)]
+    assert smoothed(line) == [(x, pytest.approx(y)) for x, y in line]
+    zigzag = [(float(x), float(x % 2)) for x in range(1000)]
+    assert all(abs(y - 0.5) < 0.02 for _, y in smoothed(zigzag)[25:-25])
+    assert smoothed([(1, 4.0)]) == [(1, 4.0)]
 
 
 def test_a_chart_places_its_points() -> None:
