@@ -333,11 +333,11 @@ header,main{max-width:1120px;margin:0 auto;padding:0 24px}
 header{padding-top:32px}h1{margin:0;font-size:28px}header p{margin:2px 0 0;color:var(--soft)}
 section{background:var(--card);border:1px solid var(--line);border-radius:10px;margin:20px 0;padding:18px 24px 22px}
 h2{margin:0 0 12px;font-size:18px}h3{margin:20px 0 6px;font-size:15px}p{margin:6px 0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(210px,42%),1fr));gap:12px}
 .tiles div{border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .tiles small,.tiles span{display:block;color:var(--soft);font-size:13px}
 .tiles b{display:block;font-size:23px;line-height:1.25;font-variant-numeric:tabular-nums}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(460px,1fr));gap:18px 26px;margin:8px 0 12px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(460px,100%),1fr));gap:18px 26px;margin:8px 0 12px}
 figure{margin:0}figcaption{display:flex;justify-content:space-between;gap:12px;flex-wrap:wrap;font-size:14px}
 .legend{color:var(--soft);font-size:13px}.legend span{margin-left:14px;white-space:nowrap}
 .legend i{display:inline-block;width:16px;height:3px;margin-right:5px;vertical-align:middle;border-radius:2px}
