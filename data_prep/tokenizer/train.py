@@ -9,6 +9,7 @@ Source: Le Scao et al. 2022, arXiv:2211.05100, section 3.2.
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, lo
 from data_prep.tokenizer.encode import CHECK_FILE, ReferenceEncoder, TokenizerError, check_encoders
 from data_prep.tokenizer.sample import Sample, SampledDocument, plan_sample
 from foundation.atomic_files import whole_file, write_json
-from foundation.progress import Progress
+from foundation.progress import Progress, format_seconds
 
 VERSION = 1
 
@@ -58,9 +59,10 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     folder = run.tokenizer
     folder.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
-    with Progress("train-tokenizer: reading the sample", sample.expected_bytes, "bytes") as progress:
-        texts = _counted(sample.read(run, manifest), counts, progress)
-        tokenizer = train_byte_level_bpe(texts, config.tokenizer)
+    texts = _counted(sample.read(run, manifest), counts, sample.expected_bytes)
+    start = time.monotonic()
+    tokenizer = train_byte_level_bpe(texts, config.tokenizer)
+    print(f"train-tokenizer: trained in {format_seconds(time.monotonic() - start)}")
     save(tokenizer, folder)
 
     check = plan_sample(config, run, manifest, "check", _CHECK_BYTES)
@@ -210,14 +212,17 @@ def _without_reserved(texts: Iterator[str], reserved: tuple[str, ...]) -> Iterat
         yield from (piece for piece in names.split(text) if piece)
 
 
-def _counted(documents: Iterator[SampledDocument], counts: Counter[str], progress: Progress) -> Iterator[str]:
-    for item in documents:
-        data = item.document.text.encode()
-        piece = data[:_LARGEST_PIECE_BYTES].decode("utf-8", "ignore") if len(data) > _LARGEST_PIECE_BYTES else None
-        counts[f"{item.source}/documents"] += 1
-        counts[f"{item.source}/bytes"] += min(len(data), _LARGEST_PIECE_BYTES)
-        progress.advance(len(data))
-        yield item.document.text if piece is None else piece
+def _counted(documents: Iterator[SampledDocument], counts: Counter[str], expected_bytes: int) -> Iterator[str]:
+    """The texts, cut to the largest piece, counted by source and shown as they go by."""
+    with Progress("train-tokenizer: reading the sample", expected_bytes, "bytes") as progress:
+        for item in documents:
+            data = item.document.text.encode()
+            piece = data[:_LARGEST_PIECE_BYTES].decode("utf-8", "ignore") if len(data) > _LARGEST_PIECE_BYTES else None
+            counts[f"{item.source}/documents"] += 1
+            counts[f"{item.source}/bytes"] += min(len(data), _LARGEST_PIECE_BYTES)
+            progress.advance(len(data))
+            yield item.document.text if piece is None else piece
+    print("train-tokenizer: learning the merges; takes about as long as the reading did")
 
 
 def _say(report: dict[str, Any], encoders: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from data_prep.config import DataConfig
 from data_prep.documents import DOCUMENTS, SIGNALS, VERDICTS
 from data_prep.shards import Manifest, RunDirectory, Stage, freeze_manifest
 
-_SYLLABLES = "an den al ti pla no lla ma qui noa pu na sa lar la go vien to nie bla cón dor Å 雪 снег 12".split()
+_SYLLABLES = [*re.findall("..", "andealtiplanollamaquinoapunasalargoviento"), "cón", "Å", "雪", "снег", "12"]
 WORDS = [a + b + c for a in _SYLLABLES for b in _SYLLABLES[::3] for c in ("", "s", "ción")]
 
 

@@ -120,16 +120,14 @@ def test_too_little_text_names_the_size_that_can_be_reached() -> None:
 
 
 def test_vocabulary_smaller_than_what_is_always_there() -> None:
-    with pytest.raises(
-        TokenizerError, match="512 is too small: 404 control and reserved entries and 256 bytes take 660"
-    ):
+    with pytest.raises(TokenizerError, match=r"512 is too small: 404 control and .* 256 bytes take 660"):
         train_byte_level_bpe(iter(["a"]), TokenizerConfig(vocabulary_size=512, reserved_entries=400))
 
 
 def test_the_stage_writes_and_commits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = {"books": make_texts(0, 90), "code": make_texts(1, 50)}
     settings = {"tokenizer": {"vocabulary_size": 512, "reserved_entries": 20}}
-    config, run, manifest = make_run(tmp_path, sources, dropped=["books-00000/0000003"], settings=settings)
+    config, run, _ = make_run(tmp_path, sources, dropped=["books-00000/0000003"], settings=settings)
     train_tokenizer(config, run)
     report = json.loads((run.tokenizer / "report.json").read_text())
     assert report["vocabulary_size"] == 512
@@ -176,6 +174,6 @@ def test_weights_for_some_sources_only(tmp_path: Path) -> None:
 
 
 def test_nothing_is_kept(tmp_path: Path) -> None:
-    config, run, manifest = make_run(tmp_path, {"a": ["x"]}, dropped=["a-00000/0000000"])
+    config, run, _ = make_run(tmp_path, {"a": ["x"]}, dropped=["a-00000/0000000"])
     with pytest.raises(ValueError, match="no source has a kept document"):
         train_tokenizer(config, run)
