@@ -35,7 +35,7 @@ class Span(NamedTuple):
     end: int
 
 
-_LOCAL_PART = re.compile(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}\Z")
+_LOCAL_PART = re.compile(rb"(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]|[\xc3-\xc9][\x80-\xbf]){1,64}\Z")  # with é, ß, ø, ...
 _DOMAIN = re.compile(
     rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9-]|\.[A-Za-z0-9])"
 )
@@ -53,12 +53,17 @@ _LARGEST_HEADING_NUMBER = 30
 _IPV6 = re.compile(rb"[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:.])")
 
 _CARD = re.compile(rb"(?<!\d)(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?![\w]|[.,-]\d)")
-_CARD_PREFIX = re.compile(
-    rb"4|5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720|3[47]|3(?:0[0-5]|6|8)|35(?:2[89]|[3-8])|6011|64[4-9]|65|62"
+_CARD_DIGITS = re.compile(
+    rb"(?:4(?:\d{12}|\d{15}|\d{18})"  # Visa
+    rb"|5[1-5]\d{14}|(?:222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}"  # Mastercard
+    rb"|3[47]\d{13}"  # American Express
+    rb"|3(?:0[0-5]|[689]\d)\d{11}"  # Diners Club
+    rb"|35(?:2[89]|[3-8]\d)\d{12}"  # JCB
+    rb"|(?:6011|64[4-9]\d|65\d\d)\d{12}(?:\d{3})?"  # Discover
+    rb"|62\d{14}(?:\d{0,3}))\Z"  # UnionPay
 )
-_CARD_LENGTHS = {b"4": (13, 16, 19), b"5": (16,), b"2": (16,), b"6": (16, 17, 18, 19)}
+"""Issuers and their lengths. Source: ISO/IEC 7812 ranges as the networks publish them."""
 
-_IBAN = re.compile(rb"[A-Z]{2}\d\d(?:(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?)(?![A-Za-z0-9])")
 _IBAN_LENGTHS: dict[bytes, int] = {
     country.encode(): length
     for length, countries in {
@@ -202,13 +207,7 @@ def _passes_luhn(digits: bytes) -> bool:
 
 def _is_card(number: bytes) -> bool:
     digits = bytes(byte for byte in number if byte not in b" -")
-    lengths = _CARD_LENGTHS.get(digits[:1], (14, 15, 16, 17, 18, 19))
-    return (
-        len(digits) in lengths
-        and _CARD_PREFIX.match(digits) is not None
-        and len(set(digits)) > 1
-        and _passes_luhn(digits)
-    )
+    return _CARD_DIGITS.match(digits) is not None and len(set(digits)) > 1 and _passes_luhn(digits)
 
 
 def _digits(data: bytes, at: int) -> list[Span]:
