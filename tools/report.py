@@ -30,6 +30,9 @@ from tools.verify_export import RESULT_FILE
 REASON_STYLES = 8
 """So many reasons have a colour of their own; the rest share one."""
 
+SHOWN_ROWS = 12
+"""Longer tables are folded or summed up from here on."""
+
 
 class Run:
     """What lies in a run's folder; parts that are not there are None."""
@@ -219,7 +222,11 @@ def _documents(run: Run) -> str:
         (escape(reason), f"{n:,}", f"{n / max(total, 1):.2%}", bars([(styles[reason], n / largest, f"{n:,}")]))
         for reason, n in reasons
     ]
-    out.append(_table(("reason", "documents", "of all", ""), rows, markup=True, wide_last=True))
+    head = ("reason", "documents", "of all", "")
+    out.append(_table(head, rows[:SHOWN_ROWS], markup=True, wide_last=True))
+    if rows[SHOWN_ROWS:]:
+        more = _table(head, rows[SHOWN_ROWS:], markup=True, wide_last=True)
+        out.append(f"<details><summary>{len(rows) - SHOWN_ROWS} rarer reasons</summary>{more}</details>")
     languages = documents.get("by_language", {})
     if languages:
         ordered = sorted(languages.items(), key=lambda item: -item[1]["kept"])
@@ -230,9 +237,9 @@ def _documents(run: Run) -> str:
                 f"{counts['kept']:,}",
                 bars([("kept", counts["kept"] / max(kept_documents, 1), f"{counts['kept']:,}")]),
             )
-            for code, counts in ordered[:12]
+            for code, counts in ordered[:SHOWN_ROWS]
         ]
-        rest = [counts for _, counts in ordered[12:]]
+        rest = [counts for _, counts in ordered[SHOWN_ROWS:]]
         if rest:
             kept = sum(counts["kept"] for counts in rest)
             bar = bars([("kept", kept / max(kept_documents, 1), f"{kept:,}")])

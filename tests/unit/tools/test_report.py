@@ -147,6 +147,14 @@ def test_missing_parts_are_said(tmp_path: Path) -> None:
         assert shown in text.replace("There is ", ""), shown
 
 
+def test_rare_reasons_are_folded_and_not_lost(run: Path) -> None:
+    ledger = json.loads(json.dumps(LEDGER))
+    ledger["documents"]["by_reason"] = {f"reason_{i}": 20 - i for i in range(15)}
+    (run / "ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
+    text = written(run)
+    assert "3 rarer reasons" in text and all(f"reason_{i}<" in text for i in range(15))
+
+
 def test_a_wrong_export_stands_out(run: Path) -> None:
     path = run / report.RESULT_FILE
     check = json.loads(path.read_text(encoding="utf-8")) | {"within_bound": False, "max_abs_difference": 1.5}
