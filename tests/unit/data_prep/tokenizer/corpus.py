@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -51,11 +50,11 @@ def make_run(
     for name, texts in sources.items():
         shards = max(1, -(-len(texts) // documents_per_shard))
         for i in range(shards):
-            (raw / f"{name}-{i}.jsonl").write_text(json.dumps({"text": name * 10}) + "\n")
+            (raw / f"{name}-{i}.jsonl").write_text('{"text": "x"}'.ljust(99) + "\n")  # a shard each
         weight = {"weight": weights[name]} if weights else {}
         configured.append({"name": name, "kind": "jsonl", "paths": [str(raw / f"{name}-*.jsonl")], **weight})
     config = DataConfig.model_validate(
-        {"output": folder / "run", "sources": configured, "shard_bytes": 1, **(settings or {})}
+        {"output": folder / "run", "sources": configured, "shard_bytes": 100, **(settings or {})}
     )
     run = RunDirectory(config.output)
     manifest = freeze_manifest(config, run)
