@@ -42,7 +42,13 @@ configuration or the input, with one line that names it.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    # argparse takes the overrides only where it meets the first; people write them on either side of --config
+    options, left = parser.parse_known_args(arguments)
+    for argument in left:
+        if argument.startswith("-"):
+            parser.error(f"unknown option {argument}")
+    options.overrides = [*options.overrides, *left]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that worker processes are ended as well
     try:
         _run(options)
@@ -70,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, description in {"run": "all stages, one after the other", **_STAGES}.items():
         _add_common(commands.add_parser(name, help=description, description=description), can_restart=True)
     why = commands.add_parser("why", help="show one document, its signals, its verdict and the evidence")
-    why.add_argument("document", metavar="DOCUMENT_ID", help="<source>-<shard>/<row>, such as python-00000/0000012")
+    why.add_argument(
+        "document",
+        metavar="DOCUMENT_ID",
+        help="<source>-<shard>/<row>, such as python-00000/0000012, or the path of a raw file that was set aside",
+    )
     _add_common(why, can_restart=False)
     return parser
 
@@ -112,7 +122,7 @@ def _run(options: argparse.Namespace) -> None:
         for name in stages:
             _stage(name)(config, run)
         if "ledger" in stages:
-            _print_ledger(config, run, time.monotonic() - started)
+            _print_ledger(config, run, options.config, time.monotonic() - started)
 
 
 def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
@@ -146,7 +156,7 @@ def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
     return write_ledger
 
 
-def _print_ledger(config: DataConfig, run: RunDirectory, seconds: float) -> None:
+def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seconds: float) -> None:
     from data_prep.ledger import load_ledger
     from foundation.progress import format_seconds, summary_table
 
@@ -179,19 +189,18 @@ def _print_ledger(config: DataConfig, run: RunDirectory, seconds: float) -> None
     summary_table("Documents", rows, ("source", "in", "kept", "dropped", "MB kept", "tokens", "held out"))
     reasons = [(name, count) for name, count in documents["by_reason"].items()]
     summary_table("Why documents were dropped", reasons, ("reason", "documents"))
-    example = f"{config.sources[0].name}-00000/0000000"
-    has_tokens = bool(tokens)
     told = [
         f"in {format_seconds(seconds)}; everything is in {config.output}:",
         f"  {run.root / 'ledger.html'}  the counts as a page",
         f"  {run.corpus}, {run.quarantine}  documents, and what could not be read",
     ]
-    if has_tokens:
+    if tokens:
+        example = f"{config.sources[0].name}-00000/0000000"
         told += [
             f"  {run.tokenizer}  the tokenizer",
             f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
             "next:",
-            f"  python -m data_prep why {example} --config FILE     why a document was kept or dropped",
+            f"  python -m data_prep why {example} --config {config_path}     why a document was kept or dropped",
             f"  deepspeed --module pretrain --config configs/train/demo.yaml data.mixture={run.tokens / 'mixture.yaml'}",
         ]
     print("\n".join(told))
