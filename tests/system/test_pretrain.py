@@ -1,0 +1,200 @@
+"""The training command as a person types it: launched, stopped, gone on with, and given what it cannot use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from foundation.atomic_files import sha256_file
+from pretrain.checkpoint.layout import STATES
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.monitor.metrics import read_metrics
+
+LENGTH = 32
+MODEL = {
+    "vocabulary_size": 300,
+    "hidden_size": 32,
+    "layers": 2,
+    "attention_heads": 2,
+    "key_value_heads": 2,
+    "feed_forward_size": 64,
+    "maximum_positions": LENGTH,
+}
+
+
+def write_tokens(prefix: Path, documents: int, seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    with IndexedDatasetWriter(prefix, MODEL["vocabulary_size"]) as writer:
+        sizes = random.integers(5, 90, documents)
+        for size in sizes:
+            # Each token is the one before plus one: something that a model can learn.
+            tokens = (random.integers(3, 290) + np.arange(size)) % 290 + 3
+            writer.add_document(np.append(tokens, 2))
+    checksums = {kind: sha256_file(prefix.with_name(prefix.name + f".{kind}")) for kind in ("bin", "idx")}
+    return {"documents": documents, "tokens": int(sizes.sum()) + documents, "sha256": checksums}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder with token files and `train.yaml`, ready to train for six steps."""
+    train, held_out = write_tokens(tmp_path / "text", 300, 1), write_tokens(tmp_path / "text.heldout", 40, 2)
+    dataset = {
+        "name": "text",
+        "path": "text",
+        "heldout": "text.heldout",
+        **train,
+        "heldout_documents": held_out["documents"],
+        "heldout_tokens": held_out["tokens"],
+        "heldout_sha256": held_out["sha256"],
+        "weight": 1.0,
+    }
+    mixture = {
+        "version": 1,
+        "tokenizer": "tokenizer",
+        "vocabulary_size": MODEL["vocabulary_size"],
+        "end_of_document": 2,
+        "datasets": [dataset],
+    }
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    config = {
+        "output": str(tmp_path / "train"),
+        "model": MODEL,
+        "data": {"mixture": str(tmp_path / "mixture.yaml"), "sequence_length": LENGTH},
+        "batch": {"global_batch_size": 8, "micro_batch_size": 2},
+        "optimizer": {"learning_rate": 3e-3},
+        "schedule": {"total_steps": 6, "warmup_steps": 2},
+        "evaluation": {"every_steps": 3, "batches": 2},
+        "checkpoint": {"every_steps": 2},
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def pretrain(run: Path, *overrides: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pretrain"]
+    if processes > 1:
+        launcher = str(Path(sys.executable).with_name("deepspeed"))
+        command = [launcher, "--num_gpus", str(processes), "--master_port", free_port(), "--module", "pretrain"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [*command, "--config", str(run / "train.yaml"), *overrides], capture_output=True, text=True, env=environment
+    )
+
+
+def free_port() -> str:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def refused(run: Path, *overrides: str) -> str:
+    """The message of a run that must end with exit code 2."""
+    result = pretrain(run, *overrides)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
+    shape = ("parallel.tensor=2", "parallel.pipeline=2", "parallel.data=2")
+    for overrides in (("stop_after_step=3",), ()):
+        result = pretrain(run, *shape, *overrides, processes=8)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert "going on from the checkpoint of step 3" in result.stdout
+    undisturbed = f"output={run / 'undisturbed'}"
+    assert pretrain(run, *shape, undisturbed, processes=8).returncode == 0
+
+    ours, reference = (CheckpointReader(run / name / "checkpoints") for name in ("train", "undisturbed"))
+    assert ours.step == reference.step == 6
+    for name in reference.names():
+        for state in STATES:
+            assert torch.equal(ours.tensor(name, state), reference.tensor(name, state)), f"{state} of {name}"
+    lines = {name: read_metrics(run / name / "metrics.jsonl") for name in ("train", "undisturbed")}
+    timing = {"tokens_per_second", "step_seconds"}
+    steps = {
+        name: [{key: line[key] for key in line.keys() - timing} for line in found if line["kind"] == "train"]
+        for name, found in lines.items()
+    }
+    assert steps["train"] == steps["undisturbed"]
+    assert [line["step"] for line in steps["train"]] == [1, 2, 3, 4, 5, 6]
+    assert steps["train"][-1]["consumed_samples"] == 48
+    assert steps["train"][-1]["consumed_tokens"] == 48 * LENGTH
+    assert steps["train"][-1]["loss"] < steps["train"][0]["loss"]
+    evaluations = [line for line in lines["train"] if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [3, 6]
+
+    # And under fewer processes: the checkpoint fits any topology.
+    more = pretrain(run, "schedule.total_steps=7")
+    assert more.returncode == 0, more.stderr
+    assert "changed since step-00000006: schedule.total_steps: 6 -> 7" in more.stdout
+    assert CheckpointReader(run / "train" / "checkpoints").step == 7
+
+    # A file of the newest checkpoint is lost: said by name, and the one before is taken.
+    (run / "train" / "checkpoints" / "step-00000007" / "rank-00000.safetensors").unlink()
+    again = pretrain(run, "schedule.total_steps=7")
+    assert again.returncode == 0, again.stderr
+    assert "rank-00000.safetensors: missing" in again.stdout
+    assert "going on from the checkpoint of step 6" in again.stdout
+
+    # None is whole: nothing is trained over it.
+    for folder in (run / "train" / "checkpoints").glob("step-*"):
+        (folder / "rank-00000.safetensors").unlink()
+    message = refused(run, "schedule.total_steps=8")
+    assert "no checkpoint is whole" in message and "rank-00000.safetensors: missing" in message
+
+    # Other data under the same run.
+    message = refused(run, f"output={run / 'undisturbed'}", "seed=99", "schedule.total_steps=8")
+    assert "written with seed=1234, now 99: set it back, or give a new output folder" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("parallel.tensr=2", "command line: parallel.tensr: unknown setting; did you mean 'tensor'?"),
+        ("parallel.tensor=2", "parallel.tensor 2 × parallel.pipeline 1 = 2 must divide the number of processes, 1"),
+        ("parallel.data=3", "must be a multiple of batch.micro_batch_size 2 × data-parallel processes 3"),
+        ("data.sequence_length=64", "data.sequence_length: 64 is longer than model.maximum_positions 32"),
+        ("model.vocabulary_size=301", "model.vocabulary_size: 301 differs from the 300 of data.mixture"),
+        ("data.mixture=nowhere.yaml", "nowhere.yaml: no such file"),
+        ("batch.global_batch_size=80", "the held-out part has"),
+    ],
+)
+def test_settings_that_cannot_be_used(run: Path, override: str, message: str) -> None:
+    assert message in refused(run, override)
+
+
+def test_an_unknown_key_names_its_line(run: Path) -> None:
+    config = run / "train.yaml"
+    config.write_text(config.read_text() + "optimiser:\n  learning_rate: 1\n")
+    line = len(config.read_text().splitlines()) - 1
+    assert f"train.yaml:{line}: optimiser: unknown setting; did you mean 'optimizer'?" in refused(run)
+
+
+def test_a_truncated_bin_is_named(run: Path) -> None:
+    file = run / "text.bin"
+    file.write_bytes(file.read_bytes()[:1001])
+    message = refused(run)
+    assert "text.bin" in message and "1001" in message
+
+
+def test_no_rank_is_left_waiting_when_the_numbers_run_away(run: Path) -> None:
+    result = pretrain(run, "optimizer.learning_rate=1e30", "optimizer.gradient_clipping=1e30", "parallel.pipeline=2", processes=2)
+    assert result.returncode != 0
+    assert "not finite" in result.stderr and "step " in result.stderr
+
+
+def test_help_teaches() -> None:
+    result = subprocess.run([sys.executable, "-m", "pretrain", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "deepspeed --num_gpus 8 --module pretrain" in result.stdout
