@@ -1,8 +1,8 @@
 """Near-duplicates: bands of the signature propose pairs, exact Jaccard similarity decides.
 
-Documents are taken in the order of preference. Each is compared with those before it that stay and that agree with it in
-all rows of at least one band. It goes if the exact Jaccard similarity of the shingles with one of these is high enough,
-and else it stays. So what goes is itself that similar to one that stays; similarity is never passed on by a chain.
+Documents are taken in the order of preference. Each is compared with those before it that stay and that agree with
+it in all rows of at least one band. It goes if the exact Jaccard similarity of the shingles with one of these is high
+enough, and else it stays. So what goes is itself that similar to one that stays; similarity is never passed on by a chain.
 And a large group of copies costs one comparison a document, because only what stays is compared with.
 
 Before the exact comparison two bounds save most of the work: sets whose sizes differ too much cannot be similar, and a
@@ -23,6 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.signals.characters import read_only
 from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0
@@ -51,7 +52,7 @@ def buckets(minima: npt.NDArray[np.uint32], bands: int, rows: int) -> npt.NDArra
     if minima.shape[1] != bands * rows:
         raise ValueError(f"signatures of {minima.shape[1]} minima cannot be {bands} bands of {rows} rows")
     keys = np.empty((len(minima), bands), dtype=np.uint64)
-    _hash_bands(minima, rows, keys)
+    _hash_bands(read_only(minima), rows, keys)
     result = np.full(keys.shape, -1, dtype=np.int64)
     used = 0
     for band in range(bands):
@@ -131,9 +132,7 @@ def _choose(  # type: ignore[no-untyped-def]
                 if agreeing < least_agreeing:
                     continue
                 verified += 1
-                shared = shared_shingles(
-                    shingles[starts[d] : stops[d]], shingles[starts[other] : stops[other]]
-                )
+                shared = shared_shingles(shingles[starts[d] : stops[d]], shingles[starts[other] : stops[other]])
                 exact = shared / (size + other_size - shared)
                 if exact < minimum_jaccard:
                     continue
@@ -193,16 +192,16 @@ def find_near_duplicates(
         reached = _choose(
             done,
             stop,
-            bucket_of,
+            read_only(bucket_of),
             heads,
             following,
             last_compared,
-            minima,
+            read_only(minima),
             least_agreeing,
             minimum_jaccard,
-            shingles,
-            starts,
-            stops,
+            read_only(shingles),
+            read_only(starts),
+            read_only(stops),
             duplicate_of,
             similarity,
             pairs,

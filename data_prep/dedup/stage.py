@@ -1,8 +1,8 @@
 """The deduplicating stage.
 
-**Which copy stays.** Documents that pass the rules of their source come before those that do not, so that no document is
-ever dropped as the copy of one that is dropped itself; among equals the first in the manifest comes first: sources in
-the order of the configuration, their files sorted, rows as they stand.
+**Which copy stays.** Documents that pass the rules of their source come before those that do not, so that no document
+is ever dropped as the copy of one that is dropped itself; among equals the first in the manifest comes first: sources
+in the order of the configuration, their files sorted, rows as they stand.
 
 Held in memory: for each document its hash and signature, about 4 bytes a permutation. The shingles that pairs are
 verified with are computed anew from the texts of those documents that a band proposes, and held in a file that the
@@ -39,7 +39,9 @@ UNIT = "all"
 
 PAIRS = pa.schema([("id_a", pa.string()), ("id_b", pa.string()), ("jaccard", pa.float64()), ("kind", pa.string())])
 """Found copies: `id_a` stays, `id_b` goes. Kind `exact` means the same bytes, `near` a verified similarity."""
-REMOVALS = pa.schema([("id", pa.string()), ("kind", pa.string()), ("duplicate_of", pa.string()), ("jaccard", pa.float64())])
+REMOVALS = pa.schema(
+    [("id", pa.string()), ("kind", pa.string()), ("duplicate_of", pa.string()), ("jaccard", pa.float64())]
+)
 """One row for each document that goes; `duplicate_of` is a document that stays, `jaccard` the similarity with it."""
 
 
@@ -205,11 +207,12 @@ def _read_texts(path: Path, rows: npt.NDArray[np.int64]) -> Iterator[bytes]:
             inside = rows[np.searchsorted(rows, before) : np.searchsorted(rows, after)]
             if len(inside):
                 texts = file.read_row_group(group, columns=["text"]).column("text").take(inside - before)
-                for text in texts.cast(pa.large_binary()).to_pylist():
-                    yield text
+                yield from texts.cast(pa.large_binary()).to_pylist()
             before = after
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew") from error
+        raise ValueError(
+            f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew"
+        ) from error
 
 
 def _evidence(

@@ -61,9 +61,11 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     source = load_manifest(run).shard(name).source
     rules = rules_of_source(config, source)
     signals = read_signals(run.signals / f"{name}.parquet", rules)
-    removals = pq.read_table(run.dedup / "removals.parquet", filters=[("id", "in", signals["id"])]) if len(
-        signals["id"]
-    ) else None
+    removals = (
+        pq.read_table(run.dedup / "removals.parquet", filters=[("id", "in", signals["id"])])
+        if len(signals["id"])
+        else None
+    )
     removed = {} if removals is None else {row["id"]: row for row in removals.to_pylist()}
     verdicts = judge(signals, rules, removed, source)
     path = run.verdicts / f"{name}.parquet"
@@ -82,7 +84,9 @@ def read_signals(path: Path, rules: Sequence[Rule]) -> dict[str, npt.NDArray[Any
     try:
         table = pq.read_table(path, columns=names)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew") from error
+        raise ValueError(
+            f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew"
+        ) from error
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
 
 

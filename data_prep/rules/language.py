@@ -14,7 +14,7 @@ def rules_of(config: LanguageConfig) -> tuple[Rule, ...]:
             "language_probability",
             "at least",
             config.minimum_probability,
-            "FineWeb's threshold: Penedo et al. 2024, arXiv:2406.17557, section 3.3; set by language.minimum_probability",
+            "language.minimum_probability; by default FineWeb's: Penedo et al. 2024, arXiv:2406.17557, section 3.3",
         ),
-        Rule("language.not_kept", "language", "one of", config.keep, "set by language.keep"),
+        Rule("language.not_kept", "language", "one of", config.keep, "language.keep"),
     )

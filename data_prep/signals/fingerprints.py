@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
+from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case, read_only
 
 _UNSPACED_PART = 5
 
@@ -109,7 +109,8 @@ def _shingle(data, begin, end, shingle_words, flags, lower, units, shingles):  #
         value = np.uint64(length)
         for k in range(first, first + length):
             unit = (units[k] ^ (units[k] >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-            value = (value ^ (value >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15) + (unit ^ (unit >> np.uint64(32)))
+            unit ^= unit >> np.uint64(32)
+            value = (value ^ (value >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15) + unit
         value ^= value >> np.uint64(32)
         value *= np.uint64(0xD6E8FEB86659FD93)
         value ^= value >> np.uint64(32)
@@ -158,7 +159,7 @@ def fingerprint_text(
     """Shingle counts and MinHash signatures of many documents, concatenated as Arrow keeps a string column.
 
     Args:
-        data: UTF-8 bytes of all documents, read-only.
+        data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
 
     Returns:
@@ -169,7 +170,15 @@ def fingerprint_text(
     minima = np.empty((len(offsets) - 1, permutations), dtype=np.uint32)
     multipliers, additions = minhash_functions(permutations, seed)
     _fingerprint_documents(
-        data, offsets, shingle_words, character_flags(), lower_case(), multipliers, additions, counts, minima
+        read_only(data),
+        read_only(offsets),
+        shingle_words,
+        character_flags(),
+        lower_case(),
+        multipliers,
+        additions,
+        counts,
+        minima,
     )
     return counts, minima
 
@@ -197,6 +206,6 @@ def shared_shingles(a, b):  # type: ignore[no-untyped-def]
 
 def jaccard(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> float:
     """Exact Jaccard similarity of two shingle sets, 0 to 1; of two empty sets 0, for there is nothing in common."""
-    shared = int(shared_shingles(a, b))
+    shared = int(shared_shingles(read_only(a), read_only(b)))
     union = len(a) + len(b) - shared
     return shared / union if union else 0.0

@@ -19,6 +19,7 @@ from data_prep.config import DataConfig, FingerprintConfig
 from data_prep.documents import SIGNALS
 from data_prep.executors import run_units
 from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.signals.characters import read_only
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.pii import KINDS, find_pii_in_documents
@@ -87,9 +88,7 @@ def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, mode
     stage.commit(name, [signals], counts)
 
 
-def measure_documents(
-    documents: pa.Table, fingerprints: FingerprintConfig, identifier: LanguageIdentifier
-) -> pa.Table:
+def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, identifier: LanguageIdentifier) -> pa.Table:
     """Signals (`documents.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
     texts = documents.column("text").combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
@@ -106,7 +105,7 @@ def measure_documents(
     columns["language"] = [language for language, _ in languages]
     columns["language_probability"] = [probability for _, probability in languages]
 
-    view = memoryview(data)
+    view = data.data
     bounds = offsets.tolist()
     columns["exact_hash"] = [exact_hash(view[bounds[d] : bounds[d + 1]]) for d in range(len(texts))]
     shingles, minima = fingerprint_text(
@@ -125,7 +124,7 @@ def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.N
     """The bytes of a column of texts and where each begins and ends, without a copy.
 
     Returns:
-        All bytes, read-only, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
+        All bytes, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
 
     Raises:
         ValueError: a text is null.
@@ -136,7 +135,7 @@ def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.N
         return np.frombuffer(b"", dtype=np.uint8), np.zeros(1, dtype=np.int64)
     _, offsets, data = texts.buffers()
     bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return np.frombuffer(data if data is not None else b"", dtype=np.uint8), bounds
+    return read_only(np.frombuffer(data if data is not None else b"", dtype=np.uint8)), bounds
 
 
 def _read_documents(path: Path) -> Iterator[pa.Table]:
@@ -146,7 +145,9 @@ def _read_documents(path: Path) -> Iterator[pa.Table]:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=["id", "text"])
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew") from error
+        raise ValueError(
+            f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew"
+        ) from error
 
 
 def _lists(minima: npt.NDArray[np.uint32], is_present: npt.NDArray[np.bool_]) -> pa.Array:

@@ -1,8 +1,8 @@
 """Personal data in a text, as spans of bytes, and its replacement by placeholders.
 
-Found: e-mail addresses, public IPv4 and IPv6 addresses, phone numbers, payment cards (Luhn), IBANs (mod 97), and keys of
-known shape or behind a name such as `api_key`. Plain numbers are left alone, as BigScience chose after seeing the false
-positives (Laurençon et al. 2022, arXiv:2303.03915); its placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`, `PI:KEY`.
+Found: e-mail addresses, public IPv4 and IPv6 addresses, phone numbers, payment cards (Luhn), IBANs (mod 97), and keys
+of known shape or behind a name such as `api_key`. Plain numbers are left alone, as BigScience chose after seeing the
+false positives (Laurençon et al. 2022, arXiv:2303.03915); its placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`, `PI:KEY`.
 
 A span is half-open and counts bytes of the UTF-8 text. Spans of one text are in order and do not overlap: where two
 finds do, their union is one span with the kind of the one that begins first, of the longer of two that begin together.
@@ -40,19 +40,26 @@ _DOMAIN = re.compile(
     rb"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}[A-Za-z]{2,24})(?![A-Za-z0-9-]|\.[A-Za-z0-9])"
 )
 _NOT_DOMAINS = frozenset(
-    (b"bz2", b"css", b"gif", b"gz", b"html", b"ico", b"jpeg", b"jpg", b"js", b"json", b"md", b"pdf", b"png", b"py")
-    + (b"scss", b"service", b"so", b"svg", b"target", b"tar", b"timer", b"ts", b"txt", b"webp", b"xml", b"yaml", b"yml")
+    (
+        b"bz2 css gif gz html ico jpeg jpg js json md pdf png py scss service so svg tar target timer ts txt webp xml "
+        b"yaml yml"
+    ).split()
 )
 """File endings that are no top-level domains in use for mail: `icon@2x.png`, `getty@tty1.service`."""
 
-_IPV4 = re.compile(rb"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?![\w-]|\.\d|\.\*)")
-_VERSION_BEFORE = re.compile(rb"(?:\b(?:v|ver|version|release|section|chapter|rfc|clause|firmware|kernel)[.:= ]{0,3})\Z", re.I)
+_OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = re.compile(rb"(?:" + _OCTET + rb"\.){3}" + _OCTET + rb"(?![\w-]|\.\d|\.\*)")
+_VERSION_BEFORE = re.compile(
+    rb"\b(?:v|ver|version|release|section|chapter|rfc|clause|firmware|kernel)[.:= ]{0,3}\Z", re.IGNORECASE
+)
 _HEADING_BEFORE = re.compile(rb"(?:\A|\n)[ \t#*>]*\Z")
 _HEADING_AFTER = re.compile(rb"[.)]?[ \t]+[^\s\d]")
 _LARGEST_HEADING_NUMBER = 30
 _IPV6 = re.compile(rb"[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:.])")
 
-_CARD = re.compile(rb"(?<!\d)(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?![\w]|[.,-]\d)")
+_CARD = re.compile(
+    rb"(?<!\d)(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{4,5})(?!\w|[.,-]\d)"
+)
 _CARD_DIGITS = re.compile(
     rb"(?:4(?:\d{12}|\d{15}|\d{18})"  # Visa
     rb"|5[1-5]\d{14}|(?:222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}"  # Mastercard
@@ -104,7 +111,7 @@ _PHONE_NAME_BEFORE = re.compile(
     rb"(?:\b(?:tel|telephone|phone|phone number|fax|mobile|cell|call|whatsapp|telefon|telefono|handy|mobil|t\xc3\xa9l"
     rb"|t\xc3\xa9l\xc3\xa9phone|tel\xc3\xa9fono|telefone|\xd1\x82\xd0\xb5\xd0\xbb)\.?|\xe2\x98\x8e|\xe7\x94\xb5\xe8\xaf\x9d|\xe9\x9b\xbb\xe8\xa9\xb1)"
     rb"[ \t]{0,2}[:.=]?[ \t]{0,3}\Z",
-    re.I,
+    re.IGNORECASE,
 )
 
 _KNOWN_KEY = re.compile(
@@ -122,12 +129,14 @@ _KNOWN_KEY = re.compile(
     rb")(?![0-9A-Za-z_])"
 )
 _PRIVATE_KEY = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----[\s\S]{32,16384}?-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    rb"[\s\S]{32,16384}?"
+    rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 )
 _KEY_NAME_BEFORE = re.compile(
     rb"(?:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|client[_-]?secret|auth[_-]?token|access[_-]?token"
     rb"|api[_-]?token|bearer|secret|password|passwd|token)[\"'\]]{0,2}\s{0,3}(?::=|=>|[:=]|\s)\s{0,3}[\"'`]?\Z",
-    re.I,
+    re.IGNORECASE,
 )
 _NAMED_KEY = re.compile(rb"[0-9A-Za-z_+/.=-]{16,256}")
 _TOKEN = re.compile(rb"[0-9A-Za-z_./+=-]+")
@@ -149,7 +158,10 @@ def _email(data: bytes, at: int) -> Span | None:
     start = window + local.start()
     part = local[0]
     # what may stand in a local part but in practice stands before it: quotes, slashes, `key=value`, `mailto:`
-    cut = max(part.rfind(byte) for byte in (b"=", b"/", b"`", b"'", b"|", b"{", b"}", b"?", b"&", b"!", b"*", b"#", b"$", b"%"))
+    cut = max(
+        part.rfind(byte)
+        for byte in (b"=", b"/", b"`", b"'", b"|", b"{", b"}", b"?", b"&", b"!", b"*", b"#", b"$", b"%")
+    )
     start += cut + 1
     part = part[cut + 1 :]
     stripped = part.lstrip(b".-+~^")
@@ -173,7 +185,8 @@ def _ipv4(data: bytes, at: int) -> Span | None:
     if not _is_public_v4(match[0].decode()):
         return None
     numbers = [int(octet) for octet in match[0].split(b".")]
-    if max(numbers) <= _LARGEST_HEADING_NUMBER and _HEADING_BEFORE.search(before) and _HEADING_AFTER.match(data, match.end()):
+    is_small = max(numbers) <= _LARGEST_HEADING_NUMBER
+    if is_small and _HEADING_BEFORE.search(before) and _HEADING_AFTER.match(data, match.end()):
         return None  # 3.1.4.1. A heading
     return Span("IP_ADDRESS", at, match.end())
 

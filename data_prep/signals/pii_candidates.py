@@ -9,6 +9,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.signals.characters import read_only
+
 AT_SIGN = 1
 """`@` after a character that can end the local part of an address."""
 DOTTED_NUMBERS = 2
@@ -16,7 +18,7 @@ DOTTED_NUMBERS = 2
 COLONS = 3
 """The first byte of a run of hexadecimal digits and colons with two or more colons and at least one digit."""
 DIGITS = 4
-"""The beginning of a run of digits, separated by at most two of blank, `-`, `.`, `/`, `(`, `)`, with 7 digits or more."""
+"""The beginning of a run of 7 or more digits, separated by at most two of blank, `-`, `.`, `/`, `(`, `)`."""
 ACCOUNT = 5
 """Two capitals and two digits at the beginning of a word."""
 TOKEN = 6
@@ -157,7 +159,7 @@ def find_candidates(
     room = 1024 + len(data) // 32
     while True:
         kinds, positions = np.empty(room, dtype=np.uint8), np.empty(room, dtype=np.int64)
-        found = _find_in_documents(data, offsets, _CLASSES, kinds, positions, bounds)
+        found = _find_in_documents(read_only(data), read_only(offsets), _CLASSES, kinds, positions, bounds)
         if found <= room:
             return kinds[:found], positions[:found], bounds
         room = int(found)

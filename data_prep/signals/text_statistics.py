@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import LETTER, MARK, NUMBER, SPACE, UNSPACED, WORD, character_flags, decode
+from data_prep.signals.characters import LETTER, MARK, NUMBER, SPACE, UNSPACED, WORD, character_flags, decode, read_only
 
 COUNTS = (
     "byte_count",
@@ -418,7 +418,7 @@ def measure_text(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) ->
     """Statistics of many documents, which are concatenated as Arrow keeps a string column.
 
     Args:
-        data: UTF-8 bytes of all documents, read-only.
+        data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]); one longer than the number of documents.
 
     Returns:
@@ -426,7 +426,7 @@ def measure_text(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) ->
         of the largest document, of which the system provides what is touched.
     """
     rows = np.zeros((len(offsets) - 1, len(STATISTICS)), dtype=np.float64)
-    _measure_documents(data, offsets, character_flags(), rows)
+    _measure_documents(read_only(data), read_only(offsets), character_flags(), rows)
     return rows
 
 

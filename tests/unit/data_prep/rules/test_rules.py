@@ -1,0 +1,159 @@
+"""Each rule at its threshold, and texts whose verdict follows from the papers by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.config import DataConfig, LanguageConfig, SourceConfig
+from data_prep.documents import SIGNALS
+from data_prep.rules import Rule, code, explain, gopher, language, rules_of_source
+from data_prep.rules.decide import failures
+from data_prep.signals.text_statistics import measure_string
+
+PROSE = (
+    "The river had risen in the night, and by morning the lower fields were under water. Farmers moved their cattle to "
+    "higher ground while children watched from the windows of the school. Nobody could remember such a flood so early "
+    "in the year; even the oldest woman of the village, who kept a record of every winter, only shook her head."
+)
+
+# The papers' numbers once more, written down apart from the tables: (rule, value that passes, value that does not)
+GOPHER = [
+    ("gopher.minimum_words", 50, 49),
+    ("gopher.maximum_words", 100_000, 100_001),
+    ("gopher.mean_word_length", 3.0, 2.99),
+    ("gopher.maximum_mean_word_length", 10.0, 10.01),
+    ("gopher.hash_symbols", 0.1, 0.11),
+    ("gopher.ellipses", 0.1, 0.11),
+    ("gopher.bullet_lines", 0.9, 0.91),
+    ("gopher.ellipsis_lines", 0.3, 0.31),
+    ("gopher.alphabetic_words", 0.8, 0.79),
+    ("gopher.stop_words", 2, 1),
+    ("gopher.duplicate_lines", 0.30, 0.31),
+    ("gopher.duplicate_paragraphs", 0.30, 0.31),
+    ("gopher.duplicate_line_characters", 0.20, 0.21),
+    ("gopher.duplicate_paragraph_characters", 0.20, 0.21),
+    ("gopher.top_2_gram", 0.20, 0.21),
+    ("gopher.top_3_gram", 0.18, 0.19),
+    ("gopher.top_4_gram", 0.16, 0.17),
+    ("gopher.duplicate_5_gram", 0.15, 0.16),
+    ("gopher.duplicate_6_gram", 0.14, 0.15),
+    ("gopher.duplicate_7_gram", 0.13, 0.14),
+    ("gopher.duplicate_8_gram", 0.12, 0.13),
+    ("gopher.duplicate_9_gram", 0.11, 0.12),
+    ("gopher.duplicate_10_gram", 0.10, 0.11),
+]
+CODE = [
+    ("code.longest_line", 1000, 1001),
+    ("code.mean_line", 100.0, 100.1),
+    ("code.alphanumeric_characters", 0.25, 0.24),
+    ("code.alphabetic_characters_per_token", 1.5, 1.49),
+]
+
+
+def fails(rule: Rule, value: Any, spoken: str = "en") -> bool:
+    signals = {rule.signal: np.array([value]), "language": np.array([spoken])}
+    return bool(rule.fails(signals)[0])
+
+
+def failed_names(signals: Mapping[str, Any], rules: tuple[Rule, ...]) -> list[str]:
+    arrays = {name: np.array([value]) for name, value in signals.items()}
+    return [rule.name for rule, failed in zip(rules, failures(arrays, rules)[0], strict=True) if failed]
+
+
+@pytest.mark.parametrize(("name", "passing", "failing"), GOPHER + CODE)
+def test_each_threshold_lies_where_its_source_has_it(name: str, passing: float, failing: float) -> None:
+    rule = {rule.name: rule for rule in (*gopher.RULES, *code.RULES)}[name]
+    assert not fails(rule, passing)
+    assert fails(rule, failing)
+    assert fails(rule, float("nan"))
+
+
+def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None:
+    rules = (*gopher.RULES, *code.RULES, *language.rules_of(LanguageConfig()))
+    assert {rule.name for rule in (*gopher.RULES, *code.RULES)} == {name for name, _, _ in GOPHER + CODE}
+    assert len({rule.name for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule.signal in SIGNALS.names
+        assert rule.source
+
+
+def test_prose_passes_and_each_fault_is_named() -> None:
+    english = {"language": "en"}
+    assert failed_names(measure_string(PROSE) | english, gopher.RULES) == []
+    assert failed_names(measure_string(PROSE[:100]) | english, gopher.RULES) == ["gopher.minimum_words"]
+    listed = "\n".join(f"• {line}" for line in PROSE.split(","))
+    assert failed_names(measure_string(listed) | english, gopher.RULES) == ["gopher.bullet_lines"]
+    thrice = failed_names(measure_string("\n\n".join([PROSE] * 3)) | english, gopher.RULES)
+    assert set(thrice) == {
+        "gopher.duplicate_lines",
+        "gopher.duplicate_paragraphs",
+        "gopher.duplicate_line_characters",
+        "gopher.duplicate_paragraph_characters",
+        *(f"gopher.duplicate_{n}_gram" for n in range(5, 11)),
+    }
+
+
+def test_stop_words_are_asked_of_english_only() -> None:
+    rule = next(rule for rule in gopher.RULES if rule.name == "gopher.stop_words")
+    assert fails(rule, 0, "en")
+    assert not fails(rule, 0, "fr")
+
+
+def test_words_that_are_letters_are_not_asked_for_their_length() -> None:
+    rule = next(rule for rule in gopher.RULES if rule.name == "gopher.mean_word_length")
+    assert fails(rule, 1.0, "en")
+    assert not fails(rule, 1.0, "zh")
+    assert not fails(rule, 1.0, "th")
+    assert fails(rule, 1.0, "ko")
+
+
+def test_minified_code_is_dropped_and_a_function_is_not() -> None:
+    function = "def area(radius):\n    return 3.14 * radius ** 2\n\n\nprint(area(2))\n"
+    assert failed_names(measure_string(function) | {"language": "en"}, code.RULES) == []
+    minified = "var a=1;" * 200
+    assert failed_names(measure_string(minified) | {"language": "en"}, code.RULES) == [
+        "code.longest_line",
+        "code.mean_line",
+        "code.alphabetic_characters_per_token",
+    ]
+    assert "code.alphanumeric_characters" in failed_names(
+        measure_string("{ } ( ) [ ] ;; == a\n") | {"language": "en"}, code.RULES
+    )
+
+
+def test_language_rules_follow_the_configuration() -> None:
+    probability, kept = language.rules_of(LanguageConfig(minimum_probability=0.5, keep=("de", "fr")))
+    assert not fails(probability, 0.5)
+    assert fails(probability, 0.49)
+    assert fails(kept, "en", "en")
+    assert not fails(kept, "fr", "fr")
+    _, all_kept = language.rules_of(LanguageConfig())
+    assert not fails(all_kept, "xx", "xx")
+
+
+def test_a_source_is_asked_its_own_rules_in_a_fixed_order() -> None:
+    prose = SourceConfig(name="prose", kind="text", paths=("x",), rules=("gopher", "language"))
+    programs = SourceConfig(name="programs", kind="python", paths=("y",), rules=("code",))
+    free = SourceConfig(name="free", kind="text", paths=("z",), rules=())
+    config = DataConfig(output=Path("out"), sources=(prose, programs, free))
+    sets = [rule.name.split(".")[0] for rule in rules_of_source(config, "prose")]
+    assert sets == ["language"] * 2 + ["gopher"] * len(gopher.RULES)
+    assert rules_of_source(config, "programs") == code.RULES
+    assert rules_of_source(config, "free") == ()
+    with pytest.raises(ValueError, match="source 'web' is not in the configuration; sources are prose, programs, free"):
+        rules_of_source(config, "web")
+
+
+def test_explain_says_value_threshold_and_verdict() -> None:
+    outcomes = explain(measure_string("trop court") | {"language": "fr"}, gopher.RULES)
+    by_name = {outcome.rule.name: outcome for outcome in outcomes}
+    words = by_name["gopher.minimum_words"]
+    assert (words.value, words.applies, words.passes) == (2.0, True, False)
+    assert words.rule.describe() == "word_count at least 50"
+    stop_words = by_name["gopher.stop_words"]
+    assert (stop_words.applies, stop_words.passes) == (False, True)
