@@ -161,16 +161,16 @@ class Roff:
     """One page on its way to text."""
 
     MAXIMUM_DEPTH = 20
-    """Of macros that call macros, and of strings in strings: a page that defines itself without end must end here."""
-    MAXIMUM_LINES = 500_000
+    """Of strings in strings: what is defined by itself must end."""
+    MAXIMUM_EXPANDED_LINES = 200_000
+    """That macros of the page may put in, for the same reason; then they are ignored."""
 
     def __init__(self, page: str) -> None:
         self.output = Output()
         self.strings = dict(_STRINGS)
         self.macros: dict[str, list[str]] = {}
         self._lines = page.split("\n")[::-1]  # the next line is the last
-        self._lines_read = 0
-        self._depths: list[int] = []
+        self._expanded_lines = 0
         self._else_is_taken = False
         self._tag_lines = 0
         self._requests = self._man_macros()
@@ -184,8 +184,7 @@ class Roff:
     # --- lines --------------------------------------------------------------------------------------------------------
 
     def next_line(self) -> str | None:
-        self._lines_read += 1
-        if not self._lines or self._lines_read > self.MAXIMUM_LINES:
+        if not self._lines:
             return None
         line = self._lines.pop()
         while line.endswith("\\") and not line.endswith("\\\\") and self._lines:
@@ -306,11 +305,9 @@ class Roff:
             self.macros[words[0]] = [line.replace("\\\\", "\\") for line in body]
 
     def _call(self, name: str, rest: str) -> None:
-        while self._depths and len(self._lines) < self._depths[-1]:
-            self._depths.pop()
-        if len(self._depths) >= self.MAXIMUM_DEPTH:
+        self._expanded_lines += 1 + len(self.macros[name])
+        if self._expanded_lines > self.MAXIMUM_EXPANDED_LINES:
             return
-        self._depths.append(len(self._lines) + 1)
         arguments = split_arguments(rest)
 
         def put(match: re.Match[str]) -> str:

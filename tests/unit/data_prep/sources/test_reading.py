@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from data_prep.shards import FileRange
+from data_prep.sources import KINDS, Document, Fault, reader_of
+from data_prep.sources.reading import read_lines
+
+
+@pytest.mark.parametrize("last_newline", [True, False])
+def test_however_a_file_is_cut_each_line_is_read_once(tmp_path: Path, last_newline: bool) -> None:
+    generator = random.Random(1)
+    path = tmp_path / "a.jsonl"
+    for _ in range(30):
+        lines = [b"x" * generator.choice((0, 1, 2, 30)) for _ in range(generator.randrange(1, 12))]
+        content = b"\n".join(lines) + (b"\n" if last_newline else b"")
+        path.write_bytes(content)
+        expected = content.removesuffix(b"\n").split(b"\n") if content.strip(b"\n") else content.split(b"\n")[:-1]
+        for pieces in range(1, 6):
+            cuts = [len(content) * piece // pieces for piece in range(pieces + 1)]
+            found = [line for start, end in pairwise(cuts) for line in read_lines(str(path), start, end, 100)]
+            assert [line.content for line in found] == expected, (content, cuts)
+            assert all(content[line.offset : line.offset + line.size] == line.content for line in found)
+
+
+def test_a_long_line_is_skipped_and_its_size_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"one\n" + b"x" * 3_000_000 + b"\ntwo\n")
+    found = list(read_lines(str(path), 0, path.stat().st_size, 1000))
+    assert [(line.content, line.size, line.offset) for line in found] == [
+        (b"one", 3, 0),
+        (None, 3_000_000, 4),
+        (b"two", 3, 3_000_005),
+    ]
+
+
+def read_file(kind: str, path: Path, maximum_bytes: int = 1_000_000) -> list[Document | Fault]:
+    size = path.stat().st_size
+    return list(reader_of(kind).read(FileRange(str(path), 0, size, size), maximum_bytes))
+
+
+def only_text(kind: str, path: Path) -> str:
+    (document,) = read_file(kind, path)
+    assert isinstance(document, Document), document
+    return document.text
+
+
+def only_fault(kind: str, path: Path, maximum_bytes: int = 1_000_000) -> Fault:
+    (fault,) = read_file(kind, path, maximum_bytes)
+    assert isinstance(fault, Fault), fault
+    return fault
+
+
+def test_an_unknown_kind_names_the_known() -> None:
+    with pytest.raises(ValueError, match="kind 'web' is unknown; kinds are jsonl, parquet"):
+        reader_of("web")
+
+
+@pytest.mark.parametrize("kind", ["text", "python", "docstrings", "manual"])
+def test_faults_of_files(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.py"
+    for content, reason in [
+        (b"", "empty"),
+        (b"\0\1\2", "binary"),
+        (b"# caf\xe9\n", "invalid_utf8"),
+        (b"# " + b"x" * 2000, "too_large"),
+    ]:
+        path.write_bytes(content)
+        assert only_fault(kind, path, 1000).reason == reason
+
+
+def test_an_undecodable_file_names_line_and_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\ntwo\nthr\xe9e\n")
+    fault = only_fault("text", path)
+    assert fault.place == f"{path}:3" and "byte 0xe9 at offset 11 is not utf-8" in fault.detail
+
+
+def test_text_loses_its_byte_order_mark_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf one\r\n\ttwo \n")
+    assert only_text("text", path) == " one\r\n\ttwo \n"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_text"),
+    [
+        ("README", True), ("README.md", True), ("NEWS.gz", True), ("copyright", True), ("METADATA", True), ("a.rst", True),
+        ("LICENSE-APACHE", True), ("changelog.Debian.gz", True), ("a.html", False), ("RECORD", False), ("a.png", False),
+        ("license.py", False), ("a.so", False), ("top_level.txt", True),
+    ],
+)  # fmt: skip
+def test_which_files_of_a_folder_are_text(name: str, is_text: bool) -> None:
+    assert reader_of("text").accepts(f"/folder/{name}") == is_text
+
+
+def test_python_is_decoded_as_python_does(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_bytes("# -*- coding: latin-1 -*-\nname = 'café'\n".encode("latin-1"))
+    assert only_text("python", path).endswith("name = 'café'\n")
+    path.write_bytes(b"# coding: no-such-thing\n")
+    assert "unknown encoding" in only_fault("python", path).detail
+
+
+def test_docstrings_stand_below_what_they_describe(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(
+        '"""About the module."""\n'
+        "import os\n"
+        "def f(a, *, b=1):\n"
+        '    """About f.\n\n        An example.\n    """\n'
+        "if os.name:\n"
+        "    class C:\n"
+        '        """About C."""\n'
+        "        async def g(self, x):\n"
+        '            """About g: \\d."""\n'
+        "def silent(): pass\n"
+    )
+    assert only_text("docstrings", path) == (
+        "About the module.\n\nf(a, b)\n\nAbout f.\n\nAn example.\n\nclass C\n\nAbout C.\n\nC.g(x)\n\nAbout g: \\d.\n"
+    )
+
+
+def test_a_module_that_does_not_parse_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("a = 1\nprint 'x'\n")
+    fault = only_fault("docstrings", path)
+    assert (fault.reason, fault.line) == ("syntax_error", 2)
+
+
+def test_every_kind_has_a_reader() -> None:
+    assert all(reader_of(kind).read for kind in KINDS)

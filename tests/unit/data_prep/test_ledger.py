@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.config import DataConfig
+from data_prep.documents import VERDICTS
+from data_prep.extract import extract
+from data_prep.ledger import LedgerError, build_ledger, load_ledger, write_ledger
+from data_prep.shards import RunDirectory, Stage, load_manifest
+from foundation.atomic_files import write_text
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """Five documents of two sources and one that was set aside; the later stages' files are written by hand."""
+    for source in ("books", "code"):
+        (tmp_path / source).mkdir()
+    for name, text in (("books/a", "one"), ("books/b", "two two"), ("books/c", ""), ("code/d", "x"), ("code/e", "y"), ("code/f", "z")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    run = RunDirectory(tmp_path / "run")
+    extract(config_of(run), run)
+    decide(run, "books-00000", [("en", []), ("de", ["gopher.minimum_words", "duplicate.near"])])
+    decide(run, "code-00000", [("en", []), ("en", []), ("en", ["duplicate.exact"])])
+    return run
+
+
+def config_of(run: RunDirectory) -> DataConfig:
+    folder = run.root.parent
+    sources = [{"name": name, "kind": "text", "paths": (str(folder / name),)} for name in ("books", "code")]
+    return DataConfig.model_validate({"output": run.root, "workers": 1, "sources": tuple(sources)})
+
+
+def decide(run: RunDirectory, shard: str, verdicts: list[tuple[str, list[str]]], kept: bool | None = None) -> None:
+    texts = pq.read_table(run.corpus / f"{shard}.parquet").to_pylist()
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"{shard}/{row:07d}",
+            "source": shard.split("-")[0],
+            "language": language,
+            "kept": not reasons if kept is None else kept,
+            "reasons": reasons,
+        }
+        for row, (language, reasons) in enumerate(verdicts)
+    ]
+    sizes = [{"id": text["id"], "byte_count": len(text["text"])} for text in texts]
+    for stage, folder, table in (
+        ("decide", run.verdicts, pa.Table.from_pylist(rows, schema=VERDICTS)),
+        ("measure", run.signals, pa.Table.from_pylist(sizes)),
+    ):
+        folder.mkdir(exist_ok=True)
+        pq.write_table(table, folder / f"{shard}.parquet")
+        Stage(run, stage, 1, {}, "").commit(shard, [folder / f"{shard}.parquet"], {})
+
+
+def write_mixture(run: RunDirectory, books: int, code: int) -> None:
+    counts = "documents: {}, tokens: 70, heldout_documents: 1, heldout_tokens: 30"
+    datasets = "\n".join(f"- {{name: {name}, {counts.format(n)}}}" for name, n in (("books", books), ("code", code)))
+    write_text(run.tokens / "mixture.yaml", f"version: 1\ndatasets:\n{datasets}\n")
+
+
+def test_every_document_is_accounted_for(run: RunDirectory) -> None:
+    ledger = build_ledger(load_manifest(run), run)
+    documents = ledger["documents"]
+    assert (documents["in"], documents["kept"], documents["dropped"]) == (6, 3, 3)
+    assert documents["by_reason"] == {"duplicate.exact": 1, "gopher.minimum_words": 1, "quarantine:empty": 1}
+    assert documents["by_source"]["books"]["in"] == 3 and documents["by_source"]["books"]["kept"] == 1
+    assert {name: account["in"] for name, account in documents["by_language"].items()} == {"en": 4, "(not read)": 1, "de": 1}
+    assert (documents["bytes_in"], documents["bytes_kept"]) == (13, 5)
+    assert ledger["tokens"] is None
+
+
+def test_tokens_are_those_of_the_mixture(run: RunDirectory) -> None:
+    write_mixture(run, books=0, code=1)
+    tokens = build_ledger(load_manifest(run), run)["tokens"]
+    assert (tokens["train"], tokens["heldout"]) == (140, 60) and tokens["by_source"]["code"]["tokens"] == 70
+
+
+def test_a_document_that_is_missing_from_the_token_files_is_an_error(run: RunDirectory) -> None:
+    write_mixture(run, books=0, code=7)
+    with pytest.raises(LedgerError, match="source code: 2 documents were kept, 8 are in its token files"):
+        build_ledger(load_manifest(run), run)
+
+
+def test_books_that_do_not_balance_are_an_error(run: RunDirectory) -> None:
+    decide(run, "code-00000", [("en", []), ("en", [])])
+    with pytest.raises(LedgerError, match="shard code-00000: 3 documents were extracted, 3 measured, 2 decided"):
+        build_ledger(load_manifest(run), run)
+    decide(run, "code-00000", [("en", []), ("en", []), ("en", [])], kept=False)
+    with pytest.raises(LedgerError, match="code-00000/0000000 is dropped without a reason"):
+        build_ledger(load_manifest(run), run)
+    decide(run, "code-00000", [("en", []), ("en", ["code.longest_line"]), ("en", [])], kept=True)
+    with pytest.raises(LedgerError, match=r"code-00000/0000001 is kept with reasons against it: \['code\.longest_line'\]"):
+        build_ledger(load_manifest(run), run)
+
+
+def test_the_page_holds_everything_in_itself(run: RunDirectory) -> None:
+    write_mixture(run, books=0, code=1)
+    write_ledger(config_of(run), run)
+    ledger = load_ledger(run)
+    page = (run.root / "ledger.html").read_text()
+    assert "6 documents in = 3 kept + 3 dropped" in page and "gopher.minimum_words" in page
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(images) == 1 and base64.b64decode(images[0]).startswith(b"\x89PNG")
+    assert "http" not in page
+    write_ledger(config_of(run), run)
+    assert load_ledger(run) == ledger
+
+
+def test_a_ledger_before_the_verdicts_names_the_stage_that_is_missing(run: RunDirectory) -> None:
+    (run.commits / "decide" / "books-00000.json").unlink()
+    with pytest.raises(ValueError, match="decide is not complete, 1 of 2 units are missing"):
+        write_ledger(config_of(run), run)
