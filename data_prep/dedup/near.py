@@ -2,8 +2,8 @@
 
 Documents are taken in the order of preference. Each is compared with those before it that stay and that agree with
 it in all rows of at least one band. It goes if the exact Jaccard similarity of the shingles with one of these is high
-enough, and else it stays. So what goes is itself that similar to one that stays; similarity is never passed on by a chain.
-And a large group of copies costs one comparison a document, because only what stays is compared with.
+enough, and else it stays. So what goes is itself that similar to one that stays; similarity is never passed on by a
+chain. And a large group of copies costs one comparison a document, because only what stays is compared with.
 
 Before the exact comparison two bounds save most of the work: sets whose sizes differ too much cannot be similar, and a
 signature that agrees in fewer minima than the threshold less `SCREENING_DEVIATIONS` standard deviations is not (one in

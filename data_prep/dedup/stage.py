@@ -11,7 +11,7 @@ system pages in as needed.
 
 from __future__ import annotations
 
-import warnings
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,10 +45,6 @@ REMOVALS = pa.schema(
 """One row for each document that goes; `duplicate_of` is a document that stays, `jaccard` the similarity with it."""
 
 
-class SourceLossWarning(UserWarning):
-    """A source loses more of its documents to duplicates than `dedup.alarm_share`."""
-
-
 def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
     """What removals depend on: signals and texts, similarity, and the rules, which decide which copy is preferred."""
     shards = load_manifest(run).shard_names
@@ -63,8 +59,7 @@ def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
 def dedup(config: DataConfig, run: RunDirectory) -> None:
     """Write `dedup/pairs.parquet` and `dedup/removals.parquet`.
 
-    Warns:
-        SourceLossWarning: for each source that loses more than `dedup.alarm_share`.
+    A source that loses more than `dedup.alarm_share` is named on standard error and in the commit record.
 
     Raises:
         StaleOutputError: removals on disk were made with other settings or from other signals.
@@ -110,7 +105,7 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
             "proposed_pairs": near.proposed,
             "verified_pairs": near.verified,
             "similar_pairs": len(near.pairs),
-            **_alarms(documents, removals, shards, config.dedup.alarm_share),
+            **_alarms(run, documents, removals, shards, config.dedup.alarm_share),
         },
     )
 
@@ -258,8 +253,10 @@ def _evidence(
     return removals, pairs
 
 
-def _alarms(documents: _Documents, removals: pa.Table, shards: Sequence[Shard], alarm_share: float) -> dict[str, int]:
-    """Warn of each source that loses too much; `removed:<source>` and, where it does, `alarm:<source>`."""
+def _alarms(
+    run: RunDirectory, documents: _Documents, removals: pa.Table, shards: Sequence[Shard], alarm_share: float
+) -> dict[str, int]:
+    """Name each source that loses too much; counts `removed:<source>` and, where it does, `alarm:<source>`."""
     total: Counter[str] = Counter()
     for shard, size in zip(shards, np.diff(documents.shard_bounds).tolist(), strict=True):
         total[shard.source] += size
@@ -268,10 +265,9 @@ def _alarms(documents: _Documents, removals: pa.Table, shards: Sequence[Shard], 
     for source in sorted(total):
         if lost[source] > alarm_share * total[source]:
             counts[f"alarm:{source}"] = lost[source]
-            warnings.warn(
-                f"source {source} loses {lost[source]:,} of {total[source]:,} documents to duplicates, more than "
-                f"dedup.alarm_share {alarm_share:g}; look at dedup/removals.parquet",
-                SourceLossWarning,
-                stacklevel=3,
+            print(
+                f"warning: source {source} loses {lost[source]:,} of {total[source]:,} documents to duplicates, more "
+                f"than dedup.alarm_share {alarm_share:g}; look at {run.dedup / 'removals.parquet'}",
+                file=sys.stderr,
             )
     return counts

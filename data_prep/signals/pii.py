@@ -2,7 +2,8 @@
 
 Found: e-mail addresses, public IPv4 and IPv6 addresses, phone numbers, payment cards (Luhn), IBANs (mod 97), and keys
 of known shape or behind a name such as `api_key`. Plain numbers are left alone, as BigScience chose after seeing the
-false positives (Laurençon et al. 2022, arXiv:2303.03915); its placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`, `PI:KEY`.
+false positives (Laurençon et al. 2022, arXiv:2303.03915), whose placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`,
+`PI:KEY`.
 
 A span is half-open and counts bytes of the UTF-8 text. Spans of one text are in order and do not overlap: where two
 finds do, their union is one span with the kind of the one that begins first, of the longer of two that begin together.
