@@ -222,7 +222,7 @@ def _counted(documents: Iterator[SampledDocument], counts: Counter[str], expecte
             counts[f"{item.source}/bytes"] += min(len(data), _LARGEST_PIECE_BYTES)
             progress.advance(len(data))
             yield item.document.text if piece is None else piece
-    print("train-tokenizer: learning the merges; takes about as long as the reading did")
+    print("train-tokenizer: learning the merges; takes one to two times as long as the reading did")
 
 
 def _say(report: dict[str, Any], encoders: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from pathlib import Path
 
@@ -110,6 +111,22 @@ def test_a_failed_write_leaves_the_old_pair(prefix: Path) -> None:
         writer.add_document(np.arange(5))
         raise RuntimeError("stop")
     assert {path.name: path.read_bytes() for path in prefix.parent.iterdir()} == before
+
+
+def test_an_old_index_never_stands_beside_a_new_bin(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between the two renames."""
+    replace = os.replace
+
+    def crash_at_the_index(source: Path, target: Path) -> None:
+        if Path(target).suffix == ".idx":
+            raise OSError("crash")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", crash_at_the_index)
+    with pytest.raises(OSError, match="crash"):
+        write(prefix, random_documents(9, 7, 300), 300)
+    with pytest.raises(TokenFileError, match=r"wiki\.heldout\.idx: no such file"):
+        IndexedDataset(prefix)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.shards import Manifest, RunDirectory, restart
 from data_prep.tokenizer.encode import ReferenceEncoder, TokenizerError
+from data_prep.tokenizer.kept_documents import id_fraction
 from data_prep.tokenizer.train import train_tokenizer
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
@@ -89,6 +90,9 @@ def test_kept_documents_come_out_once(
         train, heldout = read_back(run, name), read_back(run, f"{name}.heldout")
         assert Counter(train + heldout) == Counter(kept)
         assert 1 <= len(heldout) < 0.3 * len(kept)
+        ids = [f"{name}-{row // 40:05d}/{row % 40:07d}" for row in range(len(sources[name])) if row not in dropped_rows]
+        chosen = [text for text, i in zip(kept, ids, strict=True) if id_fraction(config.seed, "heldout", i) < 0.1]
+        assert Counter(heldout) == Counter(chosen)
         in_order = [text for text in kept if text in set(train)]
         assert train != in_order, "not shuffled"
     assert sorted(path.name for path in run.tokens.iterdir()) == [
