@@ -201,7 +201,8 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
             f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
             "next:",
             f"  python -m data_prep why {example} --config {config_path}     why a document was kept or dropped",
-            f"  deepspeed --module pretrain --config configs/train/demo.yaml data.mixture={run.tokens / 'mixture.yaml'}",
+            "  deepspeed --module pretrain --config configs/train/demo.yaml "
+            f"data.mixture={run.tokens / 'mixture.yaml'}",
         ]
     print("\n".join(told))
 

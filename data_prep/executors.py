@@ -210,7 +210,7 @@ def _prepare_worker() -> None:
 
 @contextlib.contextmanager
 def _one_thread_per_worker() -> Iterator[None]:
-    """Processes are our parallelism; libraries that start a thread for each core in each of them only get in the way."""
+    """Processes are our parallelism; libraries that start a thread for each core in each of them only hinder."""
     before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
     os.environ.update({name: "1" for name in _THREAD_SETTINGS})
     try:

@@ -152,7 +152,9 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
         total: Counter[str] = Counter()
         for name in names:
             total.update(records[name].counts)
-        reasons = {key.removeprefix("quarantine:"): total[key] for key in sorted(total) if key.startswith("quarantine:")}
+        reasons = {
+            key.removeprefix("quarantine:"): total[key] for key in sorted(total) if key.startswith("quarantine:")
+        }
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         if names and not total["documents"]:
             first = next(quarantined(run, names), None)

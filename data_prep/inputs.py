@@ -42,7 +42,7 @@ class SourceFiles:
     missing: tuple[str, ...] = ()
     """Configured paths that match nothing on this machine."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Files of a searched folder that this kind of source does not read, by suffix; unreadable ones under `(unreadable)`."""
+    """Files of a searched folder that this kind of source does not read, by suffix; `(unreadable)` cannot be opened."""
     left_out_files: int = 0
     """Files beyond `maximum_bytes`."""
     left_out_bytes: int = 0
@@ -82,9 +82,10 @@ def resolve(pattern: str) -> str:
 def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     """List, limit and digest the files of one source, sorted by path.
 
-    A folder is searched in depth for files that this kind of source reads; symbolic links to folders are not followed and
-    a linked file counts once, under its real path. A file or a pattern is taken as given. With `maximum_bytes`, files are
-    chosen in the order of a hash of their path below the configured folder and the seed, until the next would not fit.
+    A folder is searched in depth for files that this kind of source reads; symbolic links to folders are not followed
+    and a linked file counts once, under its real path. A file or a pattern is taken as given. With `maximum_bytes`,
+    files are chosen in the order of a hash of their path below the configured folder and the seed, until the next would
+    not fit.
     """
     accepts = reader_of(source.kind).accepts
     names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is

@@ -49,8 +49,8 @@ class Account:
         reasons = sum(self.by_reason.values())
         if self.documents_in != self.kept + self.dropped or self.dropped != reasons:
             raise LedgerError(
-                f"{name}: {self.documents_in} documents in, {self.kept} kept, {self.dropped} dropped, {reasons} reasons: "
-                "the ledger does not balance"
+                f"{name}: {self.documents_in} documents in, {self.kept} kept, {self.dropped} dropped, "
+                f"{reasons} reasons: the ledger does not balance"
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -115,7 +115,9 @@ def count_documents(manifest: Manifest, run: RunDirectory) -> Accounts:
             )
         for verdict, size in zip(verdicts, sizes, strict=True):
             if verdict["id"] != size["id"]:
-                raise LedgerError(f"shard {shard.name}: the verdict on {verdict['id']} stands where {size['id']} was measured")
+                raise LedgerError(
+                    f"shard {shard.name}: the verdict on {verdict['id']} stands where {size['id']} was measured"
+                )
             if bool(verdict["reasons"]) == verdict["kept"]:
                 state = "kept with reasons against it" if verdict["kept"] else "dropped without a reason"
                 raise LedgerError(f"document {verdict['id']} is {state}: {verdict['reasons']}")
@@ -185,7 +187,9 @@ def build_ledger(manifest: Manifest, run: RunDirectory) -> dict[str, Any]:
             "by_source": {name: account.as_json() for name, account in sorted(accounts.by_source.items())},
             "by_language": {
                 name: account.as_json()
-                for name, account in sorted(accounts.by_language.items(), key=lambda item: (-item[1].documents_in, item[0]))
+                for name, account in sorted(
+                    accounts.by_language.items(), key=lambda item: (-item[1].documents_in, item[0])
+                )
             },
         },
         "tokens": count_tokens(run, accounts),

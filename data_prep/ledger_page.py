@@ -13,7 +13,8 @@ _REASONS_SHOWN = 8
 _LANGUAGES_SHOWN = 16
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 2rem } th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1rem 0 2rem }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd }
 th { text-align: left } td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
 """
 
@@ -38,12 +39,17 @@ def page(ledger: dict[str, Any], title: str) -> str:
             )
         )
     reasons = [(name, count, _share(count, documents["in"])) for name, count in documents["by_reason"].items()]
-    languages = [(name, account["in"], account["kept"], account["bytes_kept"]) for name, account in documents["by_language"].items()]
+    languages = [
+        (name, account["in"], account["kept"], account["bytes_kept"])
+        for name, account in documents["by_language"].items()
+    ]
     inputs = []
     for name, source in ledger["input"].items():
         skipped = ", ".join(f"{count} {suffix}" for suffix, count in _largest(source["skipped_by_suffix"], 6))
         missing = ", ".join(source["not_on_this_machine"])
-        inputs.append((name, source["kind"], source["files"], source["bytes"], source["left_out_files"], skipped, missing))
+        inputs.append(
+            (name, source["kind"], source["files"], source["bytes"], source["left_out_files"], skipped, missing)
+        )
     picture = base64.b64encode(draw(ledger)).decode()
     return "\n".join(
         [
@@ -54,13 +60,26 @@ def page(ledger: dict[str, Any], title: str) -> str:
             f"{tokens['train']:,} tokens to train on, {tokens['heldout']:,} held out.</p>",
             f'<img alt="Documents by source and reason, kept bytes by language" src="data:image/png;base64,{picture}">',
             "<h2>Sources</h2>",
-            _table(("source", "in", "kept", "dropped", "kept, share", "bytes kept", "tokens", "tokens held out"), sources),
+            _table(
+                ("source", "in", "kept", "dropped", "kept, share", "bytes kept", "tokens", "tokens held out"), sources
+            ),
             "<h2>Reasons</h2><p>The first reason against each document that was dropped.</p>",
             _table(("reason", "documents", "of all"), reasons),
             "<h2>Languages</h2>",
             _table(("language", "in", "kept", "bytes kept"), languages),
             "<h2>Input</h2>",
-            _table(("source", "kind", "files", "bytes", "left out by maximum_bytes", "not of this kind", "not on this machine"), inputs),
+            _table(
+                (
+                    "source",
+                    "kind",
+                    "files",
+                    "bytes",
+                    "left out by maximum_bytes",
+                    "not of this kind",
+                    "not on this machine",
+                ),
+                inputs,
+            ),
             "</body></html>\n",
         ]
     )
@@ -79,7 +98,18 @@ def draw(ledger: dict[str, Any]) -> bytes:
     left_axes, right_axes = figure.subplots(1, 2, width_ratios=(3, 2))
 
     left = [0.0] * len(sources)
-    colours = ["#2a7f62", "#c44e52", "#dd8452", "#ccb974", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#64b5cd", "#bbbbbb"]
+    colours = [
+        "#2a7f62",
+        "#c44e52",
+        "#dd8452",
+        "#ccb974",
+        "#8172b3",
+        "#937860",
+        "#da8bc3",
+        "#8c8c8c",
+        "#64b5cd",
+        "#bbbbbb",
+    ]
     for index, reason in enumerate(["kept", *shown, "other reasons"]):
         widths = []
         for source in sources:

@@ -1,14 +1,16 @@
 """The frozen manifest, its shards, and the commit records that make every stage resumable.
 
-A run of data preparation lives in one folder. Its input is listed once, with sizes and digests, in `manifest.json`; work is
-divided by that list and never by a live look at the disk. A unit of work counts as done when its commit record exists, and
-the record is written after the outputs are whole: kill the program anywhere, run it again, and only what is missing is done.
+A run of data preparation lives in one folder. Its input is listed once, with sizes and digests, in `manifest.json`;
+work is divided by that list and never by a live look at the disk. A unit of work counts as done when its commit record
+exists, and the record is written after the outputs are whole: kill the program anywhere, run it again, and only what is
+missing is done.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -166,7 +168,7 @@ def _manifest_settings(config: DataConfig) -> dict[str, Any]:
 
 
 def divide(source: SourceFiles, shard_bytes: int) -> tuple[Shard, ...]:
-    """Shards of about `shard_bytes`: small files are grouped, a large file is split where its kind can be read from the middle."""
+    """Shards of about `shard_bytes`: small files are grouped, a large one is split if its kind allows it."""
     is_splittable = reader_of(source.kind).is_splittable
     groups: list[list[FileRange]] = []
     group: list[FileRange] = []
@@ -178,9 +180,7 @@ def divide(source: SourceFiles, shard_bytes: int) -> tuple[Shard, ...]:
             if group:
                 groups.append(group)
                 group, group_bytes = [], 0
-            groups.extend(
-                [FileRange(file.path, start, end, file.size)] for start, end in zip(cuts, cuts[1:], strict=False)
-            )
+            groups.extend([FileRange(file.path, start, end, file.size)] for start, end in itertools.pairwise(cuts))
             continue
         if group and group_bytes + file.size > shard_bytes:
             groups.append(group)
@@ -245,7 +245,9 @@ def load_manifest(run: RunDirectory) -> Manifest:
         Shard(**{**shard, "ranges": tuple(FileRange(**piece) for piece in shard["ranges"])})
         for shard in frozen["shards"]
     )
-    manifest = Manifest(tuple(SourceFiles.from_json(source) for source in frozen["sources"]), shards, frozen["settings"])
+    manifest = Manifest(
+        tuple(SourceFiles.from_json(source) for source in frozen["sources"]), shards, frozen["settings"]
+    )
     if manifest.digest != frozen["digest"]:
         raise ValueError(f"{run.manifest}: was edited, its digest does not match; `--restart extract` makes it anew")
     return manifest
@@ -340,7 +342,7 @@ class Stage:
         """Whether `unit` was committed and its outputs are still there.
 
         Raises:
-            StaleOutputError: it was committed from another input, with another setting or by another version of the code.
+            StaleOutputError: it was committed from another input, with another setting or by other code.
         """
         record = _read_record(self.folder / f"{unit}.json")
         if record is None:
@@ -388,7 +390,8 @@ class Stage:
         advice = f"`--restart {self.name}` removes what this stage and later ones have written"
         if record.version != self.version:
             raise StaleOutputError(
-                f"{where} was written by version {record.version} of this stage, the code is version {self.version}; {advice}"
+                f"{where} was written by version {record.version} of this stage, the code is version {self.version}; "
+                + advice
             )
         _refuse_changed_settings(where, self.name, record.settings, self.settings)
         if record.inputs != self.inputs:
@@ -412,8 +415,8 @@ def committed_digest(run: RunDirectory, stage: str, units: Sequence[str]) -> str
     missing = [unit for unit in units if unit not in records]
     if missing:
         raise ValueError(
-            f"{run.root}: {stage} is not complete, {len(missing)} of {len(units)} units are missing (first: {missing[0]}); "
-            f"run `python -m data_prep {stage}` first"
+            f"{run.root}: {stage} is not complete, {len(missing)} of {len(units)} units are missing "
+            f"(first: {missing[0]}); run `python -m data_prep {stage}` first"
         )
     return _digest_of({unit: records[unit] for unit in units})
 
@@ -427,7 +430,9 @@ def restart(run: RunDirectory, stage: str) -> tuple[str, ...]:
     if stage not in STAGES:
         raise ValueError(f"--restart {stage}: no such stage; stages are {', '.join(STAGES)}")
     later = STAGES[STAGES.index(stage) :]
-    for name in reversed(later):  # records go before outputs, later stages before earlier: a kill leaves no false record
+    for name in reversed(
+        later
+    ):  # records go before outputs, later stages before earlier: a kill leaves no false record
         shutil.rmtree(run.commits / name, ignore_errors=True)
         for output in run.outputs_of(name):
             if output.is_dir():
@@ -464,9 +469,7 @@ def _digest_of(records: Mapping[str, Record]) -> str:
 
 def _flatten(value: object, prefix: str = "") -> dict[str, object]:
     if isinstance(value, Mapping) and value:
-        return {
-            key: inner for name, item in value.items() for key, inner in _flatten(item, f"{prefix}{name}.").items()
-        }
+        return {key: inner for name, item in value.items() for key, inner in _flatten(item, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): value} if prefix else {}
 
 
@@ -476,6 +479,6 @@ def _refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new
         if before.get(name, "(not set)") != now.get(name, "(not set)"):
             raise StaleOutputError(
                 f"{where}: the setting {name} is {now.get(name, '(not set)')!r}, the outputs on disk were made with "
-                f"{before.get(name, '(not set)')!r}; set it back, or `--restart {stage}` removes what this stage and later "
-                "ones have written"
+                f"{before.get(name, '(not set)')!r}; set it back, or `--restart {stage}` removes what this stage "
+                "and later ones have written"
             )

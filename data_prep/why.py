@@ -44,7 +44,9 @@ def _explain(
     yield f"{identity}: {found['url']}"
     yield f"  source {found['source']}, metadata {found['metadata']}"
     text = found["text"]
-    yield f"  text, {len(text):,} characters" + (f", the first {_TEXT_CHARACTERS}:" if len(text) > _TEXT_CHARACTERS else ":")
+    yield f"  text, {len(text):,} characters" + (
+        f", the first {_TEXT_CHARACTERS}:" if len(text) > _TEXT_CHARACTERS else ":"
+    )
     yield from (f"  | {line}" for line in text[:_TEXT_CHARACTERS].splitlines())
 
     signals = _row(run.signals / f"{shard}.parquet", identity, row, "measure")
@@ -87,7 +89,9 @@ def _row(path: Path, identity: str, row: int, stage: str) -> dict[str, Any]:
             if row < rows:
                 found: dict[str, Any] = file.read_row_group(group).slice(row, 1).to_pylist()[0]
                 if found["id"] != identity:
-                    raise ValueError(f"{path}: holds {found['id']} where {identity} belongs; `--restart {stage}` makes it anew")
+                    raise ValueError(
+                        f"{path}: holds {found['id']} where {identity} belongs; `--restart {stage}` makes it anew"
+                    )
                 return found
             row -= rows
         raise ValueError(f"{identity}: the shard has {file.metadata.num_rows} documents, rows count from 0")
@@ -100,9 +104,10 @@ def _url(manifest: Manifest, run: RunDirectory, identity: str) -> str:
 
 def _set_aside(manifest: Manifest, run: RunDirectory, path: str) -> str:
     found = [record for record in quarantined(run, manifest.shard_names) if record["path"].endswith(path)]
-    if found and "/" in path or found and "." in path:
+    if (found and "/" in path) or (found and "." in path):
         return "\n".join(
-            f"{place_of(record)}: set aside as {record['reason']}: {record['detail']}\n  {record['excerpt']!r}" for record in found
+            f"{place_of(record)}: set aside as {record['reason']}: {record['detail']}\n  {record['excerpt']!r}"
+            for record in found
         )
     example = f"{manifest.shard_names[0]}/0000000"
     raise ValueError(

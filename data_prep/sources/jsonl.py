@@ -57,8 +57,8 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
                 held.append(result)
                 if len(held) == _LINES_BEFORE_GIVING_UP:
                     raise ValueError(
-                        f"{piece.path}:{held[0].line}: none of the first {len(held)} lines has a string `text` ({held[0].detail}); "
-                        "a JSONL source needs one object per line with the field `text`"
+                        f"{piece.path}:{held[0].line}: none of the first {len(held)} lines has a string `text` "
+                        f"({held[0].detail}); a JSONL source needs one object per line with the field `text`"
                     )
                 continue
             is_right_field = is_right_field or isinstance(result, Document)
@@ -69,7 +69,9 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     except DamagedFileError as error:
         yield from held
         held = []
-        yield Fault("damaged_file", f"{error}; the {lines.seen} whole lines before it are read", piece.path, line=lines.seen + 1)
+        yield Fault(
+            "damaged_file", f"{error}; the {lines.seen} whole lines before it are read", piece.path, line=lines.seen + 1
+        )
     yield from held
 
 
@@ -84,7 +86,10 @@ def _parse(line: Line, path: str, numbers: _LineNumbers, maximum_bytes: int) -> 
     try:
         text = line.content.decode("utf-8")
     except UnicodeDecodeError as error:
-        return fault("invalid_utf8", f"byte {line.content[error.start]:#04x} at offset {error.start} of the line ({error.reason})")
+        return fault(
+            "invalid_utf8",
+            f"byte {line.content[error.start]:#04x} at offset {error.start} of the line ({error.reason})",
+        )
     try:
         value: Any = json.loads(text)
     except ValueError as error:
@@ -94,7 +99,11 @@ def _parse(line: Line, path: str, numbers: _LineNumbers, maximum_bytes: int) -> 
     if not isinstance(value, dict):
         return fault("missing_text", f"a JSON {_kind_of(value)}, not an object")
     if not isinstance(value.get("text"), str):
-        detail = f"`text` is {_kind_of(value['text'])}" if "text" in value else f"its fields are {', '.join(map(repr, value)) or '(none)'}"
+        detail = (
+            f"`text` is {_kind_of(value['text'])}"
+            if "text" in value
+            else f"its fields are {', '.join(map(repr, value)) or '(none)'}"
+        )
         return fault("missing_text", detail)
     url = value.get("url")
     if not isinstance(url, str) or not url:

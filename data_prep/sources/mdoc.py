@@ -18,10 +18,65 @@ _PAIRS = {
 _OPENERS = {"Do": "“", "So": "‘", "Qo": '"', "Po": "(", "Bo": "[", "Ao": "<", "Bro": "{", "Oo": "[", "Eo": "", "Xo": ""}
 _CLOSERS = {"Dc": "”", "Sc": "’", "Qc": '"', "Pc": ")", "Bc": "]", "Ac": ">", "Brc": "}", "Oc": "]", "Ec": "", "Xc": ""}
 _PLAIN = frozenset(
-    "Ar Cm Ic Pa Em Sy Li Va Vt Ev Dv Er An Fa Ft Fd Ad Tn No Cd Cn St Lb Ms Me Ql Sx Mt Lk Nd Nm Fl Fn Xr In Ux Bx Fx Nx "
-    "Ox Dx Bsx At Ap Pf Ns".split()
+    [
+        "Ar",
+        "Cm",
+        "Ic",
+        "Pa",
+        "Em",
+        "Sy",
+        "Li",
+        "Va",
+        "Vt",
+        "Ev",
+        "Dv",
+        "Er",
+        "An",
+        "Fa",
+        "Ft",
+        "Fd",
+        "Ad",
+        "Tn",
+        "No",
+        "Cd",
+        "Cn",
+        "St",
+        "Lb",
+        "Ms",
+        "Me",
+        "Ql",
+        "Sx",
+        "Mt",
+        "Lk",
+        "Nd",
+        "Nm",
+        "Fl",
+        "Fn",
+        "Xr",
+        "In",
+        "Ux",
+        "Bx",
+        "Fx",
+        "Nx",
+        "Ox",
+        "Dx",
+        "Bsx",
+        "At",
+        "Ap",
+        "Pf",
+        "Ns",
+    ]
 )
-_SYSTEMS = {"Ux": "UNIX", "Bx": "BSD", "Fx": "FreeBSD", "Nx": "NetBSD", "Ox": "OpenBSD", "Dx": "DragonFly", "Bsx": "BSD/OS", "At": "AT&T UNIX"}
+_SYSTEMS = {
+    "Ux": "UNIX",
+    "Bx": "BSD",
+    "Fx": "FreeBSD",
+    "Nx": "NetBSD",
+    "Ox": "OpenBSD",
+    "Dx": "DragonFly",
+    "Bsx": "BSD/OS",
+    "At": "AT&T UNIX",
+}
 _REFERENCE = {"%A", "%B", "%C", "%D", "%I", "%J", "%N", "%O", "%P", "%Q", "%R", "%T", "%U", "%V"}
 _GLUE = "\x03"
 """Stands where two words touch."""
@@ -105,11 +160,18 @@ class Mdoc:
 
     def _item(self, arguments: list[str]) -> None:
         kind = self._lists[-1] if self._lists else "-item"
-        self._output.end_paragraph() if kind in ("-tag", "-ohang", "-hang", "-inset", "-diag") else self._output.end_line()
+        self._output.end_paragraph() if kind in (
+            "-tag",
+            "-ohang",
+            "-hang",
+            "-inset",
+            "-diag",
+        ) else self._output.end_line()
         if kind in ("-bullet", "-dash", "-hyphen"):
             self._output.word("•" if kind == "-bullet" else "-")
         elif kind == "-column":
-            cells, cell = [], []
+            cells: list[str] = []
+            cell: list[str] = []
             for word in [*arguments, "Ta"]:
                 if word == "Ta":
                     cells.append(self._inline(cell))
@@ -156,7 +218,9 @@ class Mdoc:
                 end = index + 1
                 while end < len(words) and words[end] not in _CLOSING:
                     end += 1
-                pieces.append(f"{self._roff.escapes(words[index])}({', '.join(map(self._roff.escapes, words[index + 1 : end]))})")
+                pieces.append(
+                    f"{self._roff.escapes(words[index])}({', '.join(map(self._roff.escapes, words[index + 1 : end]))})"
+                )
                 index = end
             elif word == "In" and index < len(words):
                 pieces.append(f"#include <{words[index]}>")
@@ -179,11 +243,20 @@ class Mdoc:
                 tail = [*pieces[-2:], *tail]
                 pieces = pieces[:-2]
             pieces += [part for closer in reversed(closers) for part in (_GLUE, closer)] + tail
-        return " ".join(pieces).replace(f" {_GLUE} ", "").replace(f"{_GLUE} ", "").replace(f" {_GLUE}", "").replace(_GLUE, "")
+        return (
+            " ".join(pieces)
+            .replace(f" {_GLUE} ", "")
+            .replace(f"{_GLUE} ", "")
+            .replace(f" {_GLUE}", "")
+            .replace(_GLUE, "")
+        )
 
     def _flags(self, words: list[str], index: int, pieces: list[str]) -> int:
         first = True
-        while index < len(words) and words[index] not in _PLAIN | _PAIRS.keys() | _OPENERS.keys() | _CLOSERS.keys() | _CLOSING:
+        while (
+            index < len(words)
+            and words[index] not in _PLAIN | _PAIRS.keys() | _OPENERS.keys() | _CLOSERS.keys() | _CLOSING
+        ):
             pieces.append(words[index] if words[index] == "|" else "-" + self._roff.escapes(words[index]))
             index += 1
             first = False
@@ -195,4 +268,7 @@ class Mdoc:
 
 
 _EXIT_TEXT = "The utility exits 0 on success, and >0 if an error occurs."
-_RETURN_TEXT = "The function returns the value 0 if successful; otherwise the value -1 is returned and errno is set to indicate the error."
+_RETURN_TEXT = (
+    "The function returns the value 0 if successful; otherwise the value -1 is returned and errno is set to indicate "
+    "the error."
+)

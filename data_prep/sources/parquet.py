@@ -39,7 +39,9 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
             for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False):
                 columns = {name: _values(batch.column(name)) for name in batch.schema.names}
                 for i in range(batch.num_rows):
-                    yield _document({name: values[i] for name, values in columns.items()}, path, row, maximum_document_bytes)
+                    yield _document(
+                        {name: values[i] for name, values in columns.items()}, path, row, maximum_document_bytes
+                    )
                     row += 1
         except (pa.ArrowException, OSError) as error:
             total = file.metadata.num_rows
@@ -50,7 +52,9 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
 def _check_columns(schema: pa.Schema, path: str) -> None:
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if "text" not in schema.names:
-        raise ValueError(f"{path}: no column `text`; a Parquet source needs a string column of this name, the file has {columns}")
+        raise ValueError(
+            f"{path}: no column `text`; a Parquet source needs a string column of this name, the file has {columns}"
+        )
     kind = schema.field("text").type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise ValueError(f"{path}: the column `text` is {kind}; it must be a string, the file has {columns}")
@@ -59,10 +63,10 @@ def _check_columns(schema: pa.Schema, path: str) -> None:
 def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_string(column.type):
         # as bytes: nothing makes sure that the strings in a file are UTF-8, and one bad row must not cost the others
-        return column.view(pa.binary()).to_pylist()  # type: ignore[no-any-return]
+        return column.view(pa.binary()).to_pylist()
     if pa.types.is_large_string(column.type):
-        return column.view(pa.large_binary()).to_pylist()  # type: ignore[no-any-return]
-    return column.to_pylist()  # type: ignore[no-any-return]
+        return column.view(pa.large_binary()).to_pylist()
+    return column.to_pylist()
 
 
 def _document(values: dict[str, Any], path: str, row: int, maximum_bytes: int) -> Document | Fault:

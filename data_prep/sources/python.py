@@ -27,7 +27,11 @@ def source_text(path: str, maximum_document_bytes: int) -> str | Fault:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
     except SyntaxError as error:
         fault = decode(content, path)  # names the byte, where the declaration is not the trouble
-        return fault if isinstance(fault, Fault) else Fault("undecodable", str(error), path, line=1, excerpt=excerpt_of(content))
+        return (
+            fault
+            if isinstance(fault, Fault)
+            else Fault("undecodable", str(error), path, line=1, excerpt=excerpt_of(content))
+        )
     text = decode(content, path, "utf-8" if encoding == "utf-8-sig" else encoding)
     return text if isinstance(text, Fault) else text.replace("\r\n", "\n")
 

@@ -50,8 +50,8 @@ class Reader:
     """How one kind of source is read.
 
     `accepts(path)` says whether a file that was found in a searched folder belongs to this kind. `is_splittable(path)`
-    says whether a range can be read from the middle. `read(range, maximum_document_bytes)` yields documents and faults in
-    the order of the file; a file that the configuration cannot have meant raises ValueError.
+    says whether a range can be read from the middle. `read(range, maximum_document_bytes)` yields documents and faults
+    in the order of the file; a file that the configuration cannot have meant raises ValueError.
     """
 
     accepts: Callable[[str], bool]
@@ -74,7 +74,7 @@ def never_splittable(path: str) -> bool:
 
 
 class ByteStream:
-    """Bytes of a file, unpacked by its suffix; a damaged file raises `DamagedFileError` after the good part was given."""
+    """Bytes of a file, unpacked by its suffix; a damaged file raises `DamagedFileError` after its good part."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -88,7 +88,7 @@ class ByteStream:
             import zstandard
 
             # a window of 2 GiB, as `zstd --long=31` writes it
-            self._raw = open(self._path, "rb")  # noqa: SIM115
+            self._raw = open(self._path, "rb")
             unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 31)
             self._file = cast("IO[bytes]", unpacker.stream_reader(self._raw, read_across_frames=True))
         else:
@@ -142,7 +142,7 @@ def _ends_with_whole_frame(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its end; `content` is None when it is longer than allowed, `size` is its length in bytes anyway."""
+    """A line without its end; `content` is None when it is longer than allowed, `size` is its bytes in any case."""
 
     content: bytes | None
     size: int
@@ -242,7 +242,9 @@ def excerpt_of(content: bytes | str) -> str:
     return content[:EXCERPT_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 
-def usable(text: str, url: str, metadata: Mapping[str, Any], fault: Callable[[str, str], Fault], maximum_bytes: int) -> Document | Fault:
+def usable(
+    text: str, url: str, metadata: Mapping[str, Any], fault: Callable[[str, str], Fault], maximum_bytes: int
+) -> Document | Fault:
     """The last checks, the same for every kind: not empty, not too large, valid Unicode."""
     try:
         size = len(text) if text.isascii() else len(text.encode("utf-8"))

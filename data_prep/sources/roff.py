@@ -1,8 +1,8 @@
 """Manual pages written in roff with the `man` macros, turned into plain text.
 
-Not a formatter: a paragraph becomes one line, an example keeps its lines, fonts and positions are dropped. It knows what pages
-in the field use: groff's names of characters, strings, conditions, macros that the page defines itself, tables, and the text
-of requests that it has never heard of is dropped with them, as groff does. Pages that use the `mdoc` macros go on in `mdoc.py`.
+Not a formatter: a paragraph becomes one line, an example keeps its lines, fonts and positions are dropped. It knows
+what pages in the field use: groff's names of characters, strings, conditions, macros that a page defines, tables.
+Requests that it has never heard of are dropped, as groff does. Pages with the `mdoc` macros go on in `mdoc.py`.
 
 Source of the language: groff(7), groff_man(7), groff_char(7).
 """
@@ -36,6 +36,14 @@ _STRINGS = {
     "Pi": "π", "q": '"', "Na": "NaN", "If": "∞",
 }  # fmt: skip
 
+_IGNORED = (
+    "ad", "bp", "ce", "cs", "fam", "fp", "ft", "hc", "hw", "hy", "it", "lf", "ll", "lg", "ls", "lt", "mk", "ne", "nh",
+    "nr", "ns", "nx", "pc", "pl", "pm", "po", "ps", "rm", "rn", "rr", "rs", "rt", "so", "ss", "ta", "tc", "tm", "tr",
+    "tl", "ul", "uf", "vs", "warn", "wh", "IX", "PD", "DT", "AT", "UC", "PU", "hlm", "als", "mso", "char", "fchar",
+    "schar", "defcolor", "color", "gcolor", "shift", "return", "break", "continue", "Sm", "ev", "in", "na",
+)  # fmt: skip
+"""Requests and macros about the looks of a page."""
+
 _ESCAPE = re.compile(
     r"""\\(?:
       \((?P<two>..)
@@ -51,7 +59,19 @@ _ESCAPE = re.compile(
     )""",
     re.VERBOSE,
 )
-_SINGLE = {" ": " ", "~": " ", "0": " ", "-": "-", "e": "\\", "\\": "\\", "'": "´", "`": "`", "_": "_", "t": "\t", "E": "\\"}
+_SINGLE = {
+    " ": " ",
+    "~": " ",
+    "0": " ",
+    "-": "-",
+    "e": "\\",
+    "\\": "\\",
+    "'": "´",
+    "`": "`",
+    "_": "_",
+    "t": "\t",
+    "E": "\\",
+}
 
 
 def named_character(name: str) -> str:
@@ -266,7 +286,7 @@ class Roff:
                 depth += line.count("\\{") - line.count("\\}")
 
     def _test(self, text: str) -> tuple[bool, str]:
-        """Evaluate the condition at the start; this is `nroff` on its first page, with registers that nobody has set."""
+        """Evaluate the condition at the start: this is `nroff`, on its first page, with no register set."""
         if text.startswith("!"):
             holds, rest = self._test(text[1:].lstrip())
             return not holds, rest
@@ -280,7 +300,9 @@ class Roff:
             parts = text.split(text[0], 3)
             if len(parts) == 4:
                 return self.escapes(parts[1]) == self.escapes(parts[2]), parts[3].lstrip()
-        match = re.match(r"(?:\((?:[^()]|\([^()]*\)|\\n\(..)*\)|[^\s\\]|\\n(?:\[[^\]]*\]|\(..|.)|\\w'[^']*'|\\(?!\{).)+\s*", text)
+        match = re.match(
+            r"(?:\((?:[^()]|\([^()]*\)|\\n\(..)*\)|[^\s\\]|\\n(?:\[[^\]]*\]|\(..|.)|\\w'[^']*'|\\(?!\{).)+\s*", text
+        )
         if not match:
             return False, text
         expression = re.sub(r"\\n\(\.g", "1", match.group().strip())
@@ -345,7 +367,11 @@ class Roff:
         if match["code"] is not None:
             return chr(int(match["code"])) if 31 < int(match["code"]) < 127 else ""
         if match["one"] is not None:
-            return "\x02" if match["one"] == "c" else _SINGLE.get(match["one"], "" if match["one"] in _SILENT else match["one"])
+            return (
+                "\x02"
+                if match["one"] == "c"
+                else _SINGLE.get(match["one"], "" if match["one"] in _SILENT else match["one"])
+            )
         return match["argument"] or "" if match.group().startswith(("\\o", "\\b", "\\Z")) else ""
 
     # --- the man macros -----------------------------------------------------------------------------------------------
@@ -371,12 +397,7 @@ class Roff:
         def table(kind: str) -> Callable[[str], None]:
             return lambda rest: self._table(self.skip_until(kind))
 
-        macros: dict[str, Callable[[str], None]] = dict.fromkeys(
-            "ad bp ce cs fam fi fp ft hc hw hy ig it lf ll lg ls lt mk ne nh nr ns nx pc pl pm po ps rm rn rr rs rt so ss ta "
-            "tc ti tm tr tl ul uf vs warn wh IX PD DT AT UC PU hlm als mso ds1 char fchar schar defcolor color gcolor shift "
-            "return break continue nop do tag LINKSTYLE URL_END Sm ev in na".split(),
-            nothing,
-        )
+        macros: dict[str, Callable[[str], None]] = dict.fromkeys(_IGNORED, nothing)
         macros |= dict.fromkeys(("PP", "LP", "P", "sp", "Sp", "HP", "RS", "RE", "INDENT", "UNINDENT", "YS"), paragraph)
         macros |= dict.fromkeys(("nf", "EX", "Vb", "DS"), unfilled)
         macros |= dict.fromkeys(("fi", "EE", "Ve", "DE"), filled)
@@ -400,11 +421,15 @@ class Roff:
             "UE": lambda rest: self._after_link(rest),
             "ME": lambda rest: self._after_link(rest),
             "URL": self._link,
-            "SY": lambda rest: (self.output.end_paragraph(), self.output.word(self.escapes(rest.strip())))[0],
+            "SY": self._synopsis,
             "Dd": self._continue_as_mdoc,
             "Dt": self._continue_as_mdoc,
         }
         return macros
+
+    def _synopsis(self, rest: str) -> None:
+        self.output.end_paragraph()
+        self.output.word(self.escapes(rest.strip()))
 
     def _drop(self, end: str) -> None:
         self.skip_until(end)
@@ -520,7 +545,7 @@ def _table_text(line: str) -> str:
     return "" if line[:1] in (".", "'") else line
 
 
-_SILENT = frozenset("&|^/,%:)!{}dupraz\"#")
+_SILENT = frozenset('&|^/,%:)!{}dupraz"#')
 
 
 def page_to_text(page: str) -> str:

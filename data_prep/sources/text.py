@@ -6,7 +6,17 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, never_splittable, read_whole, usable, without_compression
+from data_prep.sources.reading import (
+    Document,
+    Fault,
+    Reader,
+    decode,
+    excerpt_of,
+    never_splittable,
+    read_whole,
+    usable,
+    without_compression,
+)
 
 if TYPE_CHECKING:
     from data_prep.shards import FileRange
@@ -24,8 +34,16 @@ def _accepts(path: str) -> bool:
     if name.endswith(_SUFFIXES):
         return True
     stem, suffix = os.path.splitext(name)
-    has_no_suffix = not suffix or suffix[1:].isdigit() or stem.split(".")[0].split("-")[0] in ("changelog", "news", "readme", "license")
-    return has_no_suffix and name.startswith(_NAMES) and suffix not in (".html", ".py", ".pyc", ".so", ".js", ".css", ".png")
+    has_no_suffix = (
+        not suffix
+        or suffix[1:].isdigit()
+        or stem.split(".")[0].split("-")[0] in ("changelog", "news", "readme", "license")
+    )
+    return (
+        has_no_suffix
+        and name.startswith(_NAMES)
+        and suffix not in (".html", ".py", ".pyc", ".so", ".js", ".css", ".png")
+    )
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:

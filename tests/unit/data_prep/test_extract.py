@@ -17,7 +17,10 @@ from data_prep.config import DataConfig
 from data_prep.extract import extract, quarantined
 from data_prep.shards import RunDirectory, load_manifest, read_records
 
-GOOD = [{"text": f"Document {number} has some words.", "id": number, "url": f"https://example.org/{number}"} for number in range(20)]
+GOOD = [
+    {"text": f"Document {number} has some words.", "id": number, "url": f"https://example.org/{number}"}
+    for number in range(20)
+]
 
 
 def lines(*values: object) -> bytes:
@@ -39,7 +42,11 @@ def write_raw(folder: Path, **files: bytes) -> None:
 
 
 def documents(run: RunDirectory) -> list[dict[str, Any]]:
-    return [row for name in load_manifest(run).shard_names for row in pq.read_table(run.corpus / f"{name}.parquet").to_pylist()]
+    return [
+        row
+        for name in load_manifest(run).shard_names
+        for row in pq.read_table(run.corpus / f"{name}.parquet").to_pylist()
+    ]
 
 
 def aside(run: RunDirectory) -> list[dict[str, Any]]:
@@ -136,13 +143,17 @@ def test_a_single_line_of_fifty_megabytes_takes_no_memory_and_stops_nothing(tmp_
 
 def test_a_wrong_field_is_an_error_that_names_the_fields(tmp_path: Path) -> None:
     write_raw(tmp_path, a__jsonl=lines(*({"content": "x", "id": number} for number in range(150))))
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: none of the first 100 lines has a string `text` .*'content', 'id'"):
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl:1: none of the first 100 lines has a string `text` .*'content', 'id'"
+    ):
         run_extract(tmp_path)
 
 
 def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path: Path) -> None:
     write_raw(tmp_path, a__jsonl=b"no json\n" * 3)
-    with pytest.raises(ValueError, match=r"source web: none of its 3 documents can be used \(3 invalid_json\).*a\.jsonl:1"):
+    with pytest.raises(
+        ValueError, match=r"source web: none of its 3 documents can be used \(3 invalid_json\).*a\.jsonl:1"
+    ):
         run_extract(tmp_path)
 
 
@@ -158,7 +169,10 @@ def write_parquet(folder: Path, name: str = "a.parquet", **columns: object) -> P
 def test_parquet_columns_become_metadata(tmp_path: Path) -> None:
     write_parquet(tmp_path, text=["one", "two"], url=["https://a", None], score=[1.5, None])
     run = run_extract(tmp_path, "parquet")
-    assert [(row["text"], row["metadata"]) for row in documents(run)] == [("one", '{"score":1.5}'), ("two", '{"score":null}')]
+    assert [(row["text"], row["metadata"]) for row in documents(run)] == [
+        ("one", '{"score":1.5}'),
+        ("two", '{"score":null}'),
+    ]
     assert documents(run)[0]["url"] == "https://a" and documents(run)[1]["url"].endswith("a.parquet#row=1")
 
 
@@ -196,14 +210,20 @@ def test_bad_rows_of_a_parquet_file(tmp_path: Path) -> None:
     write_parquet(tmp_path, text=broken)
     run = run_extract(tmp_path, "parquet")
     assert [row["text"] for row in documents(run)] == ["good", "also good"]
-    assert [(record["row"], record["reason"]) for record in aside(run)] == [(1, "invalid_utf8"), (2, "empty"), (3, "empty")]
+    assert [(record["row"], record["reason"]) for record in aside(run)] == [
+        (1, "invalid_utf8"),
+        (2, "empty"),
+        (3, "empty"),
+    ]
 
 
 # --- the same bytes ---------------------------------------------------------------------------------------------------
 
 
 def written(run: RunDirectory) -> dict[str, str]:
-    files = [path for folder in (run.corpus, run.quarantine, run.commits) for path in folder.rglob("*") if path.is_file()]
+    files = [
+        path for folder in (run.corpus, run.quarantine, run.commits) for path in folder.rglob("*") if path.is_file()
+    ]
     return {
         str(path.relative_to(run.root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in [*files, run.manifest]

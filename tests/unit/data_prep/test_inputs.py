@@ -21,7 +21,9 @@ def make(folder: Path, *names: str, size: int = 10) -> None:
 
 def test_placeholders_are_the_folders_of_the_running_python() -> None:
     assert resolve("{python_library}/x") == sysconfig.get_path("stdlib") + "/x"
-    with pytest.raises(ValueError, match=r"unknown placeholder \{venv\}; known are \{python_library\}, \{site_packages\}"):
+    with pytest.raises(
+        ValueError, match=r"unknown placeholder \{venv\}; known are \{python_library\}, \{site_packages\}"
+    ):
         resolve("{venv}/lib")
 
 

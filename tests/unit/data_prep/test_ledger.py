@@ -22,7 +22,14 @@ def run(tmp_path: Path) -> RunDirectory:
     """Five documents of two sources and one that was set aside; the later stages' files are written by hand."""
     for source in ("books", "code"):
         (tmp_path / source).mkdir()
-    for name, text in (("books/a", "one"), ("books/b", "two two"), ("books/c", ""), ("code/d", "x"), ("code/e", "y"), ("code/f", "z")):
+    for name, text in (
+        ("books/a", "one"),
+        ("books/b", "two two"),
+        ("books/c", ""),
+        ("code/d", "x"),
+        ("code/e", "y"),
+        ("code/f", "z"),
+    ):
         (tmp_path / f"{name}.txt").write_text(text)
     run = RunDirectory(tmp_path / "run")
     extract(config_of(run), run)
@@ -71,7 +78,11 @@ def test_every_document_is_accounted_for(run: RunDirectory) -> None:
     assert (documents["in"], documents["kept"], documents["dropped"]) == (6, 3, 3)
     assert documents["by_reason"] == {"duplicate.exact": 1, "gopher.minimum_words": 1, "quarantine:empty": 1}
     assert documents["by_source"]["books"]["in"] == 3 and documents["by_source"]["books"]["kept"] == 1
-    assert {name: account["in"] for name, account in documents["by_language"].items()} == {"en": 4, "(not read)": 1, "de": 1}
+    assert {name: account["in"] for name, account in documents["by_language"].items()} == {
+        "en": 4,
+        "(not read)": 1,
+        "de": 1,
+    }
     assert (documents["bytes_in"], documents["bytes_kept"]) == (13, 5)
     assert ledger["tokens"] is None
 
@@ -96,7 +107,9 @@ def test_books_that_do_not_balance_are_an_error(run: RunDirectory) -> None:
     with pytest.raises(LedgerError, match="code-00000/0000000 is dropped without a reason"):
         build_ledger(load_manifest(run), run)
     decide(run, "code-00000", [("en", []), ("en", ["code.longest_line"]), ("en", [])], kept=True)
-    with pytest.raises(LedgerError, match=r"code-00000/0000001 is kept with reasons against it: \['code\.longest_line'\]"):
+    with pytest.raises(
+        LedgerError, match=r"code-00000/0000001 is kept with reasons against it: \['code\.longest_line'\]"
+    ):
         build_ledger(load_manifest(run), run)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,8 @@ from data_prep.config import DataConfig, SourceConfig
 from data_prep.inputs import InputFile, SourceFiles
 from data_prep.shards import (
     RunDirectory,
-    StaleOutputError,
     Stage,
+    StaleOutputError,
     committed_digest,
     divide,
     freeze_manifest,
@@ -51,7 +52,7 @@ def test_a_large_jsonl_file_is_split_into_ranges_that_cover_it_once() -> None:
     shards = divide(files("jsonl", **{"a.jsonl": 10, "b.jsonl": 1001, "c.jsonl": 10}), shard_bytes=250)
     pieces = [piece for shard in shards for piece in shard.ranges if piece.path == "/b.jsonl"]
     assert pieces[0].start == 0 and pieces[-1].end == 1001 and len(pieces) == 5
-    assert all(before.end == after.start for before, after in zip(pieces, pieces[1:], strict=False))
+    assert all(before.end == after.start for before, after in itertools.pairwise(pieces))
     assert len(shards) == 7
 
 
@@ -150,7 +151,9 @@ def test_a_unit_is_done_when_it_is_committed(tmp_path: Path) -> None:
     assert output.exists()
 
 
-@pytest.mark.parametrize(("damage", "told"), [(Path.unlink, "is missing"), (lambda p: p.write_text("cut"), "has 3 bytes")])
+@pytest.mark.parametrize(
+    ("damage", "told"), [(Path.unlink, "is missing"), (lambda p: p.write_text("cut"), "has 3 bytes")]
+)
 def test_a_lost_or_cut_output_is_done_again_and_said(
     tmp_path: Path, damage: object, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

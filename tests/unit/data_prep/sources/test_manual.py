@@ -82,7 +82,8 @@ folder.
 """
     assert page_to_text(page) == (
         "SCP(1)\n\nNAME\n\nscp — secure file copy\n\nSYNOPSIS\n\n"
-        "scp [-346ABC] [-c cipher] source ... target\n\nDESCRIPTION\n\nscp copies files (see sftp(1)), between hosts.\n\n"
+        "scp [-346ABC] [-c cipher] source ... target\n\nDESCRIPTION\n\n"
+        "scp copies files (see sftp(1)), between hosts.\n\n"
         "-c cipher\nSelects the cipher.\n\nHOME\nThe “home” folder.\n"
     )
 
@@ -96,14 +97,14 @@ folder.
         (r"C:\e \\fB \&.profile a\ b 1\0km\|", r"C:\ \fB .profile a b 1 km"),
         (r"50\h'-1'\v'2'\w'x'% \(+- \[->] \(*a\(*W", "50% ± → αΩ"),
         ("word\\c\n.B er", "worder"),
-        ("one \\\" not seen", "one"),
-        (".de XX\n.B \\\\$1 and \\\\$2\n..\n.XX \"a b\" c", "a b and c"),
+        ('one \\" not seen', "one"),
+        ('.de XX\n.B \\\\$1 and \\\\$2\n..\n.XX "a b" c', "a b and c"),
         (".ds nm the name\nthis is \\*(nm.", "this is the name."),
         (".if n nroff\n.if t troff\n.if !n no\n.ie t A\n.el B", "nroff B"),
         (".if t \\{\\\n.B hidden\n.if n \\{ x \\}\n.\\}\nshown", "shown"),
         (".ie n \\{\\\nyes\n.\\}\n.el \\{\\\nno\n.\\}", "yes"),
         (".ig\nnever\n..\nalways", "always"),
-        (".ig \\\" with a comment\nnever\n..\nalways", "always"),
+        ('.ig \\" with a comment\nnever\n..\nalways', "always"),
         (".unknown macro\ntext", "text"),
         (".TS\ntab(:);\nl l.\na:b\n_\nT{\nlong\n.B cell\nT}:d\n.TE", "a\tb\nlong cell\td"),
         (".UR https://example.org\nthe page\n.UE .", "the page ."),
@@ -124,7 +125,9 @@ def test_names_of_characters() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("page", [".de A\n.A\n..\n.A\nend", ".ds a \\*b\n.ds b \\*a\n\\*a end", ".if " * 5000 + "x\nend"])
+@pytest.mark.parametrize(
+    "page", [".de A\n.A\n..\n.A\nend", ".ds a \\*b\n.ds b \\*a\n\\*a end", ".if " * 5000 + "x\nend"]
+)
 def test_a_page_that_never_ends_ends(page: str) -> None:
     assert page_to_text(page).strip().endswith("end")
 
@@ -138,7 +141,9 @@ def read(path: Path) -> Document | Fault:
 def test_language_of_the_folder_and_encoding_of_the_page(tmp_path: Path) -> None:
     folder = tmp_path / "man" / "pt_BR" / "man1"
     folder.mkdir(parents=True)
-    (folder / "a.1.gz").write_bytes(gzip.compress("'\\\" -*- coding: ISO-8859-1 -*-\n.SH NOME\nação\n".encode("latin-1")))
+    (folder / "a.1.gz").write_bytes(
+        gzip.compress("'\\\" -*- coding: ISO-8859-1 -*-\n.SH NOME\nação\n".encode("latin-1"))
+    )
     document = read(folder / "a.1.gz")
     assert isinstance(document, Document)
     assert document.text == "NOME\n\nação\n" and document.metadata["folder_language"] == "pt_BR"
@@ -153,7 +158,8 @@ def test_a_page_that_only_points_to_another_is_no_document(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "accepted"), [("ls.1", True), ("ls.1.gz", True), ("X.3pm.gz", True), ("openssl.1ssl", True), ("ls.txt", False)]
+    ("name", "accepted"),
+    [("ls.1", True), ("ls.1.gz", True), ("X.3pm.gz", True), ("openssl.1ssl", True), ("ls.txt", False)],
 )
 def test_which_files_are_pages(name: str, accepted: bool) -> None:
     assert READER.accepts(f"/usr/share/man/man1/{name}") == accepted

@@ -89,7 +89,8 @@ def test_text_loses_its_byte_order_mark_and_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "is_text"),
     [
-        ("README", True), ("README.md", True), ("NEWS.gz", True), ("copyright", True), ("METADATA", True), ("a.rst", True),
+        ("README", True), ("README.md", True), ("NEWS.gz", True), ("copyright", True), ("METADATA", True),
+        ("a.rst", True),
         ("LICENSE-APACHE", True), ("changelog.Debian.gz", True), ("a.html", False), ("RECORD", False), ("a.png", False),
         ("license.py", False), ("a.so", False), ("top_level.txt", True),
     ],
