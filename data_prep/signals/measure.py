@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.pii import KINDS, find_pii_in_documents
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from foundation.atomic_files import sha256_file, whole_file
+from foundation.progress import Progress
 
 VERSION = 1
 
@@ -63,12 +64,17 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
 def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
     """Compile the kernels in this process, so that workers load them from numba's cache instead of compiling each."""
     settings = fingerprints or FingerprintConfig()
-    table = pa.table({"id": ["x"], "text": pa.array(["a b"], pa.large_string())})
-    data, offsets = text_bytes(table.column("text").combine_chunks())
-    measure_text(data, offsets)
-    fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed)
-    find_pii_in_documents(data, offsets)
-    jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1))
+    data, offsets = text_bytes(pa.array(["a b"], pa.large_string()))
+    kernels: tuple[Callable[[], object], ...] = (
+        lambda: measure_text(data, offsets),
+        lambda: fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed),
+        lambda: jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1)),
+        lambda: find_pii_in_documents(data, offsets),
+    )
+    with Progress("measure: kernels (compiled once on a machine)", len(kernels), "groups") as progress:
+        for kernel in kernels:
+            kernel()
+            progress.advance()
 
 
 def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, model: Path) -> None:

@@ -68,6 +68,7 @@ def failed_names(signals: Mapping[str, Any], rules: tuple[Rule, ...]) -> list[st
 @pytest.mark.parametrize(("name", "passing", "failing"), GOPHER + CODE)
 def test_each_threshold_lies_where_its_source_has_it(name: str, passing: float, failing: float) -> None:
     rule = {rule.name: rule for rule in (*gopher.RULES, *code.RULES)}[name]
+    assert rule.threshold == passing
     assert not fails(rule, passing)
     assert fails(rule, failing)
     assert fails(rule, float("nan"))
