@@ -30,6 +30,9 @@ _LOG_LEVEL = os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR")
 os.environ.setdefault("DS_LOG_LEVEL", _LOG_LEVEL.lower())
 logging.getLogger("DeepSpeed").setLevel(_LOG_LEVEL)
 
+if local_device().type == "cpu":
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found nothing better
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed
@@ -88,7 +91,6 @@ def join_processes(timeout_seconds: int) -> int:
         os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
     limit_cpu_threads(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
     if local_device().type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
         # DeepSpeed would build a shared-memory collective for CPUs that ignores process groups; gloo does not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:

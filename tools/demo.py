@@ -40,7 +40,8 @@ def main() -> int:
     python = sys.executable
     processes = train.parallel.tensor * train.parallel.pipeline * (train.parallel.data or 1)
     launch = [
-        *(str(Path(python).with_name("deepspeed")), "--num_gpus", str(processes), "--module", "pretrain"),
+        *(str(Path(python).with_name("deepspeed")), "-q", "--num_gpus", str(processes)),
+        *("--module", "pretrain"),
         *("--config", str(TRAIN_CONFIG)),
     ]
     half = train.schedule.total_steps // 2
@@ -116,14 +117,17 @@ def summarise(console: Console, run: Path, seconds: float) -> None:
     held_out = [line for line in lines if line["kind"] == "evaluation"]
     check = json.loads((run / RESULT_FILE).read_text())
     documents = ledger["documents"]
-    dropped = "  ".join(f"{reason} {count:,}" for reason, count in list(documents["by_reason"].items())[:6])
+    reasons = list(documents["by_reason"].items())
+    dropped = "\n".join(f"{count:,} {reason}" for reason, count in reasons[:6])
+    if len(reasons) > 6:
+        dropped += f"\n{sum(count for _, count in reasons[6:]):,} for {len(reasons) - 6} other reasons"
     console.print()
     summary_table(
         f"Altiplano's demo, {format_seconds(seconds)}",
         [
             ("documents in", f"{documents['in']:,}"),
             ("kept", f"{documents['kept']:,}"),
-            ("dropped", f"{documents['in'] - documents['kept']:,}: {dropped}"),
+            ("dropped", f"{documents['in'] - documents['kept']:,}, by first reason:\n{dropped}"),
             ("tokens", f"{ledger['tokens']['train']:,} to train on, {ledger['tokens']['heldout']:,} held out"),
             ("trained", f"{steps[-1]['step']:,} steps, {steps[-1]['consumed_tokens']:,} tokens"),
             ("loss, nats per token", f"{steps[0]['loss']:.3f} first, {steps[-1]['loss']:.3f} last"),

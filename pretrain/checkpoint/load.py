@@ -59,6 +59,9 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
         CheckpointError: the model, the seed, the precision or the data differ, which would make another run of it.
     """
     old, new = _flat(reader.config), _flat(config)
+    for settings in (old, new):  # these say where a run is and how far this process goes, not what it computes
+        settings.pop("output", None)
+        settings.pop("stop_after_step", None)
     changed = [
         (field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)
     ]

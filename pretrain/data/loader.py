@@ -14,9 +14,13 @@ import numpy.typing as npt
 import torch
 
 from data_prep.indexed_dataset.format import bin_path, idx_path
+from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
+
+HELD_OUT_KEY = "held-out"
+"""Key of the held-out order; not the run's seed, so that runs with different seeds are measured on the same text."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ class DatasetUse:
 class SampleReader:
     """Samples of a mixture by number.
 
-    Train samples go on for ever, see `pretrain.data.order`. Held-out samples are the windows of the held-out files in
-    file order, dataset after dataset, each once; a dataset whose held-out part is shorter than a window gives none.
+    Train samples go on for ever, see `pretrain.data.order`. Held-out samples are the windows of all held-out files,
+    each once, in a random order that is the same in every run: the first few are a fair sample of all sources. A
+    dataset whose held-out part is shorter than a window gives none.
 
     Args:
         mixture: the token files.
@@ -96,7 +101,7 @@ class SampleReader:
         self._windows = [window_count(dataset.token_count, sequence_length) for dataset in self.datasets]
         self._first_samples = np.concatenate([[0], np.cumsum(self._windows)])
         self.order: SampleOrder | None = None
-        """None for the held-out split, whose order is that of the files."""
+        """None for the held-out split, which ends."""
         if split == "train":
             self.order = SampleOrder(seed, self.names, self._windows, [entry.weight for entry, _ in datasets])
 
@@ -127,8 +132,9 @@ class SampleReader:
             raise ValueError(
                 f"held-out samples {given.min()} to {given.max()}: there are only [0, {self._first_samples[-1]})"
             )
-        dataset = np.searchsorted(self._first_samples, given, "right") - 1
-        return SampleLocations(dataset, np.zeros_like(given), given - self._first_samples[dataset])
+        window = KeyedPermutation(int(self._first_samples[-1]), HELD_OUT_KEY)(given)
+        dataset = np.searchsorted(self._first_samples, window, "right") - 1
+        return SampleLocations(dataset, np.zeros_like(given), window - self._first_samples[dataset])
 
     def samples(self, samples: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Tokens of these samples, [N, sequence_length + 1], int64."""
@@ -176,7 +182,7 @@ class SampleReader:
             "sequence_length": self.sequence_length,
             "vocabulary_size": self.mixture.vocabulary_size,
             "end_of_document": self.mixture.end_of_document,
-            "order": self.order.plan() if self.order else "sequential",
+            "order": self.order.plan() if self.order else HELD_OUT_KEY,
             "files": files,
         }
 

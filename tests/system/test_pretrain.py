@@ -189,7 +189,8 @@ def test_a_truncated_bin_is_named(run: Path) -> None:
 
 
 def test_no_rank_is_left_waiting_when_the_numbers_run_away(run: Path) -> None:
-    result = pretrain(run, "optimizer.learning_rate=1e30", "optimizer.gradient_clipping=1e30", "parallel.pipeline=2", processes=2)
+    runaway = ("optimizer.learning_rate=1e30", "optimizer.gradient_clipping=1e30", "parallel.pipeline=2")
+    result = pretrain(run, *runaway, processes=2)
     assert result.returncode != 0
     assert "not finite" in result.stderr and "step " in result.stderr
 

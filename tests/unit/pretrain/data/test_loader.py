@@ -160,12 +160,17 @@ def test_batches_go_on_where_a_resumed_run_stands(folder: Path) -> None:
         break
 
 
-def test_heldout_windows_come_once_and_in_file_order(folder: Path) -> None:
+def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:
     samples = reader(folder, split="heldout")
     assert samples.sample_count is not None
     places = samples.locate(np.arange(samples.sample_count))
     expected = [(d, w) for d, use in enumerate(samples.use()) for w in range(use.windows)]
-    assert list(zip(places.dataset.tolist(), places.window.tolist(), strict=True)) == expected
+    found = list(zip(places.dataset.tolist(), places.window.tolist(), strict=True))
+    assert sorted(found) == expected
+    assert found != expected
+    assert len({d for d, _ in found[: len(found) // 3]}) == len(samples.use()), "the first samples miss a source"
+    other = reader(folder, seed=6, split="heldout").locate(np.arange(samples.sample_count))
+    assert other.window.tolist() == places.window.tolist(), "another seed is measured on other text"
     batches = [list(micro_batches(samples, 0, 4, 2, rank, 2)) for rank in range(2)]
     assert len(batches[0]) == len(batches[1]) == samples.sample_count // 4
     with pytest.raises(ValueError, match="there are only"):
