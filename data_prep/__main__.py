@@ -30,8 +30,8 @@ examples:
       all stages; run it again after an interruption, and only what is missing is done
   python -m data_prep run --config configs/data/demo.yaml workers=8 output=/data/demo
       settings by the command line, as dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
-  python -m data_prep decide --config configs/data/demo.yaml --restart decide
-      after a change of the rules: remove the verdicts and all that was made from them, and decide anew
+  python -m data_prep run --config configs/data/demo.yaml --restart dedup
+      after a change of the rules: choose anew which copies stay, and all that follows; nothing is measured again
   python -m data_prep why python-00000/0000012 --config configs/data/demo.yaml
       one document: its text, its signals, the verdict, the evidence
 
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace) -> None:
             removed = restart(run, options.restart)
             print(f"removed what these stages had written: {', '.join(removed)}")
         if options.command in ("run", "extract"):
-            print(f"{config.output}: looking at the input", flush=True)
+            print(f"{config.output}: looking for the input", flush=True)
         freeze_manifest(config, run)
         write_resolved(config, run.root / "config.resolved.yaml")
         started = time.monotonic()

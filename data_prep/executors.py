@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,7 @@ _THREAD_SETTINGS = (
     "RAYON_NUM_THREADS",
     "ARROW_NUM_THREADS",
 )
-_POLL_SECONDS = 0.1
-
-
-_WATCH = "ends-with-parent"
+_POLL_SECONDS = 0.2
 
 
 class UnitError(ValueError):
@@ -41,41 +41,104 @@ def run_units(function: Callable[[str], None], units: Sequence[str], workers: in
 
     Raises:
         StaleOutputError: a committed unit was made from another input or setting.
-        UnitError: the first failure; what was committed until then stays.
+        UnitError: the first failure. Units that are being worked at are finished, no new ones are begun, and what is
+            committed stays.
     """
     pending = [unit for unit in units if not stage.is_done(unit)]
     if not pending:
         print(f"{title}: all {len(units)} done already")
         return
-    processes = min(workers, len(pending))
-    done_before = len(units) - len(pending)
     with (
-        tempfile.TemporaryDirectory(prefix="data_prep-", ignore_cleanup_errors=True) as folder,
-        Progress(title, len(units), "units", done=done_before) as progress,
+        tempfile.TemporaryDirectory(prefix="data_prep-") as folder,
+        Progress(title, len(units), "units", done=len(units) - len(pending)) as progress,
     ):
-        # datatrove keeps its own logs and completion marks; they live in a temporary folder, because our commit
-        # records alone say what is done.
         step = _UnitStep(function, tuple(pending), folder, stage.run)
-        with _one_thread_per_worker() if processes > 1 else contextlib.nullcontext():
-            executor = _InBackground(step, len(pending), processes, folder)
-            reported = 0
-            while not executor.wait(_POLL_SECONDS):
-                reported = _report(progress, stage, pending, reported)
-                step.raise_failure()
-                step.raise_lost_worker(stage.name)
-        _report(progress, stage, pending, reported)
-        step.raise_failure()
-        executor.raise_error(stage.name)
+        try:
+            _execute(step, min(workers, len(pending)), folder, _Report(progress, stage, pending))
+        except BrokenProcessPool:
+            raise UnitError(
+                f"{stage.name}: a worker process was killed, most often for lack of memory, while it worked at "
+                f"{' or '.join(step.running())}; lower `workers` or `shard_bytes` and run again: what is committed "
+                "stays"
+            ) from None
+        except _StepError:
+            step.raise_failure()
     uncommitted = [unit for unit in pending if not (stage.folder / f"{unit}.json").is_file()]
     if uncommitted:
         raise UnitError(f"{stage.name}: {uncommitted[0]} ended without a commit record")
 
 
-def _report(progress: Progress, stage: Stage, pending: Sequence[str], reported: int) -> int:
-    done = sum((stage.folder / f"{unit}.json").is_file() for unit in pending)
-    if done > reported:
-        progress.advance(done - reported)
-    return max(done, reported)
+class _Report:
+    """Progress by commit records, which tell the truth whoever writes them."""
+
+    def __init__(self, progress: Progress, stage: Stage, pending: Sequence[str]) -> None:
+        self._progress = progress
+        self._stage = stage
+        self._waiting = list(pending)
+
+    def __call__(self) -> None:
+        waiting = [unit for unit in self._waiting if not (self._stage.folder / f"{unit}.json").is_file()]
+        if len(waiting) < len(self._waiting):
+            self._progress.advance(len(self._waiting) - len(waiting))
+        self._waiting = waiting
+
+
+def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], None]) -> None:
+    """Run every rank of the step under datatrove's local executor, with a pool of our own.
+
+    datatrove's own pool waits for ever for a worker that was killed, and the manager process of its queue outlives a
+    killed parent. Its logs and completion marks live in a temporary folder, because our commit records alone say what
+    is done; `skip_completed=False` keeps it from having an opinion.
+    """
+    _silence_datatrove()
+    from datatrove.executor.local import LocalPipelineExecutor
+
+    ranks = range(len(step.units))
+    executor = LocalPipelineExecutor(
+        pipeline=[step], tasks=len(ranks), workers=workers, logging_dir=folder, skip_completed=False
+    )
+    if workers == 1:
+        for rank in ranks:
+            executor._run_for_rank(rank)
+            report()
+        return
+    with _one_thread_per_worker(), _pool(workers) as pool:
+        running = {pool.submit(_run_rank, executor, rank) for rank in ranks}
+        while running:
+            done, running = wait(running, _POLL_SECONDS, FIRST_EXCEPTION)
+            report()
+            for future in done:
+                if future.exception() is not None:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                future.result()
+
+
+def _run_rank(executor: Any, rank: int) -> None:
+    executor._run_for_rank(rank)
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    # forkserver: forking a process that has threads may copy a lock that nobody will open
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
+        try:
+            yield pool
+        except (KeyboardInterrupt, SystemExit):
+            for process in list(pool._processes.values()):  # leaving the pool would wait for units that run
+                process.terminate()
+            raise
+
+
+class _StepError(Exception):
+    """A unit failed; what and where stands in the file `failure`."""
+
+
+class _WorkerTraceback(Exception):
+    """Where a worker failed; shown as the cause of an UnitError."""
+
+    def __str__(self) -> str:
+        return f"in a worker:\n{self.args[0]}"
 
 
 class _UnitStep:
@@ -87,14 +150,9 @@ class _UnitStep:
         self.folder = folder
         self.run = run
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # runs first in each worker, before datatrove says its first word there
-        self.__dict__.update(state)
-        _prepare_worker()
-
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         running = Path(self.folder, f"running-{rank}")
-        running.write_text(str(os.getpid()))
+        running.touch()
         try:
             with self.run.used_by_worker():
                 self.function(self.units[rank])
@@ -104,85 +162,23 @@ class _UnitStep:
             partial.write_text(f"{_message(self.units[rank], error)}\0{whole}", encoding="utf-8")
             with contextlib.suppress(FileExistsError):
                 os.link(partial, Path(self.folder, "failure"))  # the first one stays
-            raise
-        finally:
-            running.unlink(missing_ok=True)
+            raise _StepError from None
+        running.unlink()
+
+    def running(self) -> list[str]:
+        """Units that were begun and not ended."""
+        ranks = sorted(int(path.name.removeprefix("running-")) for path in Path(self.folder).glob("running-*"))
+        return [self.units[rank] for rank in ranks] or ["no unit"]
 
     def raise_failure(self) -> None:
-        failure = Path(self.folder, "failure")
-        if failure.exists():
-            message, _, whole = failure.read_text(encoding="utf-8").partition("\0")
-            raise UnitError(message) from _WorkerTraceback(whole)
-
-    def raise_lost_worker(self, stage: str) -> None:
-        # A pool waits for ever for a worker that was killed (out of memory, most often), so we look for ourselves.
-        for running in Path(self.folder).glob("running-*"):
-            try:
-                process = int(running.read_text() or 0)
-            except (FileNotFoundError, ValueError):
-                continue
-            if process and not _is_alive(process) and running.exists():
-                unit = self.units[int(running.name.removeprefix("running-"))]
-                raise UnitError(
-                    f"{stage} {unit}: its worker process {process} was killed, most often for lack of memory; "
-                    "lower `workers` or `shard_bytes` and run again, what is committed stays"
-                )
-
-
-class _WorkerTraceback(Exception):
-    """Where a worker failed; shown as the cause of an UnitError."""
-
-    def __str__(self) -> str:
-        return f"in a worker:\n{self.args[0]}"
-
-
-class _InBackground:
-    """datatrove's local executor on a thread, so that this one can watch, report and be interrupted."""
-
-    def __init__(self, step: _UnitStep, tasks: int, workers: int, folder: str) -> None:
-        _silence_datatrove()
-        import multiprocess
-        from datatrove.executor.local import LocalPipelineExecutor
-
-        # also for datatrove's own queue: forking a process that has threads may copy a lock that nobody will open
-        multiprocess.set_start_method("forkserver", force=True)
-
-        self._executor = LocalPipelineExecutor(
-            pipeline=[step], tasks=tasks, workers=workers, logging_dir=folder, skip_completed=False
-        )
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._executor.run()
-        except BaseException as error:
-            self._error = error
-
-    def wait(self, seconds: float) -> bool:
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def raise_error(self, stage: str) -> None:
-        if self._error is not None:
-            raise UnitError(f"{stage}: {type(self._error).__name__}: {self._error}") from self._error
+        message, _, whole = Path(self.folder, "failure").read_text(encoding="utf-8").partition("\0")
+        raise UnitError(message) from _WorkerTraceback(whole)
 
 
 def _message(unit: str, error: Exception) -> str:
     if isinstance(error, ValueError):
         return f"{unit}: {error}"
     return f"{unit}: {type(error).__name__}: {error}"
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _silence_datatrove() -> None:
@@ -193,19 +189,16 @@ def _silence_datatrove() -> None:
 
 def _prepare_worker() -> None:
     """In a new worker process: no words of datatrove, and no life without the parent."""
-    import multiprocess
-
     _silence_datatrove()
-    parent = multiprocess.parent_process()
-    if parent is None or any(thread.name == _WATCH for thread in threading.enumerate()):
-        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well and ends us
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=end_with_parent, name=_WATCH, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager

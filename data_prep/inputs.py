@@ -7,8 +7,8 @@ import hashlib
 import os
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def resolve(pattern: str) -> str:
 
 
 def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
-    """List, limit and digest the files of one source, sorted by path.
+    """List and limit the files of one source, sorted by path; their digests are left empty, see `with_digests`.
 
     A folder is searched in depth for files that this kind of source reads; symbolic links to folders are not followed
     and a linked file counts once, under its real path. A file or a pattern is taken as given. With `maximum_bytes`,
@@ -120,7 +120,7 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     chosen = sorted(sizes)
     if source.maximum_bytes is not None:
         chosen = _choose(sizes, names, source.maximum_bytes, f"{seed}:{source.name}")
-    files = tuple(InputFile(path, sizes[path], sha256_file(Path(path))) for path in chosen)
+    files = tuple(InputFile(path, sizes[path], "") for path in chosen)
     return SourceFiles(
         name=source.name,
         kind=source.kind,
@@ -130,6 +130,15 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
         left_out_files=len(sizes) - len(files),
         left_out_bytes=sum(sizes.values()) - sum(file.size for file in files),
     )
+
+
+def with_digests(source: SourceFiles, advance: Callable[[int], None]) -> SourceFiles:
+    """Read every file once; `advance` is told the bytes."""
+    files = []
+    for file in source.files:
+        files.append(replace(file, sha256=sha256_file(Path(file.path))))
+        advance(file.size)
+    return replace(source, files=tuple(files))
 
 
 def _walk(root: str) -> Iterator[str]:

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import DataConfig
-from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of
+from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of, with_digests
 from data_prep.sources import reader_of
 from foundation.atomic_files import digest, sha256_file, write_json
+from foundation.progress import Progress
 
 STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "tokenize", "ledger")
 """Every stage in its order; `--restart STAGE` removes what this one and all later ones have written."""
@@ -213,6 +214,8 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
     if not any(source.files for source in sources):
         looked = ", ".join(f"{path} ({source.name})" for source in sources for path in source.missing)
         raise ValueError(f"no source has a single readable file; not found or empty: {looked}")
+    with Progress("freeze the input", sum(source.raw_bytes for source in sources), "bytes") as progress:
+        sources = tuple(with_digests(source, progress.advance) for source in sources)
     shards = tuple(shard for source in sources for shard in divide(source, config.shard_bytes))
     manifest = Manifest(sources, shards, settings)
     run.root.mkdir(parents=True, exist_ok=True)
