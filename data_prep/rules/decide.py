@@ -22,7 +22,7 @@ from data_prep.config import DataConfig
 from data_prep.documents import VERDICTS
 from data_prep.executors import run_units
 from data_prep.rules import Rule, rules_of_source
-from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.shards import RunDirectory, Stage, StaleOutputError, committed_digest, load_manifest, read_records
 from foundation.atomic_files import digest, whole_file
 
 VERSION = 1
@@ -47,12 +47,26 @@ def decide(config: DataConfig, run: RunDirectory) -> None:
     """Write `verdicts/<shard>.parquet`, with the columns of `documents.VERDICTS`.
 
     Raises:
-        StaleOutputError: verdicts on disk were made with other rules or from other signals.
+        StaleOutputError: verdicts or removals on disk were made with other rules or from other signals.
         ValueError: an earlier stage is not complete.
     """
     stage = decide_stage(config, run)
+    _refuse_other_rules(config, run)
     work = partial(decide_shard, stage=stage, config=config)
     run_units(work, load_manifest(run).shard_names, config.workers, "decide", stage)
+
+
+def _refuse_other_rules(config: DataConfig, run: RunDirectory) -> None:
+    """Which copy stays depends on the rules: with other ones, a document could go as the copy of one that goes."""
+    before = read_records(run, "dedup")["all"].settings["rules"]
+    for source, rules in rule_settings(config).items():
+        for name in sorted(rules.keys() | before.get(source, {}).keys()):
+            old, new = before.get(source, {}).get(name, "(not asked)"), rules.get(name, "(not asked)")
+            if old != new:
+                raise StaleOutputError(
+                    f"decide: the rule {name} of source {source} is {new!r}, duplicates were chosen with {old!r}; "
+                    "set it back, or `--restart dedup` chooses anew"
+                )
 
 
 def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:

@@ -129,11 +129,10 @@ _KNOWN_KEY = re.compile(
     rb"|eyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}"  # JSON web token
     rb")(?![0-9A-Za-z_])"
 )
-_PRIVATE_KEY = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-    rb"[\s\S]{32,16384}?"
-    rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-)
+_PRIVATE_KEY_BEGIN = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_PRIVATE_KEY_END = re.compile(rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_PRIVATE_KEY_BYTES = (32, 16_384)
+"""The least and the most between the two lines."""
 _KEY_NAME_BEFORE = re.compile(
     rb"(?:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|client[_-]?secret|auth[_-]?token|access[_-]?token"
     rb"|api[_-]?token|bearer|secret|password|passwd|token)[\"'\]]{0,2}\s{0,3}(?::=|=>|[:=]|\s)\s{0,3}[\"'`]?\Z",
@@ -324,8 +323,13 @@ def _key(data: bytes, at: int) -> Span | None:
 
 
 def _private_key(data: bytes, at: int) -> Span | None:
-    match = _PRIVATE_KEY.match(data, at)
-    return Span("KEY", at, match.end()) if match else None
+    begin = _PRIVATE_KEY_BEGIN.match(data, at)
+    if begin is None:
+        return None
+    least, most = _PRIVATE_KEY_BYTES
+    dashes = data.find(b"-----", begin.end(), begin.end() + most)
+    end = _PRIVATE_KEY_END.match(data, dashes) if dashes - begin.end() >= least else None
+    return Span("KEY", at, end.end()) if end is not None else None
 
 
 _JUDGES = {

@@ -65,7 +65,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert "examples:" in told and "train-tokenizer" in told and "--restart decide" in told
+    assert "examples:" in told and "train-tokenizer" in told and "--restart dedup" in told
 
 
 def test_the_module_runs_and_imports_no_torch(config: Path) -> None:

@@ -122,6 +122,9 @@ def test_a_second_run_does_nothing_and_a_changed_setting_is_refused(
         StaleOutputError, match=r"dedup\.minimum_jaccard is 0\.9, the outputs on disk were made with 0\.8"
     ):
         dedup(configure(tmp_path, dedup={"minimum_jaccard": 0.9, "alarm_share": 0.7}), run)
+    refusal = r"rule language\.probability of source \w+ is .* at least 0\.1', .* at least 0\.65'.*--restart dedup"
+    with pytest.raises(StaleOutputError, match=refusal):
+        decide(configure(tmp_path, dedup={"alarm_share": 0.7}, language={"minimum_probability": 0.1}), run)
     with pytest.raises(StaleOutputError, match=r"rules\.books\.language\.probability"):
         dedup(configure(tmp_path, dedup={"alarm_share": 0.7}, language={"minimum_probability": 0.1}), run)
 

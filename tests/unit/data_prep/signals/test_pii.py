@@ -118,6 +118,12 @@ def test_many_candidates_are_all_judged() -> None:
     assert len(find_pii(text)) == 5000
 
 
+def test_key_blocks_that_never_end_are_left_alone() -> None:
+    assert find_pii("-----BEGIN PRIVATE KEY-----\n" * 2000) == []
+    key = "-----BEGIN PRIVATE KEY-----\n" + "a" * 40 + "\n-----END PRIVATE KEY-----"
+    assert find_pii("-----BEGIN PRIVATE KEY-----\n" + key) == [Span("KEY", 28, 28 + len(key))]
+
+
 def test_finds_that_overlap_become_one() -> None:
     spans = [Span("PHONE", 5, 9), Span("EMAIL", 0, 7), Span("KEY", 0, 7), Span("IBAN", 20, 30), Span("PHONE", 22, 25)]
     assert merge(spans) == [Span("KEY", 0, 9), Span("IBAN", 20, 30)]
