@@ -89,6 +89,14 @@ def test_a_changed_input_is_refused_by_name(tmp_path: Path, raw: Path, change: o
         freeze_manifest(config, run)
 
 
+def test_the_times_of_a_fresh_file_prove_nothing(tmp_path: Path, raw: Path) -> None:
+    # written twice within one tick of the clock, it would have the same size and times, so it is read again
+    run = RunDirectory(tmp_path / "run")
+    os.utime(raw / "a.txt", (1, 1))  # an old file by its content's time, but its inode was changed just now
+    freeze_manifest(make_config(tmp_path), run)
+    assert json.loads((run.commits / "manifest-stamps.json").read_text()) == {}
+
+
 def test_a_touched_file_with_the_same_content_is_no_change(tmp_path: Path, raw: Path) -> None:
     config, run = make_config(tmp_path), RunDirectory(tmp_path / "run")
     freeze_manifest(config, run)
