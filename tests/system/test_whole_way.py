@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train".split()
+COMMON_WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train"
 
 
 def run(*command: str) -> str:
@@ -22,7 +22,7 @@ def run(*command: str) -> str:
 
 
 def sentence(source: random.Random) -> str:
-    chosen = source.choices(WORDS, k=source.randint(6, 14))
+    chosen = source.choices(COMMON_WORDS.split(), k=source.randint(6, 14))
     numbers = [f"word{source.randint(0, 4000)}" for _ in range(4)]
     return " ".join([*chosen, *numbers]).capitalize() + "."
 
