@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from foundation.configuration import Settings
+from pretrain.data.phases import PhaseChange
 
 VOCABULARY_MULTIPLE = 128
 """Embedding rows are padded to a multiple of this, so that they divide over the tensor axis and fill the GPU's tiles
@@ -68,6 +69,9 @@ class DataConfig(Settings):
     """The `mixture.yaml` that data preparation wrote beside the token files."""
     sequence_length: int = Field(gt=0)
     """Tokens that one sample predicts."""
+    phases: tuple[PhaseChange, ...] = ()
+    """Changes of weights and sequence length while the run goes on; may be added while it is stopped, for samples that
+    it has not reached."""
 
 
 class ParallelConfig(Settings):
@@ -173,6 +177,12 @@ class TrainConfig(Settings):
                 f"data.sequence_length: {self.data.sequence_length} is longer than model.maximum_positions "
                 f"{self.model.maximum_positions}"
             )
+        for phase in self.data.phases:
+            if (phase.sequence_length or 0) > self.model.maximum_positions:
+                raise ValueError(
+                    f"data.phases: sequence_length {phase.sequence_length} from sample {phase.from_sample} is longer "
+                    f"than model.maximum_positions {self.model.maximum_positions}"
+                )
         if self.parallel.data is not None:
             _check_batch(self, self.parallel.data)
         elif self.batch.global_batch_size % self.batch.micro_batch_size:

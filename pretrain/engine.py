@@ -186,6 +186,7 @@ class Engine:
                 config=deepspeed_config(config, topology.data),
             )
         self._check_engine()
+        self._sequence_length = config.data.sequence_length
 
     def _initialise_weights(self) -> None:
         degree, rank = self.topology.tensor, self.coordinate.tensor
@@ -241,6 +242,12 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return local_device()
+
+    def set_sequence_length(self, sequence_length: int) -> None:
+        """Tell the pipeline how long the next samples are: its stages agree on shapes once, with the first batch."""
+        if sequence_length != self._sequence_length:
+            self._engine.reset_activation_shape()
+            self._sequence_length = sequence_length
 
     def train_step(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], learning_rate: float) -> StepResult:
         """Forward, backward and update over one global batch.

@@ -22,7 +22,7 @@ class Run:
     """What stays the same during a run.
 
     Attributes:
-        facts: goes into every checkpoint: config, data digest, versions.
+        facts: goes into every checkpoint: config and versions; the digest of the data is added to it.
     """
 
     config: TrainConfig
@@ -58,6 +58,9 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
     )
     while step < last_step:
         started = time.perf_counter()
+        first_sample = int(run.training.skipped.samples_at(samples))
+        sequence_length = int(run.training.lengths(first_sample)[0])
+        engine.set_sequence_length(sequence_length)
         rate = learning_rate(
             step,
             peak=config.optimizer.learning_rate,
@@ -69,7 +72,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             result = engine.train_step(batches, rate)
         except FloatingPointError as error:
             raise FloatingPointError(
-                f"step {step + 1}, samples [{samples}, {samples + batch.global_batch_size}): {error}. The update was "
+                f"step {step + 1}, {batch.global_batch_size} samples from {first_sample}: {error}. The update was "
                 "not applied and saved checkpoints are untouched: lower optimizer.learning_rate and start again, or "
                 "look at these samples"
             ) from None
@@ -80,11 +83,11 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             line: dict[str, Any] = {
                 "step": step,
                 "consumed_samples": samples,
-                "consumed_tokens": samples * config.data.sequence_length,
+                "consumed_tokens": run.training.tokens_before(samples),
                 "loss": result.loss,
                 "gradient_norm": result.gradient_norm,
                 "learning_rate": rate,
-                "tokens_per_second": batch.global_batch_size * config.data.sequence_length / seconds,
+                "tokens_per_second": batch.global_batch_size * sequence_length / seconds,
                 "step_seconds": seconds,
             }
             metrics.write("train", **line)
@@ -96,8 +99,11 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
                 progress.evaluation(step, loss)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
             started = time.perf_counter()
+            # Phases may be added later, for samples that are not reached yet: the digest is of what was.
+            digest = run.training.digest(before=int(run.training.skipped.samples_at(samples)))
+            facts = {**run.facts, "data_digest": digest}
             folder = save_checkpoint(
-                engine, config.output / "checkpoints", step, samples, run.facts, config.checkpoint.keep_last
+                engine, config.output / "checkpoints", step, samples, facts, config.checkpoint.keep_last
             )
             if metrics and progress:
                 metrics.write(
@@ -118,5 +124,6 @@ def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:
     batches = micro_batches(
         held_out, 0, batch.global_batch_size, batch.micro_batch_size, run.engine.coordinate.data, run.topology.data
     )
+    run.engine.set_sequence_length(run.config.data.sequence_length)
     loss = run.engine.evaluate(batches, count * run.config.accumulation_steps(run.topology.data))
     return loss, count * batch.global_batch_size * run.config.data.sequence_length

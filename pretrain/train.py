@@ -37,9 +37,9 @@ def train(config: TrainConfig) -> None:
     topology = Topology(pipe=config.parallel.pipeline, data=data_degree, tensor=config.parallel.tensor)
     training, held_out = _agreed(lambda: _open_data(config))
     settings = config.model_dump(mode="json")
-    facts: dict[str, Any] = {"config": settings, "data_digest": training.digest(), "versions": versions()}
+    facts: dict[str, Any] = {"config": settings, "versions": versions()}
     _require_equal("configuration", digest(settings))
-    _require_equal("token files or sample order", facts["data_digest"])
+    _require_equal("token files or sample order", training.digest())
     _require_equal("library versions", digest(facts["versions"]))
 
     engine = Engine(config, topology)
@@ -48,7 +48,8 @@ def train(config: TrainConfig) -> None:
     reader = _agreed(lambda: CheckpointReader(newest)) if newest else None
     step, samples = 0, 0
     if reader is not None:
-        changes = _agreed(lambda: check_same_run(reader, settings, facts["data_digest"]))
+        reached = int(training.skipped.samples_at(reader.consumed_samples))
+        changes = _agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
         load_checkpoint(engine, reader)
         step, samples = reader.step, reader.consumed_samples
         complaints += [f"changed since {reader.path.name}: {change}" for change in changes]
@@ -63,7 +64,7 @@ def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
     mixture = load_mixture(Path(config.data.mixture))
     check_vocabulary(config, mixture.vocabulary_size)
     length = config.data.sequence_length
-    training = SampleReader(mixture, length, config.seed)
+    training = SampleReader(mixture, length, config.seed, phases=config.data.phases)
     if not any(entry.heldout for entry in mixture.datasets):
         return training, None
     held_out = SampleReader(mixture, length, config.seed, "heldout")

@@ -5,8 +5,9 @@ Shape suffixes: B micro-batch size, S sequence length, N samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
+from pretrain.data.phases import PhaseChange, build_phases
+from pretrain.data.skips import SkippedRanges
 
 HELD_OUT_KEY = "held-out"
 """Key of the held-out order; not the run's seed, so that runs with different seeds are measured on the same text."""
@@ -69,12 +72,25 @@ class SampleReader:
         sequence_length: targets of a sample; it has one token more.
         seed: of the order of the train samples.
         split: which of the two.
+        phases: how weights and sequence length change, train samples only.
+        skipped: half-open ranges of train samples that are not trained on, see `pretrain.data.skips`.
 
     Raises:
         ValueError: a train dataset, or the held-out part as a whole, is shorter than one window; or damaged files.
     """
 
-    def __init__(self, mixture: MixtureFile, sequence_length: int, seed: int, split: Split = "train") -> None:
+    def __init__(
+        self,
+        mixture: MixtureFile,
+        sequence_length: int,
+        seed: int,
+        split: Split = "train",
+        *,
+        phases: Sequence[PhaseChange] = (),
+        skipped: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        if split == "heldout" and (phases or skipped):
+            raise ValueError("phases and skipped ranges are for train samples; held-out samples have neither")
         if sequence_length < 1:
             raise ValueError(f"sequence_length {sequence_length} must be positive")
         self.mixture = mixture
@@ -89,21 +105,22 @@ class SampleReader:
                     f"{mixture.path}: nothing is held out that fills a window of sequence_length {sequence_length} + 1 "
                     "tokens; raise tokens.heldout_share and tokenize again, or shorten sequence_length"
                 )
-        for _, dataset in datasets:
-            if not window_count(dataset.token_count, sequence_length):
-                raise ValueError(
-                    f"{bin_path(dataset.prefix)}: {dataset.token_count} tokens are fewer than one window of "
-                    f"sequence_length {sequence_length} + 1; leave the dataset out of {mixture.path} or shorten "
-                    "sequence_length"
-                )
         self.datasets = tuple(dataset for _, dataset in datasets)
         self.names = tuple(entry.name for entry, _ in datasets)
         self._windows = [window_count(dataset.token_count, sequence_length) for dataset in self.datasets]
         self._first_samples = np.concatenate([[0], np.cumsum(self._windows)])
         self.order: SampleOrder | None = None
         """None for the held-out split, which ends."""
+        self.skipped = SkippedRanges(skipped)
+        """Replace it to skip more: see `SkippedRanges.and_then`."""
         if split == "train":
-            self.order = SampleOrder(seed, self.names, self._windows, [entry.weight for entry, _ in datasets])
+            weights = {entry.name: entry.weight for entry, _ in datasets}
+            token_counts = [dataset.token_count for dataset in self.datasets]
+            try:
+                built = build_phases(weights, sequence_length, phases)
+                self.order = SampleOrder(seed, self.names, token_counts, built)
+            except ValueError as error:
+                raise ValueError(f"{mixture.path}: {error}") from None
 
     @property
     def sample_count(self) -> int | None:
@@ -111,7 +128,7 @@ class SampleReader:
         return None if self.order else int(self._first_samples[-1])
 
     def use(self) -> tuple[DatasetUse, ...]:
-        """What one epoch of each dataset trains on and what it leaves out."""
+        """What one epoch of each dataset at the first sequence length trains on and what it leaves out."""
         return tuple(
             DatasetUse(
                 name,
@@ -136,10 +153,34 @@ class SampleReader:
         dataset = np.searchsorted(self._first_samples, window, "right") - 1
         return SampleLocations(dataset, np.zeros_like(given), window - self._first_samples[dataset])
 
+    def lengths(self, samples: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Sequence length of each of these samples."""
+        given = np.atleast_1d(np.asarray(samples, np.int64))
+        if not self.order:
+            return np.full(given.shape, self.sequence_length)
+        return np.array([phase.sequence_length for phase in self.order.phases])[self.order.phase_at(given)]
+
+    def tokens_before(self, position: int) -> int:
+        """Targets that a run has trained on when it has consumed `position` samples."""
+        if not self.order:
+            return position * self.sequence_length
+        starts = [min(position, self.skipped.position_of(phase.first_sample)) for phase in self.order.phases]
+        counts = np.diff([*starts, position]).tolist()
+        return sum(n * phase.sequence_length for n, phase in zip(counts, self.order.phases, strict=True))
+
     def samples(self, samples: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Tokens of these samples, [N, sequence_length + 1], int64."""
-        places = self.locate(samples)
-        length = self.sequence_length
+        """Tokens of these samples, [N, sequence_length + 1], int64.
+
+        Raises:
+            ValueError: they are not all of one sequence length.
+        """
+        lengths = np.unique(self.lengths(samples))
+        if len(lengths) > 1:
+            raise ValueError(f"samples of lengths {', '.join(map(str, lengths))} do not fit into one array")
+        return self.read(self.locate(samples), int(lengths[0]) if len(lengths) else self.sequence_length)
+
+    def read(self, places: SampleLocations, length: int) -> npt.NDArray[np.int64]:
+        """Tokens of samples of sequence length `length` that `locate` has found, [N, length + 1], int64."""
         tokens = np.empty((len(places.dataset), length + 1), np.int64)
         rows = zip(tokens, places.dataset.tolist(), places.window.tolist(), strict=True)
         for row, dataset, window in rows:
@@ -154,8 +195,9 @@ class SampleReader:
         """Where every token of sample `i` comes from."""
         places = self.locate([i])
         d, window = int(places.dataset[0]), int(places.window[0])
-        dataset, start = self.datasets[d], window * self.sequence_length
-        stop = start + self.sequence_length + 1
+        length = int(self.lengths([i])[0])
+        dataset, start = self.datasets[d], window * length
+        stop = start + length + 1
         parts = []
         token = start
         while token < stop:
@@ -165,8 +207,25 @@ class SampleReader:
             token = min(end, stop)
         return SampleDescription(i, self.names[d], int(places.epoch[0]), window, start, stop, tuple(parts))
 
-    def plan(self) -> dict[str, Any]:
-        """Everything that the content of the samples depends on, as JSON: order, window, vocabulary and files."""
+    def plan(self, before: int | None = None) -> dict[str, Any]:
+        """Everything that the content of the samples depends on, as JSON: order, window, vocabulary and files.
+
+        What is skipped is no part of it: it decides which samples are trained on and not what is in them.
+
+        Args:
+            before: the plan of the samples before this one: phases that begin later are left out.
+        """
+        return {
+            "split": self.split,
+            "sequence_length": self.sequence_length,
+            "vocabulary_size": self.mixture.vocabulary_size,
+            "end_of_document": self.mixture.end_of_document,
+            "order": self.order.plan(before) if self.order else HELD_OUT_KEY,
+            "files": self._files,
+        }
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
         files = {}
         for entry in self.mixture.datasets:
             if entry.name in self.names:
@@ -177,34 +236,27 @@ class SampleReader:
                     "bin": fingerprint(bin_path(dataset.prefix)),
                     "idx": fingerprint(idx_path(dataset.prefix)),
                 }
-        return {
-            "split": self.split,
-            "sequence_length": self.sequence_length,
-            "vocabulary_size": self.mixture.vocabulary_size,
-            "end_of_document": self.mixture.end_of_document,
-            "order": self.order.plan() if self.order else HELD_OUT_KEY,
-            "files": files,
-        }
+        return files
 
-    def digest(self) -> str:
+    def digest(self, before: int | None = None) -> str:
         """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files lie."""
-        return digest(self.plan())
+        return digest(self.plan(before))
 
 
 def micro_batches(
     reader: SampleReader,
-    first_sample: int,
+    first_position: int,
     global_batch_size: int,
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """This data-parallel rank's micro-batches, from `first_sample` on.
+    """This data-parallel rank's micro-batches, for a run that has consumed `first_position` samples.
 
-    A global batch takes the next `global_batch_size` samples. Row j of rank d's micro-batch k is sample
-    first_sample + k * (micro_batch_size * data_size) + d * micro_batch_size + j; k runs on over the steps,
-    global_batch_size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see each sample
-    once, and a global batch holds the same samples for any data_size and micro_batch_size.
+    A global batch takes the next `global_batch_size` samples that are not skipped. Row j of rank d's micro-batch k is
+    at position first_position + k * (micro_batch_size * data_size) + d * micro_batch_size + j; k runs on over the
+    steps, global_batch_size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see each
+    sample once, and a global batch holds the same samples for any data_size and micro_batch_size.
 
     Train samples go on for ever. Held-out samples end with the last whole global batch, on all ranks alike.
 
@@ -212,7 +264,7 @@ def micro_batches(
         tokens_BS, labels_BS: int64; labels are the tokens one place later.
 
     Raises:
-        ValueError: the global batch cannot be divided.
+        ValueError: the global batch cannot be divided, or the sequence length would change in the middle of one.
     """
     together = micro_batch_size * data_size
     if min(global_batch_size, micro_batch_size, data_size) < 1 or global_batch_size % together:
@@ -222,11 +274,26 @@ def micro_batches(
         )
     if not 0 <= data_rank < data_size:
         raise ValueError(f"data_rank {data_rank} must lie in [0, {data_size})")
-    if first_sample < 0:
-        raise ValueError(f"first_sample {first_sample} must not be negative")
-    start = first_sample
+    if first_position < 0:
+        raise ValueError(f"first_position {first_position} must not be negative")
+    # Rows of this rank in a global batch, micro-batch by micro-batch.
+    rows = np.arange(global_batch_size).reshape(-1, data_size, micro_batch_size)[:, data_rank]
+    start = first_position
     while reader.sample_count is None or start + global_batch_size <= reader.sample_count:
-        for first in range(start + data_rank * micro_batch_size, start + global_batch_size, together):
-            sample_BS1 = torch.from_numpy(reader.samples(np.arange(first, first + micro_batch_size)))
+        positions = np.arange(start, start + global_batch_size)
+        samples = reader.skipped.samples_at(positions)
+        lengths = reader.lengths(samples)
+        if np.any(lengths != lengths[0]):
+            changes = int(np.flatnonzero(lengths != lengths[0])[0])
+            raise ValueError(
+                f"the sequence length changes from {lengths[0]} to {lengths[changes]} at sample {samples[changes]}, "
+                f"in the middle of the global batch of samples {samples[0]} to {samples[-1]}: let the phase begin at "
+                f"sample {samples[0]}, and skip whole batches"
+            )
+        places = reader.locate(samples[rows.ravel()])
+        for first in range(0, rows.size, micro_batch_size):
+            some = slice(first, first + micro_batch_size)
+            chosen = SampleLocations(places.dataset[some], places.epoch[some], places.window[some])
+            sample_BS1 = torch.from_numpy(reader.read(chosen, int(lengths[0])))
             yield sample_BS1[:, :-1].contiguous(), sample_BS1[:, 1:].contiguous()
         start += global_batch_size

@@ -13,14 +13,20 @@ prefix is as close to proportion as half a sample for each level of the tree.
 
 *Which window* of the dataset it is, is decided by a permutation of its windows, another one for each epoch.
 
+From some sample on, weights and sequence length may be others: a *phase*. Its blocks count from its first sample. New
+weights change nothing about the windows: each dataset goes on where its own order stands, so that no window is
+repeated or lost. Another sequence length cuts a dataset into other windows; they are gone through from the beginning,
+and a phase that comes back to an earlier length goes on where that pass stood.
+
 Everything takes arrays of sample numbers and costs O(log datasets) for each, however large the datasets are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -111,56 +117,34 @@ class SampleLocations:
     window: Integers
 
 
-class SampleOrder:
-    """The order of the training samples: sample i as a function of (seed, i) and the plan below.
+class Dealing:
+    """Which dataset gives sample i, and how many samples it has given before: see the top of this file.
 
     Args:
-        seed: of the whole run.
-        names: of the datasets; they key the permutations, so that a dataset keeps its order when others come or go.
-        windows: number of windows of each dataset, each at least 1.
-        weights: of each dataset in the mixture, see `whole_weights`.
+        weights: of each dataset, see `whole_weights`; a dataset of weight 0 gives nothing.
     """
 
-    def __init__(self, seed: int, names: Sequence[str], windows: Sequence[int], weights: Sequence[float]) -> None:
-        if not len(names) == len(windows) == len(weights):
-            raise ValueError(f"{len(names)} names, {len(windows)} window counts, {len(weights)} weights: must be equal")
-        if len(set(names)) < len(names):
-            raise ValueError(f"dataset names must differ: {', '.join(names)}")
-        for name, count in zip(names, windows, strict=True):
-            if count < 1:
-                raise ValueError(f"dataset {name!r} has no window; it needs at least one")
-        self.seed = seed
-        self.names = tuple(names)
-        self.windows = tuple(windows)
-        self.weights = whole_weights(weights)
-        self.block_samples = sum(self.weights)
-        """Each block of this many samples, from a multiple of it on, has exactly `weights[d]` samples of dataset d."""
-        self._root = _tree(self.weights, 0, len(self.weights))
-        self._permutation = lru_cache(maxsize=4 * len(names))(self._make_permutation)
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._given = [d for d, weight in enumerate(weights) if weight != 0]
+        whole = whole_weights([weights[d] for d in self._given])
+        self.weights = tuple(whole[self._given.index(d)] if d in self._given else 0 for d in range(len(weights)))
+        self.block_samples = sum(whole)
+        self._root = _tree(whole, 0, len(whole))
 
-    def locate(self, samples: npt.ArrayLike) -> SampleLocations:
-        """Dataset, epoch and window of each of these samples, [samples]."""
-        given = np.atleast_1d(np.asarray(samples, np.int64))
-        if given.size and int(given.min()) < 0:
-            raise ValueError(f"sample {int(given.min())} does not exist; samples count from 0")
-        dataset = np.empty(given.shape, np.int64)
-        drawn = np.empty(given.shape, np.int64)
-        self._deal(self._root, given, np.arange(given.size), dataset, drawn)
-        windows = np.array(self.windows, np.int64)[dataset]
-        epoch, position = np.divmod(drawn, windows)
-        window = np.empty(given.shape, np.int64)
-        for d, e in np.unique(np.stack([dataset, epoch], axis=1), axis=0).tolist():
-            chosen = (dataset == d) & (epoch == e)
-            window[chosen] = self._permutation(d, e)(position[chosen])
-        return SampleLocations(dataset, epoch, window)
+    def __call__(self, samples: Integers) -> tuple[Integers, Integers]:
+        """Dataset of each sample, and how many of the samples before it are of that dataset."""
+        dataset = np.empty(samples.shape, np.int64)
+        drawn = np.empty(samples.shape, np.int64)
+        self._deal(self._root, samples, np.arange(samples.size), dataset, drawn)
+        return np.array(self._given, np.int64)[dataset], drawn
 
     def drawn(self, samples: int) -> tuple[int, ...]:
         """How many of the first `samples` samples come from each dataset."""
-        counts = [0] * len(self.names)
+        counts = [0] * len(self.weights)
 
         def deal(node: _Node, count: int) -> None:
             if node.left is None or node.right is None:
-                counts[node.first] = count
+                counts[self._given[node.first]] = count
                 return
             left = _dealt_left(count, node.left.weight, node.weight)
             deal(node.left, left)
@@ -168,16 +152,6 @@ class SampleOrder:
 
         deal(self._root, samples)
         return tuple(counts)
-
-    def plan(self) -> dict[str, Any]:
-        """Everything that the order depends on, as JSON."""
-        return {
-            "order": 1,
-            "seed": self.seed,
-            "names": list(self.names),
-            "windows": list(self.windows),
-            "weights": list(self.weights),
-        }
 
     def _deal(self, node: _Node, ranks: Integers, places: Integers, dataset: Integers, drawn: Integers) -> None:
         """`ranks`: which of the node's samples these are; `places`: where their results belong."""
@@ -192,5 +166,116 @@ class SampleOrder:
             goes_right = ~goes_left
             self._deal(node.right, (ranks - before)[goes_right], places[goes_right], dataset, drawn)
 
-    def _make_permutation(self, dataset: int, epoch: int) -> KeyedPermutation:
-        return KeyedPermutation(self.windows[dataset], f"{self.seed}/{self.names[dataset]}/{epoch}")
+
+@dataclass(frozen=True)
+class Phase:
+    """From `first_sample` on, and until the next phase begins."""
+
+    first_sample: int
+    sequence_length: int
+    weights: tuple[float, ...]
+    """Of each dataset, see `whole_weights`; 0 leaves a dataset out."""
+
+
+class SampleOrder:
+    """The order of the training samples: sample i as a function of (seed, i) and the plan below.
+
+    Args:
+        seed: of the whole run.
+        names: of the datasets; they key the permutations, so that a dataset keeps its order when others come or go.
+        tokens: of each dataset.
+        phases: at least one; the first begins at sample 0.
+
+    Raises:
+        ValueError: phases out of order, or a dataset with a weight that is shorter than a window.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str], tokens: Sequence[int], phases: Sequence[Phase]) -> None:
+        if len(names) != len(tokens) or any(len(names) != len(phase.weights) for phase in phases):
+            raise ValueError(
+                f"{len(names)} names, {len(tokens)} token counts and {[len(phase.weights) for phase in phases]} "
+                "weights in the phases: must be equal"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"dataset names must differ: {', '.join(names)}")
+        if not phases or phases[0].first_sample != 0:
+            raise ValueError("the first phase must begin at sample 0")
+        for one, other in pairwise(phases):
+            if other.first_sample <= one.first_sample:
+                raise ValueError(
+                    f"a phase from sample {other.first_sample} cannot follow one from sample {one.first_sample}; "
+                    "phases must ascend"
+                )
+        for phase in phases:
+            for name, count, weight in zip(names, tokens, phase.weights, strict=True):
+                if weight and not window_count(count, phase.sequence_length):
+                    raise ValueError(
+                        f"dataset {name!r} has {count} tokens, fewer than one window of sequence_length "
+                        f"{phase.sequence_length} + 1; leave it out or shorten sequence_length"
+                    )
+        self.seed = seed
+        self.names = tuple(names)
+        self.tokens = tuple(tokens)
+        self.phases = tuple(phases)
+        self.dealings = tuple(Dealing(phase.weights) for phase in phases)
+        self._first_samples = np.array([phase.first_sample for phase in phases], np.int64)
+        self._windows = {
+            phase.sequence_length: np.array([window_count(count, phase.sequence_length) for count in tokens], np.int64)
+            for phase in phases
+        }
+        self._drawn_before: list[Integers] = []
+        """For each phase: samples of each dataset in all earlier phases of the same sequence length."""
+        passed = {length: np.zeros(len(names), np.int64) for length in self._windows}
+        for k, phase in enumerate(phases):
+            self._drawn_before.append(passed[phase.sequence_length].copy())
+            if k + 1 < len(phases):
+                samples = phases[k + 1].first_sample - phase.first_sample
+                passed[phase.sequence_length] += self.dealings[k].drawn(samples)
+        self._permutation = lru_cache(maxsize=4 * len(names))(self._make_permutation)
+
+    def windows(self, sequence_length: int) -> Integers:
+        """Windows of each dataset at a sequence length of one of the phases."""
+        return self._windows[sequence_length]
+
+    def phase_at(self, samples: npt.ArrayLike) -> Integers:
+        """Index of the phase of each of these samples."""
+        given = np.asarray(samples, np.int64)
+        return np.asarray(np.searchsorted(self._first_samples, given, "right") - 1, np.int64)
+
+    def locate(self, samples: npt.ArrayLike) -> SampleLocations:
+        """Dataset, epoch and window of each of these samples, [samples]; windows are of their phase's length."""
+        given = np.atleast_1d(np.asarray(samples, np.int64))
+        if given.size and int(given.min()) < 0:
+            raise ValueError(f"sample {int(given.min())} does not exist; samples count from 0")
+        dataset, epoch, window = (np.empty(given.shape, np.int64) for _ in range(3))
+        phases = self.phase_at(given)
+        for k in np.unique(phases).tolist():
+            mine = np.flatnonzero(phases == k)
+            length = self.phases[k].sequence_length
+            dataset[mine], drawn = self.dealings[k](given[mine] - self.phases[k].first_sample)
+            drawn += self._drawn_before[k][dataset[mine]]
+            epoch[mine], position = np.divmod(drawn, self._windows[length][dataset[mine]])
+            for d, e in np.unique(np.stack([dataset[mine], epoch[mine]], axis=1), axis=0).tolist():
+                chosen = (dataset[mine] == d) & (epoch[mine] == e)
+                window[mine[chosen]] = self._permutation(d, e, length)(position[chosen])
+        return SampleLocations(dataset, epoch, window)
+
+    def plan(self, before: int | None = None) -> dict[str, Any]:
+        """Everything that the order depends on, as JSON.
+
+        Args:
+            before: leave out phases that begin at this sample or later (not the first one): what samples before it
+                depend on.
+        """
+        phases = [p for p in self.phases if before is None or p.first_sample == 0 or p.first_sample < before]
+        return {
+            "order": 2,
+            "seed": self.seed,
+            "names": list(self.names),
+            "tokens": list(self.tokens),
+            "phases": [{**asdict(phase), "weights": list(self.dealings[k].weights)} for k, phase in enumerate(phases)],
+        }
+
+    def _make_permutation(self, dataset: int, epoch: int, sequence_length: int) -> KeyedPermutation:
+        windows = int(self._windows[sequence_length][dataset])
+        return KeyedPermutation(windows, f"{self.seed}/{self.names[dataset]}/{epoch}")

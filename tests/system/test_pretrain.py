@@ -195,6 +195,23 @@ def test_no_rank_is_left_waiting_when_the_numbers_run_away(run: Path) -> None:
     assert "not finite" in result.stderr and "step " in result.stderr
 
 
+def test_sequence_length_changes_on_the_way(run: Path) -> None:
+    phases = (
+        f"data.phases=[{{from_sample: 16, sequence_length: {LENGTH // 2}}}, {{from_sample: 32, sequence_length: 24}}]"
+    )
+    losses = {}
+    for processes in (1, 2):
+        output = run / f"pipeline-{processes}"
+        shape = ("evaluation.every_steps=1", f"parallel.pipeline={processes}", "precision=fp32", f"output={output}")
+        result = pretrain(run, phases, *shape, processes=processes)
+        assert result.returncode == 0, result.stdout + result.stderr
+        lines = read_metrics(output / "metrics.jsonl")
+        losses[processes] = [line["loss"] for line in lines if line["kind"] in ("train", "evaluation")]
+    tokens = [line["consumed_tokens"] for line in lines if line["kind"] == "train"]
+    assert tokens == list(np.cumsum([8 * LENGTH] * 2 + [4 * LENGTH] * 2 + [8 * 24] * 2))
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
+
+
 def test_help_teaches() -> None:
     result = subprocess.run([sys.executable, "-m", "pretrain", "--help"], capture_output=True, text=True)
     assert result.returncode == 0

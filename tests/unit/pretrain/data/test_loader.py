@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from foundation.configuration import ConfigError
 from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.data.mixture import load_mixture
+from pretrain.data.phases import PhaseChange
 
 VOCABULARY_SIZE = 5000
 END = 2
@@ -160,6 +162,44 @@ def test_batches_go_on_where_a_resumed_run_stands(folder: Path) -> None:
         break
 
 
+def test_skipped_samples_are_jumped_over(folder: Path) -> None:
+    samples = reader(folder)
+    skipping = SampleReader(load_mixture(folder / "mixture.yaml"), 16, 5, skipped=[(8, 20), (24, 28)])
+    assert skipping.digest() == samples.digest(), "the plan is the same, whatever is skipped"
+    left = [*range(8), *range(20, 24), *range(28, 40)]
+    batches = micro_batches(skipping, 0, 4, 2, 0, 1)
+    found = np.concatenate([next(batches)[0].numpy() for _ in range(len(left) // 2)])
+    np.testing.assert_array_equal(found, samples.samples(left)[:, :-1])
+    resumed = micro_batches(skipping, 12, 4, 2, 0, 1)
+    np.testing.assert_array_equal(next(resumed)[0].numpy(), samples.samples([28, 29])[:, :-1])
+
+
+def test_phases_change_weights_and_length(folder: Path) -> None:
+    mixture = load_mixture(folder / "mixture.yaml")
+    phases = [
+        PhaseChange(from_sample=20, weights={"code": 1.0}),
+        PhaseChange(from_sample=32, sequence_length=40),
+    ]
+    samples = SampleReader(mixture, 16, 5, phases=phases)
+    np.testing.assert_array_equal(samples.samples(np.arange(20)), reader(folder).samples(np.arange(20)))
+    assert {samples.describe(i).dataset for i in range(20, 60)} == {"code"}
+    shapes = [tokens_BS.shape for tokens_BS, _ in itertools.islice(micro_batches(samples, 0, 4, 2, 0, 1), 20)]
+    assert shapes == [(2, 16)] * 16 + [(2, 40)] * 4
+    assert (samples.tokens_before(32), samples.tokens_before(34)) == (32 * 16, 32 * 16 + 2 * 40)
+    for i in (31, 32):
+        described = samples.describe(i)
+        dataset = IndexedDataset(folder / described.dataset)
+        np.testing.assert_array_equal(samples.sample(i), dataset.tokens(described.start, described.stop))
+    assert samples.digest(before=20) == reader(folder).digest()
+    assert samples.digest(before=21) != reader(folder).digest() != samples.digest()
+    with pytest.raises(ValueError, match=r"changes from 16 to 40 at sample 32, in the middle .* samples 30 to 33"):
+        list(itertools.islice(micro_batches(samples, 30, 4, 2, 0, 1), 1))
+    with pytest.raises(ValueError, match="lengths 16, 40"):
+        samples.samples([31, 32])
+    with pytest.raises(ValueError, match=r"mixture.yaml: phase from sample 4: no dataset is called web; there are"):
+        SampleReader(mixture, 16, 5, phases=[PhaseChange(from_sample=4, weights={"web": 1})])
+
+
 def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:
     samples = reader(folder, split="heldout")
     assert samples.sample_count is not None
@@ -213,7 +253,8 @@ def test_checksums_of_good_files(folder: Path) -> None:
 
 def test_a_dataset_shorter_than_a_window(folder: Path) -> None:
     tokens = IndexedDataset(folder / "manuals").token_count
-    with pytest.raises(ValueError, match=rf"manuals\.bin: {tokens} tokens are fewer than one window .* {tokens} \+ 1"):
+    message = rf"mixture\.yaml: dataset 'manuals' has {tokens} tokens, fewer than one window .* {tokens} \+ 1"
+    with pytest.raises(ValueError, match=message):
         reader(folder, sequence_length=tokens)
     reader(folder, sequence_length=tokens - 1)
     with pytest.raises(ValueError, match=r"nothing is held out that fills a window of sequence_length 10000"):
