@@ -6,11 +6,12 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean help
+.PHONY: demo test test-all lint install clean help
 
 help:
 	@echo "make demo      from this machine's own text to a trained, exported model, in runs/demo"
 	@echo "make test      the tests, with style and types"
+	@echo "make test-all  the slow ones too"
 	@echo "make install   only the environment, in $(VENV)"
 	@echo "make clean     remove $(VENV) and runs/demo"
 
@@ -18,6 +19,9 @@ demo: $(VENV)/installed
 	$(BIN)/python -m tools.demo
 
 test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed

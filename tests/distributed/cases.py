@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from foundation.configuration import load_config
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import newest_checkpoint
 from pretrain.checkpoint.save import save_checkpoint
@@ -17,6 +18,7 @@ from pretrain.config import TrainConfig
 from pretrain.engine import Engine, join_processes
 from pretrain.model.partition import partition_of
 from pretrain.topology import Topology
+from pretrain.train import train as train_run
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -161,6 +163,11 @@ def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") 
 
 
 FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
+
+
+def train_command(config: str, overrides: Sequence[str]) -> None:
+    """What `python -m pretrain` does, in a process that has its environment already."""
+    train_run(load_config(TrainConfig, Path(config), overrides))
 
 
 def train_in_parts(

@@ -32,11 +32,30 @@ def _process(rank: int, world_size: int, store: str, function: Callable[..., Any
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
         queue.put((rank, None, function(*arguments)))
-        dist.barrier()
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
     except BaseException:
         queue.put((rank, traceback.format_exc(), None))
         raise
+
+
+def start_processes(
+    world_size: int, store: str, function: Callable[..., Any], *arguments: Any
+) -> tuple[list[Any], Any]:
+    """`function(*arguments)` in `world_size` processes that find each other over the file `store`.
+
+    Returns:
+        The processes by rank, and the queue on which each puts (rank, traceback or None, result).
+    """
+    queue = _CONTEXT.Queue()
+    processes = [
+        _CONTEXT.Process(target=_process, args=(rank, world_size, store, function, arguments, queue))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    return processes, queue
 
 
 def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -47,15 +66,8 @@ def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any
     Raises:
         RuntimeError: with the traceback of the first process that failed.
     """
-    queue = _CONTEXT.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        store = str(Path(folder) / "store")
-        processes = [
-            _CONTEXT.Process(target=_process, args=(rank, world_size, store, function, arguments, queue))
-            for rank in range(world_size)
-        ]
-        for process in processes:
-            process.start()
+        processes, queue = start_processes(world_size, str(Path(folder) / "store"), function, *arguments)
         results: dict[int, Any] = {}
         try:
             while len(results) < world_size:
