@@ -7,6 +7,7 @@ the commands themselves where they keep records, and here where even looking wou
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -79,7 +81,10 @@ class Steps:
         self._title(title)
         shown = [Path(command[0]).name, *command[1:]]
         self._console.print(Text(f"$ {shlex.join(shown)}", style="dim"), soft_wrap=True)
-        code = subprocess.run(command, check=False).returncode
+        environment = dict(os.environ)
+        if not torch.cuda.is_available():
+            environment.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed's launcher warns that it found no GPU
+        code = subprocess.run(command, check=False, env=environment).returncode
         if code:
             self._console.print(Text(f"{title}: the command above ended with exit code {code}", style="bold red"))
             self._console.print("What was finished is kept: mend what it says and run the demo again.")
