@@ -10,6 +10,7 @@ from pathlib import Path
 
 from foundation.configuration import load_config
 from pretrain.config import TrainConfig
+from pretrain.monitor.replicas import ReplicaDriftError
 
 EXAMPLES = """examples:
   one process:          python -m pretrain --config configs/train/demo.yaml \\
@@ -22,7 +23,7 @@ Run again with the same output folder, it goes on from the newest whole checkpoi
 
 
 def main() -> int:
-    """Exit codes: 0 done, 2 wrong settings, data or checkpoint, 3 the numbers are no longer finite."""
+    """Exit codes: 0 done, 2 wrong settings, data or checkpoint, 3 the numbers cannot be trusted any more."""
     parser = argparse.ArgumentParser(
         prog="pretrain",
         description="Train a model from token files.",
@@ -45,7 +46,7 @@ def main() -> int:
         if first:
             print(f"pretrain: {error}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, ReplicaDriftError) as error:
         if first:
             print(f"pretrain: {error}", file=sys.stderr)
         return 3

@@ -129,6 +129,28 @@ class CheckpointConfig(Settings):
     every_steps: int = Field(default=1000, gt=0)
     keep_last: int | None = Field(default=None, gt=0)
     """Older checkpoints are removed; left out: all are kept."""
+    keep_every_steps: int | None = Field(default=None, gt=0)
+    """Checkpoints of a multiple of this many steps are never removed; only with `keep_last`."""
+
+    @model_validator(mode="after")
+    def _keeping_has_an_effect(self) -> CheckpointConfig:
+        if self.keep_every_steps is not None:
+            if self.keep_last is None:
+                raise ValueError("keep_every_steps: has no effect without keep_last, which keeps all when left out")
+            if self.keep_every_steps % self.every_steps:
+                raise ValueError(
+                    f"keep_every_steps: {self.keep_every_steps} must be a multiple of every_steps {self.every_steps}, "
+                    "or most of those steps are never saved"
+                )
+        return self
+
+
+class MonitorConfig(Settings):
+    """What is watched while the run goes on."""
+
+    replicas_every_steps: int = Field(default=100, gt=0)
+    """Weights that several processes hold are compared this often, at the start, and never saved when they differ.
+    LayerNorm weights drifted apart over BLOOM's tensor ranks unseen (BigScience chronicles of the 176B run)."""
 
 
 class TrainConfig(Settings):
@@ -146,6 +168,7 @@ class TrainConfig(Settings):
     """bf16: compute in bfloat16, with weights, gradient accumulation and optimizer state in fp32."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    monitor: MonitorConfig = MonitorConfig()
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
 

@@ -86,6 +86,7 @@ def join_processes(timeout_seconds: int) -> int:
     Returns:
         The number of processes.
     """
+    refuse_faulty_versions(deepspeed.__version__)
     alone = "WORLD_SIZE" not in os.environ
     if alone:
         os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
@@ -103,6 +104,23 @@ def join_processes(timeout_seconds: int) -> int:
     with redirect_stdout(StringIO()):
         deepspeed.init_distributed(communication_backend(), auto_mpi_discovery=False, timeout=timeout)
     return dist.get_world_size()
+
+
+FAULTY_DEEPSPEED = (
+    ((0, 18, 3), (0, 19, 2), "scales gradients wrongly under pipeline and accumulation (its issue 8152)"),
+)
+"""(first, last, what is wrong): releases that train, and train something else."""
+
+
+def refuse_faulty_versions(version: str) -> None:
+    """Raise ValueError for a DeepSpeed release that is known to compute wrong gradients."""
+    found = tuple(int(part) for part in version.split("+")[0].split(".")[:3])
+    for first, last, fault in FAULTY_DEEPSPEED:
+        if first <= found <= last:
+            raise ValueError(
+                f"DeepSpeed {version} {fault}; releases {'.'.join(map(str, first))} to {'.'.join(map(str, last))} have "
+                "this fault: install the one that constraints.txt names"
+            )
 
 
 class _Pipeline(PipelineModule):

@@ -13,6 +13,7 @@ from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.engine import Engine
 from pretrain.monitor.metrics import MetricsWriter
 from pretrain.monitor.progress import TrainingProgress
+from pretrain.monitor.replicas import check_replicas
 from pretrain.schedule import learning_rate
 from pretrain.topology import Topology
 
@@ -46,6 +47,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
     progress = TrainingProgress(config, run.topology, step, last_step) if engine.rank == 0 else None
     if progress:
         progress.start(notes)
+    check_replicas(engine.parameters(), engine.coordinate.tensor, step)
     if metrics and step < last_step:
         metrics.write("event", step=step, event="resumed" if step else "started", topology=str(run.topology))
     batches = micro_batches(
@@ -97,13 +99,21 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             if metrics and progress:
                 metrics.write("evaluation", step=step, loss=loss, perplexity=math.exp(min(loss, 700.0)), tokens=tokens)
                 progress.evaluation(step, loss)
+        if step % config.monitor.replicas_every_steps == 0:
+            check_replicas(engine.parameters(), engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
             started = time.perf_counter()
             # Phases may be added later, for samples that are not reached yet: the digest is of what was.
             digest = run.training.digest(before=int(run.training.skipped.samples_at(samples)))
             facts = {**run.facts, "data_digest": digest}
             folder = save_checkpoint(
-                engine, config.output / "checkpoints", step, samples, facts, config.checkpoint.keep_last
+                engine,
+                config.output / "checkpoints",
+                step,
+                samples,
+                facts,
+                config.checkpoint.keep_last,
+                config.checkpoint.keep_every_steps,
             )
             if metrics and progress:
                 metrics.write(

@@ -26,6 +26,13 @@ def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder, by its name."""
+    match = _FOLDER.fullmatch(folder.name)
+    assert match is not None, folder
+    return int(match[1])
+
+
 def rank_file(rank: int) -> str:
     return f"rank-{rank:05d}.safetensors"
 
@@ -34,8 +41,7 @@ def complete_checkpoints(checkpoints: Path) -> list[Path]:
     """The folders that were finished, newest first. Unfinished ones carry another name and are never listed."""
     if not checkpoints.is_dir():
         return []
-    found = [(int(match[1]), folder) for folder in checkpoints.iterdir() if (match := _FOLDER.fullmatch(folder.name))]
-    return [folder for _, folder in sorted(found, reverse=True)]
+    return sorted((f for f in checkpoints.iterdir() if _FOLDER.fullmatch(f.name)), key=step_of, reverse=True)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from foundation.atomic_files import sha256_file, write_json, write_text
+from foundation.atomic_files import sha256_file, sync, write_json, write_text
 from pretrain.checkpoint.layout import (
     FORMAT_VERSION,
     INDEX_FILE,
@@ -21,12 +22,20 @@ from pretrain.checkpoint.layout import (
     partition_to_json,
     rank_file,
     step_folder,
+    step_of,
 )
 from pretrain.engine import Engine
+from pretrain.monitor.replicas import check_replicas
 
 
 def save_checkpoint(
-    engine: Engine, checkpoints: Path, step: int, consumed_samples: int, facts: dict[str, Any], keep_last: int | None
+    engine: Engine,
+    checkpoints: Path,
+    step: int,
+    consumed_samples: int,
+    facts: dict[str, Any],
+    keep_last: int | None,
+    keep_every_steps: int | None = None,
 ) -> Path:
     """Save from every rank; returns the finished folder. Collective.
 
@@ -36,11 +45,14 @@ def save_checkpoint(
     Args:
         facts: what decides the future beside weights and counters: config, data digest, versions; the same on all
             ranks.
-        keep_last: older checkpoints beyond this many are removed, after the new one is in place.
+        keep_last: older checkpoints beyond this many are removed, after the new one is in place; None keeps all.
+        keep_every_steps: those of a multiple of this many steps are kept for ever.
 
     Raises:
         CheckpointError: on every rank, when one of them could not write.
+        ReplicaDriftError: on every rank, when weights that must be the same are not.
     """
+    check_replicas(engine.parameters(), engine.coordinate.tensor, step)
     final = step_folder(checkpoints, step)
     unfinished = checkpoints / f".unfinished-{final.name}"
     if engine.rank == 0:
@@ -74,15 +86,23 @@ def save_checkpoint(
         if final.exists():  # a damaged one that the resume passed over
             shutil.rmtree(final)
         os.rename(unfinished, final)
-        _sync_folder(checkpoints)
+        sync(checkpoints)
         write_text(checkpoints / LATEST_FILE, final.name + "\n")
-        for old in complete_checkpoints(checkpoints)[keep_last:] if keep_last else []:
+        for old in superseded(complete_checkpoints(checkpoints), keep_last, keep_every_steps):
             # Renamed first, so that a kill half-way leaves nothing that looks finished.
             doomed = old.with_name(f".removed-{old.name}")
             os.rename(old, doomed)
             shutil.rmtree(doomed)
     dist.barrier()
     return final
+
+
+def superseded(newest_first: Sequence[Path], keep_last: int | None, keep_every_steps: int | None) -> list[Path]:
+    """The checkpoints that the rules of keeping let go."""
+    if keep_last is None:
+        return []
+    older = newest_first[keep_last:]
+    return [folder for folder in older if not (keep_every_steps and step_of(folder) % keep_every_steps == 0)]
 
 
 def _write_rank_file(engine: Engine, folder: Path) -> dict[str, Any]:
@@ -100,17 +120,8 @@ def _write_rank_file(engine: Engine, folder: Path) -> dict[str, Any]:
             tensors[stored.key(state)] = values.detach().cpu().contiguous()
     path = folder / rank_file(engine.rank)
     save_file(tensors, path)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
     return {
         "parameters": parameters,
         "file": {"bytes": path.stat().st_size, "sha256": sha256_file(path), "fragments": fragments},
     }
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

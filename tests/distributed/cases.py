@@ -17,6 +17,7 @@ from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.engine import Engine, join_processes
 from pretrain.model.partition import partition_of
+from pretrain.monitor.replicas import ReplicaDriftError, check_replicas
 from pretrain.topology import Topology
 from pretrain.train import train as train_run
 
@@ -163,6 +164,23 @@ def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") 
 
 
 FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
+
+
+def drifted(topology: Topology, name: str) -> str:
+    """Train a step, change the last bits of one weight on the last rank, and give back what the check says."""
+    join_processes(timeout_seconds=300)
+    config = tiny_config(precision="bf16")
+    engine = Engine(config, topology)
+    engine.train_step(random_batches(config, topology, engine.coordinate.data), 1e-3)
+    parameters = dict(engine.parameters())
+    if engine.rank == topology.world_size - 1 and name:
+        with torch.no_grad():
+            parameters[name].view(-1)[0] *= 1.01
+    try:
+        check_replicas(parameters.items(), engine.coordinate.tensor, step=7)
+    except ReplicaDriftError as error:
+        return str(error)
+    return ""
 
 
 def train_command(config: str, overrides: Sequence[str]) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pretrain.checkpoint.layout import STATES, CheckpointError
+from pretrain.checkpoint.layout import STATES, CheckpointError, step_folder
 from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
+from pretrain.checkpoint.save import superseded
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.families import llama
 from pretrain.topology import Topology
@@ -140,6 +141,13 @@ def test_the_newest_whole_one_is_taken_and_said(tmp_path: Path, checkpoint: Path
     shutil.rmtree(tmp_path / "step-00000002")
     with pytest.raises(CheckpointError, match="no checkpoint is whole"):
         newest_checkpoint(tmp_path)
+
+
+def test_which_checkpoints_are_let_go() -> None:
+    newest_first = [step_folder(Path("x"), step) for step in (60, 50, 40, 30, 20, 10)]
+    assert superseded(newest_first, None, None) == []
+    assert superseded(newest_first, 2, None) == newest_first[2:]
+    assert [folder.name[-2:] for folder in superseded(newest_first, 2, 20)] == ["30", "10"]
 
 
 def test_unfinished_is_invisible(tmp_path: Path, checkpoint: Path) -> None:

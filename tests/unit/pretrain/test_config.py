@@ -47,6 +47,11 @@ def base(tmp_path: Path) -> Path:
         (["batch.global_batch_size=15"], "batch.global_batch_size: 15 must be a multiple of batch.micro_batch_size 2"),
         (["parallel.data=3"], "must be a multiple of batch.micro_batch_size 2 × data-parallel processes 3 = 6"),
         (["schedule.warmup_steps=100"], "schedule.warmup_steps: 100 must be less than schedule.total_steps 100"),
+        (["checkpoint.keep_every_steps=1000"], "checkpoint.keep_every_steps: has no effect without keep_last"),
+        (
+            ["checkpoint={every_steps: 40, keep_last: 2, keep_every_steps: 100}"],
+            "checkpoint.keep_every_steps: 100 must be a multiple of every_steps 40",
+        ),
         (["stop_after_step=101"], "stop_after_step: 101 has no effect, schedule.total_steps is 100"),
         (["optimizer.beta2=1.0"], "optimizer.beta2: 1.0 is not allowed: it should be less than 1"),
         (["precision=fp16"], "precision: 'fp16' is not allowed: it should be 'bf16' or 'fp32'"),

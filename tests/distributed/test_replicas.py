@@ -1,0 +1,37 @@
+"""Weights that drift apart between processes are found and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.engine import refuse_faulty_versions
+from pretrain.topology import Topology
+from tests.distributed import cases
+from tests.distributed.processes import run_processes
+
+
+def test_replicas_agree_after_training() -> None:
+    assert run_processes(4, cases.drifted, Topology(1, 2, 2), "") == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("topology", "name", "message"),
+    [
+        (Topology(1, 1, 2), "layers.1.mlp_norm.weight", "layers.1.mlp_norm.weight: ranks 0 | 1"),
+        (Topology(1, 2, 1), "layers.1.mlp.down.weight", "shard of tensor rank 0: ranks 0 | 1"),
+    ],
+)
+def test_drift_is_named_on_every_rank(topology: Topology, name: str, message: str) -> None:
+    for error in run_processes(2, cases.drifted, topology, name):
+        assert "step 7: 1 weights differ" in error and message in error
+
+
+@pytest.mark.parametrize("version", ["0.18.3", "0.19.0", "0.19.2+abc"])
+def test_faulty_versions_are_refused(version: str) -> None:
+    with pytest.raises(ValueError, match="scales gradients wrongly"):
+        refuse_faulty_versions(version)
+
+
+@pytest.mark.parametrize("version", ["0.18.2", "0.19.3", "0.19.8", "1.0.0"])
+def test_other_versions_are_not(version: str) -> None:
+    refuse_faulty_versions(version)
