@@ -34,6 +34,8 @@ examples:
       after a change of the rules: choose anew which copies stay, and all that follows; nothing is measured again
   python -m data_prep why python-00000/0000012 --config configs/data/demo.yaml
       one document: its text, its signals, the verdict, the evidence
+  python -m data_prep decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
+      what other rules would keep, by source and language, with examples; takes seconds and writes nothing
 
 All outputs lie in the folder that the configuration calls `output`. The exit status is 2 for a mistake in the
 configuration or the input, with one line that names it.
@@ -74,7 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, description in {"run": "all stages, one after the other", **_STAGES}.items():
-        _add_common(commands.add_parser(name, help=description, description=description), can_restart=True)
+        command = commands.add_parser(name, help=description, description=description)
+        _add_common(command, can_restart=True)
+        if name == "decide":
+            command.add_argument(
+                "--what-if",
+                nargs=2,
+                metavar=("A", "B"),
+                help="write nothing, and compare what two rule sets keep: names joined by +, such as gopher+language, "
+                "or `configured` for the rules that each source has",
+            )
     why = commands.add_parser("why", help="show one document, its signals, its verdict and the evidence")
     why.add_argument(
         "document",
@@ -107,6 +118,12 @@ def _run(options: argparse.Namespace) -> None:
         from data_prep.why import explain
 
         print(explain(config, run, options.document))
+        return
+
+    if options.command == "decide" and options.what_if:
+        from data_prep.rules.compare import print_comparison
+
+        print_comparison(config, run, *options.what_if)
         return
 
     with run.locked():

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from foundation.configuration import Settings
 
 SourceKind = Literal["jsonl", "parquet", "text", "python", "docstrings", "manual"]
+RuleSet = Literal["gopher", "c4_paper", "c4_dataset", "mc4", "fineweb", "roots", "ccnet", "code", "language"]
 
 
 class SourceConfig(Settings):
@@ -23,7 +24,7 @@ class SourceConfig(Settings):
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
     matches nothing on this machine is reported, and is no error as long as there is any input at all.
     """
-    rules: tuple[Literal["gopher", "code", "language"], ...] = ("gopher", "language")
+    rules: tuple[RuleSet, ...] = ("gopher", "language")
     """Rule sets that a document of this source must pass, see `data_prep/rules`."""
     weight: float | None = Field(default=None, gt=0)
     """Share of the training mixture relative to the others' weights; left out: in proportion to real tokens."""

@@ -47,6 +47,40 @@ SIGNALS = pa.schema(
         pa.field("mean_line_characters", pa.float64()),
         pa.field("alphanumeric_share", pa.float64()),
         pa.field("alphabetic_characters_per_token", pa.float64()),
+        # C4, mC4, FineWeb: signals/web_statistics.py
+        *(
+            pa.field(name, pa.float64())
+            for name in (
+                "terminal_line_share",
+                "short_line_share",
+                "line_feeds_per_word",
+                "duplicate_line_character_share_without_breaks",
+            )
+        ),
+        *(
+            pa.field(name, pa.int64())
+            for name in (
+                "long_line_count",
+                "curly_bracket_count",
+                "lorem_ipsum_count",
+                "c4_paper_sentences",
+                "c4_dataset_sentences",
+                "c4_dataset_curly_bracket_lines",
+                "c4_dataset_lorem_ipsum_lines",
+            )
+        ),
+        # ROOTS: signals/roots_statistics.py
+        pa.field("roots_word_count", pa.int64()),
+        *(
+            pa.field(f"roots_{name}", pa.float64())
+            for name in (
+                "character_repetition",
+                "word_repetition",
+                "special_character_share",
+                "stop_word_share",
+                "flagged_word_share",
+            )
+        ),
         # language, fingerprints, personal data
         pa.field("language", pa.string()),
         pa.field("language_probability", pa.float64()),
@@ -65,6 +99,8 @@ VERDICTS = pa.schema(
         pa.field("kept", pa.bool_(), nullable=False),
         pa.field("reasons", pa.list_(pa.string()), nullable=False),
         pa.field("duplicate_of", pa.string()),
+        pa.field("cuts", pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())])), nullable=False),
     ]
 )
-"""`reasons` holds every reason against a document, the one that is counted first; empty when it is kept."""
+"""`cuts` holds the byte ranges of a kept document that are left out when it is written: lines that rules refuse.
+`reasons` holds every reason against a document, the one that is counted first; empty when it is kept."""

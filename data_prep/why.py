@@ -62,7 +62,8 @@ def _explain(
         if not outcome.applies:
             state = "not asked"
         source = "" if outcome.passes or not outcome.applies else f"; {outcome.rule.source}"
-        yield f"  {state:<10}{outcome.rule.name:<36} {_shown(outcome.value)} ({outcome.rule.describe()}{source})"
+        asked = outcome.rule.describe(signals["language"])
+        yield f"  {state:<10}{outcome.rule.name:<36} {_shown(outcome.value)} ({asked}{source})"
 
     removals = pq.read_table(run.dedup / "removals.parquet", filters=[("id", "=", identity)]).to_pylist()
     copies = pq.read_table(run.dedup / "pairs.parquet", filters=[[("id_a", "=", identity)], [("id_b", "=", identity)]])

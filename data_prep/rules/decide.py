@@ -1,6 +1,6 @@
 """The deciding stage: which documents are kept, and every reason against the others.
 
-Reasons are listed, and the first is counted, in this order: language, gopher, code, each as its table has it, then
+Reasons are listed, and the first is counted, in this order: language, `rules.RULE_SETS`, each as its table has it, then
 `duplicate.exact` or `duplicate.near`. So duplicates are counted where nothing else speaks against a document; the
 deduplicating stage sees to it that such a one is a copy of a document that is kept.
 """
@@ -8,7 +8,7 @@ deduplicating stage sees to it that such a one is a copy of a document that is k
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,17 @@ import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
 from data_prep.documents import VERDICTS
+from data_prep.edits import merge_cuts
 from data_prep.executors import run_units
 from data_prep.rules import Rule, rules_of_source
 from data_prep.shards import RunDirectory, Stage, StaleOutputError, committed_digest, load_manifest, read_records
+from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
 from foundation.atomic_files import digest, whole_file
 
-VERSION = 1
+VERSION = 2
+
+_CUTTING = {"c4_paper": PAPER, "c4_dataset": DATASET}
+"""Rule sets that also take lines out of what they keep."""
 
 
 def decide_stage(config: DataConfig, run: RunDirectory) -> Stage:
@@ -82,19 +87,45 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     )
     removed = {} if removals is None else {row["id"]: row for row in removals.to_pylist()}
     verdicts = judge(signals, rules, removed, source)
+    variants = [variant for name, variant in _CUTTING.items() if name in _rule_sets(config, source)]
+    cut_bytes = 0
+    if variants:
+        cuts = [
+            [{"start": start, "end": end} for start, end in ranges]
+            for ranges in _cuts(run.corpus / f"{name}.parquet", verdicts.column("kept").to_pylist(), variants)
+        ]
+        cut_bytes = sum(piece["end"] - piece["start"] for ranges in cuts for piece in ranges)
+        place = VERDICTS.get_field_index("cuts")
+        verdicts = verdicts.set_column(place, VERDICTS.field(place), pa.array(cuts, VERDICTS.field(place).type))
     path = run.verdicts / f"{name}.parquet"
     with whole_file(path) as partial_file:
         pq.write_table(verdicts, partial_file, compression="zstd")
-    stage.commit(name, [path], count_verdicts(verdicts))
+    stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes})
 
 
-def read_signals(path: Path, rules: Sequence[Rule]) -> dict[str, npt.NDArray[Any]]:
-    """`id`, `language` and the columns that the rules ask for, as arrays.
+def _rule_sets(config: DataConfig, source: str) -> tuple[str, ...]:
+    return next(candidate.rules for candidate in config.sources if candidate.name == source)
+
+
+def _cuts(corpus: Path, kept: Sequence[bool], variants: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+    """The ranges that C4's line rules take out of each document that is kept; of several variants, what any does."""
+    with pq.ParquetFile(corpus) as file:
+        rows = (
+            text.as_py()
+            for batch in file.iter_batches(256, columns=["text"])
+            for text in batch.column(0).cast("binary")
+        )
+        for text, is_kept in zip(rows, kept, strict=True):
+            yield merge_cuts(cut for variant in variants for cut in c4_cuts(text, variant)) if is_kept else []
+
+
+def read_signals(path: Path, rules: Sequence[Rule], more: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
+    """`id`, `language`, `more` and the columns that the rules ask for, as arrays.
 
     Raises:
         ValueError: the file cannot be read.
     """
-    names = sorted({"id", "language", *(rule.signal for rule in rules)})
+    names = sorted({"id", "language", *more, *(rule.signal for rule in rules)})
     try:
         table = pq.read_table(path, columns=names)
     except (pa.ArrowException, OSError) as error:
@@ -142,6 +173,7 @@ def judge(
             "kept": pa.array([not against for against in reasons], pa.bool_()),
             "reasons": pa.array(reasons, pa.list_(pa.string())),
             "duplicate_of": pa.array(duplicate_of, pa.string()),
+            "cuts": pa.array([[]] * len(reasons), VERDICTS.field("cuts").type),
         },
         schema=VERDICTS,
     )

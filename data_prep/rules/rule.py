@@ -23,6 +23,7 @@ class Rule:
         source: paper and section, or the code that the number is from.
         only_languages: the rule asks only documents identified as one of these; empty: all.
         not_languages: and none of these.
+        by_language: other thresholds, of languages that have their own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Rule:
     source: str
     only_languages: tuple[str, ...] = ()
     not_languages: tuple[str, ...] = ()
+    by_language: tuple[tuple[str, float], ...] = ()
 
     def applies_to(self, languages: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """For each language whether the rule asks its documents."""
@@ -45,20 +47,31 @@ class Rule:
     def fails(self, signals: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
         """For each document whether it is asked and does not pass; not a number does not pass."""
         values = signals[self.signal]
-        if self.comparison == "at least":
-            passes = values >= self.threshold
-        elif self.comparison == "at most":
-            passes = values <= self.threshold
-        else:
+        if self.comparison == "one of":
             assert isinstance(self.threshold, tuple)
             passes = _is_one_of(values, self.threshold) if self.threshold else np.ones(len(values), dtype=bool)
+        else:
+            thresholds = self._thresholds(signals["language"])
+            passes = values >= thresholds if self.comparison == "at least" else values <= thresholds
         return ~passes & self.applies_to(signals["language"])
 
-    def describe(self) -> str:
-        """`mean_word_length at least 3`"""
-        threshold = self.threshold
-        shown = ", ".join(threshold) or "any" if isinstance(threshold, tuple) else f"{threshold:g}"
-        return f"{self.signal} {self.comparison} {shown}"
+    def _thresholds(self, languages: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        thresholds = np.full(len(languages), self.threshold, dtype=np.float64)
+        if self.by_language:
+            names = languages.astype(str)
+            for language, threshold in self.by_language:
+                thresholds[names == language] = threshold
+        return thresholds
+
+    def describe(self, language: str | None = None) -> str:
+        """`mean_word_length at least 3`; with the thresholds of all languages, or that of one."""
+        if isinstance(self.threshold, tuple):
+            return f"{self.signal} {self.comparison} {', '.join(self.threshold) or 'any'}"
+        own = dict(self.by_language)
+        if language is not None:
+            return f"{self.signal} {self.comparison} {own.get(language, self.threshold):g}"
+        others = ", ".join(f"{name} {threshold:g}" for name, threshold in own.items())
+        return f"{self.signal} {self.comparison} {self.threshold:g}{f' ({others})' if others else ''}"
 
 
 @dataclass(frozen=True)

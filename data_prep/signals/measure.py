@@ -23,13 +23,16 @@ from data_prep.signals.characters import read_only
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.pii import KINDS, find_pii_in_documents
+from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
+from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
 from foundation.atomic_files import sha256_file, whole_file
 from foundation.progress import Progress
 
-VERSION = 1
+VERSION = 2
 
 _EXTRACTED = "extract"
+_COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})
 
 
 def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
@@ -66,7 +69,8 @@ def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
     settings = fingerprints or FingerprintConfig()
     data, offsets = text_bytes(pa.array(["a b"], pa.large_string()))
     kernels: tuple[Callable[[], object], ...] = (
-        lambda: measure_text(data, offsets),
+        lambda: measure_web(data, offsets, measure_text(data, offsets)),
+        lambda: measure_roots(data, offsets, ["en"]),
         lambda: fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed),
         lambda: jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1)),
         lambda: find_pii_in_documents(data, offsets),
@@ -102,12 +106,16 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
     data, offsets = text_bytes(texts)
     columns: dict[str, Any] = {"id": documents.column("id")}
 
-    statistics = measure_text(data, offsets)
-    for index, statistic in enumerate(STATISTICS):
-        column = statistics[:, index]
-        columns[statistic] = column.astype(np.int64) if statistic in COUNTS else np.ascontiguousarray(column)
-
     languages = identifier.identify_many(texts.to_pylist())
+    statistics = measure_text(data, offsets)
+    for names, rows in (
+        (STATISTICS, statistics),
+        (WEB_STATISTICS, measure_web(data, offsets, statistics)),
+        (ROOTS_STATISTICS, measure_roots(data, offsets, [language for language, _ in languages])),
+    ):
+        for index, name in enumerate(names):
+            column = rows[:, index]
+            columns[name] = column.astype(np.int64) if name in _COUNTS else np.ascontiguousarray(column)
     columns["language"] = [language for language, _ in languages]
     columns["language_probability"] = [probability for _, probability in languages]
 

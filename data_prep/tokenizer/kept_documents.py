@@ -1,4 +1,4 @@
-"""The documents that every earlier stage has agreed to keep, as they will be trained on: personal data redacted."""
+"""The documents that every earlier stage has agreed to keep, as they will be trained on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.edits import edit
 from data_prep.shards import RunDirectory
-from data_prep.signals.pii import redact
 
 _BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
 class KeptDocument:
-    """One document, redacted."""
+    """One document, edited."""
 
     id: str
     text: str
@@ -74,15 +74,20 @@ def read_kept(
                     mask = wanted[start : start + len(batch)]
                     taken = batch.filter(pa.array(mask))
                     spans = signals["pii_spans"].slice(start, len(batch)).filter(pa.array(mask))
+                    cuts = verdicts["cuts"].slice(start, len(batch)).filter(pa.array(mask))
                     identities = verdicts["id"].slice(start, len(batch)).filter(pa.array(mask))
                     if not taken["id"].equals(identities.combine_chunks()):
                         raise ValueError(f"{corpus}: its ids are not those of {run.verdicts / corpus.name}")
-                    for identity, text, found in zip(
-                        taken["id"].to_pylist(), taken["text"].to_pylist(), spans.to_pylist(), strict=True
+                    for identity, text, found, ranges in zip(
+                        taken["id"].to_pylist(),
+                        taken["text"].to_pylist(),
+                        spans.to_pylist(),
+                        cuts.to_pylist(),
+                        strict=True,
                     ):
-                        yield KeptDocument(
-                            identity, redact(text, [(span["kind"], span["start"], span["end"]) for span in found])
-                        )
+                        personal = [(span["kind"], span["start"], span["end"]) for span in found]
+                        left_out = [(cut["start"], cut["end"]) for cut in ranges]
+                        yield KeptDocument(identity, edit(text, personal, left_out))
                     start += len(batch)
             first += rows
 
@@ -113,7 +118,7 @@ def mixture_weights(names: Sequence[str], given: Sequence[float | None], sizes: 
 
 def _aligned(run: RunDirectory, shard: str, signals: list[str]) -> tuple[pa.Table, pa.Table]:
     verdicts_path, signals_path = run.verdicts / f"{shard}.parquet", run.signals / f"{shard}.parquet"
-    verdicts = _read(verdicts_path, ["id", "kept"])
+    verdicts = _read(verdicts_path, ["id", "kept", "cuts"])
     measured = _read(signals_path, ["id", *signals])
     if not verdicts["id"].equals(measured["id"]):
         raise ValueError(f"{verdicts_path}: its ids are not those of {signals_path}; run `data_prep decide` again")

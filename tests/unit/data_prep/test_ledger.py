@@ -53,6 +53,7 @@ def decide(run: RunDirectory, shard: str, verdicts: list[tuple[str, list[str]]],
             "language": language,
             "kept": not reasons if kept is None else kept,
             "reasons": reasons,
+            "cuts": [],
         }
         for row, (language, reasons) in enumerate(verdicts)
     ]

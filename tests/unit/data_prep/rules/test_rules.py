@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig, LanguageConfig, SourceConfig
+from data_prep.config import DataConfig, LanguageConfig, RuleSet, SourceConfig
 from data_prep.documents import SIGNALS
-from data_prep.rules import Rule, code, explain, gopher, language, rules_of_source
+from data_prep.rules import RULE_SETS, Rule, code, explain, gopher, language, rules_named, rules_of_source
 from data_prep.rules.decide import failures
 from data_prep.signals.text_statistics import measure_string
 
@@ -53,6 +53,46 @@ CODE = [
     ("code.alphanumeric_characters", 0.25, 0.24),
     ("code.alphabetic_characters_per_token", 1.5, 1.49),
 ]
+WEB = [
+    ("c4_paper.curly_brackets", 0, 1),
+    ("c4_paper.lorem_ipsum", 0, 1),
+    ("c4_paper.sentences", 5, 4),
+    ("c4_dataset.curly_brackets", 0, 1),
+    ("c4_dataset.lorem_ipsum", 0, 1),
+    ("c4_dataset.sentences", 3, 2),
+    ("mc4.long_lines", 3, 2),
+    ("fineweb.terminal_lines", 0.12, 0.119),
+    ("fineweb.short_lines", 0.67, 0.671),
+    ("fineweb.duplicate_line_characters", 0.01, 0.011),
+    ("fineweb.line_feeds", 0.3, 0.31),
+    ("ccnet.minimum_characters", 300, 299),
+    ("ccnet.language_probability", 0.5, 0.49),
+]
+# (rule, language, value that passes, value that does not); xx has no own parameters
+ROOTS = [
+    ("roots.minimum_words", "en", 20, 19),
+    ("roots.minimum_words", "xx", 10, 9),
+    ("roots.minimum_words", "zh", 1, 0),
+    ("roots.maximum_words", "en", 100_000, 100_001),
+    ("roots.maximum_words", "zh", 1_000_000, 1_000_001),
+    ("roots.character_repetition", "en", 0.106, 0.107),
+    ("roots.character_repetition", "xx", 0.2, 0.21),
+    ("roots.word_repetition", "en", 0.19, 0.2),
+    ("roots.word_repetition", "xx", 0.3, 0.31),
+    ("roots.word_repetition", "zh", 0.96, 0.97),
+    ("roots.special_characters", "en", 0.4, 0.41),
+    ("roots.special_characters", "zh", 0.3, 0.31),
+    ("roots.stop_words", "en", 0.3, 0.29),
+    ("roots.stop_words", "xx", 0.1, 0.09),
+    ("roots.stop_words", "zh", 0.1691, 0.169),
+    ("roots.flagged_words", "en", 0.01, 0.011),
+    ("roots.flagged_words", "xx", 0.1, 0.11),
+    ("roots.flagged_words", "zh", 0.001, 0.002),
+    ("roots.language_probability", "en", 0.8, 0.79),
+    ("roots.language_probability", "xx", 0.7, 0.69),
+    ("roots.language_probability", "zh", 0.85, 0.84),
+]
+ALL_RULES = tuple(rule for rules in RULE_SETS.values() for rule in rules)
 
 
 def fails(rule: Rule, value: Any, spoken: str = "en") -> bool:
@@ -65,18 +105,29 @@ def failed_names(signals: Mapping[str, Any], rules: tuple[Rule, ...]) -> list[st
     return [rule.name for rule, failed in zip(rules, failures(arrays, rules)[0], strict=True) if failed]
 
 
-@pytest.mark.parametrize(("name", "passing", "failing"), GOPHER + CODE)
+@pytest.mark.parametrize(("name", "passing", "failing"), GOPHER + CODE + WEB)
 def test_each_threshold_lies_where_its_source_has_it(name: str, passing: float, failing: float) -> None:
-    rule = {rule.name: rule for rule in (*gopher.RULES, *code.RULES)}[name]
+    rule = {rule.name: rule for rule in ALL_RULES}[name]
     assert rule.threshold == passing
     assert not fails(rule, passing)
     assert fails(rule, failing)
     assert fails(rule, float("nan"))
 
 
+@pytest.mark.parametrize(("name", "spoken", "passing", "failing"), ROOTS)
+def test_each_threshold_of_roots_is_that_of_the_language(
+    name: str, spoken: str, passing: float, failing: float
+) -> None:
+    rule = {rule.name: rule for rule in ALL_RULES}[name]
+    assert not fails(rule, passing, spoken)
+    assert fails(rule, failing, spoken)
+    assert rule.describe(spoken).endswith(f" {passing:g}")
+
+
 def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None:
-    rules = (*gopher.RULES, *code.RULES, *language.rules_of(LanguageConfig()))
-    assert {rule.name for rule in (*gopher.RULES, *code.RULES)} == {name for name, _, _ in GOPHER + CODE}
+    rules = (*ALL_RULES, *language.rules_of(LanguageConfig()))
+    assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
+    assert set(RULE_SETS) | {"language"} == set(get_args(RuleSet))
     assert len({rule.name for rule in rules}) == len(rules)
     for rule in rules:
         assert rule.signal in SIGNALS.names
@@ -148,6 +199,8 @@ def test_a_source_is_asked_its_own_rules_in_a_fixed_order() -> None:
     assert rules_of_source(config, "free") == ()
     with pytest.raises(ValueError, match="source 'web' is not in the configuration; sources are prose, programs, free"):
         rules_of_source(config, "web")
+    with pytest.raises(ValueError, match="rule set 'gofer' is unknown; there are language, gopher, c4_paper, "):
+        rules_named(config, ["gofer"])
 
 
 def test_explain_says_value_threshold_and_verdict() -> None:

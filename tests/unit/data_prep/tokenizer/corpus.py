@@ -102,6 +102,7 @@ def write_shard(
             "kept": identity not in dropped,
             "reasons": ["gopher"] if identity in dropped else [],
             "duplicate_of": None,
+            "cuts": [],
         }
         for identity in ids
     ]

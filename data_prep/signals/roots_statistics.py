@@ -1,0 +1,404 @@
+"""What the filters of ROOTS ask, by language, in one compiled pass over the characters of a text.
+
+**Word.** A part between blanks, tabs and line feeds, without special characters at its ends (ASCII punctuation and
+digits, white space, emoji, and the signs that ROOTS lists), in lower case; a part of special characters alone is none.
+In Chinese ROOTS asks a trained tokenizer for words; ours are single letters there. Its lists are asked for pairs of
+words as well in Chinese and Vietnamese.
+
+**Text.** Kinds of blanks are one blank; where the parameters of the language say so, words with parts of an address and
+overlong words are taken out, and what is left is joined by one blank, tab or line feed. All ratios are of that text.
+
+**Character repetition.** Of the counts of all character n-grams, the largest min(root of the number of distinct ones,
+number of those that occur more than once), as a share of all occurrences. **Word repetition.** Occurrences of word
+n-grams that occur more than once, as a share of all.
+
+Source: Laurençon et al. 2022, arXiv:2303.03915; bigscience-workshop/data-preparation at 9d05884,
+01b_oscar_cleaning_and_filtering/filtering.py. Equality is equality of 64-bit hashes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.signals.characters import MARK, TABLE_SIZE, UNSPACED, character_flags, decode, lower_case, read_only
+from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
+
+ROOTS_STATISTICS = (
+    "roots_word_count",
+    "roots_character_repetition",
+    "roots_word_repetition",
+    "roots_special_character_share",
+    "roots_stop_word_share",  # 1 where there is no list for the language
+    "roots_flagged_word_share",  # 0 where there is no list for the language
+)
+"""Columns of `measure_roots`, in this order."""
+
+_WORDS_FILE = Path(__file__).with_name("roots_words.json")
+_BLANK, _TAB, _LINE_FEED, _OTHER, _SPECIAL = 1, 2, 4, 8, 16
+# as uniform_whitespace of ROOTS has them
+_BLANKS = (0x20, 0x84, 0xA0, 0x2002, 0x2003, 0x2005, 0x2008, 0x2009, 0x200A, 0x202F, 0x3000, 0xFFFC)
+_STOP, _FLAGGED = 1, 2
+_PRIME = np.uint64(0x00000100000001B3)
+_BASIS = np.uint64(0xCBF29CE484222325)
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_GRAM_FACTOR = np.uint64(0xD6E8FEB86659FD93)
+
+
+@lru_cache(maxsize=1)
+def _word_lists() -> dict[str, Any]:
+    lists: dict[str, Any] = json.loads(_WORDS_FILE.read_text(encoding="utf-8"))
+    return lists
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> npt.NDArray[np.uint8]:
+    """What each code point is to ROOTS: `uint8[TABLE_SIZE]`."""
+    kinds = np.zeros(TABLE_SIZE, dtype=np.uint8)
+    for start, stop in _word_lists()["special_characters"]:
+        kinds[start:stop] |= _SPECIAL
+    kinds[list(_BLANKS)] |= _BLANK
+    kinds[0x09] |= _TAB
+    kinds[0x0A] |= _LINE_FEED
+    kinds.flags.writeable = False
+    return kinds
+
+
+def _word_hash(word: str, language: int) -> int:
+    value = ((int(_BASIS) ^ language) * int(_PRIME)) & 0xFFFFFFFFFFFFFFFF
+    for character in word:
+        value = ((value ^ ord(character)) * int(_PRIME)) & 0xFFFFFFFFFFFFFFFF
+    return value | 1
+
+
+@lru_cache(maxsize=1)
+def _languages() -> tuple[str, ...]:
+    """Languages with parameters or lists; the number of one is its place, 0 is every other."""
+    lists = _word_lists()
+    return ("", *sorted(PARAMETERS.keys() | lists["stop_words"].keys() | lists["flagged_words"].keys()))
+
+
+@lru_cache(maxsize=1)
+def _listed_words() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """An open-addressed table of all lists: hash of language and word -> stop word, flagged word or both."""
+    lists = _word_lists()
+    marks: dict[int, int] = {}
+    for mark, name in ((_STOP, "stop_words"), (_FLAGGED, "flagged_words")):
+        for language, words in lists[name].items():
+            number = _languages().index(language)
+            for word in words:
+                key = _word_hash(word, number)
+                marks[key] = marks.get(key, 0) | mark
+    size = 1 << (4 * len(marks)).bit_length()
+    keys, values = np.zeros(size, dtype=np.uint64), np.zeros(size, dtype=np.uint8)
+    for key, mark in sorted(marks.items()):
+        slot = ((key * int(_MULTIPLIER)) & 0xFFFFFFFFFFFFFFFF) >> 40 & (size - 1)
+        while keys[slot]:
+            slot = (slot + 1) & (size - 1)
+        keys[slot], values[slot] = key, mark
+    keys.flags.writeable = values.flags.writeable = False
+    return keys, values
+
+
+@lru_cache(maxsize=1)
+def _language_settings() -> npt.NDArray[np.int64]:
+    """A row of each language: removes words, longest word, n of characters and of words, joint of pairs, lists."""
+    lists = _word_lists()
+    rows = []
+    for language in _languages():
+        p = PARAMETERS.get(language, DEFAULT)
+        joint = -1 if p.pairs_joined_by is None else ord(p.pairs_joined_by) if p.pairs_joined_by else 0
+        listed = _STOP * (language in lists["stop_words"]) + _FLAGGED * (language in lists["flagged_words"])
+        rows.append((p.removes_words, p.longest_word, p.character_gram, p.word_gram, joint, listed))
+    settings = np.array(rows, dtype=np.int64)
+    settings.flags.writeable = False
+    return settings
+
+
+@numba.njit(nogil=True, cache=True)
+def _marks_of(key, listed_keys, listed_marks):  # type: ignore[no-untyped-def]
+    mask = np.int64(listed_keys.shape[0] - 1)
+    slot = np.int64((key * _MULTIPLIER) >> np.uint64(40)) & mask
+    while listed_keys[slot] != key:
+        if listed_keys[slot] == np.uint64(0):
+            return np.uint8(0)
+        slot = (slot + 1) & mask
+    return listed_marks[slot]
+
+
+@numba.njit(nogil=True, cache=True)
+def _has_address_part(points, first, last):  # type: ignore[no-untyped-def]
+    """Whether characters [first, last) hold http, www, .com, href or //."""
+    for i in range(first, last - 1):
+        point = points[i]
+        if point == 0x2F:
+            if points[i + 1] == 0x2F:
+                return True
+        elif point == 0x77 and i + 2 < last:
+            if points[i + 1] == 0x77 and points[i + 2] == 0x77:
+                return True
+        elif point == 0x2E and i + 3 < last:
+            if points[i + 1] == 0x63 and points[i + 2] == 0x6F and points[i + 3] == 0x6D:
+                return True
+        elif point == 0x68 and i + 3 < last:
+            if points[i + 1] == 0x74 and points[i + 2] == 0x74 and points[i + 3] == 0x70:
+                return True
+            if points[i + 1] == 0x72 and points[i + 2] == 0x65 and points[i + 3] == 0x66:
+                return True
+    return False
+
+
+@numba.njit(nogil=True, cache=True)
+def _repeated(hashes, entries, keys, counts, top_only, repeated):  # type: ignore[no-untyped-def]
+    """Share of the occurrences of n-grams that are repeated: of all that are, or of the most frequent ones."""
+    if entries == 0:
+        return 0.0
+    size = np.int64(4)
+    while size < 2 * entries:
+        size *= 2
+    mask = size - 1
+    for slot in range(size):
+        keys[slot] = np.uint64(0)
+    distinct, many = 0, 0
+    for k in range(entries):
+        key = hashes[k] | np.uint64(1)
+        slot = np.int64((key * _MULTIPLIER) >> np.uint64(32)) & mask
+        while keys[slot] != key and keys[slot] != np.uint64(0):
+            slot = (slot + 1) & mask
+        if keys[slot] == key:
+            if counts[slot] == 1:
+                repeated[many] = slot  # an n-gram gets here once
+                many += 1
+            counts[slot] += 1
+        else:
+            keys[slot] = key
+            counts[slot] = 1
+            distinct += 1
+    for k in range(many):
+        repeated[k] = counts[repeated[k]]
+    if top_only:
+        taken = min(np.int64(np.sqrt(distinct)), many)
+        if taken < many:
+            repeated[:many].sort()
+            return repeated[many - taken : many].sum() / entries
+    return repeated[:many].sum() / entries
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure(data, offsets, numbers, settings, kinds, flags, lower, listed_keys, listed_marks, rows):  # type: ignore[no-untyped-def]
+    longest = np.int64(0)
+    for d in range(rows.shape[0]):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    size = np.int64(4)
+    while size < 2 * (longest + 4):
+        size *= 2
+    points = np.empty(longest + 4, np.uint32)
+    hashes = np.empty(longest + 4, np.uint64)
+    words = np.empty(longest + 4, np.uint64)
+    repeated = np.empty(longest + 4, np.int64)
+    keys = np.empty(size, np.uint64)
+    counts = np.empty(size, np.int32)
+    for d in range(rows.shape[0]):
+        _measure_document(
+            data,
+            offsets[d],
+            offsets[d + 1],
+            numbers[d],
+            settings[numbers[d]],
+            kinds,
+            flags,
+            lower,
+            listed_keys,
+            listed_marks,
+            points,
+            hashes,
+            words,
+            repeated,
+            keys,
+            counts,
+            rows[d],
+        )
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure_document(  # type: ignore[no-untyped-def]
+    data,
+    begin,
+    end,
+    number,
+    setting,
+    kinds,
+    flags,
+    lower,
+    listed_keys,
+    listed_marks,
+    points,
+    hashes,
+    words,
+    repeated,
+    keys,
+    counts,
+    row,
+):
+    removes, longest_word, character_gram, word_gram = setting[0] != 0, setting[1], setting[2], setting[3]
+    joint, listed = setting[4], setting[5]
+    basis = (_BASIS ^ np.uint64(number)) * _PRIME
+    length, word_count, special = 0, 0, 0
+    stop_words, flagged_words = 0, 0
+    separators = 0
+    before, has_before = basis, False  # the hash of the word before, not yet closed, for pairs
+    i = begin
+    while i < end:
+        # one part between separators goes to points[start:length]
+        part_separators = 0
+        while i < end:
+            point, size = decode(data, i, end)
+            kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
+            separator = kind & (_BLANK | _TAB | _LINE_FEED)
+            if not separator:
+                break
+            part_separators |= separator
+            if not removes:
+                points[length] = 0x20 if separator == _BLANK else point
+                special += 1
+                length += 1
+            i += size
+        separators |= part_separators
+        joined = length
+        if removes and length and separators:
+            points[length] = 0x0A if separators & _LINE_FEED else 0x09 if separators & _TAB else 0x20
+            joined = length + 1
+        stop = joined
+        first, last = np.int64(-1), joined
+        part_special = 0
+        while i < end:
+            point, size = decode(data, i, end)
+            kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
+            if kind & (_BLANK | _TAB | _LINE_FEED):
+                break
+            points[stop] = point
+            stop += 1
+            if kind & _SPECIAL:
+                part_special += 1
+            else:
+                if first < 0:
+                    first = stop - 1
+                last = stop
+            i += size
+        if stop == joined:
+            break
+        if first < 0:
+            first = last = joined
+        if removes and (
+            (stop - joined > longest_word and not 0 < last - first <= longest_word)
+            or _has_address_part(points, first, last)
+        ):
+            continue
+        special += part_special + (joined - length)
+        length = stop
+        separators = 0
+        k = first
+        while k < last:
+            # a letter of a script without spaces is a word, with the marks after it
+            value = basis
+            from_k = k
+            is_unspaced = points[k] < flags.shape[0] and (flags[points[k]] & UNSPACED) != 0
+            while k < last:
+                point = points[k]
+                if k > from_k:
+                    flag = flags[point] if point < flags.shape[0] else np.uint8(0)
+                    if is_unspaced and not flag & MARK:
+                        break
+                    if not is_unspaced and flag & UNSPACED:
+                        break
+                folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
+                value = (value ^ folded) * _PRIME
+                k += 1
+            marks = _marks_of(value | np.uint64(1), listed_keys, listed_marks)
+            stop_words += (marks & _STOP) != 0
+            flagged_words += (marks & _FLAGGED) != 0
+            if joint >= 0:
+                if has_before:
+                    pair = (before ^ np.uint64(joint)) * _PRIME if joint else before
+                    for q in range(from_k, k):
+                        folded = np.uint64(lower[points[q]]) if points[q] < lower.shape[0] else np.uint64(points[q])
+                        pair = (pair ^ folded) * _PRIME
+                    marks = _marks_of(pair | np.uint64(1), listed_keys, listed_marks)
+                    stop_words += (marks & _STOP) != 0
+                    flagged_words += (marks & _FLAGGED) != 0
+                before, has_before = value, True
+            words[word_count] = value
+            word_count += 1
+    if not removes:  # white space at the ends is no part of the text
+        while length and kinds[min(points[length - 1], kinds.shape[0] - 1)] & (_BLANK | _TAB | _LINE_FEED):
+            length -= 1
+            special -= 1
+        start = 0
+        while start < length and kinds[min(points[start], kinds.shape[0] - 1)] & (_BLANK | _TAB | _LINE_FEED):
+            start += 1
+        special -= start
+    else:
+        start = 0
+    row[0] = word_count
+    row[3] = special / max(length - start, 1)
+    divisor = max(word_count, 1)
+    row[4] = min(stop_words / divisor, 1.0) if listed & _STOP else 1.0
+    row[5] = min(flagged_words / divisor, 1.0) if listed & _FLAGGED else 0.0
+    # character n-grams by a rolling polynomial
+    power = np.uint64(1)
+    for _ in range(character_gram):
+        power *= _GRAM_FACTOR
+    value = np.uint64(0)
+    entries = 0
+    for k in range(start, length):
+        value = value * _GRAM_FACTOR + np.uint64(points[k]) + np.uint64(1)
+        if k - start >= character_gram:
+            value -= power * (np.uint64(points[k - character_gram]) + np.uint64(1))
+        if k - start >= character_gram - 1:
+            mixed = value ^ (value >> np.uint64(32))
+            hashes[entries] = mixed * _MULTIPLIER
+            entries += 1
+    row[1] = _repeated(hashes, entries, keys, counts, True, repeated)
+    entries = max(word_count - word_gram + 1, 0)
+    for k in range(entries):
+        value = np.uint64(0)
+        for j in range(word_gram):
+            value = (value ^ (value >> np.uint64(29))) * _MULTIPLIER + words[k + j]
+        value ^= value >> np.uint64(32)
+        hashes[k] = value * _GRAM_FACTOR
+    row[2] = _repeated(hashes, entries, keys, counts, False, repeated)
+
+
+def measure_roots(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], languages: Sequence[str]
+) -> npt.NDArray[np.float64]:
+    """`float64[documents, len(ROOTS_STATISTICS)]` of documents that are concatenated as Arrow keeps a string column.
+
+    Args:
+        offsets: document d is bytes [offsets[d], offsets[d + 1]).
+        languages: ISO 639 code of each document, which says by what parameters it is measured.
+    """
+    numbers_of = {language: number for number, language in enumerate(_languages())}
+    numbers = np.array([numbers_of.get(language, 0) for language in languages], dtype=np.int64)
+    rows = np.zeros((len(offsets) - 1, len(ROOTS_STATISTICS)), dtype=np.float64)
+    keys, marks = _listed_words()
+    _measure(
+        read_only(data),
+        read_only(offsets),
+        read_only(numbers),
+        _language_settings(),
+        _kinds(),
+        character_flags(),
+        lower_case(),
+        keys,
+        marks,
+        rows,
+    )
+    return rows

@@ -1,0 +1,383 @@
+"""What the rules of C4, mC4 and FineWeb ask, in one compiled pass over the lines of a text.
+
+**Line.** What stands between two line feeds, without white space at its ends; blank ones do not count.
+
+**C4.** A line stays when it ends in `.` `?` `!` or `"` and not in `...`, has enough words (parts without white space),
+and holds neither "javascript" nor one of six phrases of policies. Citations (`[12]`, `[edit]`, `[citation needed]`) are
+taken out first. Two published variants disagree:
+
+- `paper` (Raffel et al. 2020, JMLR 21, section 2.2): 3 words; a page with `{` or "lorem ipsum" anywhere goes;
+- `dataset` (tensorflow_datasets/text/c4_utils.py, which made the released data): 5 words, none over 1,000 characters;
+  `{` and "lorem ipsum" count only in lines that have passed everything asked before them.
+
+**Sentence.** Ends at `.` `?` `!` or their ideographic forms, with closing quotes and brackets after it, before white
+space that no lower-case letter follows, or at the end of the line; not after a single capital letter or a title (Mr.,
+Mrs., Ms., Dr., St., Prof.). The paper does not say what a sentence is; the dataset's code asks a trained tokenizer.
+
+The filter of C4 by a list of bad words, and its removal of repeated spans of three sentences, are not among these.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, read_only
+from data_prep.signals.text_statistics import STATISTICS
+
+WEB_STATISTICS = (
+    "terminal_line_share",  # lines that end a sentence
+    "short_line_share",  # lines of at most 30 characters, white space included
+    "line_feeds_per_word",
+    "duplicate_line_character_share_without_breaks",  # of the characters that are no line feeds
+    "long_line_count",  # lines of 200 characters or more, white space included
+    "curly_bracket_count",  # `{`
+    "lorem_ipsum_count",  # in any case
+    "c4_paper_sentences",  # in the lines that stay
+    "c4_dataset_sentences",
+    "c4_dataset_curly_bracket_lines",  # lines that reach the question and hold `{`
+    "c4_dataset_lorem_ipsum_lines",
+)
+"""Columns of `measure_web`, in this order."""
+
+WEB_COUNTS = frozenset(WEB_STATISTICS[4:])
+"""Those that are whole numbers."""
+
+PAPER, DATASET = 0, 1
+_MINIMUM_WORDS = (3, 5)
+_LONGEST_WORD = 1000
+_SHORT_LINE, _LONG_LINE = 30, 200
+
+_LOREM, _JAVASCRIPT, _POLICY = 1, 2, 4
+
+
+def _phrases(*phrases: bytes) -> npt.NDArray[np.uint8]:
+    table = np.zeros((len(phrases), 16), dtype=np.uint8)
+    for k, phrase in enumerate(phrases):
+        table[k, 0] = len(phrase)
+        table[k, 1 : 1 + len(phrase)] = np.frombuffer(phrase, dtype=np.uint8)
+    return table
+
+
+_PHRASES = _phrases(
+    b"lorem ipsum",
+    b"javascript",
+    b"terms of use",
+    b"privacy policy",
+    b"cookie policy",
+    b"uses cookies",
+    b"use of cookies",
+    b"use cookies",
+)
+_BITS = np.array([_LOREM, _JAVASCRIPT] + [_POLICY] * 6, dtype=np.int64)
+_FIRST_LETTERS = np.isin(np.arange(256), np.frombuffer(b"ljtpcuLJTPCU", dtype=np.uint8))
+
+
+@numba.njit(nogil=True, cache=True)
+def _phrase_at(data, i, stop):  # type: ignore[no-untyped-def]
+    """The bit of the phrase that begins at byte i, in any case, else 0."""
+    for k in range(_PHRASES.shape[0]):
+        length = np.int64(_PHRASES[k, 0])
+        if i + length > stop:
+            continue
+        j = 0
+        while j < length:
+            byte = data[i + j]
+            if 0x41 <= byte <= 0x5A:
+                byte |= np.uint8(0x20)
+            if byte != _PHRASES[k, 1 + j]:
+                break
+            j += 1
+        if j == length:
+            return _BITS[k]
+    return np.int64(0)
+
+
+@numba.njit(nogil=True, cache=True)
+def _citation_at(data, i, stop):  # type: ignore[no-untyped-def]
+    """Bytes of the citation that begins with the `[` at byte i, else 0."""
+    j = i + 1
+    while j < stop and 0x30 <= data[j] <= 0x39:
+        j += 1
+    if j < stop and data[j] == 0x5D:
+        return j + 1 - i
+    for word in (b"[edit]", b"[citation needed]"):
+        if i + len(word) <= stop:
+            k = 0
+            while k < len(word) and data[i + k] == word[k]:
+                k += 1
+            if k == len(word):
+                return len(word)
+    return 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _trimmed(data, first, last, flags):  # type: ignore[no-untyped-def]
+    """[first, last) without white space at its ends."""
+    while first < last:
+        point, size = decode(data, first, last)
+        if point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+            break
+        first += size
+    while first < last:
+        lead = last - 1
+        while lead > first and (data[lead] & 0xC0) == 0x80:
+            lead -= 1
+        point, size = decode(data, lead, last)
+        if lead + size != last or point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+            break
+        last = lead
+    return first, last
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_title(data, first, stop):  # type: ignore[no-untyped-def]
+    """Whether the word that ends before the full stop at `stop` is one capital letter or a title."""
+    start = stop
+    letters = np.int64(0)
+    while start > first and stop - start < 5:
+        byte = data[start - 1]
+        if not (0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A):
+            break
+        letters |= np.int64(byte) << (8 * (stop - start))
+        start -= 1
+    if start == stop or not 0x41 <= data[start] <= 0x5A:
+        return False
+    return (
+        stop - start == 1
+        or letters == 0x4D72  # Mr
+        or letters == 0x4D7273  # Mrs
+        or letters == 0x4D73  # Ms
+        or letters == 0x4472  # Dr
+        or letters == 0x5374  # St
+        or letters == 0x50726F66  # Prof
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
+    """Sentences of a line without white space at its ends; what follows the last full stop is one as well."""
+    sentences = 0
+    begun = first
+    i = first
+    while i < last:
+        byte = data[i]
+        if byte == 0x2E or byte == 0x3F or byte == 0x21:  # . ? !
+            is_wide = False
+            size = np.int64(1)
+        elif byte == 0xE3 or byte == 0xEF:
+            point, size = decode(data, i, last)
+            is_wide = point == 0x3002 or point == 0xFF01 or point == 0xFF1F
+            if not is_wide:
+                i += size
+                continue
+        else:
+            i += 1
+            continue
+        stop = i + size
+        while stop < last and (
+            data[stop] == 0x22
+            or data[stop] == 0x27
+            or data[stop] == 0x29
+            or data[stop] == 0x5D
+            or data[stop] == 0x2E
+            or data[stop] == 0x3F
+            or data[stop] == 0x21
+        ):
+            stop += 1
+        is_curled = stop + 2 < last and data[stop] == 0xE2 and data[stop + 1] == 0x80
+        if is_curled and (data[stop + 2] == 0x99 or data[stop + 2] == 0x9D):  # ’ ”
+            stop += 3
+        ends = is_wide or stop >= last
+        if not ends:
+            point, size = decode(data, stop, last)
+            if point < flags.shape[0] and (flags[point] & SPACE) != 0:
+                following = stop + size
+                while following < last and data[following] == 0x20:
+                    following += 1
+                ends = not (0x61 <= data[following] <= 0x7A) and not (byte == 0x2E and _is_title(data, first, i))
+        if ends:
+            sentences += 1
+            begun = stop
+        i = stop
+    return sentences + (begun < last)
+
+
+@numba.njit(nogil=True, cache=True)
+def _c4_line(data, first, last, flags, sentences):  # type: ignore[no-untyped-def]
+    """Fill the sentences of the line by variant, 0 where it goes; return bits: 1 `{`, 2 "lorem ipsum" for the dataset.
+
+    The line is [first, last), trimmed, without citations.
+    """
+    sentences[0] = sentences[1] = 0
+    if first >= last:
+        return 0
+    end = data[last - 1]
+    if not (end == 0x2E or end == 0x3F or end == 0x21 or end == 0x22):
+        return 0
+    if last - first >= 3 and end == 0x2E and data[last - 2] == 0x2E and data[last - 3] == 0x2E:
+        return 0
+    words, longest, length, found, has_bracket = 0, 0, 0, np.int64(0), False
+    i = first
+    while i < last:
+        byte = data[i]
+        if byte < 0x80:
+            is_space, size = (flags[byte] & SPACE) != 0, np.int64(1)
+            has_bracket |= byte == 0x7B
+            if _FIRST_LETTERS[byte]:
+                found |= _phrase_at(data, i, last)
+        else:
+            point, size = decode(data, i, last)
+            is_space = point < flags.shape[0] and (flags[point] & SPACE) != 0
+        if is_space:
+            length = 0
+        else:
+            words += length == 0
+            length += 1
+            longest = max(longest, length)
+        i += size
+    count = -1
+    if words >= _MINIMUM_WORDS[0] and not found & (_JAVASCRIPT | _POLICY):
+        count = _sentences(data, first, last, flags)
+        sentences[0] = count
+    if words < _MINIMUM_WORDS[1] or longest > _LONGEST_WORD:
+        return 0
+    if found & _LOREM:
+        return 2
+    if found & _JAVASCRIPT:
+        return 0
+    if has_bracket:
+        return 1
+    if not found & _POLICY:
+        sentences[1] = count
+    return 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _without_citations(data, first, last, scratch):  # type: ignore[no-untyped-def]
+    """Copy a line without its citations; return the bytes copied."""
+    copied = 0
+    i = first
+    while i < last:
+        size = _citation_at(data, i, last) if data[i] == 0x5B else 0
+        if size:
+            i += size
+        else:
+            scratch[copied] = data[i]
+            copied += 1
+            i += 1
+    return copied
+
+
+@numba.njit(nogil=True, cache=True)
+def _next_line(data, start, end):  # type: ignore[no-untyped-def]
+    """Where the line ends, its characters without a carriage return, and whether it holds `[`."""
+    stop = start
+    characters, has_citation = 0, False
+    while stop < end and data[stop] != 0x0A:
+        characters += (data[stop] & 0xC0) != 0x80
+        has_citation |= data[stop] == 0x5B
+        stop += 1
+    characters -= stop > start and data[stop - 1] == 0x0D
+    return stop, characters, has_citation
+
+
+@numba.njit(nogil=True, cache=True)
+def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
+    longest = np.int64(0)
+    for d in range(rows.shape[0]):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    scratch = np.empty(longest + 1, np.uint8)
+    sentences = np.zeros(2, np.int64)
+    for d in range(rows.shape[0]):
+        row = rows[d]
+        start, end = offsets[d], offsets[d + 1]
+        lines, terminal, short = 0, 0, 0
+        while start < end:
+            stop, characters, has_citation = _next_line(data, start, end)
+            row[2] += stop < end
+            first, last = _trimmed(data, start, stop, flags)
+            row[4] += characters >= _LONG_LINE
+            if first < last:
+                lines += 1
+                short += characters <= _SHORT_LINE
+                lead = last - 1
+                while lead > first and (data[lead] & 0xC0) == 0x80:
+                    lead -= 1
+                point, _ = decode(data, lead, last)
+                terminal += point < flags.shape[0] and (flags[point] & TERMINAL) != 0
+                for i in range(first, last):
+                    row[5] += data[i] == 0x7B
+                    if (data[i] | 0x20) == 0x6C and i + 1 < last and (data[i + 1] | 0x20) == 0x6F:  # lo
+                        row[6] += _phrase_at(data, i, last) == _LOREM
+                if has_citation:
+                    copied = _without_citations(data, first, last, scratch)
+                    bits = _c4_line(scratch, 0, copied, flags, sentences)
+                else:
+                    bits = _c4_line(data, first, last, flags, sentences)
+                row[7] += sentences[0]
+                row[8] += sentences[1]
+                row[9] += bits & 1
+                row[10] += bits >> 1
+            start = stop + 1
+        row[0] = terminal / max(lines, 1)
+        row[1] = short / max(lines, 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def _c4_cuts(data, flags, variant, starts, stops):  # type: ignore[no-untyped-def]
+    """Fill the ranges that the variant takes out of one text, lines with their line feed; return their number."""
+    scratch = np.empty(data.shape[0] + 1, np.uint8)
+    sentences = np.zeros(2, np.int64)
+    cuts = 0
+    start, end = np.int64(0), np.int64(data.shape[0])
+    while start < end:
+        stop, _, has_citation = _next_line(data, start, end)
+        first, last = _trimmed(data, start, stop, flags)
+        if has_citation:
+            copied = _without_citations(data, first, last, scratch)
+            _c4_line(scratch, 0, copied, flags, sentences)
+        else:
+            _c4_line(data, first, last, flags, sentences)
+        if sentences[variant] == 0:
+            if cuts and stops[cuts - 1] == start:
+                stops[cuts - 1] = min(stop + 1, end)
+            else:
+                starts[cuts], stops[cuts] = start, min(stop + 1, end)
+                cuts += 1
+        elif has_citation:
+            for i in range(first, last):
+                size = _citation_at(data, i, last) if data[i] == 0x5B else 0
+                if size:
+                    starts[cuts], stops[cuts] = i, i + size
+                    cuts += 1
+        start = stop + 1
+    return cuts
+
+
+def measure_web(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], statistics: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """`float64[documents, len(WEB_STATISTICS)]` of documents that are concatenated as Arrow keeps a string column.
+
+    Args:
+        offsets: document d is bytes [offsets[d], offsets[d + 1]).
+        statistics: of `text_statistics.measure_text` for the same documents.
+    """
+    rows = np.zeros((len(offsets) - 1, len(WEB_STATISTICS)), dtype=np.float64)
+    _measure(read_only(data), read_only(offsets), character_flags(), rows)
+    characters = statistics[:, STATISTICS.index("character_count")]
+    repeated = statistics[:, STATISTICS.index("duplicate_line_character_share")] * characters
+    rows[:, 3] = repeated / np.maximum(characters - rows[:, 2], 1)
+    rows[:, 2] /= np.maximum(statistics[:, STATISTICS.index("word_count")], 1)
+    return rows
+
+
+def c4_cuts(text: bytes, variant: int) -> list[tuple[int, int]]:
+    """The half-open byte ranges that C4 takes out of a text: whole lines, and citations in those that stay."""
+    data = np.frombuffer(text, dtype=np.uint8)
+    most = len(data) // 2 + 2
+    starts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    cuts = _c4_cuts(data, character_flags(), variant, starts, stops)
+    return list(zip(starts[:cuts].tolist(), stops[:cuts].tolist(), strict=True))

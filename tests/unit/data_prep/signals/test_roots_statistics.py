@@ -1,0 +1,128 @@
+"""ROOTS: a plain twin written after its code, and cases by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
+from data_prep.signals.roots_statistics import _BLANKS, _WORDS_FILE, ROOTS_STATISTICS, measure_roots
+
+LISTS = json.loads(_WORDS_FILE.read_text(encoding="utf-8"))
+SPECIAL = {chr(point) for start, stop in LISTS["special_characters"] for point in range(start, stop)}
+
+
+def measure(text: str, language: str) -> dict[str, float]:
+    data = text.encode()
+    row = measure_roots(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)]), [language])[0]
+    return dict(zip(ROOTS_STATISTICS, row.tolist(), strict=True))
+
+
+def stripped(word: str) -> str:
+    inside = [i for i, character in enumerate(word) if character not in SPECIAL]
+    return word[inside[0] : inside[-1] + 1] if inside else ""
+
+
+def plain(text: str, language: str) -> dict[str, float]:
+    parameters = PARAMETERS.get(language, DEFAULT)
+    text = "".join(" " if ord(c) in _BLANKS else c for c in text.strip())
+    if parameters.removes_words:
+
+        def keeps(word: str) -> bool:
+            inside = stripped(word)
+            if len(word) > parameters.longest_word and not 0 < len(inside) <= parameters.longest_word:
+                return False
+            return not any(part in inside for part in ("http", "www", ".com", "href", "//"))
+
+        lines = []
+        for line in text.split("\n"):
+            columns = [" ".join(w for w in column.split(" ") if w and keeps(w)) for column in line.split("\t")]
+            lines.append("\t".join(column for column in columns if column))
+        text = "\n".join(line for line in lines if line)
+    words = [stripped(word.lower()) for word in re.split("[ \n\t]", text)]
+    words = [word for word in words if word]
+    grams = Counter(text[i : i + parameters.character_gram] for i in range(len(text) - parameters.character_gram + 1))
+    counts = sorted(grams.values(), reverse=True)
+    top = min(int(math.sqrt(len(counts))), sum(count > 1 for count in counts))
+    word_grams = Counter(
+        tuple(words[i : i + parameters.word_gram]) for i in range(len(words) - parameters.word_gram + 1)
+    )
+    pairs = []
+    if parameters.pairs_joined_by is not None:
+        pairs = [parameters.pairs_joined_by.join(words[i : i + 2]) for i in range(len(words) - 1)]
+    shares = {}
+    for name in ("stop_words", "flagged_words"):
+        listed = set(LISTS[name].get(language, ()))
+        shares[name] = min(sum(word in listed for word in words + pairs) / max(len(words), 1), 1.0)
+    return {
+        "roots_word_count": len(words),
+        "roots_character_repetition": sum(counts[:top]) / max(sum(counts), 1),
+        "roots_word_repetition": sum(n for n in word_grams.values() if n > 1) / max(sum(word_grams.values()), 1),
+        "roots_special_character_share": sum(c in SPECIAL for c in text) / max(len(text), 1),
+        "roots_stop_word_share": shares["stop_words"] if language in LISTS["stop_words"] else 1.0,
+        "roots_flagged_word_share": shares["flagged_words"],
+    }
+
+
+PARTS = st.sampled_from(
+    [
+        *"abz .,;!?-\n\t\u00a0\u3000/:é😀",
+        "the ",
+        "of ",
+        "www",
+        "http",
+        ".com",
+        "//",
+        "href",
+        "và ",
+        "có thể ",
+        "x" * 30,
+        "12 ",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PARTS, max_size=60).map("".join), st.sampled_from(["en", "fr", "vi", "ur", "xx"]))
+def test_the_plain_twin_agrees(text: str, language: str) -> None:
+    assert measure(text, language) == pytest.approx(plain(text, language), abs=1e-12)
+
+
+def test_repetition_by_hand() -> None:
+    # 21 grams of 10 characters of which 10 are different: the rotations of "abcdefghi ", each twice and one thrice;
+    # the root of 10 is 3, so the three most frequent count: 3 + 2 + 2
+    text = "abcdefghi abcdefghi abcdefghi "[:30] + "j"
+    measured = measure(text, "xx")
+    assert measured["roots_character_repetition"] == pytest.approx((3 + 2 + 2) / 22)
+    assert measure("a b c d e a b c d e f", "en")["roots_word_repetition"] == pytest.approx(2 / 7)
+    assert measure("a b c d e", "en")["roots_word_repetition"] == 0.0
+
+
+def test_addresses_and_overlong_words_are_taken_out() -> None:
+    assert measure("see www.example.org now", "en")["roots_word_count"] == 2
+    assert measure("see www.example.org now", "xx")["roots_word_count"] == 3  # the default parameters take nothing out
+    assert measure(f"see {'x' * 26} now", "en")["roots_word_count"] == 2
+    assert measure(f"see {'x' * 25}, now", "en")["roots_word_count"] == 3  # the sign at its end does not count
+
+
+def test_words_of_one_language_are_not_those_of_another() -> None:
+    assert measure("the of and", "en")["roots_stop_word_share"] == 1.0
+    assert measure("the of and", "fr")["roots_stop_word_share"] == 0.0
+    assert measure("The OF And", "en")["roots_stop_word_share"] == 1.0
+    assert measure("the of and", "de")["roots_stop_word_share"] == 1.0  # there is no list, so nothing is asked
+
+
+def test_chinese_is_taken_letter_by_letter_and_in_pairs() -> None:
+    measured = measure("龘靐我们龘靐", "zh")
+    assert measured["roots_word_count"] == 6
+    listed = set(LISTS["stop_words"]["zh"])
+    looked_up = ("龘", "靐", "我", "们", "龘", "靐", "龘靐", "靐我", "我们", "们龘", "龘靐")
+    assert "我们" in listed
+    assert measured["roots_stop_word_share"] == sum(word in listed for word in looked_up) / 6 < 1
