@@ -83,7 +83,7 @@ def check_replicas(parameters: Iterable[tuple[str, torch.nn.Parameter]], tensor_
     if drift:
         shown = "\n  ".join(drift[:10]) + (f"\n  and {len(drift) - 10} more" if len(drift) > 10 else "")
         raise ReplicaDriftError(
-            f"step {step}: {len(drift)} weights differ between processes that must hold the same; ranks that agree stand "
-            f"together:\n  {shown}\nNothing was saved since. Go on from the newest checkpoint; if it comes again, on the "
-            "same ranks, suspect their hardware"
+            f"step {step}: {len(drift)} weights differ between processes that must hold the same; ranks that agree "
+            f"stand together:\n  {shown}\nNothing was saved since. Go on from the newest checkpoint; if it comes "
+            "again on the same ranks, suspect their hardware"
         )

@@ -19,6 +19,7 @@ from pretrain.families import llama
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
+from tools.inspect_checkpoint import main as inspect_checkpoint
 
 EIGHT = Topology(pipe=2, data=2, tensor=2)
 
@@ -161,3 +162,13 @@ def test_other_format_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     (copy / "checkpoint.json").write_text(json.dumps({**index, "format": 99}))
     with pytest.raises(CheckpointError, match="format 99, this version reads 1"):
         CheckpointReader(copy)
+
+
+def test_inspect_shows_what_is_there(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect_checkpoint([str(checkpoint), "--verify", "--weights"]) == 0
+    printed = capsys.readouterr().out
+    assert "tensor 2 × pipeline 2 × data 2" in printed and "embedding.weight" in printed and '"seed": 7' in printed
+    copy = damaged_copy(checkpoint, tmp_path)
+    (copy / "rank-00005.safetensors").unlink()
+    assert inspect_checkpoint([str(copy)]) == 2
+    assert "rank-00005.safetensors: missing" in capsys.readouterr().err

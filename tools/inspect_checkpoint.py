@@ -1,0 +1,85 @@
+"""What is in a checkpoint: `python -m tools.inspect_checkpoint runs/demo/train/checkpoints`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from foundation.progress import Progress, summary_table
+from pretrain.checkpoint.read import CheckpointReader
+
+
+def inspect(path: Path, *, verify: bool, weights: bool) -> None:
+    """Print step, topology, configuration and files; with `weights` the size and spread of each.
+
+    Raises:
+        CheckpointError: it is not whole, or, with `verify`, a file's checksum is not the one it was written with.
+    """
+    reader = CheckpointReader(path)
+    index = reader.index
+    files = index["files"]
+    count = sum(math.prod(reader.shape(name)) for name in reader.names())
+    topology = index["topology"]
+    summary_table(
+        str(reader.path),
+        [
+            ("steps done", reader.step),
+            ("samples consumed", reader.consumed_samples),
+            ("written by", f"tensor {topology['tensor']} × pipeline {topology['pipe']} × data {topology['data']}"),
+            ("weights", f"{count:,} in {len(reader.names()):,} parameters, padding rows included"),
+            ("files", f"{len(files):,}, {sum(entry['bytes'] for entry in files.values()) / 1e6:,.1f} MB"),
+            ("data digest", reader.data_digest[:16]),
+            *((library, version) for library, version in index["versions"].items()),
+        ],
+    )
+    if verify:
+        with Progress("checksums", len(files), "files") as progress:
+            for part in range(len(files)):
+                reader.verify(part, len(files))
+                progress.advance()
+    if weights:
+        rows = []
+        with Progress("read", len(reader.names()), "parameters") as progress:
+            for name in reader.names():
+                weight, second = reader.tensor(name), reader.tensor(name, "exp_avg_sq")
+                rows.append(
+                    (
+                        name,
+                        " × ".join(map(str, weight.shape)),
+                        f"{weight.std(correction=0).item():.3e}",
+                        f"{weight.abs().max().item():.3e}",
+                        f"{second.mean().sqrt().item():.3e}",
+                    )
+                )
+                progress.advance()
+        summary_table("fp32 weights", rows, ("name", "shape", "std", "largest", "gradient rms"))
+    print("configuration of the run:")
+    print(json.dumps(reader.config, indent=2))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect_checkpoint", description="Show what a checkpoint holds."
+    )
+    parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
+    parser.add_argument("--verify", action="store_true", help="read every file and compare its checksum")
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="for each parameter shape, spread, largest value, and the root of AdamW's running mean of squared gradients",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        inspect(given.checkpoint, verify=given.verify, weights=given.weights)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
