@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--weights",
         action="store_true",
-        help="for each parameter shape, spread, largest value, and the root of AdamW's running mean of squared gradients",
+        help="for each parameter: shape, spread, largest value, root of AdamW's mean of squared gradients",
     )
     given = parser.parse_args(arguments)
     try:
