@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from foundation.configuration import Settings
 from pretrain.data.phases import PhaseChange
+from pretrain.families.blocks import BLOCKS
 
 VOCABULARY_MULTIPLE = 128
 """Embedding rows are padded to a multiple of this, so that they divide over the tensor axis and fill the GPU's tiles
@@ -16,9 +17,9 @@ VOCABULARY_MULTIPLE = 128
 
 
 class ModelConfig(Settings):
-    """The shape of a decoder-only model."""
+    """A decoder-only model. `family` sets what its block is made of, see `pretrain/families/blocks.py`."""
 
-    family: Literal["llama"] = "llama"
+    family: Literal["llama", "gpt3", "palm", "bloom", "baichuan", "glm"] = "llama"
     vocabulary_size: int = Field(gt=0)
     """Entries of the tokenizer, reserved ones included."""
     hidden_size: int = Field(gt=0)
@@ -26,31 +27,74 @@ class ModelConfig(Settings):
     attention_heads: int = Field(gt=0)
     key_value_heads: int = Field(gt=0)
     """Fewer than the attention heads: groups of heads share keys and values (Ainslie et al. 2023, arXiv:2305.13245)."""
+    attention_head_size: int | None = Field(default=None, gt=0)
+    """Left out: hidden_size / attention_heads."""
     feed_forward_size: int = Field(gt=0)
     maximum_positions: int = Field(gt=0)
     """Longest sequence, in tokens, that the model is meant for."""
+    positions: Literal["rotary", "rotary_interleaved", "alibi", "learned", "learned_2d"] = "rotary"
+    """Rotary turns the pairs (i, i + E/2) of a head of size E, interleaved (2i, 2i + 1). ALiBi: Press et al. 2021,
+    arXiv:2108.12409. Two-dimensional: GLM, arXiv:2103.10360, section 2.3."""
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
+    norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     norm_epsilon: float = Field(default=1e-5, gt=0)
+    embedding_norm: bool = False
+    """A norm right after the embedding (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
+    block: Literal["sequential", "parallel", "deepnorm"] = "sequential"
+    """Parallel: x + attention(norm(x)) + mlp(norm(x)). DeepNorm: norm(alpha x + attention(x)), the MLP likewise."""
+    activation: Literal["swiglu", "geglu", "gelu", "gelu_tanh"] = "swiglu"
+    biases: bool = False
+    """Of the linear layers; the head never has one."""
+    tied_embedding: bool = False
+    """The head multiplies with the embedding's weights."""
+    normalised_head: bool = False
+    """NormHead: rows of the head are scaled to length one (Yang et al. 2023, arXiv:2309.10305, section 2.3.2)."""
+    logit_scale: float = Field(default=1.0, gt=0)
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
+    maximum_z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the squared largest logit (Baichuan 2, arXiv:2309.10305, section 2.3.2)."""
+    embedding_gradient_scale: float = Field(default=1.0, gt=0, le=1)
+    """The look-up's gradient is multiplied by this (GLM-130B, arXiv:2210.02414, section 3.2)."""
+    initialisation: Literal["residual_scaled", "fan_in", "deepnorm"] = "residual_scaled"
+    """See `pretrain/model/init.py`."""
     initial_std: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights."""
 
     @property
     def head_size(self) -> int:
-        return self.hidden_size // self.attention_heads
+        return self.attention_head_size or self.hidden_size // self.attention_heads
 
     @property
     def padded_vocabulary_size(self) -> int:
         """Rows of the embedding and of the head: the vocabulary and, behind it, rows that no token uses."""
         return -(-self.vocabulary_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
+    @property
+    def is_gated(self) -> bool:
+        """The MLP has a gate: three matrices instead of two."""
+        return self.activation in ("swiglu", "geglu")
+
+    @property
+    def is_rotary(self) -> bool:
+        return self.positions.startswith("rotary")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_family(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**BLOCKS.get(values.get("family", "llama"), {}), **values}
+
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
-        if self.hidden_size % self.attention_heads:
+        if self.attention_head_size is None and self.hidden_size % self.attention_heads:
             raise ValueError(
-                f"hidden_size: {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}"
+                f"hidden_size: {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}, or "
+                "attention_head_size be given"
             )
-        if self.head_size % 2:
+        if self.is_rotary and self.head_size % 2:
             raise ValueError(
                 f"hidden_size: {self.hidden_size} / attention_heads {self.attention_heads} makes a head size of "
                 f"{self.head_size}; rotary positions turn pairs, so it must be even"
@@ -59,6 +103,18 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"key_value_heads: {self.key_value_heads} must divide attention_heads {self.attention_heads}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> ModelConfig:
+        for name, applies, reason in (
+            ("rope_theta", self.is_rotary, f"positions are {self.positions}"),
+            ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets every spread itself"),
+            ("normalised_head", not self.tied_embedding, "tied_embedding leaves no head of its own"),
+        ):
+            value = getattr(self, name)
+            if not applies and value != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: {value} has no effect: {reason}")
         return self
 
 
@@ -181,12 +237,17 @@ class TrainConfig(Settings):
         model, tensor, pipeline = self.model, self.parallel.tensor, self.parallel.pipeline
         for name, value in (
             ("attention_heads", model.attention_heads),
-            ("key_value_heads", model.key_value_heads),
             ("feed_forward_size", model.feed_forward_size),
             ("padded_vocabulary_size", model.padded_vocabulary_size),
         ):
             if value % tensor:
                 raise ValueError(f"parallel.tensor: {tensor} must divide model.{name} {value}")
+        heads = model.key_value_heads
+        if (heads % tensor and tensor % heads) or heads * model.head_size % tensor:
+            raise ValueError(
+                f"parallel.tensor: {tensor} must divide model.key_value_heads {heads}, or be a multiple of them that "
+                f"divides their {heads * model.head_size} rows"
+            )
         if pipeline > model.layers:
             raise ValueError(
                 f"parallel.pipeline: {pipeline} stages need a layer each, and model.layers is {model.layers}"

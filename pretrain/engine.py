@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -37,7 +38,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
-    from deepspeed.runtime.pipe import LayerSpec, PipelineModule
+    from deepspeed.runtime.pipe import LayerSpec, PipelineModule, TiedLayerSpec
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
     from deepspeed.utils import logger as deepspeed_logger
@@ -70,6 +71,7 @@ class Fragment:
         partition: how it is cut over the tensor axis, None when every tensor rank holds all of it.
         start, stop: half-open range in this tensor rank's flattened shard.
         states: "weight", "exp_avg", "exp_avg_sq" -> fp32 [stop - start], views of the optimizer's own memory.
+        is_copy: of a tied parameter, whose first stage has the same numbers.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Fragment:
     start: int
     stop: int
     states: dict[str, torch.Tensor]
+    is_copy: bool = False
 
 
 def join_processes(timeout_seconds: int) -> int:
@@ -128,16 +131,26 @@ class _Pipeline(PipelineModule):
 
     def __init__(self, planned: Sequence[PipelineLayer], **settings: Any) -> None:
         self.planned = list(planned)
-        super().__init__([LayerSpec(_Built, layer) for layer in planned], partition_method="parameters", **settings)
+        super().__init__([_specification(layer) for layer in planned], partition_method="parameters", **settings)
 
     def _count_layer_params(self) -> list[int]:
         return [layer.flops for layer in self.planned]
 
     def named_global_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """(global name, parameter) of this stage's layers, in order."""
-        for index, module in enumerate(self.forward_funcs, start=self._local_start):
-            for name, parameter in module.inner.named_parameters():
+        """(global name, parameter) of this stage's layers, in order; a tied one on each stage that uses it."""
+        for index, layer in enumerate(self.forward_funcs, start=self._local_start):
+            built = layer.args[0] if isinstance(layer, partial) else layer
+            for name, parameter in built.inner.named_parameters():
                 yield self.planned[index].prefix + name, parameter
+
+
+def _specification(layer: PipelineLayer) -> LayerSpec:
+    if layer.tied is None:
+        return LayerSpec(_Built, layer)
+    names = [f"inner.{name}" for name in layer.tied_weights]
+    return TiedLayerSpec(
+        layer.tied, _Built, layer, forward_fn=lambda built, x: layer.run(built.inner, x), tied_weight_attr=names
+    )
 
 
 class _Built(torch.nn.Module):
@@ -145,11 +158,11 @@ class _Built(torch.nn.Module):
 
     def __init__(self, layer: PipelineLayer) -> None:
         super().__init__()
+        self.layer = layer
         self.inner = layer.build()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.inner(x)
-        return result
+    def forward(self, x: Any) -> Any:
+        return self.layer.run(self.inner, x)
 
 
 def _tensor_group(topology: Topology) -> dist.ProcessGroup:
@@ -314,7 +327,7 @@ class Engine:
         """What this rank must save, or fill when a checkpoint is loaded.
 
         Together the ranks' fragments cover each parameter once per tensor rank; those of unsharded parameters are the
-        same on every tensor rank.
+        same on every tensor rank, and those of tied ones on every stage that uses them.
         """
         optimizer = self._engine.optimizer
         for name, parameter in self._parameters.items():
@@ -334,6 +347,7 @@ class Engine:
                 address.start,
                 address.start + address.numel,
                 states,
+                is_copy=bool(parameter.ds_pipe_replicated),  # type: ignore[attr-defined]
             )
 
     def _moments(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:

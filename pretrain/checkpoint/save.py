@@ -112,8 +112,8 @@ def _write_rank_file(engine: Engine, folder: Path) -> dict[str, Any]:
             "shape": list(fragment.shape),
             "partition": partition_to_json(fragment.partition),
         }
-        if fragment.partition is None and engine.coordinate.tensor != 0:
-            continue  # the same numbers stand on tensor rank 0
+        if fragment.is_copy or (fragment.partition is None and engine.coordinate.tensor != 0):
+            continue  # the same numbers stand on the first stage, or on tensor rank 0
         stored = StoredFragment(fragment.name, engine.coordinate.tensor, fragment.start, fragment.stop)
         fragments.append([stored.name, stored.tensor_rank, stored.start, stored.stop])
         for state, values in fragment.states.items():

@@ -13,7 +13,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
 from pretrain.model.linear import TensorParallel
-from pretrain.model.pipeline import pipeline_layers
+from pretrain.model.pipeline import WholeModel
 
 
 def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -30,25 +30,17 @@ def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tens
     if not dist.is_initialized():
         start_alone()
     tensor_parallel = TensorParallel(dist.new_group([dist.get_rank()]), torch.float32)
-    layers = pipeline_layers(config, config.maximum_positions, tensor_parallel)
-    modules = []
-    for layer in layers:
-        module = layer.build().requires_grad_(False)
-        for name, parameter in module.named_parameters():
-            whole = reader.tensor(layer.prefix + name)
-            if whole.shape != parameter.shape:
-                raise CheckpointError(
-                    f"{reader.path}: {layer.prefix + name} has shape {tuple(whole.shape)}, "
-                    f"the model {tuple(parameter.shape)}"
-                )
-            parameter.copy_(whole)
-        modules.append(module)
+    model = WholeModel(config, tensor_parallel).requires_grad_(False)
+    for name, parameter in model.named_global_parameters():
+        whole = reader.tensor(name)
+        if whole.shape != parameter.shape:
+            raise CheckpointError(
+                f"{reader.path}: {name} has shape {tuple(whole.shape)}, the model {tuple(parameter.shape)}"
+            )
+        parameter.copy_(whole)
 
     @torch.no_grad()
     def logits(tokens_BS: torch.Tensor) -> torch.Tensor:
-        x = tokens_BS
-        for module in modules:
-            x = module(x)
-        return x.transpose(0, 1)[..., : config.vocabulary_size].contiguous()
+        return model(tokens_BS).transpose(0, 1)[..., : config.vocabulary_size].contiguous()
 
     return logits

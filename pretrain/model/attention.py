@@ -1,72 +1,200 @@
-"""Causal self-attention, heads split over the tensor axis."""
+"""Self-attention, heads split over the tensor axis.
+
+What a token sees is a half-open range of positions, two integers a token (`Layout`), so that no mask of S × S booleans
+exists: on a CPU each block of queries compares positions for itself, on a GPU FlexAttention skips whole tiles.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from pretrain.config import ModelConfig
+from pretrain.model.layout import FIRST_SEEN, POSITION, SEEN_END
 from pretrain.model.linear import TensorParallel
-from pretrain.model.positions import rotary_table, rotate
+from pretrain.model.positions import alibi_slopes, rotary_table, rotate
 
 QUERY_BLOCK = 128
 """Rows of a query block on the CPU: twice as fast as torch's fused CPU attention in bf16 at sequence 512."""
 
 
-def causal_attention(q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor) -> torch.Tensor:
-    """Softmax(q kᵀ / sqrt(E)) v where each position sees itself and those before it. Returns [B, H, S, E].
+def causal_attention(
+    q_BHSE: torch.Tensor,
+    k_BKSE: torch.Tensor,
+    v_BKSE: torch.Tensor,
+    slopes_H: torch.Tensor | None = None,
+    layout_BSC: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax(q kᵀ / sqrt(E) - slope · distance) v. Returns [B, H, S, E].
 
     H must be a multiple of K: each key/value head serves H / K query heads (Ainslie et al. 2023, arXiv:2305.13245).
+
+    Args:
+        slopes_H: ALiBi's, fp32; none when left out.
+        layout_BSC: which range of positions each token sees, see `pretrain/model/layout.py`; itself and those before it
+            when left out.
     """
     if q_BHSE.is_cuda:
-        return F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=True)
+        if slopes_H is None and layout_BSC is None:
+            return F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=True)
+        return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC)
     groups = q_BHSE.shape[1] // k_BKSE.shape[1]
     if groups > 1:
         k_BKSE = k_BKSE.repeat_interleave(groups, dim=1)
         v_BKSE = v_BKSE.repeat_interleave(groups, dim=1)
     length = q_BHSE.shape[2]
     scale = q_BHSE.shape[3] ** -0.5
+    # One transfer for the whole layer: how far each query block must look.
+    ends = None if layout_BSC is None else layout_BSC[..., SEEN_END].amax(0).tolist()
+    places = torch.arange(length, device=q_BHSE.device)
     blocks = []
     for start in range(0, length, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, length)
-        scores = (q_BHSE[:, :, start:stop] * scale) @ k_BKSE[:, :, :stop].transpose(2, 3)
-        # Only the square on the diagonal has a future to hide; the columns before it are all past.
-        future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
-        scores[..., start:].masked_fill_(future, float("-inf"))
+        end = stop if ends is None else max(stop, *ends[start:stop])
+        scores = (q_BHSE[:, :, start:stop] * scale) @ k_BKSE[:, :, :end].transpose(2, 3)
+        if slopes_H is not None:
+            distances = (places[start:stop, None] - places[:end]).to(torch.float32)
+            # In fp32: a distance of 300 has no neighbour in bf16.
+            scores = scores.float() - slopes_H[:, None, None] * distances
+        if layout_BSC is None:
+            # Only the square on the diagonal has a future to hide; the columns before it are all past.
+            future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
+            scores[..., start:].masked_fill_(future, float("-inf"))
+        else:
+            rows = layout_BSC[:, None, start:stop, :, None]
+            unseen = (places[:end] < rows[..., FIRST_SEEN, :]) | (places[:end] >= rows[..., SEEN_END, :])
+            scores = scores.masked_fill(unseen, float("-inf"))
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v_BKSE.dtype)
-        blocks.append(weights @ v_BKSE[:, :, :stop])
+        blocks.append(weights @ v_BKSE[:, :, :end])
     return torch.cat(blocks, dim=2)
 
 
+def flex_attention(
+    q_BHSE: torch.Tensor,
+    k_BKSE: torch.Tensor,
+    v_BKSE: torch.Tensor,
+    slopes_H: torch.Tensor | None,
+    layout_BSC: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same by FlexAttention (Dong et al. 2024, arXiv:2412.05496): the GPU's way for ALiBi and for layouts."""
+    from torch.nn.attention import flex_attention as flex
+
+    def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
+        assert slopes_H is not None
+        return score - slopes_H[head] * (query - key)
+
+    # Beside the layout, so that the layers of a stage, which all get the same one, make it once.
+    mask = getattr(layout_BSC, "block_mask", None)
+    if mask is None:
+        mask = _block_mask(layout_BSC) if layout_BSC is not None else _causal_mask(q_BHSE.shape[2], q_BHSE.device)
+        if layout_BSC is not None:
+            layout_BSC.block_mask = mask  # type: ignore[attr-defined]
+    attend = _compiled(flex.flex_attention) if q_BHSE.is_cuda else flex.flex_attention
+    result: torch.Tensor = attend(
+        q_BHSE,
+        k_BKSE,
+        v_BKSE,
+        score_mod=None if slopes_H is None else with_slope,
+        block_mask=mask,
+        enable_gqa=q_BHSE.shape[1] != k_BKSE.shape[1],
+    )
+    return result
+
+
+@lru_cache(maxsize=1)
+def _compiled(function: Any) -> Any:
+    return torch.compile(function, dynamic=False)
+
+
+def _block_mask(layout_BSC: torch.Tensor) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
+
+    def is_seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return (key >= first_BS[batch, query]) & (key < end_BS[batch, query])
+
+    batch, length = first_BS.shape
+    return create_block_mask(is_seen, batch, None, length, length, device=str(layout_BSC.device))
+
+
+@lru_cache(maxsize=4)
+def _causal_mask(length: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def is_past(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return key <= query
+
+    return create_block_mask(is_past, None, None, length, length, device=str(device))
+
+
+class _GatherShared(torch.autograd.Function):
+    """Put the ranks' slices of the last dim together; backward sums what all ranks send back and takes the own slice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.group = group
+        parts = [torch.empty_like(x) for _ in range(group.size())]
+        dist.all_gather(parts, x.contiguous(), group=group)
+        return torch.cat(parts, dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        gradient = gradients[0].float()  # fp32: as many terms as ranks are summed
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()].to(gradients[0].dtype), None
+
+
 class Attention(nn.Module):
-    """Fused query/key/value projection, rotary positions, causal attention, output projection."""
+    """Fused query/key/value projection, rotary positions or ALiBi, attention, output projection.
 
-    def __init__(
-        self,
-        hidden_size: int,
-        attention_heads: int,
-        key_value_heads: int,
-        maximum_positions: int,
-        rope_theta: float,
-        tensor_parallel: TensorParallel,
-    ) -> None:
+    With fewer key/value heads than tensor ranks, each rank projects an equal share of their rows and the ranks exchange
+    the results, a small part of the layer's traffic: so every row is stored, updated and counted once, and a checkpoint
+    looks the same under any degree.
+    """
+
+    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        head_size = hidden_size // attention_heads
-        q_size, kv_size = attention_heads * head_size, key_value_heads * head_size
-        self.head_size = head_size
-        self.local_blocks = [size // tensor_parallel.degree for size in (q_size, kv_size, kv_size)]
-        self.query_key_value = tensor_parallel.column(hidden_size, (q_size, kv_size, kv_size))
-        self.output = tensor_parallel.row(q_size, hidden_size)
-        cos, sin = rotary_table(maximum_positions, head_size, rope_theta)
-        # Not persistent, and kept out of `.bfloat16()` by being looked up in fp32 when it is used.
-        self.rotary = (cos, sin)
+        heads, kv_heads, degree = config.attention_heads, config.key_value_heads, tensor_parallel.degree
+        self.head_size = config.head_size
+        q_size, kv_size = heads * self.head_size, kv_heads * self.head_size
+        self.local_blocks = [size // degree for size in (q_size, kv_size, kv_size)]
+        self.query_key_value = tensor_parallel.column(config.hidden_size, (q_size, kv_size, kv_size), config.biases)
+        self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
+        self.group = tensor_parallel.group
+        self.shared_head = tensor_parallel.rank * kv_heads // degree if kv_heads < degree else None
+        self.interleaved = config.positions == "rotary_interleaved"
+        # Plain attributes, no buffers: `.bfloat16()` must not round them.
+        self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.slopes: torch.Tensor | None = None
+        if config.is_rotary:
+            self.rotary = rotary_table(config.maximum_positions, self.head_size, config.rope_theta)
+        elif config.positions == "alibi":
+            self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 
-    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
         length, batch, _ = x_SBD.shape
         projected, _ = self.query_key_value(x_SBD)
-        q, k, v = (part.view(length, batch, -1, self.head_size) for part in projected.split(self.local_blocks, -1))
-        cos, sin = (table.to(x_SBD.device) for table in self.rotary)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        mixed_BHSE = causal_attention(*(part.permute(1, 2, 0, 3) for part in (q, k, v)))
+        parts = projected.split(self.local_blocks, -1)
+        q, k, v = (part.reshape(length, batch, -1, self.head_size) for part in (parts[0], *self._own_heads(*parts[1:])))
+        if self.rotary is not None:
+            cos, sin = (table.to(x_SBD.device) for table in self.rotary)
+            positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
+            q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
+        slopes = None if self.slopes is None else self.slopes.to(x_SBD.device)
+        mixed_BHSE = causal_attention(*(part.permute(1, 2, 0, 3) for part in (q, k, v)), slopes, layout_BSC)
         mixed, _ = self.output(mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
         return mixed
+
+    def _own_heads(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the heads that this rank's queries look at."""
+        if self.shared_head is None:
+            return k, v
+        whole_k, whole_v = (_GatherShared.apply(part, self.group) for part in (k, v))
+        own = slice(self.shared_head * self.head_size, (self.shared_head + 1) * self.head_size)
+        return whole_k[..., own], whole_v[..., own]

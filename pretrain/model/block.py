@@ -3,46 +3,100 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
 from pretrain.model.attention import Attention
+from pretrain.model.layout import BLOCK_POSITION, POSITION
 from pretrain.model.linear import TensorParallel
-from pretrain.model.mlp import SwiGLU
-from pretrain.model.norm import RMSNorm
+from pretrain.model.mlp import MLP, GatedMLP
+from pretrain.model.norm import make_norm
 
 
 class Embedding(nn.Module):
-    """Token ids [B, S] to vectors [S, B, D]."""
+    """Token ids [B, S] to vectors [S, B, D]; and with the same weights, where they are tied, vectors to logits."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
         self.embedding = tensor_parallel.embedding(config.padded_vocabulary_size, config.hidden_size)
+        self.gradient_scale = config.embedding_gradient_scale
+        self.logit_scale = config.logit_scale
+        self.tensor_parallel = tensor_parallel
 
-    def forward(self, tokens_BS: torch.Tensor) -> torch.Tensor:
-        return self.embedding(tokens_BS).transpose(0, 1).contiguous()
+    def forward(self, tokens_BS: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+        x_SBD = self.embedding(tokens_BS).transpose(0, 1).contiguous()
+        if self.gradient_scale != 1.0 and x_SBD.requires_grad:
+            x_SBD.register_hook(lambda gradient: gradient * self.gradient_scale)
+        return x_SBD
+
+    def logits(self, x_SBD: torch.Tensor) -> torch.Tensor:
+        """This rank's slice of the vocabulary, [S, B, V]."""
+        return self.tensor_parallel.multiply(_scaled(x_SBD, self.logit_scale), self.embedding.weight)
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block."""
+class EmbeddedPositions(nn.Module):
+    """What follows the look-up in some families: learned positions, and a norm."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_epsilon, tensor_parallel.dtype)
-        self.attention = Attention(
-            config.hidden_size,
-            config.attention_heads,
-            config.key_value_heads,
-            config.maximum_positions,
-            config.rope_theta,
-            tensor_parallel,
-        )
-        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_epsilon, tensor_parallel.dtype)
-        self.mlp = SwiGLU(config.hidden_size, config.feed_forward_size, tensor_parallel)
+        rows, hidden, dtype = config.maximum_positions, config.hidden_size, tensor_parallel.dtype
+        self.positions = nn.Embedding(rows, hidden, dtype=dtype) if config.positions.startswith("learned") else None
+        self.block_positions = nn.Embedding(rows, hidden, dtype=dtype) if config.positions == "learned_2d" else None
+        self.embedding_norm = make_norm(config, dtype) if config.embedding_norm else None
 
-    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        x = x_SBD + self.attention(self.attention_norm(x_SBD))
+    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+        if self.positions is not None:
+            places_BS = torch.arange(len(x_SBD), device=x_SBD.device)[None]
+            x_SBD = x_SBD + self.positions(places_BS if layout_BSC is None else layout_BSC[..., POSITION]).transpose(0, 1)
+        if self.block_positions is not None:
+            outside_BS = torch.zeros(1, 1, dtype=torch.int64, device=x_SBD.device)
+            places_BS = outside_BS if layout_BSC is None else layout_BSC[..., BLOCK_POSITION]
+            x_SBD = x_SBD + self.block_positions(places_BS).transpose(0, 1)
+        return x_SBD if self.embedding_norm is None else self.embedding_norm(x_SBD)
+
+
+class Block(nn.Module):
+    """A transformer block: attention and MLP one after the other, beside each other, or each followed by its norm."""
+
+    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
+        super().__init__()
+        mlp = GatedMLP if config.is_gated else MLP
+        self.kind = config.block
+        self.residual_scale = deepnorm_alpha(config.layers)
+        self.attention_norm = make_norm(config, tensor_parallel.dtype)
+        self.attention = Attention(config, tensor_parallel)
+        if config.block != "parallel":
+            self.mlp_norm = make_norm(config, tensor_parallel.dtype)
+        self.mlp = mlp(
+            config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel
+        )
+
+    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+        if self.kind == "parallel":
+            normed = self.attention_norm(x_SBD)
+            return x_SBD + self.attention(normed, layout_BSC) + self.mlp(normed)
+        if self.kind == "deepnorm":
+            x = self.attention_norm(self.residual_scale * x_SBD + self.attention(x_SBD, layout_BSC))
+            return self.mlp_norm(self.residual_scale * x + self.mlp(x))
+        x = x_SBD + self.attention(self.attention_norm(x_SBD), layout_BSC)
         return x + self.mlp(self.mlp_norm(x))
+
+
+def deepnorm_alpha(layers: int) -> float:
+    """Weight of the residual: sqrt(2 · layers). Source: GLM-130B, arXiv:2210.02414, section 2.1."""
+    return float((2 * layers) ** 0.5)
+
+
+class FinalNorm(nn.Module):
+    """The norm before a tied head."""
+
+    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
+        super().__init__()
+        self.final_norm = make_norm(config, tensor_parallel.dtype)
+
+    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+        return self.final_norm(x_SBD)
 
 
 class Head(nn.Module):
@@ -50,9 +104,18 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        self.final_norm = RMSNorm(config.hidden_size, config.norm_epsilon, tensor_parallel.dtype)
+        self.final_norm = make_norm(config, tensor_parallel.dtype)
         self.head = tensor_parallel.column(config.hidden_size, (config.padded_vocabulary_size,))
+        self.is_normalised = config.normalised_head
+        self.logit_scale = config.logit_scale
 
-    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        logits, _ = self.head(self.final_norm(x_SBD))
+    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+        # NormHead: each row's length counts for nothing, so that rare tokens' rows cannot shrink away.
+        weight = F.normalize(self.head.weight) if self.is_normalised else None
+        logits, _ = self.head(_scaled(self.final_norm(x_SBD), self.logit_scale), weight)
         return logits
+
+
+def _scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
+    """Scaling what goes into the head scales the logits, at a fraction of the cost."""
+    return x if scale == 1.0 else x * scale

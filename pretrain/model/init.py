@@ -14,16 +14,43 @@ from pretrain.config import ModelConfig
 
 
 def whole_weight(name: str, shape: tuple[int, ...], seed: int, config: ModelConfig) -> torch.Tensor:
-    """The whole initial tensor of a parameter, fp32.
+    """The whole initial tensor of a parameter, fp32: norms at one, biases at zero, matrices normal.
 
-    Norms start at one; matrices at N(0, initial_std²), those that write into the residual stream divided by
-    sqrt(2 · layers), so that the stream's variance does not grow with depth (Radford et al. 2019, section 2.3).
+    The spread of the matrices, by `config.initialisation`:
+
+    - residual_scaled: initial_std; of those that write into the residual stream divided by sqrt(2 · layers), so that
+      the stream's variance does not grow with depth (Radford et al. 2019, section 2.3).
+    - fan_in: 1 for the embedding and 1 / sqrt(inputs) for the others (PaLM, arXiv:2204.02311, section 5).
+    - deepnorm: Xavier's, times 1 / sqrt(2 · layers) for MLP, values and attention output (GLM-130B, arXiv:2210.02414,
+      section 2.1); initial_std for the embedding.
     """
     if name.endswith("norm.weight"):
         return torch.ones(shape)
-    std = config.initial_std
-    if name.endswith(("attention.output.weight", "mlp.down.weight")):
-        std /= (2 * config.layers) ** 0.5
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.randn(shape, generator=generator) * std
+    return torch.randn(shape, generator=generator) * _spread(name, shape, config)
+
+
+def _spread(name: str, shape: tuple[int, ...], config: ModelConfig) -> float | torch.Tensor:
+    """Standard deviation of a matrix; [rows, 1] where it differs between rows."""
+    is_embedding = not name.startswith("layers.") and not name.startswith("head.")
+    residual = (2 * config.layers) ** -0.5
+    if config.initialisation == "fan_in":
+        return 1.0 if is_embedding else shape[1] ** -0.5
+    if config.initialisation == "residual_scaled" or is_embedding or name.startswith("head."):
+        std = config.initial_std
+        if name.endswith(("attention.output.weight", "mlp.down.weight")):
+            std /= (2 * config.layers) ** 0.5
+        return std
+    if not name.endswith("query_key_value.weight"):
+        outputs = shape[0] // 2 if name.endswith("gate_up.weight") else shape[0]
+        return residual * (2 / (outputs + shape[1])) ** 0.5
+    blocks = config.attention_heads, config.key_value_heads, config.key_value_heads
+    return torch.cat(
+        [
+            torch.full((heads * config.head_size, 1), gain * (2 / (heads * config.head_size + shape[1])) ** 0.5)
+            for heads, gain in zip(blocks, (1.0, 1.0, residual), strict=True)
+        ]
+    )

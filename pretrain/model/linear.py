@@ -9,7 +9,12 @@ import torch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # megatron-core says at import which optional libraries it does without
     from megatron.core.model_parallel_config import ModelParallelConfig
-    from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+    from megatron.core.tensor_parallel import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        VocabParallelEmbedding,
+        copy_to_tensor_model_parallel_region,
+    )
 
 from pretrain.model.partition import Partition, mark_sharded
 
@@ -39,29 +44,31 @@ class TensorParallel:
             perform_initialization=False,
         )
 
-    def column(self, input_size: int, output_blocks: tuple[int, ...]) -> ColumnParallelLinear:
-        """A bias-free linear layer whose outputs, block by block, are split over the group."""
+    def column(self, input_size: int, output_blocks: tuple[int, ...], bias: bool = False) -> ColumnParallelLinear:
+        """A linear layer whose outputs, block by block, are split over the group."""
         Partition(0, output_blocks).check("column-parallel layer", self.degree)
         layer = ColumnParallelLinear(
             input_size,
             sum(output_blocks),
             config=self._config,
             init_method=_initialised_elsewhere,
-            bias=False,
+            bias=bias,
             tp_group=self.group,
         )
         mark_sharded(layer.weight, 0, output_blocks)
+        if bias:
+            mark_sharded(layer.bias, 0, output_blocks)
         return layer
 
-    def row(self, input_size: int, output_size: int) -> RowParallelLinear:
-        """A bias-free linear layer whose inputs are split over the group; its output is summed over it."""
+    def row(self, input_size: int, output_size: int, bias: bool = False) -> RowParallelLinear:
+        """A linear layer whose inputs are split over the group; its output is summed over it, then biased."""
         Partition(1, (input_size,)).check("row-parallel layer", self.degree)
         layer = RowParallelLinear(
             input_size,
             output_size,
             config=self._config,
             init_method=_initialised_elsewhere,
-            bias=False,
+            bias=bias,
             input_is_parallel=True,
             skip_bias_add=False,
             tp_group=self.group,
@@ -81,3 +88,7 @@ class TensorParallel:
         )
         mark_sharded(layer.weight, 0, (vocabulary_size,))
         return layer
+
+    def multiply(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A column-parallel product with a weight that another layer owns."""
+        return torch.nn.functional.linear(copy_to_tensor_model_parallel_region(x, self.group), weight)

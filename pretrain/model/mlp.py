@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pretrain.model.linear import TensorParallel
 
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "swiglu": F.silu,
+    "geglu": F.gelu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)), gate and up in one projection.
+
+class GatedMLP(nn.Module):
+    """down(activation(gate(x)) · up(x)), gate and up in one projection.
 
     Source: Shazeer 2020, arXiv:2002.05202, equation 6.
     """
 
-    def __init__(self, hidden_size: int, feed_forward_size: int, tensor_parallel: TensorParallel) -> None:
+    def __init__(
+        self, hidden_size: int, feed_forward_size: int, activation: str, biases: bool, tensor_parallel: TensorParallel
+    ) -> None:
         super().__init__()
-        self.gate_up = tensor_parallel.column(hidden_size, (feed_forward_size, feed_forward_size))
-        self.down = tensor_parallel.row(feed_forward_size, hidden_size)
+        self.activation = ACTIVATIONS[activation]
+        self.gate_up = tensor_parallel.column(hidden_size, (feed_forward_size, feed_forward_size), biases)
+        self.down = tensor_parallel.row(feed_forward_size, hidden_size, biases)
 
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
         gate_up, _ = self.gate_up(x_SBD)
         gate, up = gate_up.chunk(2, dim=-1)
-        x, _ = self.down(F.silu(gate) * up)
+        x, _ = self.down(self.activation(gate) * up)
+        return x
+
+
+class MLP(nn.Module):
+    """down(activation(up(x)))."""
+
+    def __init__(
+        self, hidden_size: int, feed_forward_size: int, activation: str, biases: bool, tensor_parallel: TensorParallel
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.up = tensor_parallel.column(hidden_size, (feed_forward_size,), biases)
+        self.down = tensor_parallel.row(feed_forward_size, hidden_size, biases)
+
+    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
+        up, _ = self.up(x_SBD)
+        x, _ = self.down(self.activation(up))
         return x

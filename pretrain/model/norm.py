@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+from pretrain.config import ModelConfig
 
 
 class RMSNorm(nn.Module):
@@ -21,3 +24,26 @@ class RMSNorm(nn.Module):
         x32 = x_SBD.float()  # the mean of squares loses its small terms in bf16
         x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon)
         return x32.to(x_SBD.dtype) * self.weight
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) · weight + bias; torch computes it in fp32 inside.
+
+    Source: Ba et al. 2016, arXiv:1607.06450, equation 4. PaLM leaves the bias out (arXiv:2204.02311, section 2).
+    """
+
+    def __init__(self, hidden_size: int, epsilon: float, dtype: torch.dtype, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(hidden_size, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(hidden_size, dtype=dtype)) if bias else None
+        self.epsilon = epsilon
+
+    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x_SBD, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+def make_norm(config: ModelConfig, dtype: torch.dtype) -> nn.Module:
+    """The norm that the model's settings name."""
+    if config.norm == "rms":
+        return RMSNorm(config.hidden_size, config.norm_epsilon, dtype)
+    return LayerNorm(config.hidden_size, config.norm_epsilon, dtype, bias=config.norm == "layer")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 from pretrain.config import ModelConfig
-from pretrain.model.block import Block, Embedding, Head
+from pretrain.model.block import Block, EmbeddedPositions, Embedding, FinalNorm, Head
 from pretrain.model.linear import TensorParallel
 
 
@@ -22,26 +24,80 @@ class PipelineLayer:
         build: makes the module on the rank that owns it.
         flops: forward floating-point operations of one token, by which layers are dealt to stages. By parameters an
             embedding would count for as much as the head, though it does next to no work.
+        tied: layers of the same key are one module, whose weights all of them train.
+        tied_weights: names of the tied module's parameters.
+        is_head: the module's `logits` is meant, not its `forward`; or it is the last layer in any case.
     """
 
     prefix: str
     build: Callable[[], nn.Module]
     flops: int
+    tied: str | None = None
+    tied_weights: tuple[str, ...] = ("embedding.weight",)
+    is_head: bool = False
+
+    def run(self, module: nn.Module, x: Any) -> Any:
+        """Apply the layer to what stages hand on: a tensor, or (tensor, layout) where samples have a layout."""
+        inputs = x if isinstance(x, tuple) else (x,)
+        if self.is_head:
+            return module.logits(inputs[0]) if self.tied else module(inputs[0])  # type: ignore[operator]
+        y = module(*inputs)
+        return (y, *inputs[1:]) if isinstance(x, tuple) else y
 
 
 def pipeline_layers(config: ModelConfig, sequence_length: int, tensor_parallel: TensorParallel) -> list[PipelineLayer]:
     """Embedding, blocks, head."""
     hidden, head_size = config.hidden_size, config.head_size
     qkv = hidden * head_size * (config.attention_heads + 2 * config.key_value_heads)
-    weights = qkv + hidden * head_size * config.attention_heads + 3 * hidden * config.feed_forward_size
+    mlp = (3 if config.is_gated else 2) * hidden * config.feed_forward_size
+    weights = qkv + hidden * head_size * config.attention_heads + mlp
     # Two products of the scores' shape, half of each in the future of its row.
     attention = 2 * head_size * config.attention_heads * sequence_length // 2
     block_flops = 2 * (weights + attention)
-    return [
-        PipelineLayer("", partial(Embedding, config, tensor_parallel), hidden),
-        *(
-            PipelineLayer(f"layers.{index}.", partial(Block, config, tensor_parallel), block_flops)
-            for index in range(config.layers)
-        ),
-        PipelineLayer("", partial(Head, config, tensor_parallel), 2 * hidden * config.padded_vocabulary_size),
+    head_flops = 2 * hidden * config.padded_vocabulary_size
+    tied = "embedding" if config.tied_embedding else None
+    layers = [PipelineLayer("", partial(Embedding, config, tensor_parallel), hidden, tied)]
+    if config.positions.startswith("learned") or config.embedding_norm:
+        layers.append(PipelineLayer("", partial(EmbeddedPositions, config, tensor_parallel), hidden))
+    layers += [
+        PipelineLayer(f"layers.{index}.", partial(Block, config, tensor_parallel), block_flops)
+        for index in range(config.layers)
     ]
+    if tied:
+        layers.append(PipelineLayer("", partial(FinalNorm, config, tensor_parallel), hidden))
+        layers.append(PipelineLayer("", layers[0].build, head_flops, tied, is_head=True))
+    else:
+        layers.append(PipelineLayer("", partial(Head, config, tensor_parallel), head_flops, is_head=True))
+    return layers
+
+
+class WholeModel(nn.Module):
+    """All layers in one process: for comparing and looking, not for training."""
+
+    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
+        super().__init__()
+        self.planned = pipeline_layers(config, config.maximum_positions, tensor_parallel)
+        shared: dict[str, nn.Module] = {}
+        self.layers = nn.ModuleList()
+        for layer in self.planned:
+            module = shared[layer.tied] if layer.tied in shared else layer.build()
+            if layer.tied:
+                shared[layer.tied] = module
+            self.layers.append(module)
+
+    def forward(self, tokens_BS: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [S, B, V], padding rows included."""
+        x: Any = tokens_BS if layout_BSC is None else (tokens_BS, layout_BSC)
+        for planned, layer in zip(self.planned, self.layers, strict=True):
+            x = planned.run(layer, x)
+        result: torch.Tensor = x
+        return result
+
+    def named_global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(global name, parameter), each once, in the model's order."""
+        seen = set()
+        for planned, layer in zip(self.planned, self.layers, strict=True):
+            for name, parameter in layer.named_parameters():
+                if planned.prefix + name not in seen:
+                    seen.add(planned.prefix + name)
+                    yield planned.prefix + name, parameter

@@ -1,6 +1,8 @@
-"""Positions: rotary embedding."""
+"""Positions: rotary embedding and ALiBi's slopes."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -15,14 +17,46 @@ def rotary_table(sequence_length: int, head_size: int, theta: float) -> tuple[to
     return angles.cos().float(), angles.sin().float()
 
 
-def rotate(x_SBHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn each pair (i, i + E/2) of a head by its position's angle: the half-split layout, as transformers' LLaMA.
+def rotate(
+    x_SBHE: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    *,
+    interleaved: bool = False,
+    positions_SB: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Turn each pair of a head by its position's angle.
 
     Computed in fp32, since late positions of low frequencies differ by less than bf16 can tell.
+
+    Args:
+        cos, sin: [maximum positions, E / 2].
+        interleaved: the pairs are (2i, 2i + 1), as in transformers' Cohere, else (i, i + E/2), as in its LLaMA.
+        positions_SB: of each token; its place in the sequence when left out.
     """
     sequence_length = x_SBHE.shape[0]
-    cos = cos[:sequence_length, None, None, :]
-    sin = sin[:sequence_length, None, None, :]
-    first, second = x_SBHE.float().chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    if positions_SB is None:
+        cos, sin = cos[:sequence_length, None, None, :], sin[:sequence_length, None, None, :]
+    else:
+        cos, sin = cos[positions_SB].unsqueeze(2), sin[positions_SB].unsqueeze(2)
+    if interleaved:
+        first, second = x_SBHE.float().unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+    else:
+        first, second = x_SBHE.float().chunk(2, dim=-1)
+        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return turned.to(x_SBHE.dtype)
+
+
+def alibi_slopes(heads: int) -> torch.Tensor:
+    """Slope of each head, fp32 [H]: a score falls by its slope for each token of distance.
+
+    2^(-8i/H), i = 1 … H, for a power of two; for other head counts those of the next lower power of two, then every
+    second one of twice that.
+
+    Source: Press et al. 2021, arXiv:2108.12409, section 3, and the authors' released code for other head counts.
+    """
+    lower = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8 * i / lower) for i in range(1, lower + 1)]
+    slopes += [2.0 ** (-8 * i / (2 * lower)) for i in range(1, 2 * (heads - lower) + 1, 2)]
+    return torch.tensor(slopes, dtype=torch.float32)

@@ -1,0 +1,202 @@
+"""How one of our weights lies in another format: the types that every family's file declares its mapping with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pretrain.config import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+
+Layout = Literal["rows", "transposed", "by_head"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows [start, stop) of one of our weights are the whole of the weight `name` over there.
+
+    Attributes:
+        layout: rows: as they are. transposed: inputs come first (GPT-2's Conv1D). by_head: ours has all queries, then
+            all keys, then all values; over there each head's query, key and value stand together (BLOOM).
+        heads: of the by_head layout.
+    """
+
+    name: str
+    start: int
+    stop: int
+    layout: Layout = "rows"
+    heads: int = 0
+
+    def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
+        """Over there, of a part of our weight of shape `ours`."""
+        shape = (self.stop - self.start, *ours[1:])
+        return shape[::-1] if self.layout == "transposed" else shape
+
+    def there(self, part: torch.Tensor) -> torch.Tensor:
+        """These rows of ours in the other layout."""
+        if self.layout == "transposed":
+            return part.T
+        if self.layout == "by_head":
+            return part.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        return part
+
+    def back(self, part: torch.Tensor) -> torch.Tensor:
+        """The inverse of `there`."""
+        if self.layout == "transposed":
+            return part.T
+        if self.layout == "by_head":
+            return part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        return part
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One of our weights, whole: its shape, how many rows are no padding, and where they stand in the other format."""
+
+    shape: tuple[int, ...]
+    unpadded_rows: int
+    parts: tuple[Rows, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a weight stands over there: names of its consecutive blocks of rows, `{}` for the number of the layer."""
+
+    names: tuple[str, ...]
+    layout: Layout = "rows"
+
+
+def same(*names: str) -> Source:
+    return Source(names)
+
+
+def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Every weight of the model by our name, in the model's order: its whole shape, and the unpadded blocks of rows
+    that it is made of (queries, keys, values; gate, up). Embedding and head have padding rows behind the block."""
+    hidden, inner, size = model.hidden_size, model.feed_forward_size, model.head_size
+    queries, keys = model.attention_heads * size, model.key_value_heads * size
+    vocabulary, padded = model.vocabulary_size, model.padded_vocabulary_size
+    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+
+    def linear(name: str, blocks: tuple[int, ...], columns: int) -> None:
+        found[f"{name}.weight"] = ((sum(blocks), columns), blocks)
+        if model.biases:
+            found[f"{name}.bias"] = ((sum(blocks),), blocks)
+
+    def norm(name: str) -> None:
+        for part in ("weight", "bias") if model.norm == "layer" else ("weight",):
+            found[f"{name}.{part}"] = ((hidden,), (hidden,))
+
+    found["embedding.weight"] = ((padded, hidden), (vocabulary,))
+    if model.positions.startswith("learned"):
+        found["positions.weight"] = ((model.maximum_positions, hidden), (model.maximum_positions,))
+    if model.positions == "learned_2d":
+        found["block_positions.weight"] = ((model.maximum_positions, hidden), (model.maximum_positions,))
+    if model.embedding_norm:
+        norm("embedding_norm")
+    for i in range(model.layers):
+        norm(f"layers.{i}.attention_norm")
+        linear(f"layers.{i}.attention.query_key_value", (queries, keys, keys), hidden)
+        linear(f"layers.{i}.attention.output", (hidden,), queries)
+        if model.block != "parallel":
+            norm(f"layers.{i}.mlp_norm")
+        if model.is_gated:
+            linear(f"layers.{i}.mlp.gate_up", (inner, inner), hidden)
+        else:
+            linear(f"layers.{i}.mlp.up", (inner,), hidden)
+        linear(f"layers.{i}.mlp.down", (hidden,), inner)
+    norm("final_norm")
+    if not model.tied_embedding:
+        found["head.weight"] = ((padded, hidden), (vocabulary,))
+    return found
+
+
+def parameter_count(model: ModelConfig) -> int:
+    """Weights of the model, padding rows of the vocabulary not counted."""
+    return sum(sum(blocks) * (shape[1] if len(shape) == 2 else 1) for shape, blocks in weight_shapes(model).values())
+
+
+def map_weights(model: ModelConfig, sources: Mapping[str, Source]) -> dict[str, Weight]:
+    """Every weight of the model by our name, with its place in the other format.
+
+    Args:
+        sources: by our name, `{}` for the number of the layer.
+    """
+    found = {}
+    for name, (shape, blocks) in weight_shapes(model).items():
+        words = name.split(".")
+        layer = words[1] if words[0] == "layers" else ""
+        pattern = ".".join(["layers", "{}", *words[2:]]) if layer else name
+        source = sources[pattern]
+        if len(source.names) == 1:
+            blocks = (sum(blocks),)
+        assert len(source.names) == len(blocks), f"{name}: {len(blocks)} blocks, but {source.names}"
+        heads = model.attention_heads if source.layout == "by_head" else 0
+        start, parts = 0, []
+        for other, rows in zip(source.names, blocks, strict=True):
+            parts.append(Rows(other.format(layer), start, start + rows, source.layout, heads))
+            start += rows
+        found[name] = Weight(shape, start, tuple(parts))
+    return found
+
+
+def to_hugging_face(name: str, weight: Weight, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """One of our tensors as the tensors it is over there, in its dtype.
+
+    Raises:
+        ValueError: the tensor has another shape than the model's settings say.
+    """
+    if tuple(tensor.shape) != weight.shape:
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but the model's settings make it {weight.shape}")
+    return {rows.name: rows.there(tensor[rows.start : rows.stop]) for rows in weight.parts}
+
+
+def from_hugging_face(name: str, weight: Weight, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """One of our tensors from the tensors it is over there; padding rows are zero.
+
+    Args:
+        read: gives a tensor by its name in Hugging Face's format.
+
+    Raises:
+        ValueError: a tensor has another shape than the model's settings say.
+    """
+    import torch
+
+    parts = []
+    for rows in weight.parts:
+        part = read(rows.name)
+        shape = rows.shape(weight.shape)
+        if tuple(part.shape) != shape:
+            raise ValueError(f"{rows.name}: shape {tuple(part.shape)}, but {name} needs {shape}")
+        parts.append(rows.back(part))
+    padding = weight.shape[0] - weight.unpadded_rows
+    if padding:
+        parts.append(torch.zeros((padding, *weight.shape[1:]), dtype=parts[0].dtype))
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def require(model: ModelConfig, architecture: str, **settings: Any) -> None:
+    """Refuse a model that an architecture over there does not compute.
+
+    Raises:
+        ValueError: a setting of the model has another value than given here.
+    """
+    for field, value in settings.items():
+        found = getattr(model, field)
+        if found not in (value if isinstance(value, tuple) else (value,)):
+            wanted = " or ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            raise ValueError(f"model.{field}: {found} cannot be expressed as {architecture}, which has {wanted}")
+
+
+def known(config: Mapping[str, Any], field: str, *allowed: Any) -> None:
+    """Refuse a `config.json` with a setting that our block does not compute; a missing one counts as the first.
+
+    Raises:
+        ValueError: names the field and what would be right.
+    """
+    if config.get(field, allowed[0]) not in allowed:
+        wanted = " or ".join(repr(value) for value in allowed)
+        raise ValueError(f"config.json: {field}: {config[field]!r} is not supported, only {wanted}")

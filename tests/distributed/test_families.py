@@ -1,0 +1,67 @@
+"""Each family under tensor, pipeline and data degrees equals itself in one process."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pretrain.config import TrainConfig
+from pretrain.topology import Topology
+from tests.distributed import cases
+from tests.distributed.processes import run_processes
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt3": {"family": "gpt3"},
+    # One key/value head for two tensor ranks, and a head size that is not hidden_size / attention_heads.
+    "palm": {"family": "palm", "key_value_heads": 1, "attention_head_size": 16, "logit_scale": 0.2},
+    # Six heads: no power of two.
+    "bloom": {"family": "bloom", "attention_heads": 6, "key_value_heads": 6, "hidden_size": 48},
+    "baichuan-alibi": {"family": "baichuan", "positions": "alibi", "normalised_head": True, "maximum_z_loss": 2e-4},
+    "glm": {"family": "glm", "embedding_gradient_scale": 0.1},
+    "glm-deepnorm": {
+        "family": "glm",
+        "block": "deepnorm",
+        "positions": "rotary",
+        "activation": "geglu",
+        "initialisation": "deepnorm",
+    },
+}
+TOPOLOGIES = [Topology(pipe=1, data=1, tensor=2), Topology(pipe=2, data=2, tensor=1), Topology(pipe=2, data=2, tensor=2)]
+TOLERANCE = 1e-5
+"""Largest relative difference of any one parameter, fp32, in the Euclidean norm: sums in another order."""
+
+
+def config_of(name: str) -> TrainConfig:
+    return cases.tiny_config(**{f"model__{key}": value for key, value in FAMILIES[name].items()})
+
+
+@cache
+def trained(name: str, topology: Topology, fault: str = "") -> dict[str, Any]:
+    results: list[dict[str, Any]] = run_processes(
+        topology.world_size, cases.train, config_of(name), topology, 2, fault
+    )
+    return results[0]
+
+
+def worst_difference(ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> tuple[float, str]:
+    assert ours.keys() == reference.keys()
+    # Biases start at zero, so nothing may differ from nothing.
+    return max(
+        (float(np.linalg.norm(ours[name] - whole) / max(np.linalg.norm(whole), 1e-30)), name)
+        for name, whole in reference.items()
+    )
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_equals_one_process(name: str, topology: Topology) -> None:
+    reference, ours = trained(name, Topology(1, 1, 1)), trained(name, topology)
+    for key in ("loss", "gradient_norm", "evaluation"):
+        np.testing.assert_allclose(ours[key], reference[key], rtol=1e-6, err_msg=key)
+    assert worst_difference(ours["initial"], reference["initial"])[0] == 0.0
+    for key in ("gradients", "weights_after_one", "weights"):
+        difference, parameter = worst_difference(ours[key], reference[key])
+        assert difference < TOLERANCE, f"{key} of {parameter}: {difference:.1e}"
