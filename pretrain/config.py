@@ -225,6 +225,9 @@ class TrainConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
+    initial_weights: Path | None = None
+    """A checkpoint whose weights a new run starts from, for example an imported one; its step, optimizer state and data
+    are not taken up."""
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
 

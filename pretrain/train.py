@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from foundation.atomic_files import digest
 from foundation.configuration import write_resolved
-from pretrain.checkpoint.load import check_same_run, load_checkpoint
+from pretrain.checkpoint.load import check_same_run, load_checkpoint, load_weights
 from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
 from pretrain.config import TrainConfig, check_vocabulary, check_world_size
 from pretrain.data.loader import SampleReader
@@ -53,6 +53,11 @@ def train(config: TrainConfig) -> None:
         load_checkpoint(engine, reader)
         step, samples = reader.step, reader.consumed_samples
         complaints += [f"changed since {reader.path.name}: {change}" for change in changes]
+    elif config.initial_weights is not None:
+        start = _agreed(lambda: CheckpointReader(Path(config.initial_weights or "")))
+        _agreed(start.verify)
+        load_weights(engine, start)
+        complaints.append(f"the weights are those of {start.path}")
     if engine.rank == 0:
         write_resolved(config, config.output / "config.resolved.yaml")
     train_loop(Run(config, topology, engine, training, held_out, facts), step, samples, complaints)

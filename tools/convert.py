@@ -1,4 +1,4 @@
-"""Checkpoints to Hugging Face format: `python -m tools.convert to-hf CHECKPOINT OUT`."""
+"""Checkpoints to and from Hugging Face's format: `python -m tools.convert to-hf CHECKPOINT OUT`, and `from-hf`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
-from foundation.atomic_files import whole_folder, write_json
+from foundation.atomic_files import sha256_file, whole_folder, write_json
 from foundation.progress import Progress
 from pretrain.config import ModelConfig
 from pretrain.data.mixture import load_mixture
-from pretrain.families import llama
+from pretrain.families import baichuan, llama, mapping
+from pretrain.families.mapping import Weight
+from pretrain.families.registry import family_of
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers splits them."""
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Either is a tokenizer: of `tokenizers`, of SentencePiece."""
 
-Dtype = Literal["float32", "bfloat16"]
+TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
-_SAFETENSORS_NAMES: dict[Dtype, str] = {"float32": "F32", "bfloat16": "BF16"}
+CHECKSUM_FILE = "checksums.json"
+"""SHA-256 of each file of weights; `from-hf` holds the files to it."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+SAFETENSORS_NAMES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+Form = Literal["own", "llama"]
+"""Of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
 
 
 class Checkpoint(Protocol):
@@ -51,7 +62,14 @@ class Exported:
 
 
 def to_hugging_face(
-    checkpoint: Checkpoint, out: Path, *, tokenizer: Path, end_of_document: int, dtype: Dtype, shard_bytes: int
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    tokenizer: Path,
+    end_of_document: int,
+    dtype: Dtype,
+    shard_bytes: int,
+    form: Form = "own",
 ) -> None:
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` reads; whole or not at all.
 
@@ -64,38 +82,50 @@ def to_hugging_face(
         shard_bytes: the weights are split over several files, with an index, where they need more.
 
     Raises:
-        ValueError: a weight is missing, unknown, or has another shape than the model's settings say.
+        ValueError: a weight is missing, unknown, or has another shape than the model's settings say; or the family or
+            a setting has no counterpart.
         FileExistsError: `out` is there already.
     """
-    model = ModelConfig(**checkpoint.config["model"])
-    weights = llama.weights(model)
+    model = ModelConfig.model_validate(checkpoint.config["model"])
+    family = family_of(model)
+    if form == "llama" and model.family != "baichuan":
+        raise ValueError(f"the form of LLaMA is for Baichuan; the checkpoint's model is of family {model.family}")
+    weights = baichuan.as_llama(model) if form == "llama" else family.weights(model)
+    written_config = (llama if form == "llama" else family).hugging_face_config(
+        model, dtype=dtype, end_of_document=end_of_document
+    )
     _check_names(set(checkpoint.names()), set(weights))
-    if not (tokenizer / "tokenizer.json").is_file():
-        raise ValueError(f"{tokenizer / 'tokenizer.json'}: no such file; the tokenizer belongs to the exported model")
+    if not any((tokenizer / file_name).is_file() for file_name in TOKENIZERS):
+        raise ValueError(f"{tokenizer / TOKENIZERS[0]}: no such file; the tokenizer belongs to the exported model")
 
     item_bytes = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
     planned: dict[str, list[Exported]] = {}
     for name, weight in weights.items():
-        shapes = [(rows.name, (rows.stop - rows.start, *weight.shape[1:])) for rows in weight.parts]
+        shapes = [(rows.name, rows.shape(weight.shape)) for rows in weight.parts]
         planned[name] = [Exported(other, shape, math.prod(shape) * item_bytes) for other, shape in shapes]
     shards = _split(planned, shard_bytes)
 
     with whole_folder(out) as folder, Progress("export", len(weights), "weights") as progress:
         file_of: dict[str, str] = {}
+        checksums: dict[str, str] = {}
         for i, names in enumerate(shards):
             file_name = (
                 f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
             )
             exported = [part for name in names for part in planned[name]]
             file_of.update({part.name: file_name for part in exported})
-            _write_safetensors(folder / file_name, exported, _read(checkpoint, weights, names, progress), dtype)
+            fold_norm = form == "llama" and model.normalised_head
+            write_safetensors(
+                folder / file_name, exported, _read(checkpoint, weights, names, fold_norm, progress), dtype
+            )
+            checksums[file_name] = sha256_file(folder / file_name)
         if len(shards) > 1:
             total = sum(part.bytes for parts in planned.values() for part in parts)
             write_json(
                 folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": file_of}
             )
-        config = llama.hugging_face_config(model, dtype=dtype, end_of_document=end_of_document)
-        write_json(folder / "config.json", config)
+        write_json(folder / CHECKSUM_FILE, checksums)
+        write_json(folder / "config.json", written_config)
         tokens = {"bos_token_id": end_of_document, "eos_token_id": end_of_document, "pad_token_id": end_of_document}
         write_json(folder / "generation_config.json", tokens)
         for file_name in TOKENIZER_FILES:
@@ -130,15 +160,18 @@ def _split(planned: Mapping[str, list[Exported]], shard_bytes: int) -> list[list
 
 
 def _read(
-    checkpoint: Checkpoint, weights: Mapping[str, llama.Weight], names: list[str], progress: Progress
+    checkpoint: Checkpoint, weights: Mapping[str, Weight], names: list[str], fold_norm: bool, progress: Progress
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for name in names:
-        yield from llama.to_hugging_face(name, weights[name], checkpoint.tensor(name)).items()
+        tensor = checkpoint.tensor(name)
+        if fold_norm and name == "head.weight":
+            tensor = torch.nn.functional.normalize(tensor)
+        yield from mapping.to_hugging_face(name, weights[name], tensor).items()
         progress.advance()
 
 
-def _write_safetensors(
-    path: Path, exported: list[Exported], tensors: Iterator[tuple[str, torch.Tensor]], dtype: Dtype
+def write_safetensors(
+    path: Path, planned: Sequence[Exported], tensors: Iterable[tuple[str, torch.Tensor]], dtype: str
 ) -> None:
     """A safetensors file written front to back, because the library's own writer wants all its tensors in memory.
 
@@ -147,16 +180,16 @@ def _write_safetensors(
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
-    for part in exported:
+    for part in planned:
         offsets = [start, start + part.bytes]
-        header[part.name] = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": list(part.shape), "data_offsets": offsets}
+        header[part.name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(part.shape), "data_offsets": offsets}
         start += part.bytes
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     with open(path, "wb") as file:
         file.write(len(head).to_bytes(8, "little"))
         file.write(head)
-        for part, (name, tensor) in zip(exported, tensors, strict=True):
+        for part, (name, tensor) in zip(planned, tensors, strict=True):
             assert (name, tuple(tensor.shape)) == (part.name, part.shape)
             stored = tensor.to(getattr(torch, dtype)).contiguous()
             file.write(stored.view(torch.uint8).numpy().data)
@@ -171,35 +204,61 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("out", type=Path, help="folder to write; must not exist")
     export.add_argument(
         "--dtype",
-        choices=sorted(_SAFETENSORS_NAMES),
+        choices=sorted(SAFETENSORS_NAMES),
         default="float32",
-        help="of the weights; float32 (default) keeps the checkpoint's values, bfloat16 rounds them to half the size",
+        help="of the weights; float32 (default) keeps the checkpoint's values, the others round them to half the size",
+    )
+    export.add_argument(
+        "--form",
+        choices=["own", "llama"],
+        default="own",
+        help="own: the family's; llama: for a Baichuan with rotary positions, with NormHead folded into the head",
     )
     export.add_argument("--mixture", type=Path, help="mixture.yaml that names the tokenizer; default: the run's own")
+    fetch = commands.add_parser("from-hf", help="make a checkpoint that a run can start from (initial_weights)")
+    fetch.add_argument("folder", type=Path, help="config.json, *.safetensors, and a tokenizer")
+    fetch.add_argument("out", type=Path, help="folder to write; must not exist")
     given = parser.parse_args(arguments)
     try:
-        from pretrain.checkpoint.read import CheckpointReader
+        if given.command == "from-hf":
+            from tools.import_hugging_face import from_hugging_face
 
-        checkpoint = CheckpointReader(given.checkpoint)
-        mixture = load_mixture(given.mixture or Path(checkpoint.config["data"]["mixture"]))
-        if mixture.vocabulary_size != checkpoint.config["model"]["vocabulary_size"]:
-            raise ValueError(
-                f"{mixture.path}: vocabulary_size: {mixture.vocabulary_size}, but the checkpoint's model has "
-                f"{checkpoint.config['model']['vocabulary_size']}; give the mixture it was trained on with --mixture"
-            )
-        to_hugging_face(
-            checkpoint,
-            given.out,
-            tokenizer=mixture.tokenizer,
-            end_of_document=mixture.end_of_document,
-            dtype=given.dtype,
-            shard_bytes=SHARD_BYTES,
-        )
+            from_hugging_face(given.folder, given.out)
+            print(f"imported to {given.out}: start a run from it with initial_weights={given.out}")
+            return 0
+        export_command(given.checkpoint, given.out, given.mixture, given.dtype, given.form)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"exported to {given.out}")
     return 0
+
+
+def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtype, form: Form) -> None:
+    """`to-hf`: the tokenizer is that of the mixture, or the one that came with an imported model."""
+    from pretrain.checkpoint.read import CheckpointReader
+
+    checkpoint = CheckpointReader(path)
+    imported = checkpoint.index.get("imported")
+    if imported and mixture_path is None:
+        tokenizer, end_of_document = checkpoint.path / "tokenizer", imported["end_of_document"]
+    else:
+        mixture = load_mixture(mixture_path or Path(checkpoint.config["data"]["mixture"]))
+        if mixture.vocabulary_size != checkpoint.config["model"]["vocabulary_size"]:
+            raise ValueError(
+                f"{mixture.path}: vocabulary_size: {mixture.vocabulary_size}, but the checkpoint's model has "
+                f"{checkpoint.config['model']['vocabulary_size']}; give the mixture it was trained on with --mixture"
+            )
+        tokenizer, end_of_document = mixture.tokenizer, mixture.end_of_document
+    to_hugging_face(
+        checkpoint,
+        out,
+        tokenizer=tokenizer,
+        end_of_document=end_of_document,
+        dtype=dtype,
+        shard_bytes=SHARD_BYTES,
+        form=form,
+    )
 
 
 if __name__ == "__main__":

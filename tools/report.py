@@ -22,7 +22,7 @@ from foundation.atomic_files import write_text
 from foundation.progress import format_seconds
 from pretrain.config import ModelConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
-from pretrain.families.llama import parameter_count
+from pretrain.families.mapping import parameter_count
 from pretrain.monitor.metrics import read_metrics
 from tools.charts import Series, bars, line_chart, number, smoothed
 from tools.verify_export import RESULT_FILE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
 
-from pretrain.checkpoint.layout import CheckpointError
+from pretrain.checkpoint.layout import STATES, CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
+from pretrain.config import ModelConfig
 from pretrain.engine import Engine
 
 
@@ -20,6 +22,34 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
     Raises:
         CheckpointError: on every rank, when one of them cannot read what it needs.
     """
+    _fill(engine, reader, STATES)
+    engine.restored(reader.step)
+
+
+def load_weights(engine: Engine, reader: CheckpointReader) -> None:
+    """Fill this rank's master weights alone: a new run that starts from another's model. Collective.
+
+    Raises:
+        CheckpointError: on every rank: the checkpoint's model is another one, or a rank cannot read what it needs.
+    """
+    ours, theirs = engine.config.model, ModelConfig.model_validate(reader.config["model"])
+    for field in type(ours).model_fields:
+        if field not in NOT_OF_THE_FUNCTION and getattr(ours, field) != getattr(theirs, field):
+            raise CheckpointError(
+                f"initial_weights: {reader.path}: of a model with {field} {getattr(theirs, field)!r}, but "
+                f"model.{field} is {getattr(ours, field)!r}: set it to that"
+            )
+    _fill(engine, reader, ("weight",))
+    engine.restored(0)
+
+
+NOT_OF_THE_FUNCTION = frozenset(
+    {"family", "initialisation", "initial_std", "z_loss", "maximum_z_loss", "embedding_gradient_scale"}
+)
+"""Settings of a model that its weights mean the same without."""
+
+
+def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
     failure: Any = None
     try:
         for fragment in engine.fragments():
@@ -28,8 +58,8 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
                     f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, "
                     f"the model {fragment.shape}"
                 )
-            for state, values in fragment.states.items():
-                values.copy_(
+            for state in states:
+                fragment.states[state].copy_(
                     reader.shard_range(
                         fragment.name,
                         state,
@@ -46,7 +76,6 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
     for entry in failures:
         if entry is not None:
             raise CheckpointError(entry)
-    engine.restored(reader.step)
 
 
 def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest: str) -> list[str]:
@@ -58,7 +87,9 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
     Raises:
         CheckpointError: the model, the seed, the precision or the data differ, which would make another run of it.
     """
-    old, new = _flat(reader.config), _flat(config)
+    # Through today's settings, so that one that did not exist when the checkpoint was written has its default.
+    model = ModelConfig.model_validate(reader.config["model"]).model_dump(mode="json")
+    old, new = _flat({**reader.config, "model": model}), _flat(config)
     for settings in (old, new):  # these say where a run is and how far this process goes, not what it computes
         settings.pop("output", None)
         settings.pop("stop_after_step", None)

@@ -134,7 +134,7 @@ def _causal_mask(length: int, device: torch.device) -> Any:
 
 
 class _GatherShared(torch.autograd.Function):
-    """Put the ranks' slices of the last dim together; backward sums what all ranks send back and takes the own slice."""
+    """Put the ranks' slices of the last dim together; backward sums what all ranks send back and takes its slice."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
@@ -187,7 +187,8 @@ class Attention(nn.Module):
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
         slopes = None if self.slopes is None else self.slopes.to(x_SBD.device)
-        mixed_BHSE = causal_attention(*(part.permute(1, 2, 0, 3) for part in (q, k, v)), slopes, layout_BSC)
+        q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
+        mixed_BHSE = causal_attention(q_BHSE, k_BKSE, v_BKSE, slopes, layout_BSC)
         mixed, _ = self.output(mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
         return mixed
 

@@ -48,7 +48,9 @@ class EmbeddedPositions(nn.Module):
     def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
         if self.positions is not None:
             places_BS = torch.arange(len(x_SBD), device=x_SBD.device)[None]
-            x_SBD = x_SBD + self.positions(places_BS if layout_BSC is None else layout_BSC[..., POSITION]).transpose(0, 1)
+            x_SBD = x_SBD + self.positions(places_BS if layout_BSC is None else layout_BSC[..., POSITION]).transpose(
+                0, 1
+            )
         if self.block_positions is not None:
             outside_BS = torch.zeros(1, 1, dtype=torch.int64, device=x_SBD.device)
             places_BS = outside_BS if layout_BSC is None else layout_BSC[..., BLOCK_POSITION]
@@ -68,9 +70,7 @@ class Block(nn.Module):
         self.attention = Attention(config, tensor_parallel)
         if config.block != "parallel":
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
-        self.mlp = mlp(
-            config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel
-        )
+        self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)
 
     def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
         if self.kind == "parallel":

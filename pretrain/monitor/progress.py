@@ -14,7 +14,7 @@ from rich.text import Text
 
 from foundation.progress import PLAIN_LINE_SECONDS, format_seconds
 from pretrain.config import TrainConfig
-from pretrain.families.llama import parameter_count
+from pretrain.families.mapping import parameter_count
 from pretrain.monitor.flops import model_flops_per_token
 from pretrain.topology import Topology
 

@@ -15,7 +15,7 @@ from pretrain.checkpoint.layout import STATES, CheckpointError, step_folder
 from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
 from pretrain.checkpoint.save import superseded
 from pretrain.checkpoint.single import load_single_process_model
-from pretrain.families import llama
+from pretrain.families import llama, mapping
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
@@ -81,7 +81,7 @@ def test_every_rank_saves_its_share_once(checkpoint: Path) -> None:
     reader = CheckpointReader(checkpoint)
     stored = sum(stop - start for entry in reader.index["files"].values() for _, _, start, stop in entry["fragments"])
     assert stored == sum(np.prod(reader.shape(name)) for name in reader.names())
-    assert stored == llama.parameter_count(cases.tiny_config().model) + 2 * (256 - 250) * 32  # padding rows
+    assert stored == mapping.parameter_count(cases.tiny_config().model) + 2 * (256 - 250) * 32  # padding rows
 
 
 def test_logits_equal_transformers(checkpoint: Path) -> None:
@@ -93,7 +93,7 @@ def test_logits_equal_transformers(checkpoint: Path) -> None:
     ).eval()
     state = {}
     for name, weight in llama.weights(config).items():
-        state.update(llama.to_hugging_face(name, weight, reader.tensor(name)))
+        state.update(mapping.to_hugging_face(name, weight, reader.tensor(name)))
     theirs.load_state_dict(state)
     tokens = torch.randint(0, config.vocabulary_size, (2, 40), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():

@@ -29,7 +29,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "initialisation": "deepnorm",
     },
 }
-TOPOLOGIES = [Topology(pipe=1, data=1, tensor=2), Topology(pipe=2, data=2, tensor=1), Topology(pipe=2, data=2, tensor=2)]
+TOPOLOGIES = [
+    Topology(pipe=1, data=1, tensor=2),
+    Topology(pipe=2, data=2, tensor=1),
+    Topology(pipe=2, data=2, tensor=2),
+]
 TOLERANCE = 1e-5
 """Largest relative difference of any one parameter, fp32, in the Euclidean norm: sums in another order."""
 
@@ -40,9 +44,7 @@ def config_of(name: str) -> TrainConfig:
 
 @cache
 def trained(name: str, topology: Topology, fault: str = "") -> dict[str, Any]:
-    results: list[dict[str, Any]] = run_processes(
-        topology.world_size, cases.train, config_of(name), topology, 2, fault
-    )
+    results: list[dict[str, Any]] = run_processes(topology.world_size, cases.train, config_of(name), topology, 2, fault)
     return results[0]
 
 

@@ -37,7 +37,10 @@ def base(tmp_path: Path) -> Path:
         (["model.key_value_heads=3"], "model.key_value_heads: 3 must divide attention_heads 4"),
         (["parallel.tensor=8"], "parallel.tensor: 8 must divide model.attention_heads 4"),
         (
-            ["parallel.tensor=6", "model={hidden_size: 96, attention_heads: 12, key_value_heads: 4, vocabulary_size: 768}"],
+            [
+                "parallel.tensor=6",
+                "model={hidden_size: 96, attention_heads: 12, key_value_heads: 4, vocabulary_size: 768}",
+            ],
             "parallel.tensor: 6 must divide model.key_value_heads 4, or be a multiple of them",
         ),
         (["model.rope_theta=5e5", "model.positions=alibi"], "model.rope_theta: 500000.0 has no effect: positions are"),

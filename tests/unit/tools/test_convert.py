@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from pretrain.config import ModelConfig
-from pretrain.families import llama
+from pretrain.families import llama, mapping
 from tools import convert
 
 MODEL = {
@@ -122,7 +122,7 @@ def test_large_models_are_split_with_an_index(tmp_path: Path, tokenizer: Path) -
     for file in files:
         with safe_open(tmp_path / "hf" / file, "pt") as opened:
             assert set(opened.keys()) == {name for name, place in index["weight_map"].items() if place == file}
-    assert index["metadata"]["total_size"] == 4 * llama.parameter_count(ModelConfig(**MODEL))  # type: ignore[arg-type]
+    assert index["metadata"]["total_size"] == 4 * mapping.parameter_count(ModelConfig(**MODEL))  # type: ignore[arg-type]
     assert not (tmp_path / "hf" / "report.html").exists()
 
 

@@ -9,9 +9,9 @@ import torch
 
 from foundation.configuration import Settings, load_config
 from pretrain.config import ModelConfig
-from pretrain.families import llama
+from pretrain.families import llama, mapping
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "model"
+CONFIGS = Path(__file__).parents[4] / "configs" / "model"
 
 
 class ModelFile(Settings):
@@ -32,7 +32,7 @@ class ModelFile(Settings):
 )
 def test_parameter_counts_are_the_published_ones(name: str, published: int) -> None:
     model = load_config(ModelFile, CONFIGS / f"{name}.yaml").model
-    assert llama.parameter_count(model) == published
+    assert mapping.parameter_count(model) == published
 
 
 def test_every_model_file_is_read() -> None:
@@ -60,8 +60,8 @@ def test_weights_go_there_and_back() -> None:
     model = small_model()
     for name, weight in llama.weights(model).items():
         tensor = torch.randn(weight.shape)
-        theirs = llama.to_hugging_face(name, weight, tensor)
-        back = llama.from_hugging_face(name, weight, theirs.__getitem__)
+        theirs = mapping.to_hugging_face(name, weight, tensor)
+        back = mapping.from_hugging_face(name, weight, theirs.__getitem__)
         assert back.shape == tensor.shape
         assert torch.equal(back[: weight.unpadded_rows], tensor[: weight.unpadded_rows])
         assert not back[weight.unpadded_rows :].any()
@@ -79,7 +79,7 @@ def test_names_and_shapes_are_those_of_transformers() -> None:
         for rows in weight.parts
     }
     assert found == expected
-    assert llama.parameter_count(model) == sum(tensor.numel() for tensor in reference.parameters())
+    assert mapping.parameter_count(model) == sum(tensor.numel() for tensor in reference.parameters())
 
 
 def test_the_settings_arrive_in_transformers() -> None:
@@ -95,6 +95,6 @@ def test_the_settings_arrive_in_transformers() -> None:
 def test_a_misshapen_tensor_is_named() -> None:
     weight = llama.weights(small_model())["layers.1.mlp.down.weight"]
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down\.weight: shape \(48, 32\).*\(32, 48\)"):
-        llama.to_hugging_face("layers.1.mlp.down.weight", weight, torch.zeros(48, 32))
+        mapping.to_hugging_face("layers.1.mlp.down.weight", weight, torch.zeros(48, 32))
     with pytest.raises(ValueError, match=r"down_proj\.weight: shape \(48, 32\), but layers\.1\.mlp\.down"):
-        llama.from_hugging_face("layers.1.mlp.down.weight", weight, lambda name: torch.zeros(48, 32))
+        mapping.from_hugging_face("layers.1.mlp.down.weight", weight, lambda name: torch.zeros(48, 32))

@@ -1,0 +1,80 @@
+"""One small model of each family, for the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pretrain.config import ModelConfig
+from pretrain.device import start_alone
+from pretrain.model.init import whole_weight
+from pretrain.model.linear import TensorParallel
+from pretrain.model.pipeline import WholeModel
+
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": {"family": "llama", "key_value_heads": 2, "rope_theta": 500.0},
+    "llama-tied": {"family": "llama", "tied_embedding": True, "attention_head_size": 16},
+    "gpt3": {"family": "gpt3", "feed_forward_size": 128},
+    "bloom": {"family": "bloom", "feed_forward_size": 128},
+    # Six heads, no power of two; and a vocabulary without padding rows.
+    "bloom-6": {
+        "family": "bloom",
+        "hidden_size": 48,
+        "attention_heads": 6,
+        "key_value_heads": 6,
+        "feed_forward_size": 192,
+        "vocabulary_size": 256,
+    },
+    "palm": {"family": "palm", "key_value_heads": 1, "attention_head_size": 16, "logit_scale": 0.3},
+    "baichuan": {"family": "baichuan"},
+    "baichuan-alibi": {
+        "family": "baichuan",
+        "positions": "alibi",
+        "hidden_size": 60,
+        "attention_heads": 5,
+        "key_value_heads": 5,
+    },
+    "baichuan2": {"family": "baichuan", "normalised_head": True, "maximum_z_loss": 2e-4},
+    "glm": {"family": "glm"},
+    "glm-deepnorm": {
+        "family": "glm",
+        "block": "deepnorm",
+        "positions": "rotary",
+        "activation": "geglu",
+        "initialisation": "deepnorm",
+    },
+}
+
+
+def small_model(name: str) -> ModelConfig:
+    sizes = {
+        "vocabulary_size": 130,
+        "hidden_size": 32,
+        "layers": 2,
+        "attention_heads": 4,
+        "key_value_heads": 4,
+        "feed_forward_size": 48,
+        "maximum_positions": 200,
+    }
+    return ModelConfig.model_validate(sizes | SMALL[name])
+
+
+def build(config: ModelConfig, seed: int = 3) -> WholeModel:
+    """The model in this process with lively weights: norms away from one and biases away from zero."""
+    if not dist.is_initialized():
+        start_alone()
+    model = WholeModel(config, TensorParallel(dist.new_group([0]), torch.float32))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_global_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            lively = whole_weight(name, tuple(parameter.shape), seed, config) + 0.1 * noise
+            parameter.copy_(lively)
+    return model
+
+
+def random_tokens(config: ModelConfig, length: int = 150, batch: int = 2) -> torch.Tensor:
+    """[B, S]; longer than a query block of the attention."""
+    return torch.randint(0, config.vocabulary_size, (batch, length), generator=torch.Generator().manual_seed(11))
