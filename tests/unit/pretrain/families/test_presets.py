@@ -1,0 +1,87 @@
+"""Every published size counts as many weights as published, and our mapping counts what the model has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.configuration import Settings, load_config
+from pretrain.config import ModelConfig
+from pretrain.families.mapping import parameter_count, weight_shapes
+from tests.unit.pretrain.families.small import SMALL, build, small_model
+
+CONFIGS = Path(__file__).parents[4] / "configs" / "model"
+
+EXACT = {
+    # Released weights.
+    "gpt2-124m": 124_439_808,
+    "gpt2-355m": 354_823_168,
+    "gpt2-774m": 774_030_080,
+    "gpt2-1.5b": 1_557_611_200,
+    # The models' pages.
+    "bloom-560m": 559_214_592,
+    "bloom-1b1": 1_065_314_304,
+    "bloom-1b7": 1_722_408_960,
+    "bloom-3b": 3_002_557_440,
+    "bloom-7b1": 7_069_016_064,
+    "bloom-176b": 176_247_271_424,
+    "baichuan-7b": 7_000_559_616,
+    "baichuan-13b": 13_264_901_120,
+    # Sums of the released files' shapes.
+    "baichuan2-7b": 7_505_973_248,
+    "baichuan2-13b": 13_896_668_160,
+}
+ROUNDED = {
+    # Brown et al. 2020, table 2.1: two or three digits.
+    "gpt3-125m": (125e6, 0.5e6),
+    "gpt3-350m": (356e6, 0.5e6),
+    "gpt3-760m": (760e6, 5e6),
+    "gpt3-1.3b": (1.3e9, 0.05e9),
+    "gpt3-2.7b": (2.7e9, 0.05e9),
+    "gpt3-6.7b": (6.7e9, 0.05e9),
+    "gpt3-13b": (13.0e9, 0.1e9),
+    "gpt3-175b": (175.0e9, 0.5e9),
+    # Chowdhery et al. 2022, table 1.
+    "palm-8b": (8.63e9, 0.005e9),
+    "palm-62b": (62.50e9, 0.005e9),
+    "palm-540b": (540.35e9, 0.01e9),
+    # Du et al. 2021, section 3.1, and Zeng et al. 2022, by name only.
+    "glm-110m": (110e6, 1e6),
+    "glm-335m": (335e6, 1e6),
+    "glm-10b": (10e9, 0.2e9),
+    "glm-130b": (130e9, 1.5e9),
+}
+
+
+class ModelFile(Settings):
+    model: ModelConfig
+
+
+def preset(name: str) -> ModelConfig:
+    return load_config(ModelFile, CONFIGS / f"{name}.yaml").model
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_count_is_the_published_one(name: str) -> None:
+    assert parameter_count(preset(name)) == EXACT[name]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_the_count_rounds_to_the_published_one(name: str) -> None:
+    published, tolerance = ROUNDED[name]
+    assert abs(parameter_count(preset(name)) - published) <= tolerance
+
+
+def test_every_preset_is_counted() -> None:
+    held = {*EXACT, *ROUNDED}
+    assert {path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith(("demo", "llama"))} == held
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_declared_weights_are_those_of_the_model(name: str) -> None:
+    config = small_model(name)
+    declared = {key: shape for key, (shape, _) in weight_shapes(config).items()}
+    found = {key: tuple(parameter.shape) for key, parameter in build(config).named_global_parameters()}
+    assert found == declared
+    assert list(found) == list(declared), "the order"
