@@ -1,4 +1,4 @@
-"""Text to token ids: the reference encoder, the bulk encoder, and the proof that they agree.
+"""Text to token ids: the reference encoder, the bulk encoders, and the proof that they agree with it.
 
 Text is data: where a page holds `</s>`, its characters are encoded, never the control token of that name.
 """
@@ -7,46 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from data_prep.tokenizer.encoded import Encoded, Encoder, TokenizerError
+from data_prep.tokenizer.piece_encoder import PieceEncoder
 from foundation.atomic_files import sha256_file, write_json
 
 CHECK_FILE = "encoder_check.json"
 
 _PROOF_BATCH_DOCUMENTS = 64
-
-
-class TokenizerError(ValueError):
-    """A tokenizer cannot be made, or cannot be used for token files."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Documents one after another; every one ends with the end-of-document token.
-
-    tokens: uint32, [sum of sizes]; sizes: int64, [documents].
-    """
-
-    tokens: npt.NDArray[np.uint32]
-    sizes: npt.NDArray[np.int64]
-
-
-class Encoder(Protocol):
-    """Documents to tokens, an end-of-document token behind each."""
-
-    name: str
-    end_of_document: int
-    vocabulary_size: int
-
-    def encode(self, texts: Sequence[str]) -> Encoded: ...
 
 
 class ReferenceEncoder:
@@ -82,20 +58,20 @@ class ReferenceEncoder:
         return text
 
 
-class BulkEncoder:
+class GigatokenEncoder:
     """gigatoken, straight into arrays. Use it only through `open_encoder`: it must have been proven equal.
 
     Raises:
         TokenizerError: gigatoken cannot take this tokenizer.
     """
 
-    def __init__(self, folder: Path) -> None:
+    name = f"gigatoken {version('gigatoken')}"
+
+    def __init__(self, folder: Path, end_of_document: int, vocabulary_size: int) -> None:
         import gigatoken
 
-        reference = ReferenceEncoder(folder)
-        self.name = f"gigatoken {version('gigatoken')}"
-        self.vocabulary_size = reference.vocabulary_size
-        self.end_of_document = reference.end_of_document
+        self.vocabulary_size = vocabulary_size
+        self.end_of_document = end_of_document
         content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         # Control tokens are found in the text as "added tokens"; one that it has never heard of it cannot find.
         content["added_tokens"] = []
@@ -131,23 +107,33 @@ def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict
     return result
 
 
-def check_encoders(folder: Path, texts: Iterable[str]) -> dict[str, Any]:
+BULK_ENCODERS = (PieceEncoder, GigatokenEncoder)
+"""Tried in this order; the first that is proven equal encodes."""
+
+
+def check_encoders(folder: Path, texts: Callable[[], Iterable[str]]) -> dict[str, Any]:
     """Decide which encoder may write token files for the tokenizer in `folder`, and record it beside it.
 
     Args:
-        texts: a sample of the corpus that will be encoded.
+        texts: gives a sample of the corpus that will be encoded; called once for each bulk encoder that is compared.
     """
     reference = ReferenceEncoder(folder)
     record: dict[str, Any] = {
         "tokenizer_sha256": sha256_file(folder / "tokenizer.json"),
         "reference": reference.name,
-        "bulk": f"gigatoken {version('gigatoken')}",
+        "compared": {},
+        "used": reference.name,
     }
-    try:
-        record |= prove_equal(reference, BulkEncoder(folder), texts)
-    except TokenizerError as error:
-        record |= {"equal": False, "documents": 0, "bytes": 0, "tokens": 0, "difference": str(error)}
-    record["used"] = record["bulk"] if record["equal"] else record["reference"]
+    for kind in BULK_ENCODERS:
+        try:
+            bulk = kind(folder, reference.end_of_document, reference.vocabulary_size)
+            result = prove_equal(reference, bulk, texts())
+        except TokenizerError as error:
+            result = {"equal": False, "documents": 0, "bytes": 0, "tokens": 0, "difference": str(error)}
+        record["compared"][kind.name] = result
+        if result["equal"]:
+            record["used"] = kind.name
+            break
     write_json(folder / CHECK_FILE, record)
     return record
 
@@ -156,14 +142,16 @@ def open_encoder(folder: Path) -> Encoder:
     """The fastest encoder that is proven right for this tokenizer: see `check_encoders`."""
     path = folder / CHECK_FILE
     reference = ReferenceEncoder(folder)
-    if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        proven_for = (record["tokenizer_sha256"], record["reference"], record["bulk"])
-        here = (sha256_file(folder / "tokenizer.json"), reference.name, f"gigatoken {version('gigatoken')}")
-        if record["equal"] and proven_for == here:
-            return BulkEncoder(folder)
-        if record["equal"]:
-            print(f"{path}: was made for other versions; encoding with {reference.name}", file=sys.stderr)
+    if not path.is_file():
+        return reference
+    record = json.loads(path.read_text(encoding="utf-8"))
+    kinds = {kind.name: kind for kind in BULK_ENCODERS}
+    proven_for = (record["tokenizer_sha256"], record["reference"])
+    here = (sha256_file(folder / "tokenizer.json"), reference.name)
+    if record["used"] in kinds and proven_for == here:
+        return kinds[record["used"]](folder, reference.end_of_document, reference.vocabulary_size)
+    if record["used"] != reference.name:
+        print(f"{path}: was made for other versions; encoding with {reference.name}", file=sys.stderr)
     return reference
 
 
@@ -182,6 +170,7 @@ _ADVERSARIAL_TEXTS = (
     "x|y (z) [w] {v} . , ! ? ...!?",
     "0123456789 3.14159 1,000,000",
     "=" * 3000 + " " * 3000 + "\n" * 300,
+    "abcdefghijklmnopqrstuvwxyz" * 200 + " " + "é雪" * 100,
 )
 
 

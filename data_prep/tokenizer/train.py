@@ -20,7 +20,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
-from data_prep.tokenizer.encode import CHECK_FILE, ReferenceEncoder, TokenizerError, check_encoders
+from data_prep.tokenizer.encode import CHECK_FILE, ReferenceEncoder, check_encoders
+from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.piece_encoder import PRE_TOKENIZER_PATTERN
 from data_prep.tokenizer.sample import Sample, SampledDocument, plan_sample
 from foundation.atomic_files import whole_file, write_json
 from foundation.progress import Progress, format_seconds
@@ -29,9 +31,6 @@ VERSION = 1
 
 UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
 CONTROL_ENTRIES = (UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD)
-
-PRE_TOKENIZER_PATTERN = r" ?[^(\s|[.,!?…。，、।۔،])]+"
-"""BLOOM's: a run of anything but white space, brackets, bars and sentence marks, with the space before it."""
 
 _MINIMUM_FREQUENCY = 2
 _LARGEST_PIECE_BYTES = 1_000_000
@@ -77,8 +76,7 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
         **report,
     }
     write_json(folder / "report.json", report)
-    texts_to_compare = (item.document.text for item in check.read(run, manifest))
-    encoders = check_encoders(folder, texts_to_compare)
+    encoders = check_encoders(folder, lambda: (item.document.text for item in check.read(run, manifest)))
     _say(report, encoders)
     stage.commit(
         _UNIT,
@@ -228,7 +226,10 @@ def _counted(documents: Iterator[SampledDocument], counts: Counter[str], expecte
 def _say(report: dict[str, Any], encoders: dict[str, Any]) -> None:
     by_source = ", ".join(f"{source} {ratio:.2f}" for source, ratio in report["bytes_per_token"].items())
     print(f"train-tokenizer: {report['vocabulary_size']:,} entries; bytes per token: {by_source}")
-    if encoders["equal"]:
-        print(f"train-tokenizer: {encoders['bulk']} equals the reference on {encoders['documents']:,} documents")
-    else:
-        print(f"train-tokenizer: {encoders['reference']} will encode; {encoders['bulk']}: {encoders['difference']}")
+    for name, result in encoders["compared"].items():
+        if result["equal"]:
+            print(f"train-tokenizer: {name} equals the reference on {result['documents']:,} documents and will encode")
+        else:
+            print(f"train-tokenizer: {name} will not encode: {result['difference']}")
+    if encoders["used"] == encoders["reference"]:
+        print(f"train-tokenizer: {encoders['reference']} will encode")

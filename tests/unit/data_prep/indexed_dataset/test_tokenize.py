@@ -14,7 +14,8 @@ from data_prep.indexed_dataset import tokenize as stage_module
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.shards import Manifest, RunDirectory, restart
-from data_prep.tokenizer.encode import ReferenceEncoder, TokenizerError
+from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoded import TokenizerError
 from data_prep.tokenizer.kept_documents import id_fraction
 from data_prep.tokenizer.train import train_tokenizer
 from pretrain.data.loader import SampleReader

@@ -6,21 +6,24 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.encode import (
-    BulkEncoder,
-    Encoded,
+    GigatokenEncoder,
     ReferenceEncoder,
-    TokenizerError,
     check_encoders,
     open_encoder,
     prove_equal,
 )
+from data_prep.tokenizer.encoded import Encoded, TokenizerError
+from data_prep.tokenizer.piece_encoder import EXCLUDED, PRE_TOKENIZER_PATTERN, PieceEncoder
 from data_prep.tokenizer.train import save, train_byte_level_bpe
 from tests.unit.data_prep.tokenizer.corpus import make_texts
 
@@ -64,17 +67,19 @@ def test_reference_encodes_many_as_one_by_one(ours: Path) -> None:
 
 
 def test_names_of_control_tokens_stay_text(gpt2_like: Path, ours: Path) -> None:
-    for encoder in (BulkEncoder(gpt2_like), ReferenceEncoder(gpt2_like), ReferenceEncoder(ours)):
+    gigatoken = GigatokenEncoder(gpt2_like, 2, 600)
+    for encoder in (gigatoken, piece_encoder(ours), ReferenceEncoder(gpt2_like), ReferenceEncoder(ours)):
         tokens = encoder.encode(["</s> a <s>", "<pad>", "<unk>x"]).tokens
         assert np.count_nonzero(tokens < 4) == 3, encoder.name  # the three ends of documents
 
 
 def test_gigatoken_is_used_where_it_is_proven(gpt2_like: Path) -> None:
-    record = check_encoders(gpt2_like, TEXTS)
-    assert record["equal"] and record["used"] == record["bulk"]
-    assert record["documents"] > len(TEXTS)
+    record = check_encoders(gpt2_like, lambda: TEXTS)
+    assert record["used"] == GigatokenEncoder.name
+    assert record["compared"][GigatokenEncoder.name]["documents"] > len(TEXTS)
+    assert "pattern" in record["compared"][PieceEncoder.name]["difference"]
     encoder = open_encoder(gpt2_like)
-    assert isinstance(encoder, BulkEncoder)
+    assert isinstance(encoder, GigatokenEncoder)
     reference = ReferenceEncoder(gpt2_like).encode(TEXTS)
     np.testing.assert_array_equal(encoder.encode(TEXTS).tokens, reference.tokens)
     np.testing.assert_array_equal(encoder.encode(TEXTS).sizes, reference.sizes)
@@ -83,13 +88,74 @@ def test_gigatoken_is_used_where_it_is_proven(gpt2_like: Path) -> None:
 def test_a_proof_for_another_tokenizer_does_not_count(
     gpt2_like: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check_encoders(gpt2_like, TEXTS)
+    check_encoders(gpt2_like, lambda: TEXTS)
     copy = Path(shutil.copytree(gpt2_like, tmp_path / "copy"))
     content = json.loads((copy / "tokenizer.json").read_text())
     content["model"]["merges"].pop()
     (copy / "tokenizer.json").write_text(json.dumps(content))
     assert isinstance(open_encoder(copy), ReferenceEncoder)
     assert "was made for other versions" in capsys.readouterr().err
+
+
+def piece_encoder(folder: Path) -> PieceEncoder:
+    reference = ReferenceEncoder(folder)
+    return PieceEncoder(folder, reference.end_of_document, reference.vocabulary_size)
+
+
+def test_ours_is_used_where_it_is_proven(ours: Path) -> None:
+    record = check_encoders(ours, lambda: TEXTS)
+    assert record["used"] == PieceEncoder.name and GigatokenEncoder.name not in record["compared"]
+    assert isinstance(open_encoder(ours), PieceEncoder)
+
+
+def test_excluded_characters_are_those_of_the_pattern() -> None:
+    split = pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), "isolated")
+    characters = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    text = "".join(f"a{character}" for character in characters)
+    alone = {piece for piece, _ in split.pre_tokenize_str(text) if len(piece) == 1} - {"a"}
+    # A space begins the piece behind it.
+    assert alone | {" "} == EXCLUDED
+
+
+@given(st.lists(st.text(st.one_of(st.sampled_from(" .\n(é雪aa</s>"), st.characters(exclude_categories=["Cs"])))))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_encoded_as_the_reference_does(ours: Path, texts: list[str]) -> None:
+    right, found = ReferenceEncoder(ours).encode(texts), piece_encoder(ours).encode(texts)
+    np.testing.assert_array_equal(found.tokens, right.tokens)
+    np.testing.assert_array_equal(found.sizes, right.sizes)
+
+
+def test_long_pieces_and_a_full_memory(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    words = ["".join(random.choice(list("andeltiplo"), random.integers(2, 200))) for _ in range(3000)]
+    texts = [" ".join(random.choice(words, 50)) for _ in range(200)] + ["".join(words), "ab" * 5000, "lla" * 999]
+    right = ReferenceEncoder(ours).encode(texts)
+    monkeypatch.setattr("data_prep.tokenizer.piece_encoder.MEMORY_SETS", 16)
+    np.testing.assert_array_equal(piece_encoder(ours).encode(texts).tokens, right.tokens)
+    monkeypatch.undo()
+    encoder = piece_encoder(ours)
+    for _ in range(2):
+        np.testing.assert_array_equal(encoder.encode(texts).tokens, right.tokens)
+    assert encoder.encode([]).tokens.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(normalizer={"type": "NFC"}), "normalizer is"),
+        (lambda c: c["model"].update(dropout=0.1), "dropout is 0.1"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "add_prefix_space is True"),
+        (lambda c: c["added_tokens"][3].update(special=False), r"not special is \['<pad>'\]"),
+        (lambda c: c["model"]["vocab"].pop("Ā"), "no token for byte 0x00"),
+    ],
+)
+def test_what_ours_cannot_do_it_refuses(ours: Path, tmp_path: Path, change: Any, message: str) -> None:
+    copy = Path(shutil.copytree(ours, tmp_path / "copy"))
+    content = json.loads((copy / "tokenizer.json").read_text())
+    change(content)
+    (copy / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=message):
+        PieceEncoder(copy, 2, 512)
 
 
 class OneTokenOff:
