@@ -72,8 +72,7 @@ def pair_table(
     return table, hints
 
 
-@intrinsic
-def _load(context: Any, data: Any, i: Any) -> Any:
+def _generate_load(context: Any, data: Any, i: Any) -> Any:
     """The eight bytes from `data[i]` on as one number, wherever they begin."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -82,6 +81,9 @@ def _load(context: Any, data: Any, i: Any) -> Any:
         return builder.load(address, align=1)
 
     return numba.uint64(data, i), generate
+
+
+_load: Any = intrinsic(_generate_load)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")

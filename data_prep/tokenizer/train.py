@@ -27,7 +27,7 @@ from data_prep.tokenizer.sample import Sample, SampledDocument, plan_sample
 from foundation.atomic_files import whole_file, write_json
 from foundation.progress import Progress, format_seconds
 
-VERSION = 1
+VERSION = 2
 
 UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
 CONTROL_ENTRIES = (UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD)
