@@ -1,4 +1,4 @@
-"""Whether a file holds a whole fastText model, checked before fastText reads it: of a truncated one it never returns.
+"""A fastText model file, read and checked: fastText itself never returns from a truncated one.
 
 Layout, little-endian, version 12: magic and version; 12 settings of 32 bits and one of 64; the dictionary (sizes, then
 entries of a zero-terminated word, 64-bit count and 8-bit type, then pairs of 32 bits of pruned ones); a flag and the
@@ -8,10 +8,39 @@ input matrix; a flag and the output matrix. A flagged matrix is quantised. Sourc
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 MAGIC = 793712314
 VERSIONS = (11, 12)
+HIERARCHICAL_SOFTMAX, SOFTMAX = 1, 3
+SUPERVISED = 3
+_CENTROIDS = 256
+
+
+@dataclass(frozen=True)
+class FastTextFile:
+    """The content of a model file."""
+
+    dimension: int
+    word_grams: int
+    loss: int
+    model: int
+    buckets: int
+    shortest_gram: int
+    longest_gram: int
+    words: tuple[bytes, ...]
+    labels: tuple[bytes, ...]
+    label_counts: npt.NDArray[np.int64]
+    pruned: npt.NDArray[np.int32] | None
+    """Pairs of a bucket and its row, `int32[buckets kept, 2]`; None: every bucket has its row."""
+    inputs: npt.NDArray[np.float32]
+    """`float32[words and buckets, dimension]`, quantised ones restored."""
+    outputs: npt.NDArray[np.float32]
+    """`float32[labels or inner nodes, dimension]`"""
 
 
 class _Walk:
@@ -31,30 +60,47 @@ class _Walk:
             raise ValueError(f"it ends after {len(self.data)} bytes, in the middle of the model")
         self.at += size
 
-    def skip_entries(self, count: int) -> None:
-        for _ in range(count):
-            zero = self.data.find(0, self.at)
-            self.skip((zero if zero >= 0 else len(self.data)) + 1 + 8 + 1 - self.at)
+    def array(self, type_: str, count: int) -> npt.NDArray[np.generic]:
+        start = self.at
+        self.skip(count * np.dtype(type_).itemsize)
+        return np.frombuffer(self.data, type_, count, start)
 
-    def skip_matrix(self, is_quantised: int) -> None:
+    def entry(self) -> tuple[bytes, int, int]:
+        start = self.at
+        zero = self.data.find(0, start)
+        self.skip((zero if zero >= 0 else len(self.data)) + 1 - start)
+        count, kind = self.take("qb")
+        return self.data[start:zero], count, kind
+
+    def matrix(self, is_quantised: int) -> npt.NDArray[np.float32]:
         if not is_quantised:
             rows, columns = self.take("qq")
-            self.skip(rows * columns * 4)
-            return
-        has_norms, rows, _, codes = self.take("?qqi")
-        self.skip(codes)
-        self._skip_quantiser()
+            return self.array("<f4", rows * columns).reshape(rows, columns).astype(np.float32, copy=False)
+        has_norms, rows, columns, size = self.take("?qqi")
+        codes = self.array("u1", size)
+        restored = self._restored(codes, rows, columns)
         if has_norms:
-            self.skip(rows)
-            self._skip_quantiser()
+            restored *= self._restored(self.array("u1", rows), rows, 1)
+        return restored
 
-    def _skip_quantiser(self) -> None:
-        dimension, _, _, _ = self.take("iiii")
-        self.skip(dimension * 256 * 4)
+    def _restored(self, codes: npt.NDArray[np.generic], rows: int, columns: int) -> npt.NDArray[np.float32]:
+        """Each row is several parts, a code each, that stand for one of 256 vectors of the part."""
+        dimension, parts, width, last_width = self.take("iiii")
+        centroids = self.array("<f4", dimension * _CENTROIDS)
+        if dimension != columns or len(codes) != rows * parts or (parts - 1) * width + last_width != dimension:
+            raise ValueError(f"a quantised matrix of {rows} x {columns} cannot be {parts} parts of {width} columns")
+        table = codes.reshape(rows, parts).astype(np.int64)
+        restored = np.empty((rows, columns), dtype=np.float32)
+        for part in range(parts):
+            start = part * width
+            size = last_width if part == parts - 1 else width
+            vectors = centroids[start * _CENTROIDS : (start + size) * _CENTROIDS].reshape(_CENTROIDS, size)
+            restored[:, start : start + size] = vectors[table[:, part]]
+        return restored
 
 
-def check_fasttext_file(path: Path) -> None:
-    """Walk through the parts of the model.
+def read_fasttext_file(path: Path) -> FastTextFile:
+    """Read every part of the model.
 
     Raises:
         ValueError: it is no fastText model, of another version, or not whole; says which.
@@ -67,12 +113,37 @@ def check_fasttext_file(path: Path) -> None:
         raise ValueError("it does not begin as one")
     if version not in VERSIONS:
         raise ValueError(f"its version is {version}, fastText reads {VERSIONS[0]} and {VERSIONS[1]}")
-    walk.take("12id")
+    dimension, _, _, _, _, word_grams, loss, model, buckets, shortest, longest, _, _ = walk.take("12id")
+    if version == VERSIONS[0] and model == SUPERVISED:
+        longest = 0  # as fastText does: these were trained without n-grams of characters
     entries, _, _, _, pruned = walk.take("iiiqq")
-    walk.skip_entries(entries)
-    walk.skip(8 * max(pruned, 0))
-    for _ in range(2):
-        (is_quantised,) = walk.take("?")
-        walk.skip_matrix(is_quantised)
+    words, labels, counts = [], [], []
+    for _ in range(entries):
+        word, count, is_label = walk.entry()
+        if is_label:
+            labels.append(word)
+            counts.append(count)
+        else:
+            words.append(word)
+    pairs = walk.array("<i4", 2 * pruned).reshape(-1, 2).astype(np.int32) if pruned >= 0 else None
+    (is_quantised,) = walk.take("?")
+    inputs = walk.matrix(is_quantised)
+    (is_quantised,) = walk.take("?")
+    outputs = walk.matrix(is_quantised)
     if walk.at != len(walk.data):
         raise ValueError(f"{len(walk.data) - walk.at} bytes follow the model")
+    return FastTextFile(
+        dimension,
+        word_grams,
+        loss,
+        model,
+        buckets,
+        shortest,
+        longest,
+        tuple(words),
+        tuple(labels),
+        np.array(counts, dtype=np.int64),
+        pairs,
+        inputs,
+        outputs,
+    )

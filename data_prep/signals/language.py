@@ -2,9 +2,7 @@
 
 A sample of the text is read: `SAMPLE_CHARACTERS` characters in `SAMPLE_PIECES` pieces spread evenly from its beginning
 to its end. Measured with lid.176.ftz on 1,550 documents of Universal Dependencies in 31 languages: 99.81 % right, the
-same as on whole documents (the first 1,000 characters: 99.74 %; 400 characters in 4 pieces: 99.23 %). On 22,005
-mixed documents it names the language of the whole document in 99.60 % of cases (the first 1,000 characters: 99.42 %),
-at four times the speed.
+same as on whole documents (600 characters in 4 pieces: 99.74 %). Speed stands in docs/benchmarks.md.
 
 fastText: Joulin et al. 2017, arXiv:1607.01759; the model: https://fasttext.cc/docs/en/language-identification.html.
 """
@@ -12,17 +10,20 @@ fastText: Joulin et al. 2017, arXiv:1607.01759; the model: https://fasttext.cc/d
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from data_prep.signals.fasttext_file import check_fasttext_file
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.signals.fasttext_file import read_fasttext_file
+from data_prep.signals.fasttext_kernel import LABEL, FastTextKernel, is_supported, sample_text
 
 SAMPLE_CHARACTERS = 1000
 SAMPLE_PIECES = 4
 UNKNOWN = "und"
 """The language of a text in which the model sees nothing it knows, as ISO 639-2 names it; its probability is 0."""
-
-_LABEL = "__label__"
 
 
 class LanguageModelError(ValueError):
@@ -48,15 +49,11 @@ def installed_model_path() -> Path:
 
 def sample(text: str) -> str:
     """The part of a text that the model reads: all of a short one, else pieces from its beginning to its end."""
-    if len(text) > SAMPLE_CHARACTERS:
-        piece = SAMPLE_CHARACTERS // SAMPLE_PIECES
-        starts = ((len(text) - piece) * k // (SAMPLE_PIECES - 1) for k in range(SAMPLE_PIECES))
-        text = " ".join(text[start : start + piece] for start in starts)
-    return text.replace("\n", " ")  # the end of a line ends the input of fastText
+    return sample_text(text.encode(), SAMPLE_CHARACTERS, SAMPLE_PIECES).decode()
 
 
 class LanguageIdentifier:
-    """A loaded fastText model.
+    """A loaded fastText model, in compiled code of ours where it is of the usual kind, else in fastText's library.
 
     Args:
         path: any fastText model; None is lid.176.ftz of the installation.
@@ -66,14 +63,13 @@ class LanguageIdentifier:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        import fasttext
-
         self.path = installed_model_path() if path is None else path.expanduser()
         if not self.path.is_file():
             raise LanguageModelError(f"language.model: there is no file {self.path}; give the path of a fastText model")
         try:
-            check_fasttext_file(self.path)  # fastText reads what it is given without checks
-            self._model = fasttext.load_model(str(self.path))
+            file = read_fasttext_file(self.path)  # the library reads what it is given without checks
+            self._kernel = FastTextKernel(file) if is_supported(file) else None
+            self._model: Any = None if self._kernel else _load_library(self.path)
         except (ValueError, RuntimeError, MemoryError) as error:
             raise LanguageModelError(
                 f"language.model: {self.path} is no whole fastText model (.bin or .ftz): {error}"
@@ -81,11 +77,27 @@ class LanguageIdentifier:
 
     def identify(self, text: str) -> tuple[str, float]:
         """The model's code of the language (ISO 639, for lid.176) and its probability, 0 to 1."""
-        labels, probabilities = self._model.predict(sample(text), k=1)
+        data = text.encode()
+        return self.identify_many(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]
+
+    def identify_many(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
+        """`identify` of each document, which are concatenated as Arrow keeps a string column."""
+        if self._kernel is None:
+            bounds = offsets.tolist()
+            return [self._ask_library(data[start:stop].tobytes()) for start, stop in pairwise(bounds)]
+        names = (*self._kernel.labels, UNKNOWN)  # label -1 is the last
+        labels, probabilities = self._kernel.predict(data, offsets, SAMPLE_CHARACTERS, SAMPLE_PIECES)
+        return [(names[label], probability) for label, probability in zip(labels, probabilities.tolist(), strict=True)]
+
+    def _ask_library(self, text: bytes) -> tuple[str, float]:
+        taken = sample_text(text, SAMPLE_CHARACTERS, SAMPLE_PIECES).decode().replace("\n", " ")
+        labels, probabilities = self._model.predict(taken, k=1)
         if not labels:
             return UNKNOWN, 0.0
-        return labels[0].removeprefix(_LABEL), min(float(probabilities[0]), 1.0)  # rounding gives 1.00001
+        return labels[0].removeprefix(LABEL), min(float(probabilities[0]), 1.0)  # rounding gives 1.00001
 
-    def identify_many(self, texts: Sequence[str]) -> list[tuple[str, float]]:
-        """`identify` of each text."""
-        return [self.identify(text) for text in texts]
+
+def _load_library(path: Path) -> Any:
+    import fasttext
+
+    return fasttext.load_model(str(path))

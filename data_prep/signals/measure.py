@@ -29,7 +29,7 @@ from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure
 from foundation.atomic_files import sha256_file, whole_file
 from foundation.progress import Progress
 
-VERSION = 2
+VERSION = 3
 
 _EXTRACTED = "extract"
 _COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})
@@ -74,6 +74,7 @@ def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
         lambda: fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed),
         lambda: jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1)),
         lambda: find_pii_in_documents(data, offsets),
+        lambda: LanguageIdentifier().identify_many(data, offsets),
     )
     with Progress("measure: kernels (compiled once on a machine)", len(kernels), "groups") as progress:
         for kernel in kernels:
@@ -106,7 +107,7 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
     data, offsets = text_bytes(texts)
     columns: dict[str, Any] = {"id": documents.column("id")}
 
-    languages = identifier.identify_many(texts.to_pylist())
+    languages = identifier.identify_many(data, offsets)
     statistics = measure_text(data, offsets)
     for names, rows in (
         (STATISTICS, statistics),

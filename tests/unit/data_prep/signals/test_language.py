@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
+import fasttext
+import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.signals.language import (
     SAMPLE_CHARACTERS,
@@ -14,6 +23,7 @@ from data_prep.signals.language import (
     sample,
 )
 
+GOLD = Path(__file__).parents[5] / "shared" / "data" / "gold_langid_docs.jsonl.zst"
 TEXTS = {
     "en": "The committee published its report on Tuesday, and most members agreed with the findings.",
     "de": "Der Ausschuss veröffentlichte am Dienstag seinen Bericht, und die meisten Mitglieder stimmten zu.",
@@ -24,9 +34,62 @@ TEXTS = {
 }
 
 
+PARTS = st.one_of(st.sampled_from([*" \n\t\r\0.,<>\u3000", "__label__en", "__label__", *TEXTS.values()]), st.text())
+
+
 @pytest.fixture(scope="module")
 def identifier() -> LanguageIdentifier:
     return LanguageIdentifier()
+
+
+@pytest.fixture(scope="module")
+def library() -> Any:
+    return fasttext.load_model(str(installed_model_path()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts=st.lists(PARTS, max_size=12))
+def test_fasttexts_own_library_agrees(identifier: LanguageIdentifier, library: Any, parts: list[str]) -> None:
+    text = "".join(parts).encode("utf-8", "replace").decode()
+    labels, probabilities = library.predict(sample(text).replace("\n", " "), k=1)
+    found, probability = identifier.identify(text)
+    assert probability == pytest.approx(min(float(probabilities[0]), 1.0), abs=1e-5)
+    if probability > 0.01:  # of labels that are equally improbable, rounding names one
+        assert found == labels[0].removeprefix("__label__")
+
+
+def test_a_tag_of_html_does_not_end_the_text(identifier: LanguageIdentifier) -> None:
+    assert identifier.identify("<s> A title </s> " + TEXTS["ru"])[0] == "ru"
+
+
+def test_documents_are_read_where_they_stand(identifier: LanguageIdentifier) -> None:
+    texts = [*TEXTS.values(), "", TEXTS["ru"] * 100]
+    data = "".join(texts).encode()
+    offsets = np.cumsum([0, *(len(text.encode()) for text in texts)])
+    found = identifier.identify_many(np.frombuffer(data, dtype=np.uint8), offsets)
+    assert found == [identifier.identify(text) for text in texts]
+
+
+@pytest.mark.skipif(not GOLD.is_file(), reason=f"no gold documents at {GOLD.name}")
+def test_a_sample_is_no_worse_than_the_whole_document(identifier: LanguageIdentifier, library: Any) -> None:
+    with pa.input_stream(str(GOLD), compression="zstd") as stream:
+        documents = [json.loads(line) for line in io.TextIOWrapper(stream, encoding="utf-8")]
+    right = sum(identifier.identify(document["text"])[0] == document["lang"] for document in documents)
+    whole = sum(
+        library.predict(document["text"].replace("\n", " "), k=1)[0][0] == f"__label__{document['lang']}"
+        for document in documents
+    )
+    assert right >= whole
+
+
+def test_a_model_of_another_kind_is_asked_through_the_library(tmp_path: Path) -> None:
+    whole = bytearray(installed_model_path().read_bytes())
+    word_grams_at = 8 + 5 * 4
+    assert struct.unpack_from("<i", whole, word_grams_at) == (1,)
+    struct.pack_into("<i", whole, word_grams_at, 2)
+    path = tmp_path / "pairs.ftz"
+    path.write_bytes(whole)
+    assert LanguageIdentifier(path).identify(TEXTS["ru"])[0] == "ru"
 
 
 @pytest.mark.parametrize("language", TEXTS)
