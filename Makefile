@@ -6,12 +6,13 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint install clean help
+.PHONY: demo test test-all bench lint install clean help
 
 help:
 	@echo "make demo      from this machine's own text to a trained, exported model, in runs/demo"
 	@echo "make test      the tests, with style and types"
 	@echo "make test-all  the slow ones too"
+	@echo "make bench     ours beside its peers, see docs/benchmarks.md"
 	@echo "make install   only the environment, in $(VENV)"
 	@echo "make clean     remove $(VENV) and runs/demo"
 
@@ -28,6 +29,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m tools.bench train
 
 install: $(VENV)/installed
 

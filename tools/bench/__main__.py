@@ -1,0 +1,31 @@
+"""`python -m tools.bench AREA`, which `make bench` calls for every area."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+AREAS = {
+    "train": "training steps of a LLaMA shape: ours, a plain PyTorch loop, transformers; tokens per second and memory",
+}
+"""Area and what it compares; each is a module of this package with `main(arguments) -> int`."""
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench",
+        description="Time our programs beside their peers.",
+        epilog="\n".join(f"  {name:8} {text}" for name, text in AREAS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "area", choices=sorted(AREAS), help="what to time; each has settings of its own, see AREA --help"
+    )
+    given, rest = parser.parse_known_args()
+    return int(importlib.import_module(f"tools.bench.{given.area}").main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

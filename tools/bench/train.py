@@ -1,0 +1,258 @@
+"""Training steps per second of one process: ours, a plain PyTorch loop, and transformers, plain and compiled."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from foundation.progress import Progress, summary_table
+from pretrain.config import ModelConfig, TrainConfig
+from pretrain.model.positions import rotary_table, rotate
+from pretrain.monitor.flops import model_flops_per_token
+
+CONTENDERS = ("ours", "pytorch", "pytorch+compile", "hf", "hf+compile")
+PRECISIONS = ("bf16", "fp32")
+MATMUL_SIZE = 2048
+LEARNING_RATE = 3e-4
+
+Step = Callable[[torch.Tensor, torch.Tensor], float]
+"""tokens [B, S] and targets [B, S], int64 -> loss, after the update"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run every contender in a process of its own, in turns, and print medians and ratios."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench train", description=__doc__)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--feed-forward", type=int, default=1376)
+    parser.add_argument("--vocabulary", type=int, default=32000)
+    parser.add_argument("--sequence", type=int, default=512)
+    parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a round, after two that are not")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of all contenders, one after the other")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "PRECISION"), help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    model = ModelConfig(
+        vocabulary_size=given.vocabulary,
+        hidden_size=given.hidden,
+        layers=given.layers,
+        attention_heads=given.heads,
+        key_value_heads=given.heads,
+        feed_forward_size=given.feed_forward,
+        maximum_positions=given.sequence,
+    )
+    if given.one:
+        print(json.dumps(time_one(*given.one, model, given.micro_batch, given.steps)))
+        return 0
+
+    runs = [(name, precision) for precision in given.precisions for name in given.contenders]
+    results: dict[tuple[str, str], list[dict[str, float]]] = {run: [] for run in runs}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
+    with Progress("bench", given.rounds * len(runs), "processes") as progress:
+        for _ in range(given.rounds):
+            for run in runs:
+                command = [sys.executable, "-m", "tools.bench", "train", *arguments, "--one", *run]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if done.returncode:
+                    print(done.stderr, file=sys.stderr)
+                    return 1
+                results[run].append(json.loads(done.stdout.splitlines()[-1]))
+                progress.advance()
+    rows = []
+    for precision in given.precisions:
+        peak = statistics.median(
+            result["matmul_flops"] for run in runs if run[1] == precision for result in results[run]
+        )
+        ours = statistics.median(result["tokens_per_second"] for result in results["ours", precision])
+        for name in given.contenders:
+            found = results[name, precision]
+            speed = statistics.median(result["tokens_per_second"] for result in found)
+            utilisation = speed * model_flops_per_token(model, given.sequence) / peak
+            memory = max(result["peak_bytes"] for result in found)
+            rows.append(
+                (name, precision, f"{speed:,.0f}", f"{ours / speed:.2f}", f"{utilisation:.0%}", f"{memory / 1e9:.2f}")
+            )
+    title = f"{given.rounds} rounds in turns, {given.threads} thread, medians; peak is a {MATMUL_SIZE}³ product"
+    columns = ("program", "precision", "tokens/s", "ours ÷ it", "of peak", "memory, GB")
+    summary_table(title, rows, columns)
+    return 0
+
+
+def time_one(name: str, precision: str, model: ModelConfig, micro_batch: int, steps: int) -> dict[str, float]:
+    """Tokens per second, peak memory, and this machine's product of two matrices in the same precision."""
+    torch.manual_seed(1)
+    step = MAKERS[name](model, precision, micro_batch)
+    tokens = torch.randint(0, model.vocabulary_size, (micro_batch, model.maximum_positions + 1))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    for _ in range(2):
+        loss = step(inputs, targets)
+    started = time.perf_counter()
+    for _ in range(steps):
+        loss = step(inputs, targets)
+    seconds = time.perf_counter() - started
+    if not loss < math.log(model.vocabulary_size):  # the same batch six times over: it must have learnt something
+        raise RuntimeError(f"{name} {precision}: loss {loss} after {steps + 2} steps on one batch: it does not train")
+    return {
+        "tokens_per_second": steps * inputs.numel() / seconds,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "matmul_flops": matmul_flops(torch.bfloat16 if precision == "bf16" else torch.float32),
+        "loss": loss,
+    }
+
+
+def matmul_flops(dtype: torch.dtype) -> float:
+    """FLOP/s of the product of two square matrices, best of five."""
+    a, b = (torch.randn(MATMUL_SIZE, MATMUL_SIZE).to(dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * MATMUL_SIZE**3 / best
+
+
+def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
+    """The trainer's engine with one process."""
+    from pretrain.engine import Engine, join_processes
+    from pretrain.topology import Topology
+
+    join_processes(600)
+    config = TrainConfig.model_validate(
+        {
+            "output": "unused",
+            "model": model.model_dump(),
+            "data": {"mixture": "unused", "sequence_length": model.maximum_positions},
+            "batch": {"global_batch_size": micro_batch, "micro_batch_size": micro_batch},
+            "optimizer": {"learning_rate": LEARNING_RATE},
+            "schedule": {"total_steps": 100, "warmup_steps": 1},
+            "precision": precision,
+        }
+    )
+    engine = Engine(config, Topology(1, 1, 1))
+
+    def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
+        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            yield tokens, targets
+
+        return engine.train_step(batches(), LEARNING_RATE).loss
+
+    return step
+
+
+class PlainBlock(nn.Module):
+    """LLaMA's block as one writes it for a single device."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        size, inner = model.hidden_size, model.feed_forward_size
+        self.heads = model.attention_heads
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(size, model.norm_epsilon), nn.RMSNorm(size, model.norm_epsilon)
+        self.qkv, self.output = nn.Linear(size, 3 * size, bias=False), nn.Linear(size, size, bias=False)
+        self.gate_up, self.down = nn.Linear(size, 2 * inner, bias=False), nn.Linear(inner, size, bias=False)
+
+    def forward(self, x_BSD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        batch, length, size = x_BSD.shape
+        q, k, v = self.qkv(self.attention_norm(x_BSD)).view(batch, length, 3, self.heads, -1).unbind(2)
+        q, k = (rotate(part.transpose(0, 1), cos, sin).transpose(0, 1) for part in (q, k))
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x_BSD + self.output(mixed.transpose(1, 2).reshape(batch, length, size))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class PlainModel(nn.Module):
+    """LLaMA without any parallelism, in the manner of nanoGPT."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(model.vocabulary_size, model.hidden_size)
+        self.blocks = nn.ModuleList(PlainBlock(model) for _ in range(model.layers))
+        self.norm = nn.RMSNorm(model.hidden_size, model.norm_epsilon)
+        self.head = nn.Linear(model.hidden_size, model.vocabulary_size, bias=False)
+        self.cos, self.sin = rotary_table(model.maximum_positions, model.head_size, model.rope_theta)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=model.initial_std)
+
+    def forward(self, tokens_BS: torch.Tensor, targets_BS: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens_BS)
+        for block in self.blocks:
+            x = block(x, self.cos, self.sin)
+        return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1).float(), targets_BS.flatten())
+
+
+def make_pytorch(model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False) -> Step:
+    """fp32 weights under autocast, clipping, fused AdamW."""
+    return training_step(PlainModel(model), precision, compiled)
+
+
+def make_transformers(model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False) -> Step:
+    """transformers' LlamaForCausalLM with scaled_dot_product_attention, fp32 weights under autocast."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=model.vocabulary_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.feed_forward_size,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.attention_heads,
+        max_position_embeddings=model.maximum_positions,
+        use_cache=False,
+    )
+    llama = LlamaForCausalLM(config)
+    llama.set_attn_implementation("sdpa")
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.llama = llama
+
+        def forward(self, tokens_BS: torch.Tensor, targets_BS: torch.Tensor) -> torch.Tensor:
+            logits = self.llama(tokens_BS).logits
+            return F.cross_entropy(logits.flatten(0, 1).float(), targets_BS.flatten())
+
+    return training_step(Loss(), precision, compiled)
+
+
+def training_step(model: nn.Module, precision: str, compiled: bool) -> Step:
+    """Forward, backward, clipping and fused AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    forward = torch.compile(model) if compiled else model
+
+    def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = forward(tokens, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    return step
+
+
+MAKERS: dict[str, Callable[[ModelConfig, str, int], Step]] = {
+    "ours": make_ours,
+    "pytorch": make_pytorch,
+    "pytorch+compile": lambda model, precision, batch: make_pytorch(model, precision, batch, compiled=True),
+    "hf": make_transformers,
+    "hf+compile": lambda model, precision, batch: make_transformers(model, precision, batch, compiled=True),
+}
