@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> int:
         maximum_positions=given.sequence,
     )
     if given.one:
-        print(json.dumps(time_one(*given.one, model, given.micro_batch, given.steps)))
+        name, precision = given.one
+        print(json.dumps(time_one(name, precision, model, given.micro_batch, given.steps)))
         return 0
 
     runs = [(name, precision) for precision in given.precisions for name in given.contenders]
