@@ -2,6 +2,7 @@
 
     tokens/<source>.bin|idx           what is trained on
     tokens/<source>.heldout.bin|idx   what never is: documents chosen by a hash of their id
+    tokens/<source>.origins.npy       which document of the corpus each is, see `origins`
     tokens/mixture.yaml               counts, weights, checksums
     tokens/encoded/                   encoded shards, until their source is gathered
 
@@ -26,6 +27,7 @@ import yaml
 from data_prep.config import DataConfig
 from data_prep.executors import run_units
 from data_prep.indexed_dataset.format import bin_path, idx_path
+from data_prep.indexed_dataset.origins import origins_path, pack, write_origins
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
@@ -35,7 +37,7 @@ from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixtur
 from foundation.atomic_files import whole_file, write_text
 from foundation.progress import summary_table
 
-VERSION = 1
+VERSION = 2
 
 _BATCH_BYTES = 2_000_000
 """Text that is encoded at a time."""
@@ -97,6 +99,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     prefix, flags_path = _encoded(run, name), _flags(run, name)
     encoder = open_encoder(run.tokenizer)
     flags: list[bool] = []
+    identities: list[str] = []
     byte_count = 0
     with ExitStack() as stack:
         writer: IndexedDatasetWriter | None = None
@@ -105,6 +108,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
             encoded = encoder.encode([document.text for document in batch])
             writer.add_documents(encoded.tokens, encoded.sizes)
             flags.extend(id_fraction(seed, "heldout", document.id) < heldout_share for document in batch)
+            identities += [document.id for document in batch]
             byte_count += sum(len(document.text.encode()) for document in batch)
     heldout = sum(flags)
     counts = {"documents": len(flags) - heldout, "heldout_documents": heldout, "bytes": byte_count}
@@ -113,7 +117,8 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         return
     with whole_file(flags_path) as temporary, open(temporary, "wb") as stream:
         np.save(stream, np.array(flags))
-    stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path], counts)
+    origins = write_origins(prefix, pack(identities))
+    stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins], counts)
 
 
 def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
@@ -143,6 +148,8 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
         return
     datasets = [IndexedDataset(_encoded(run, name)) for name in names]
     flags = [np.load(_flags(run, name)) for name in names]
+    origins = [np.load(origins_path(_encoded(run, name))) for name in names]
+    gathered: dict[bool, list[npt.NDArray[np.int64]]] = {False: [], True: []}
     vocabulary_size = ReferenceEncoder(run.tokenizer).vocabulary_size
     writers: dict[bool, IndexedDatasetWriter] = {}
     with ExitStack() as stack:
@@ -150,31 +157,40 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
             if any((flag == is_heldout).any() for flag in flags):
                 writer = IndexedDatasetWriter(_prefix(run, source, is_heldout), vocabulary_size)
                 writers[is_heldout] = stack.enter_context(writer)
-        for is_heldout, tokens, sizes in _shuffled(datasets, flags, f"{seed}/documents/{source}"):
+        for is_heldout, tokens, sizes, where in _shuffled(datasets, flags, origins, f"{seed}/documents/{source}"):
             writers[is_heldout].add_documents(tokens, sizes)
+            gathered[is_heldout].append(where)
     outputs: list[Path] = []
     for is_heldout, writer in writers.items():
         IndexedDataset(writer.prefix).check_index()
         outputs += [bin_path(writer.prefix), idx_path(writer.prefix)]
+        outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout])))
         counts[_key("documents", is_heldout)] = writer.documents
         counts[_key("tokens", is_heldout)] = writer.tokens
     stage.commit(source, outputs, counts)
 
 
+_Gathered = tuple[bool, npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
 def _shuffled(
-    datasets: Sequence[IndexedDataset], flags: Sequence[npt.NDArray[np.bool_]], key: str
-) -> Iterator[tuple[bool, npt.NDArray[Any], npt.NDArray[np.int64]]]:
-    """All documents of the datasets in random order, some at a time: whether held out, tokens, sizes."""
+    datasets: Sequence[IndexedDataset],
+    flags: Sequence[npt.NDArray[np.bool_]],
+    origins: Sequence[npt.NDArray[np.int64]],
+    key: str,
+) -> Iterator[_Gathered]:
+    """All documents of the datasets in random order, some at a time: whether held out, tokens, sizes, origins."""
     ends = np.cumsum([len(dataset) for dataset in datasets])
     permutation = KeyedPermutation(int(ends[-1]), key)
-    held: dict[bool, list[npt.NDArray[Any]]] = {False: [], True: []}
+    held: dict[bool, list[tuple[npt.NDArray[Any], int]]] = {False: [], True: []}
     held_tokens = 0
 
-    def release() -> Iterator[tuple[bool, npt.NDArray[Any], npt.NDArray[np.int64]]]:
+    def release() -> Iterator[_Gathered]:
         for is_heldout, documents in held.items():
             if documents:
-                sizes = np.fromiter(map(len, documents), np.int64, len(documents))
-                yield is_heldout, np.concatenate(documents), sizes
+                sizes = np.fromiter((len(tokens) for tokens, _ in documents), np.int64, len(documents))
+                where = np.array([origin for _, origin in documents], np.int64)
+                yield is_heldout, np.concatenate([tokens for tokens, _ in documents]), sizes, where
                 documents.clear()
 
     for start in range(0, int(ends[-1]), _GATHERED_DOCUMENTS):
@@ -183,7 +199,7 @@ def _shuffled(
         for d, document in zip(dataset_of.tolist(), order.tolist(), strict=True):
             inner = document - int(ends[d]) + len(datasets[d])
             tokens = datasets[d].document(inner)
-            held[bool(flags[d][inner])].append(tokens)
+            held[bool(flags[d][inner])].append((tokens, int(origins[d][inner])))
             held_tokens += len(tokens)
             if held_tokens >= _GATHERED_TOKENS:
                 yield from release()

@@ -11,6 +11,8 @@ import yaml
 
 from data_prep.config import DataConfig
 from data_prep.indexed_dataset import tokenize as stage_module
+from data_prep.indexed_dataset.format import TokenFileError
+from data_prep.indexed_dataset.origins import Origins
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.shards import Manifest, RunDirectory, restart
@@ -100,13 +102,38 @@ def test_kept_documents_come_out_once(
         "books.bin",
         "books.heldout.bin",
         "books.heldout.idx",
+        "books.heldout.origins.npy",
         "books.idx",
+        "books.origins.npy",
         "code.bin",
         "code.heldout.bin",
         "code.heldout.idx",
+        "code.heldout.origins.npy",
         "code.idx",
+        "code.origins.npy",
         "mixture.yaml",
     ]
+
+
+def test_every_document_knows_where_it_is_from(
+    prepared: tuple[DataConfig, RunDirectory, Manifest], sources: dict[str, list[str]], in_process: None
+) -> None:
+    config, run, _ = prepared
+    tokenize(config, run)
+    seen = []
+    for name in ("books", "books.heldout", "code", "code.heldout"):
+        texts = read_back(run, name)
+        origins = Origins(run.tokens / name, name.split(".")[0], len(texts))
+        for i, text in enumerate(texts):
+            shard, row = origins.identity(i).split("/")
+            original = sources[origins.source][int(shard[-5:]) * 40 + int(row)]
+            assert text == (original.replace("x@example.org", "PI:EMAIL") if original == SECRET else original)
+            seen.append(origins.identity(i))
+    assert len(set(seen)) == len(seen) == 200 - len(DROPPED)
+    with pytest.raises(TokenFileError, match=r"books.origins.npy: \d+ documents, but the token file beside it has 3"):
+        Origins(run.tokens / "books", "books", 3)
+    with pytest.raises(TokenFileError, match=r"other.origins.npy: no such file; only"):
+        Origins(run.tokens / "other", "other", 3)
 
 
 def test_mixture_holds_what_the_files_hold(

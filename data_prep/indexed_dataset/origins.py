@@ -1,0 +1,72 @@
+"""Where the documents of a token file come from: `<prefix>.origins.npy` beside `<prefix>.bin`.
+
+int64, one for each document in the order of the file: number of its shard << 32 | its row in the shard. With the name
+of the source that is the document's id, by which text, URL and signals are found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.indexed_dataset.format import TokenFileError
+from foundation.atomic_files import whole_file
+
+_IDENTITY = re.compile(r".+-(\d+)/(\d+)")
+
+
+def origins_path(prefix: Path) -> Path:
+    """`<prefix>.origins.npy`; the prefix may itself hold dots."""
+    return Path(f"{prefix}.origins.npy")
+
+
+def pack(identities: Iterable[str]) -> npt.NDArray[np.int64]:
+    """Ids, `<source>-<shard>/<row>`, as numbers."""
+    packed = []
+    for identity in identities:
+        match = _IDENTITY.fullmatch(identity)
+        if match is None:
+            raise ValueError(f"document id {identity!r} is not of the form <source>-<shard>/<row>")
+        packed.append(int(match[1]) << 32 | int(match[2]))
+    return np.array(packed, np.int64)
+
+
+def write_origins(prefix: Path, packed: npt.NDArray[np.int64]) -> Path:
+    """Write the file of a prefix, whole or not at all."""
+    path = origins_path(prefix)
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, packed)
+    return path
+
+
+class Origins:
+    """Ids of the documents of a token file.
+
+    Args:
+        prefix: of the token file, without `.bin`.
+        source: name of the source that the file holds.
+        documents: how many documents the token file has.
+
+    Raises:
+        TokenFileError: there is no such file, or it is of another token file.
+    """
+
+    def __init__(self, prefix: Path, source: str, documents: int) -> None:
+        path = origins_path(prefix)
+        if not path.is_file():
+            raise TokenFileError(
+                f"{path}: no such file; only `python -m data_prep tokenize` knows where documents are from"
+            )
+        self.source = source
+        self.packed: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
+        if len(self.packed) != documents:
+            raise TokenFileError(f"{path}: {len(self.packed)} documents, but the token file beside it has {documents}")
+
+    def identity(self, document: int) -> str:
+        """Id of a document, as the corpus, the ledger and `why` have it."""
+        packed = int(self.packed[document])
+        return f"{self.source}-{packed >> 32:05d}/{packed & 0xFFFFFFFF:07d}"
