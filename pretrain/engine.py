@@ -21,7 +21,7 @@ from pretrain.deepspeed_config import deepspeed_config
 from pretrain.device import communication_backend, limit_cpu_threads, local_device, start_alone
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
-from pretrain.model.loss import vocabulary_parallel_cross_entropy
+from pretrain.model.loss import mean_loss
 from pretrain.model.partition import Partition, partition_of
 from pretrain.model.pipeline import PipelineLayer, pipeline_layers
 from pretrain.topology import Topology
@@ -187,18 +187,25 @@ class Engine:
         self.coordinate = topology.coordinate(self.rank)
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         tensor_parallel = TensorParallel(_tensor_group(topology), dtype)
-        vocabulary_size = config.model.vocabulary_size
+        model = config.model
 
-        def mean_loss(logits_SBV: torch.Tensor, targets_BS: torch.Tensor) -> torch.Tensor:
-            return vocabulary_parallel_cross_entropy(
-                logits_SBV, targets_BS.transpose(0, 1).contiguous(), tensor_parallel.group, vocabulary_size
-            ).mean()
+        def loss(logits_SBV: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
+            return mean_loss(
+                logits_SBV,
+                targets_BS.transpose(0, 1).contiguous(),
+                None if weights_BS is None else weights_BS.transpose(0, 1),
+                tensor_parallel.group,
+                model.vocabulary_size,
+                model.z_loss,
+                model.maximum_z_loss,
+            )
 
         with redirect_stdout(StringIO()):  # DeepSpeed prints its plan from rank 0, line by line
             self._pipeline = _Pipeline(
                 pipeline_layers(config.model, config.data.sequence_length, tensor_parallel),
                 topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
-                loss_fn=mean_loss,
+                loss_fn=loss,
             )
         self._parameters = dict(self._pipeline.named_global_parameters())
         self._initialise_weights()

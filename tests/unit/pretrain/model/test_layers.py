@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -11,11 +12,11 @@ import torch.nn.functional as F
 
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
-from pretrain.model.attention import QUERY_BLOCK, causal_attention
+from pretrain.model.attention import QUERY_BLOCK, causal_attention, flex_attention
 from pretrain.model.init import whole_weight
-from pretrain.model.loss import vocabulary_parallel_cross_entropy
+from pretrain.model.loss import mean_loss, vocabulary_parallel_cross_entropy
 from pretrain.model.norm import RMSNorm
-from pretrain.model.positions import rotary_table, rotate
+from pretrain.model.positions import alibi_slopes, rotary_table, rotate
 
 CONFIG = ModelConfig(
     vocabulary_size=250,
@@ -51,6 +52,51 @@ def test_block_causal_attention_is_attention(length: int, key_value_heads: int) 
         torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(reference, (q, k, v), upstream), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
+@pytest.mark.parametrize("length", [5, QUERY_BLOCK + 70])
+@pytest.mark.parametrize("kind", ["none", "prefix", "documents"])
+def test_ranges_and_slopes_are_those_of_a_plain_mask(kind: str, length: int, slopes: torch.Tensor | None) -> None:
+    """In query blocks, and by the GPU's FlexAttention, whose forward pass torch also runs on a CPU."""
+    generator = torch.Generator().manual_seed(length)
+    q, k, v = (torch.randn(2, 4, length, 16, generator=generator, requires_grad=True) for _ in range(3))
+    places = torch.arange(length)
+    seen = (places <= places[:, None]).expand(2, length, length)
+    layout = None
+    if kind == "prefix":
+        prefix = torch.tensor([3, length // 2 + 1])[:, None]
+        layout = torch.stack([torch.zeros(2, length, dtype=torch.int64), torch.maximum(places + 1, prefix)], -1)
+        seen = seen | (places < prefix[:, None])
+    elif kind == "documents":
+        starts = torch.stack([places // 40 * 40, places // 3 * 3])
+        layout = torch.stack([starts, (places + 1).expand(2, length)], -1)
+        seen = seen & (places >= starts[..., None])
+    bias = torch.zeros(2, 1, length, length).masked_fill(~seen[:, None], float("-inf"))
+    if slopes is not None:
+        bias = bias - slopes[:, None, None] * (places[:, None] - places)
+    reference = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    ours = causal_attention(q, k, v, slopes, layout)
+    torch.testing.assert_close(ours, reference)
+    upstream = torch.randn(ours.shape, generator=generator)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(reference, (q, k, v), upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is slow without being compiled
+        on_gpu = flex_attention(q.detach(), k.detach(), v.detach(), slopes, layout)
+        torch.testing.assert_close(on_gpu, reference)
+
+
+def test_slopes_are_the_published_ones() -> None:
+    """For 8 heads, from the paper; for 12, the 8 and then every second one of 16's; for BLOOM's 112 likewise."""
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+    assert alibi_slopes(12).tolist() == pytest.approx(
+        [2.0**-i for i in range(1, 9)] + [2 ** -(i + 0.5) for i in range(4)]
+    )
+    many = alibi_slopes(112)
+    assert len(many) == 112 and many[64].item() == pytest.approx(2 ** (-8 / 128))
 
 
 def test_no_position_sees_the_future() -> None:
@@ -94,6 +140,27 @@ def test_cross_entropy_is_torchs(group: dist.ProcessGroup, dtype: torch.dtype) -
     assert mine[..., 250:].abs().max() == 0, "a padding row got a gradient"
 
 
+@pytest.mark.parametrize(("z_loss", "maximum_z_loss"), [(0.0, 0.0), (1e-2, 0.0), (0.0, 1e-2), (1e-2, 1e-2)])
+def test_the_whole_loss_is_torchs(group: dist.ProcessGroup, z_loss: float, maximum_z_loss: float) -> None:
+    """PaLM's z-loss, Baichuan 2's max-z loss and weights of tokens; evaluation counts the first term alone."""
+    logits = (3 * torch.randn(6, 2, 256)).requires_grad_()
+    targets = torch.randint(0, 250, (6, 2))
+    weights = torch.rand(6, 2)
+    weights /= weights.sum(0)
+    ours = mean_loss(logits, targets, weights, group, 250, z_loss, maximum_z_loss)
+    real = logits[..., :250]
+    nll = F.cross_entropy(real.transpose(1, 2), targets, reduction="none")
+    terms = nll + z_loss * real.logsumexp(-1) ** 2 + maximum_z_loss * real.amax(-1) ** 2
+    reference = (terms * weights).sum(0).mean()
+    torch.testing.assert_close(ours, reference)
+    (mine,) = torch.autograd.grad(ours, logits)
+    (theirs,) = torch.autograd.grad(reference, logits)
+    torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        evaluated = mean_loss(logits, targets, weights, group, 250, z_loss, maximum_z_loss)
+    torch.testing.assert_close(evaluated, (nll * weights).sum(0).mean())
+
+
 @pytest.mark.parametrize("target", [250, -1])
 def test_a_target_outside_the_vocabulary_is_named(group: dist.ProcessGroup, target: int) -> None:
     targets = torch.tensor([[3], [target]])
@@ -107,6 +174,23 @@ def test_initial_weights_depend_on_name_and_seed_alone() -> None:
     assert torch.equal(one, whole_weight("layers.3.mlp.down.weight", (64, 96), 7, CONFIG))
     assert not torch.equal(one, whole_weight("layers.4.mlp.down.weight", (64, 96), 7, CONFIG))
     assert not torch.equal(one, whole_weight("layers.3.mlp.down.weight", (64, 96), 8, CONFIG))
+
+
+def test_initial_spread_as_published() -> None:
+    """PaLM's fan-in; GLM-130B's Xavier with values, output and MLP scaled down, queries and keys not."""
+    palm = ModelConfig.model_validate({**CONFIG.model_dump(), "initialisation": "fan_in"})
+    assert whole_weight("embedding.weight", (256, 640), 7, palm).std().item() == pytest.approx(1.0, rel=0.02)
+    assert whole_weight("layers.0.mlp.down.weight", (640, 400), 7, palm).std().item() == pytest.approx(0.05, rel=0.02)
+    glm = ModelConfig.model_validate(
+        {**CONFIG.model_dump(), "initialisation": "deepnorm", "hidden_size": 512, "key_value_heads": 4}
+    )
+    fused = whole_weight("layers.0.attention.query_key_value.weight", (1536, 512), 7, glm).view(3, 512, 512)
+    xavier = (2 / 1024) ** 0.5
+    for part, gain in zip(fused, (1, 1, 1 / 4), strict=True):  # sqrt(2 · 8 layers) = 4
+        assert part.std().item() == pytest.approx(gain * xavier, rel=0.02)
+    down = whole_weight("layers.0.mlp.down.weight", (512, 512), 7, glm)
+    assert down.std().item() == pytest.approx(xavier / 4, rel=0.02)
+    assert not whole_weight("layers.0.mlp.down.bias", (512,), 7, glm).any()
 
 
 def test_initial_spread() -> None:
