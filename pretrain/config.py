@@ -130,6 +130,42 @@ class DataConfig(Settings):
     it has not reached."""
 
 
+class ObjectiveConfig(Settings):
+    """What a window of tokens teaches, see `pretrain/data/objective.py`."""
+
+    kind: Literal["causal", "prefix", "blank_infilling"] = "causal"
+    short_span_share: float = Field(default=0.3, ge=0, le=1)
+    """Of the samples have short blanks, the others a long one at the end (GLM-130B, arXiv:2210.02414, section 2.2)."""
+    mask_token: int | None = Field(default=None, ge=0)
+    """In place of a short blank."""
+    long_mask_token: int | None = Field(default=None, ge=0)
+    """In place of the long blank at the end."""
+    start_token: int | None = Field(default=None, ge=0)
+    """Before the content of a blank."""
+    end_token: int | None = Field(default=None, ge=0)
+    """After the content of a blank."""
+
+    @model_validator(mode="after")
+    def _tokens_are_those_of_the_kind(self) -> ObjectiveConfig:
+        given = {name: getattr(self, name) for name in BLANK_TOKENS}
+        if self.kind == "blank_infilling":
+            for name, token in given.items():
+                if token is None:
+                    raise ValueError(f"{name}: missing; blank_infilling needs {', '.join(BLANK_TOKENS)}")
+            if len(set(given.values())) < len(given):
+                raise ValueError(f"{', '.join(BLANK_TOKENS)}: {list(given.values())} must be four different tokens")
+            return self
+        for name, token in given.items():
+            if token is not None:
+                raise ValueError(f"{name}: {token} has no effect: objective.kind is {self.kind}")
+        if self.short_span_share != type(self).model_fields["short_span_share"].default:
+            raise ValueError(f"short_span_share: {self.short_span_share} has no effect: objective.kind is {self.kind}")
+        return self
+
+
+BLANK_TOKENS = ("mask_token", "long_mask_token", "start_token", "end_token")
+
+
 class ParallelConfig(Settings):
     """Degrees of the three axes; their product is the number of processes."""
 
@@ -216,6 +252,7 @@ class TrainConfig(Settings):
     seed: int = Field(default=1234, ge=0)
     model: ModelConfig
     data: DataConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
     parallel: ParallelConfig = ParallelConfig()
     batch: BatchConfig
     optimizer: OptimizerConfig
@@ -255,6 +292,22 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"parallel.pipeline: {pipeline} stages need a layer each, and model.layers is {model.layers}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> TrainConfig:
+        objective = self.objective
+        if objective.kind != "causal" and self.data.sequence_length < 16:
+            raise ValueError(
+                f"data.sequence_length: {self.data.sequence_length} is too short for objective.kind {objective.kind}, "
+                "which needs 16 tokens"
+            )
+        for name in BLANK_TOKENS:
+            token = getattr(objective, name)
+            if token is not None and token >= self.model.vocabulary_size:
+                raise ValueError(
+                    f"objective.{name}: {token} must be below model.vocabulary_size {self.model.vocabulary_size}"
+                )
         return self
 
     @model_validator(mode="after")

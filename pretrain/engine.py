@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.config import TrainConfig
+from pretrain.data.objective import Batch
 from pretrain.deepspeed_config import deepspeed_config
 from pretrain.device import communication_backend, limit_cpu_threads, local_device, start_alone
 from pretrain.model.init import whole_weight
@@ -287,11 +288,12 @@ class Engine:
             self._engine.reset_activation_shape()
             self._sequence_length = sequence_length
 
-    def train_step(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], learning_rate: float) -> StepResult:
+    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> StepResult:
         """Forward, backward and update over one global batch.
 
         Args:
-            batches: (tokens, targets), int64 [B, S] each, of this data rank; one global batch is taken from it.
+            batches: (tokens, targets), int64 [B, S] each, of this data rank, or what an objective makes of them; one
+                global batch is taken from it.
             learning_rate: of this step.
 
         Raises:
@@ -305,7 +307,7 @@ class Engine:
             raise FloatingPointError(f"loss {result.loss}, gradient norm {result.gradient_norm}: not finite")
         return result
 
-    def evaluate(self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]], micro_batches: int) -> float:
+    def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
         """Mean loss in nats over `micro_batches` of every data rank, the same on every rank."""
         return float(self._engine.eval_batch(batches, num_micro_batches=micro_batches))
 

@@ -10,6 +10,7 @@ from typing import Any
 from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader, micro_batches
+from pretrain.data.objective import Arrange, arrange
 from pretrain.engine import Engine
 from pretrain.monitor.metrics import MetricsWriter
 from pretrain.monitor.progress import TrainingProgress
@@ -57,6 +58,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         batch.micro_batch_size,
         engine.coordinate.data,
         run.topology.data,
+        _arrange(run, "train"),
     )
     while step < last_step:
         started = time.perf_counter()
@@ -126,13 +128,24 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         metrics.close()
 
 
+def _arrange(run: Run, split: str) -> Arrange | None:
+    config = run.config
+    return arrange(config.objective, config.seed, split, two_dimensional=config.model.positions == "learned_2d")
+
+
 def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:
     """Mean loss over the first batches of the held-out part, the same ones each time; and how many tokens they have."""
     batch = run.config.batch
     assert held_out.sample_count is not None
     count = min(run.config.evaluation.batches, held_out.sample_count // batch.global_batch_size)
     batches = micro_batches(
-        held_out, 0, batch.global_batch_size, batch.micro_batch_size, run.engine.coordinate.data, run.topology.data
+        held_out,
+        0,
+        batch.global_batch_size,
+        batch.micro_batch_size,
+        run.engine.coordinate.data,
+        run.topology.data,
+        _arrange(run, "heldout"),
     )
     run.engine.set_sequence_length(run.config.data.sequence_length)
     loss = run.engine.evaluate(batches, count * run.config.accumulation_steps(run.topology.data))

@@ -18,6 +18,7 @@ from data_prep.indexed_dataset.format import bin_path, idx_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
+from pretrain.data.objective import Arrange, Batch
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
@@ -250,7 +251,8 @@ def micro_batches(
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    arrange: Arrange | None = None,
+) -> Iterator[Batch]:
     """This data-parallel rank's micro-batches, for a run that has consumed `first_position` samples.
 
     A global batch takes the next `global_batch_size` samples that are not skipped. Row j of rank d's micro-batch k is
@@ -260,8 +262,12 @@ def micro_batches(
 
     Train samples go on for ever. Held-out samples end with the last whole global batch, on all ranks alike.
 
+    Args:
+        arrange: what is made of the windows, see `pretrain/data/objective.py`; when left out, the next token is to be
+            predicted.
+
     Yields:
-        tokens_BS, labels_BS: int64; labels are the tokens one place later.
+        tokens_BS, labels_BS: int64; labels are the tokens one place later; or what `arrange` makes.
 
     Raises:
         ValueError: the global batch cannot be divided, or the sequence length would change in the middle of one.
@@ -294,6 +300,10 @@ def micro_batches(
         for first in range(0, rows.size, micro_batch_size):
             some = slice(first, first + micro_batch_size)
             chosen = SampleLocations(places.dataset[some], places.epoch[some], places.window[some])
-            sample_BS1 = torch.from_numpy(reader.read(chosen, int(lengths[0])))
+            windows = reader.read(chosen, int(lengths[0]))
+            if arrange is not None:
+                yield arrange(windows, samples[rows[first // micro_batch_size]])
+                continue
+            sample_BS1 = torch.from_numpy(windows)
             yield sample_BS1[:, :-1].contiguous(), sample_BS1[:, 1:].contiguous()
         start += global_batch_size

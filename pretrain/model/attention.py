@@ -58,7 +58,7 @@ def causal_attention(
         end = stop if ends is None else max(stop, *ends[start:stop])
         scores = (q_BHSE[:, :, start:stop] * scale) @ k_BKSE[:, :, :end].transpose(2, 3)
         if slopes_H is not None:
-            distances = (places[start:stop, None] - places[:end]).to(torch.float32)
+            distances = (places[start:stop, None] - places[:end]).abs().to(torch.float32)
             # In fp32: a distance of 300 has no neighbour in bf16.
             scores = scores.float() - slopes_H[:, None, None] * distances
         if layout_BSC is None:
@@ -86,7 +86,7 @@ def flex_attention(
 
     def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
         assert slopes_H is not None
-        return score - slopes_H[head] * (query - key)
+        return score - slopes_H[head] * (query - key).abs()
 
     # Beside the layout, so that the layers of a stage, which all get the same one, make it once.
     mask = getattr(layout_BSC, "block_mask", None)

@@ -15,13 +15,12 @@ from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import newest_checkpoint
 from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config import TrainConfig
+from pretrain.data.objective import Batch, arrange
 from pretrain.engine import Engine, join_processes
 from pretrain.model.partition import partition_of
 from pretrain.monitor.replicas import ReplicaDriftError, check_replicas
 from pretrain.topology import Topology
 from pretrain.train import train as train_run
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def tiny_config(**changes: Any) -> TrainConfig:
@@ -58,14 +57,19 @@ def random_batches(config: TrainConfig, topology: Topology, data_rank: int, firs
     """Micro-batches of this data rank; the global batch of a step is the same under every topology."""
     batch, length = config.batch, config.data.sequence_length
     step = first_step
+    make = arrange(config.objective, config.seed, "train", config.model.positions == "learned_2d")
     while True:
         generator = torch.Generator().manual_seed(1000 + step)
         samples = torch.randint(
             0, config.model.vocabulary_size, (batch.global_batch_size, length + 1), generator=generator
         )
         rows = samples.view(-1, topology.data, batch.micro_batch_size, length + 1)[:, data_rank]
-        for micro_batch in rows:
-            yield micro_batch[:, :-1].contiguous(), micro_batch[:, 1:].contiguous()
+        numbers = torch.arange(batch.global_batch_size).view(-1, topology.data, batch.micro_batch_size)[:, data_rank]
+        for micro_batch, in_batch in zip(rows, numbers, strict=True):
+            if make is not None:
+                yield make(micro_batch.numpy(), (batch.global_batch_size * step + in_batch).numpy())
+            else:
+                yield micro_batch[:, :-1].contiguous(), micro_batch[:, 1:].contiguous()
         step += 1
 
 

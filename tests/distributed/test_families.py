@@ -29,6 +29,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "initialisation": "deepnorm",
     },
 }
+BLANKS = {"kind": "blank_infilling", "mask_token": 1, "long_mask_token": 2, "start_token": 3, "end_token": 4}
+OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
+    # Both kinds of blanks in a batch: samples differ in how many tokens they predict.
+    "glm-blanks": ("glm", {**BLANKS, "short_span_share": 0.5}),
+    "glm-deepnorm-blanks": ("glm-deepnorm", {**BLANKS, "short_span_share": 0.5}),
+    "bloom-prefix": ("bloom", {"kind": "prefix"}),
+}
 TOPOLOGIES = [
     Topology(pipe=1, data=1, tensor=2),
     Topology(pipe=2, data=2, tensor=1),
@@ -39,7 +46,9 @@ TOLERANCE = 1e-5
 
 
 def config_of(name: str) -> TrainConfig:
-    return cases.tiny_config(**{f"model__{key}": value for key, value in FAMILIES[name].items()})
+    family, objective = OBJECTIVES.get(name, (name, {"kind": "causal"}))
+    model = {f"model__{key}": value for key, value in FAMILIES[family].items()}
+    return cases.tiny_config(objective=objective, **model)
 
 
 @cache
@@ -58,7 +67,7 @@ def worst_difference(ours: dict[str, np.ndarray], reference: dict[str, np.ndarra
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *OBJECTIVES])
 def test_equals_one_process(name: str, topology: Topology) -> None:
     reference, ours = trained(name, Topology(1, 1, 1)), trained(name, topology)
     for key in ("loss", "gradient_norm", "evaluation"):

@@ -74,7 +74,7 @@ def test_ranges_and_slopes_are_those_of_a_plain_mask(kind: str, length: int, slo
         seen = seen & (places >= starts[..., None])
     bias = torch.zeros(2, 1, length, length).masked_fill(~seen[:, None], float("-inf"))
     if slopes is not None:
-        bias = bias - slopes[:, None, None] * (places[:, None] - places)
+        bias = bias - slopes[:, None, None] * (places[:, None] - places).abs()
     reference = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     ours = causal_attention(q, k, v, slopes, layout)
     torch.testing.assert_close(ours, reference)
