@@ -133,6 +133,25 @@ def put_in(fault: str) -> None:
         global random_batches
         right = random_batches
         random_batches = lambda config, topology, data_rank, first_step=0: right(config, topology, 0, first_step)  # noqa: E731
+    elif fault == "tied gradients are not summed":
+        vars(engine)["PipelineModule"].get_tied_weights_and_groups = lambda self: []
+    elif fault == "tied weights count on each stage":
+        index_tied_modules = vars(engine)["PipelineModule"]._index_tied_modules
+
+        def counted_twice(pipeline: Any) -> Any:
+            found = index_tied_modules(pipeline)
+            for module in pipeline.tied_modules.values():
+                for parameter in module.parameters():
+                    parameter.ds_pipe_replicated = False
+            return found
+
+        vars(engine)["PipelineModule"]._index_tied_modules = counted_twice
+    elif fault == "shared heads learn from one rank":
+        import pretrain.model.attention as attention
+
+        vars(attention)["_GatherShared"].backward = staticmethod(
+            lambda ctx, gradient: (gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()], None)
+        )
     elif fault:
         raise AssertionError(f"unknown fault {fault!r}")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
+from pretrain.families.mapping import parameter_count
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
@@ -76,3 +79,38 @@ def test_equals_one_process(name: str, topology: Topology) -> None:
     for key in ("gradients", "weights_after_one", "weights"):
         difference, parameter = worst_difference(ours[key], reference[key])
         assert difference < TOLERANCE, f"{key} of {parameter}: {difference:.1e}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "topology", "broken"),
+    [
+        ("tied gradients are not summed", Topology(2, 1, 1), "gradients"),
+        ("tied weights count on each stage", Topology(2, 1, 1), "gradient_norm"),
+        ("shared heads learn from one rank", Topology(1, 1, 2), "gradients"),
+    ],
+)
+def test_a_fault_is_seen(fault: str, topology: Topology, broken: str) -> None:
+    reference = trained("palm", Topology(1, 1, 1))
+    try:
+        ours = trained("palm", topology, fault)
+    except RuntimeError as error:  # copies that drift apart are found while they are gathered
+        assert "differs" in str(error)
+        return
+    if broken == "gradient_norm":
+        assert abs(ours[broken][0] / reference[broken][0] - 1) > TOLERANCE
+    else:
+        assert worst_difference(ours[broken], reference[broken])[0] > TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["palm", "gpt3"])
+def test_tied_weights_are_stored_once_and_fit_any_topology(name: str, tmp_path: Path) -> None:
+    config = config_of(name)
+    four, one = Topology(2, 1, 2), Topology(1, 1, 1)
+    (first, *_) = run_processes(4, cases.train_in_parts, config, four, str(tmp_path), 0, 2)
+    reader = CheckpointReader(tmp_path / "step-00000002")
+    stored = sum(stop - start for file in reader.index["files"].values() for _, _, start, stop in file["fragments"])
+    padding = (config.model.padded_vocabulary_size - config.model.vocabulary_size) * config.model.hidden_size
+    assert stored == parameter_count(config.model) + padding
+    (second, *_) = run_processes(1, cases.train_in_parts, config, one, str(tmp_path), 2, 3)
+    for parameter, weight in first["weights"].items():
+        np.testing.assert_array_equal(second["restored"][parameter], weight, err_msg=parameter)

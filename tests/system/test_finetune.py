@@ -1,0 +1,50 @@
+"""A model goes to Hugging Face's format and back, and goes on training on other text under another topology."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pretrain.monitor.metrics import read_metrics
+from tests.system.test_pretrain import pretrain, refused, run  # noqa: F401
+from tools import convert
+
+STEPS = 40
+
+
+def losses(output: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(output / "metrics.jsonl") if line["kind"] == "evaluation"]
+
+
+@pytest.fixture
+def tokenizer(run: Path) -> None:  # noqa: F811
+    from tokenizers import Tokenizer, models
+
+    (run / "tokenizer").mkdir()
+    Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(run / "tokenizer" / "tokenizer.json"))
+
+
+@pytest.mark.slow
+def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:  # noqa: F811
+    schedule = (f"schedule.total_steps={STEPS}", "evaluation.every_steps=10")
+    first = pretrain(run, "model.family=bloom", "model.positions=alibi", "model.feed_forward_size=128", *schedule)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert convert.main(["to-hf", str(run / "train" / "checkpoints"), str(run / "hf")]) == 0
+    assert convert.main(["from-hf", str(run / "hf"), str(run / "imported")]) == 0
+
+    change: dict[str, Any] = yaml.safe_load((run / "train.yaml").read_text())
+    change |= {"output": str(run / "tuned"), "initial_weights": str(run / "imported"), "seed": 5}
+    change["model"] |= {"family": "bloom", "feed_forward_size": 128}
+    (run / "train.yaml").write_text(yaml.safe_dump(change))
+    tuned = pretrain(run, *schedule, "parallel.tensor=2", processes=2)
+    assert tuned.returncode == 0, tuned.stdout + tuned.stderr
+    assert f"the weights are those of {run / 'imported'}" in " ".join(tuned.stdout.split())
+    before, after = losses(run / "train"), losses(run / "tuned")
+    assert after[-1] < before[-1] - 0.1, "held-out loss did not fall further"
+    assert before[-1] < before[0] - 0.1
+
+    message = refused(run, "model.norm_epsilon=1e-3", f"output={run / 'other'}")
+    assert "of a model with norm_epsilon 1e-05, but model.norm_epsilon is 0.001: set it to that" in message
