@@ -32,6 +32,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m tools.bench train
+	$(BIN)/python -m tools.bench families
 
 install: $(VENV)/installed
 
