@@ -31,6 +31,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
+	$(BIN)/python -m tools.bench tokens
 	$(BIN)/python -m tools.bench train
 	$(BIN)/python -m tools.bench families
 

@@ -129,8 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file, or its config.resolved.yaml")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--step", type=int, help="all samples of this step, as metrics.jsonl counts: the first is 1")
-    which.add_argument("--samples", type=_range, metavar="A:B", help="samples [A, B) of the plan")
-    parser.add_argument("--skipped", type=_range, action="append", metavar="A:B", help="default: by the checkpoint")
+    which.add_argument("--samples", type=number_range, metavar="A:B", help="samples [A, B) of the plan")
+    parser.add_argument(
+        "--skipped", type=number_range, action="append", metavar="A:B", help="default: by the checkpoint"
+    )
     parser.add_argument("--corpus", type=Path, help="folder of document shards (default: beside the token files)")
     parser.add_argument("--characters", type=int, default=_CHARACTERS, help="of each document (default 300)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each sample, with the whole text")
@@ -164,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _range(text: str) -> tuple[int, int]:
+def number_range(text: str) -> tuple[int, int]:
+    """`A:B` on the command line: the half-open range of both."""
     first, colon, stop = text.partition(":")
     if not (colon and first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
         raise argparse.ArgumentTypeError(f"{text!r} is not A:B with 0 <= A < B")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from foundation.configuration import ConfigError
 from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.data.mixture import load_mixture
 from pretrain.data.phases import PhaseChange
+from tools.bench.tokens import write_mixture
 
 VOCABULARY_SIZE = 5000
 END = 2
@@ -198,6 +200,21 @@ def test_phases_change_weights_and_length(folder: Path) -> None:
         samples.samples([31, 32])
     with pytest.raises(ValueError, match=r"mixture.yaml: phase from sample 4: no dataset is called web; there are"):
         SampleReader(mixture, 16, 5, phases=[PhaseChange(from_sample=4, weights={"web": 1})])
+
+
+def test_a_trillion_tokens_are_opened_without_reading_them(tmp_path: Path) -> None:
+    """Sparse files: 10**12 tokens, 2 TB. Reading them or making an index of samples would need gigabytes."""
+    mixture = write_mixture(tmp_path / "vast", datasets=10, tokens=10**11, sparse=True)
+    tracemalloc.start()
+    samples = SampleReader(load_mixture(mixture), 2048, 1)
+    samples.digest()
+    tokens_BS, _ = next(micro_batches(samples, 10**9, 64, 4, 0, 1))
+    places = samples.locate(np.arange(10**9, 10**9 + 64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert tokens_BS.shape == (4, 2048) and not tokens_BS.any()
+    assert np.ptp(places.window) > 10**7, "samples come from everywhere"
+    assert peak < 20_000_000
 
 
 def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:

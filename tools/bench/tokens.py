@@ -1,0 +1,271 @@
+"""Text to token files, and token files to batches: ours, and the routes of Megatron-LM and datatrove.
+
+All encode the same JSONL with the same tokenizer. Time is processor time of the whole process after imports, so that
+others on the machine disturb little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from data_prep.indexed_dataset.format import bin_path, idx_path, token_dtype
+from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, open_encoder
+from foundation.progress import Progress, summary_table
+
+CONTENDERS = ("ours", "megatron", "datatrove", "ours-encode", "hf-encode", "gigatoken-encode")
+"""The first three write `.bin/.idx`; the others only encode."""
+
+_BATCH_DOCUMENTS = 100
+_TRILLION = 10**12
+
+
+def main(arguments: list[str]) -> int:
+    """Run every contender in a process of its own, in turns, and print medians and ratios."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench tokens", description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run of data_prep with its tokenizer")
+    parser.add_argument("--megabytes", type=float, default=16.0, help="text for ours; the peers get a quarter of it")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "JSONL"), help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        print(json.dumps(time_one(given.one[0], Path(given.one[1]), given.run / "tokenizer")))
+        return 0
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in given.contenders}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name in given.contenders:
+            is_slow = name in ("megatron", "datatrove", "hf-encode")
+            files[name] = Path(folder) / ("part.jsonl" if is_slow else "all.jsonl")
+            write_jsonl(files[name], given.run / "corpus", given.megabytes * (0.25e6 if is_slow else 1e6))
+        with Progress("bench", given.rounds * len(files), "processes") as progress:
+            for _ in range(given.rounds):
+                for name, path in files.items():
+                    command = [sys.executable, "-m", "tools.bench", "tokens", "--run", str(given.run)]
+                    done = subprocess.run(
+                        [*command, "--one", name, str(path)], env=environment, capture_output=True, text=True
+                    )
+                    if done.returncode:
+                        print(done.stderr, file=sys.stderr)
+                        return 1
+                    results[name].append(json.loads(done.stdout.splitlines()[-1]))
+                    progress.advance()
+    median = {name: statistics.median(r["megabytes_per_second"] for r in rows) for name, rows in results.items()}
+    slowest = min(median.values())
+    summary_table(
+        "text to tokens, one core",
+        [
+            [name, f"{median[name]:.2f}", f"{median[name] / slowest:.1f}", f"{max(r['memory'] for r in rows):.0f}"]
+            for name, rows in results.items()
+        ],
+        ["", "MB of text / s", "ratio to the slowest", "peak memory, MB"],
+    )
+    loader()
+    return 0
+
+
+def write_jsonl(path: Path, corpus: Path, size: float) -> None:
+    """About `size` bytes of text of the corpus, in turns from each shard; does nothing where the file is already."""
+    if path.exists():
+        return
+    shards = [pq.read_table(shard, columns=["text"])["text"].to_pylist() for shard in sorted(corpus.glob("*.parquet"))]
+    with open(path, "w", encoding="utf-8") as stream:
+        for row in range(max(map(len, shards))):
+            for texts in shards:
+                if row < len(texts):
+                    stream.write(json.dumps({"text": texts[row]}, ensure_ascii=False) + "\n")
+                    size -= len(texts[row].encode())
+                    if size < 0:
+                        return
+
+
+def read_jsonl(path: Path) -> Iterator[str]:
+    """The texts of a JSONL file."""
+    with open(path, encoding="utf-8") as stream:
+        for line in stream:
+            yield json.loads(line)["text"]
+
+
+def time_one(name: str, path: Path, tokenizer: Path) -> dict[str, float]:
+    """MB of text per second of processor time, and peak memory in MB."""
+    size = sum(len(text.encode()) for text in read_jsonl(path))
+    with tempfile.TemporaryDirectory() as folder:
+        route = prepare(name, path, tokenizer, Path(folder))
+        start = time.process_time()
+        route()
+        seconds = time.process_time() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"megabytes_per_second": size / 1e6 / seconds, "memory": memory}
+
+
+def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[], None]:
+    """Import and compile what a contender needs; what it returns is timed."""
+    reference = ReferenceEncoder(tokenizer)
+    if name in ("ours", "ours-encode"):
+        encoder = open_encoder(tokenizer)
+        encoder.encode(["compiled now"])
+
+        def ours() -> None:
+            texts = read_jsonl(path)
+            with IndexedDatasetWriter(folder / "out", encoder.vocabulary_size) as writer:
+                while batch := list(islice(texts, _BATCH_DOCUMENTS)):
+                    encoded = encoder.encode(batch)
+                    writer.add_documents(encoded.tokens, encoded.sizes)
+
+        return ours if name == "ours" else _encode_only(encoder.encode, path)
+    if name == "hf-encode":
+        return _encode_only(reference.encode, path)
+    if name == "gigatoken-encode":
+        # It refuses BLOOM's pieces: the same merges with GPT-2's.
+        content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+        content["pre_tokenizer"] = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        }
+        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        gigatoken = GigatokenEncoder(folder, reference.end_of_document, reference.vocabulary_size)
+        return _encode_only(gigatoken.encode, path)
+    if name == "megatron":
+        return _megatron(path, tokenizer, folder, reference)
+    return _datatrove(path, tokenizer, folder)
+
+
+def _encode_only(encode: Callable[[list[str]], object], path: Path) -> Callable[[], None]:
+    texts = list(read_jsonl(path))
+
+    def run() -> None:
+        for i in range(0, len(texts), _BATCH_DOCUMENTS):
+            encode(texts[i : i + _BATCH_DOCUMENTS])
+
+    return run
+
+
+def _megatron(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEncoder) -> Callable[[], None]:
+    """What Megatron-LM's tools/preprocess_data.py does with one worker, without its process pool."""
+    import torch
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+    from tokenizers import Tokenizer
+
+    hugging_face = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+
+    def run() -> None:
+        dtype = DType.optimal_dtype(reference.vocabulary_size)
+        builder = IndexedDatasetBuilder(str(folder / "out.bin"), dtype=dtype)
+        for text in read_jsonl(path):
+            ids = [*hugging_face.encode(text, add_special_tokens=False).ids, reference.end_of_document]
+            builder.add_document(torch.tensor(ids), [len(ids)])
+        builder.finalize(str(folder / "out.idx"))
+
+    return run
+
+
+def _datatrove(path: Path, tokenizer: Path, folder: Path) -> Callable[[], None]:
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens.megatron_tokenizer import MegatronDocumentTokenizer
+    from datatrove.utils.logging import logger
+
+    logger.remove()
+    pipeline = [
+        JsonlReader(str(path.parent), glob_pattern=path.name),
+        MegatronDocumentTokenizer(
+            str(folder / "out"), tokenizer_name_or_path=str(tokenizer / "tokenizer.json"), eos_token="</s>"
+        ),
+    ]
+    executor = LocalPipelineExecutor(pipeline, tasks=1, workers=1, logging_dir=str(folder / "logs"))
+
+    def run() -> None:
+        executor.run()
+
+    return run
+
+
+def loader() -> None:
+    """Batches out of the page cache, and the first batch of a trillion tokens (sparse files)."""
+    from pretrain.data.loader import SampleReader, micro_batches
+    from pretrain.data.mixture import load_mixture
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cached = write_mixture(folder / "cached", 3, 20_000_000, sparse=False)
+        reader = SampleReader(load_mixture(cached), 2048, 1)
+        rows = []
+        for micro_batch_size in (1, 4):
+            batches = micro_batches(reader, 0, 256, micro_batch_size, 0, 1)
+            next(batches)
+            start, tokens = time.process_time(), 0
+            while time.process_time() - start < 2:
+                tokens += next(batches)[0].numel()
+            rows.append([f"sequence 2048, micro-batch {micro_batch_size}", f"{tokens / 2e6:.0f} million tokens / s"])
+        vast = write_mixture(folder / "vast", 10, _TRILLION // 10, sparse=True)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        reader = SampleReader(load_mixture(vast), 2048, 1)
+        reader.digest()
+        next(micro_batches(reader, 0, 2048, 4, 0, 1))
+        seconds = time.perf_counter() - start
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        rows.append(["first batch of 10^12 tokens, 10 datasets", f"{seconds:.2f} s, {grown:.0f} MB more memory"])
+    summary_table("token files to batches, one core", rows, ["", ""])
+
+
+def write_mixture(folder: Path, datasets: int, tokens: int, sparse: bool) -> Path:
+    """A mixture of equal datasets; sparse ones are all zeros and take no space."""
+    folder.mkdir()
+    entries = []
+    document_tokens = min(tokens, 2 * 10**9)
+    sizes = np.full(-(-tokens // document_tokens), document_tokens)
+    sizes[-1] = tokens - int(sizes[:-1].sum())
+    dtype = token_dtype(32_000)
+    for d in range(datasets):
+        prefix = folder / f"dataset_{d}"
+        with IndexedDatasetWriter(prefix, 32_000) as writer:
+            if sparse:
+                writer.add_document(np.zeros(1, dtype))
+            else:
+                random = np.random.default_rng(d)
+                for size in sizes:
+                    writer.add_document(random.integers(0, 32_000, size, dtype))
+        if sparse:
+            index = idx_path(prefix)
+            index.unlink()
+            _write_index(index, sizes, dtype)
+            os.truncate(bin_path(prefix), tokens * dtype.itemsize)
+        zeros = {"bin": "0" * 64, "idx": "0" * 64}
+        entries.append(
+            {"name": prefix.name, "path": prefix.name, "heldout": None, "documents": len(sizes), "tokens": tokens}
+            | {"heldout_documents": 0, "heldout_tokens": 0, "weight": d + 1.0, "sha256": zeros, "heldout_sha256": None}
+        )
+    mixture = {"version": 1, "tokenizer": "none", "vocabulary_size": 32_000, "end_of_document": 2, "datasets": entries}
+    path = folder / "mixture.yaml"
+    path.write_text(yaml.safe_dump(mixture))
+    return path
+
+
+def _write_index(path: Path, sizes: np.ndarray[tuple[int], np.dtype[np.int64]], dtype: np.dtype[np.generic]) -> None:
+    from data_prep.indexed_dataset.format import POINTER_DTYPE, SIZE_DTYPE, IndexHeader
+
+    ends = np.cumsum(sizes)
+    header = IndexHeader(dtype, len(sizes), len(sizes)).pack()
+    pointers = ((ends - sizes) * dtype.itemsize).astype(POINTER_DTYPE)
+    bounds = np.arange(len(sizes) + 1, dtype=POINTER_DTYPE)
+    path.write_bytes(header + sizes.astype(SIZE_DTYPE).tobytes() + pointers.tobytes() + bounds.tobytes())

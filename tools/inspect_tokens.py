@@ -1,0 +1,144 @@
+"""What is in a token file: `python -m tools.inspect_tokens PREFIX`.
+
+    python -m tools.inspect_tokens runs/demo/tokens/python                     statistics
+    python -m tools.inspect_tokens runs/demo/tokens/python --documents 0:3     text, id and URL
+    python -m tools.inspect_tokens other/data_text_document --verify --vocabulary-size 50304 --end-of-document 0
+    python -m tools.inspect_tokens other/data --convert tokens/data --vocabulary-size 50304 --end-of-document 0
+
+The last two take files made elsewhere: Megatron's `.bin/.idx`, or `.ds` and `.ds.index` of datatrove and nanotron.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from data_prep.indexed_dataset.foreign import convert, verify
+from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path
+from data_prep.indexed_dataset.origins import Origins, origins_path
+from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.tokenizer.encode import ReferenceEncoder
+from foundation.atomic_files import sha256_file
+from tools.inspect_batch import number_range
+from tools.verify_export import visible
+
+_QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+
+
+def statistics_of(dataset: IndexedDataset, tokenizer: Path | None) -> Iterator[str]:
+    """Lines on sizes, ids and ends."""
+    sizes = dataset.sizes
+    yield f"{bin_path(dataset.prefix)}: {len(dataset):,} documents, {dataset.token_count:,} tokens of {dataset.dtype}"
+    if not len(dataset):
+        return
+    sequences = len(dataset.sequence_sizes)
+    if sequences != len(dataset):
+        yield f"  sequences  {sequences:,}: some documents are of several"
+    quantiles = np.quantile(sizes, _QUANTILES).astype(int).tolist()
+    yield "  tokens of a document  " + ", ".join(
+        f"{share:.0%} {size:,}" for share, size in zip(_QUANTILES, quantiles, strict=True)
+    )
+    yield f"  mean  {sizes.mean():,.1f}"
+    every = max(1, len(dataset) // 1000)
+    looked_at = [dataset.document(i) for i in range(0, len(dataset), every)]
+    last, counts = np.unique([tokens[-1] for tokens in looked_at if len(tokens)], return_counts=True)
+    common = int(last[counts.argmax()])
+    yield f"  {counts.max() / len(looked_at):.1%} of {len(looked_at):,} documents looked at end with token {common}"
+    used = np.unique(np.concatenate(looked_at))
+    yield f"  ids used in them  {len(used):,}, from {int(used[0])} to {int(used[-1])}"
+    if tokenizer is not None:
+        encoder = ReferenceEncoder(tokenizer)
+        sample = np.concatenate(looked_at)
+        size = len(encoder.decode(sample[sample != encoder.end_of_document]).encode())
+        yield f"  bytes per token  {size / max(1, int(np.count_nonzero(sample != encoder.end_of_document))):.3f}"
+        right = "is" if common == encoder.end_of_document else f"IS NOT, that is {encoder.end_of_document},"
+        yield f"  token {common} {right} the end of a document by {tokenizer}"
+
+
+def texts_of(dataset: IndexedDataset, documents: range, tokenizer: Path, characters: int) -> Iterator[str]:
+    """Lines with the text of documents, and where they are from when that is known."""
+    encoder = ReferenceEncoder(tokenizer)
+    source = dataset.prefix.name.removesuffix(".heldout")
+    known = origins_path(dataset.prefix).is_file()
+    origins = Origins(dataset.prefix, source, len(dataset)) if known else None
+    for i in documents:
+        tokens = dataset.document(i)
+        name = origins.identity(i) if origins else f"document {i}"
+        yield f"{name}: {len(tokens):,} tokens{_url(dataset.prefix, name) if origins else ''}"
+        text = visible(encoder.decode(tokens))
+        shown = text if len(text) <= characters else f"{text[: characters // 2]} […] {text[-characters // 2 :]}"
+        yield from (f"    | {line}" for line in shown.splitlines())
+
+
+def _url(prefix: Path, identity: str) -> str:
+    shard, row = identity.rsplit("/", 1)
+    path = prefix.parent.parent / "corpus" / f"{shard}.parquet"
+    if not path.is_file():
+        return ""
+    return f", {pq.read_table(path, columns=['url'])['url'][int(row)].as_py()}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 1 when `--verify` finds a fault, 2 when something does not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect_tokens",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prefix", type=Path, help="path of the files without .bin, .idx or .ds")
+    parser.add_argument("--documents", type=number_range, metavar="A:B", help="show the text of documents [A, B)")
+    parser.add_argument("--tokenizer", type=Path, help="its folder (default: ../tokenizer beside the files)")
+    parser.add_argument("--characters", type=int, default=600, help="of each document (default 600)")
+    parser.add_argument("--checksums", action="store_true", help="also SHA-256 of both files")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--verify", action="store_true", help="read everything and count what breaks our rules; JSON")
+    what.add_argument("--convert", type=Path, metavar="OUTPUT", help="write a copy that keeps our rules; prefix")
+    parser.add_argument("--vocabulary-size", type=int, help="for --verify and --convert (default: the tokenizer's)")
+    parser.add_argument("--end-of-document", type=int, help="for --verify and --convert (default: the tokenizer's)")
+    given = parser.parse_args(arguments)
+    beside = given.prefix.parent.parent / "tokenizer"
+    tokenizer = given.tokenizer or (beside if (beside / "tokenizer.json").is_file() else None)
+    try:
+        if given.verify or given.convert:
+            size, end = given.vocabulary_size, given.end_of_document
+            if size is None or end is None:
+                if tokenizer is None:
+                    raise ValueError("give --vocabulary-size and --end-of-document, or --tokenizer")
+                encoder = ReferenceEncoder(tokenizer)
+                size, end = size or encoder.vocabulary_size, encoder.end_of_document if end is None else end
+            if given.convert:
+                print(json.dumps(convert(given.prefix, given.convert, size, end), indent=2))
+                return 0
+            findings = verify(given.prefix, size, end)
+            print(json.dumps(findings.as_json(), indent=2))
+            return 0 if findings.is_clean else 1
+        dataset = IndexedDataset(given.prefix)
+        dataset.check_index()
+        if given.documents is not None:
+            if tokenizer is None:
+                raise ValueError("give --tokenizer: there is none beside the files")
+            start, stop = given.documents
+            if stop > len(dataset):
+                raise ValueError(f"--documents {start}:{stop}: {given.prefix} has {len(dataset)} documents")
+            lines = texts_of(dataset, range(start, stop), tokenizer, given.characters)
+        else:
+            lines = statistics_of(dataset, tokenizer)
+        for line in lines:
+            print(line)
+        if given.checksums:
+            for path in (bin_path(given.prefix), idx_path(given.prefix)):
+                print(f"{sha256_file(path)}  {path}")
+    except (TokenFileError, ValueError, OSError) as error:
+        print(f"inspect_tokens: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
