@@ -54,7 +54,7 @@ def run_units(function: Callable[[str], None], units: Sequence[str], workers: in
     ):
         step = _UnitStep(function, tuple(pending), folder, stage.run)
         try:
-            _execute(step, min(workers, len(pending)), folder, _Report(progress, stage, pending))
+            _execute(step, workers, folder, _Report(progress, stage, pending))
         except BrokenProcessPool:
             raise UnitError(
                 f"{stage.name}: a worker process was killed, most often for lack of memory, while it worked at "
@@ -97,7 +97,7 @@ def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], No
     executor = LocalPipelineExecutor(
         pipeline=[step], tasks=len(ranks), workers=workers, logging_dir=folder, skip_completed=False
     )
-    if workers == 1:
+    if min(workers, len(ranks)) == 1:
         for rank in ranks:
             executor._run_for_rank(rank)
             report()
@@ -108,8 +108,6 @@ def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], No
             done, running = wait(running, _POLL_SECONDS, FIRST_EXCEPTION)
             report()
             for future in done:
-                if future.exception() is not None:
-                    pool.shutdown(wait=True, cancel_futures=True)
                 future.result()
 
 
@@ -117,17 +115,29 @@ def _run_rank(executor: Any, rank: int) -> None:
     executor._run_for_rank(rank)
 
 
+_idle_pools: dict[int, ProcessPoolExecutor] = {}
+
+
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # forkserver: forking a process that has threads may copy a lock that nobody will open
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker) as pool:
-        try:
-            yield pool
-        except (KeyboardInterrupt, SystemExit):
-            for process in list(pool._processes.values()):  # leaving the pool would wait for units that run
+    """Worker processes, started as they are needed; without a failure they stay for the stages that follow.
+
+    Starting them, with all that they import, takes longer than many a stage.
+    """
+    pool = _idle_pools.pop(workers, None)
+    if pool is None:
+        # forkserver: forking a process that has threads may copy a lock that nobody will open
+        context = multiprocessing.get_context("forkserver")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
+    try:
+        yield pool
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            for process in list((pool._processes or {}).values()):  # to shut down would wait for units that run
                 process.terminate()
-            raise
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    _idle_pools[workers] = pool
 
 
 class _StepError(Exception):

@@ -1,0 +1,199 @@
+"""Killed anywhere and run again, data preparation writes the bytes of an undisturbed run, with any number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "with",
+    "as",
+    "was",
+    "on",
+    "be",
+    "by",
+    "this",
+    "are",
+    "from",
+    "or",
+    "have",
+    "model",
+    "data",
+    "text",
+    "train",
+]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def make_corpus(folder: Path) -> None:
+    """Three sources in several shards, with copies, near-copies, personal data and lines that C4 cuts."""
+    source = random.Random(11)
+    for name in ("web", "books", "notes"):
+        texts: list[str] = []
+        for number in range(60):
+            lines = [
+                " ".join([*source.choices(WORDS, k=9), f"word{source.randint(0, 3000)}"]).capitalize() + "."
+                for _ in range(source.randint(7, 16))
+            ]
+            if number % 10 == 4:
+                lines = texts[-1].split("\n")
+            if number % 10 == 7:
+                lines[-1] = f"Write to someone{number}@example.org for more of it."
+            texts.append("\n".join(["Home | About", *lines]))
+        texts[30] = texts[29]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = {
+        "output": "run",
+        "shard_bytes": 16_000,
+        "sources": [
+            {"name": "web", "kind": "jsonl", "paths": [str(folder / "web.jsonl")], "rules": ["c4_paper", "language"]},
+            {"name": "books", "kind": "jsonl", "paths": [str(folder / "books.jsonl")], "rules": ["ccnet"]},
+            {"name": "notes", "kind": "jsonl", "paths": [str(folder / "notes.jsonl")], "rules": []},
+        ],
+        "tokenizer": {"vocabulary_size": 768},
+        "tokens": {"heldout_share": 0.1},
+    }
+    (folder / "data.yaml").write_text(yaml.safe_dump(config))
+
+
+def start(corpus: Path, folder: Path, workers: int, largest_file: int | None = None) -> subprocess.Popen[str]:
+    """A whole run in `folder`, so that its output has the same relative name wherever it is."""
+    folder.mkdir(exist_ok=True)
+
+    def limit() -> None:
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "data_prep", "run", "--config", str(corpus / "data.yaml"), f"workers={workers}"],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=limit,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    return told
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    """Digest of every output, without what says how it was run: locks, times of the input, settings as resolved."""
+    run = folder / "run"
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.rglob("*"))
+        if path.is_file()
+        and not path.name.startswith(".lock")
+        and path.name not in ("manifest-stamps.json", "config.resolved.yaml")
+    }
+
+
+def records(folder: Path) -> Counter[str]:
+    """Commit records by stage."""
+    return Counter(path.parent.name for path in (folder / "run" / "commits").glob("*/*.json"))
+
+
+def kill_at_random(corpus: Path, folder: Path, moments: random.Random, kills: int, total: int) -> list[str]:
+    """Start a run and kill it, again and again, at commit records in rising order and a moment after."""
+    goals = sorted(moments.randrange(0, total) for _ in range(kills))
+    struck = []
+    for goal in goals:
+        process = start(corpus, folder, workers=2)
+        while sum(records(folder).values()) < goal and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moments.random() * 0.3 if goal else moments.random() * 6)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            stages = records(folder)
+            struck.append(max(stages, key=lambda name: stages[name]) if stages else "start")
+        process.communicate()
+    return struck
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str], int]:
+    """The corpus, and the bytes and the number of records of a run with one worker."""
+    corpus = tmp_path_factory.mktemp("corpus")
+    make_corpus(corpus)
+    folder = corpus / "undisturbed"
+    told = finish(start(corpus, folder, workers=1))
+    verdicts = json.loads((folder / "run" / "ledger.json").read_text())["documents"]
+    assert verdicts["by_reason"]["duplicate.exact"] >= 3, told
+    assert verdicts["by_reason"]["duplicate.near"] + verdicts["by_reason"]["duplicate.exact"] >= 15
+    return corpus, bytes_of(folder), sum(records(folder).values())
+
+
+def test_killed_runs_end_with_the_same_bytes(undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path) -> None:
+    corpus, expected, total = undisturbed
+    struck = kill_at_random(corpus, tmp_path, random.Random(3), 4, total)
+    assert len(struck) >= 3
+    finish(start(corpus, tmp_path, workers=2))
+    assert bytes_of(tmp_path) == expected
+
+
+def test_a_full_disk_is_a_clear_error_and_what_is_done_stays(
+    undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path
+) -> None:
+    corpus, expected, _ = undisturbed
+    process = start(corpus, tmp_path, workers=1, largest_file=12_000)  # signals are larger
+    told, _ = process.communicate()
+    assert process.returncode == 2, told
+    assert "error: " in told and "File too large" in told
+    assert "Traceback" not in told
+    done = records(tmp_path)
+    assert done
+    assert not list((tmp_path / "run").rglob("*.partial"))
+    finish(start(corpus, tmp_path, workers=1))
+    assert bytes_of(tmp_path) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 7])
+def test_any_number_of_workers_writes_the_same_bytes(
+    undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path, workers: int
+) -> None:
+    corpus, expected, _ = undisturbed
+    finish(start(corpus, tmp_path, workers))
+    assert bytes_of(tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_fifty_kills(undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path) -> None:
+    corpus, expected, total = undisturbed
+    moments = random.Random(50)
+    struck: Counter[str] = Counter()
+    for round_ in range(100):
+        folder = tmp_path / str(round_)
+        struck.update(kill_at_random(corpus, folder, moments, 5, total))
+        finish(start(corpus, folder, workers=2))
+        assert bytes_of(folder) == expected
+        if struck.total() >= 50:
+            break
+    assert struck.total() >= 50, struck

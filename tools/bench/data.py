@@ -1,0 +1,322 @@
+"""Statistics and rules, language, MinHash with verified removal, and `measure` as a whole: ours beside the peers.
+
+Every contender runs in a process of its own on one core, in turns; what is timed begins when the texts are in memory
+and the code is imported and compiled, and ends with the last result. MB are of UTF-8 text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from foundation.progress import Progress, summary_table
+
+CORPUS = Path("../shared/data/corpus.jsonl.zst")
+FILTERS = ("c4", "gopher_quality", "gopher_repetition", "fineweb")
+_SINGLE_THREAD = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "ARROW_NUM_THREADS")
+
+Work = Callable[[], Any]
+
+
+def main(arguments: list[str]) -> int:
+    """Time the contenders and print medians, ratios, and where the verdicts of the peer differ from ours."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench data", description=__doc__)
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="JSON lines, zstd, with `text` and `lang`")
+    parser.add_argument("--megabytes", type=float, default=8, help="of the corpus, taken in equal steps")
+    parser.add_argument("--slow-megabytes", type=float, default=2, help="for the peers that take a second for 1 MB")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--one", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if not given.corpus.is_file():
+        print(f"error: there is no corpus at {given.corpus}; give one by --corpus", file=sys.stderr)
+        return 2
+    if given.one:
+        print(json.dumps(time_one(given.one, given)))
+        return 0
+    environment = {**os.environ, **dict.fromkeys(_SINGLE_THREAD, "1")}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in given.contenders}
+    with Progress("bench data", given.rounds * len(results), "processes") as progress:
+        for _ in range(given.rounds):
+            for name in results:
+                command = [sys.executable, "-m", "tools.bench.data", *arguments, "--one", name]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True)
+                if done.returncode:
+                    print(f"{name} did not run:\n{done.stderr}", file=sys.stderr)
+                    return 1
+                results[name].append(json.loads(done.stdout.splitlines()[-1]))
+                progress.advance()
+    speeds = {name: statistics.median(run["MB_per_second"] for run in runs) for name, runs in results.items()}
+    rows = []
+    for name, speed in speeds.items():
+        title, _, peer, _ = CONTENDERS[name]
+        ratio = f"{speed / speeds[peer]:.1f}" if peer in speeds and peer != name else ""
+        told = ", ".join(
+            f"{key} {value}" for key, value in results[name][0].items() if key not in ("MB", "MB_per_second")
+        )
+        rows.append((title, f"{speed:.3g}", ratio, results[name][0]["MB"], told))
+    summary_table("MB/s of one core", rows, ("what", "MB/s", "times the peer", "MB read", "result"))
+    return 0
+
+
+def time_one(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Run one contender once; CPU seconds of this process, so that a neighbour on the machine counts little."""
+    _, is_slow, _, prepare = CONTENDERS[name]
+    texts = load(given.corpus, given.slow_megabytes if is_slow else given.megabytes)
+    work = prepare(texts)
+    started = time.process_time()
+    result = work()
+    seconds = time.process_time() - started
+    size = sum(len(text.encode()) for text, _ in texts) / 1e6
+    return {"MB": round(size, 1), "MB_per_second": size / seconds, **(result or {})}
+
+
+def load(path: Path, megabytes: float) -> list[tuple[str, str]]:
+    """Texts and labels of language, in equal steps through the corpus."""
+    import pyarrow as pa
+
+    with pa.input_stream(str(path), compression="zstd") as stream:
+        rows = [json.loads(line) for line in io.TextIOWrapper(stream, encoding="utf-8")]
+    total = sum(len(row["text"].encode()) for row in rows)
+    step = max(1, round(total / (megabytes * 1e6)))
+    return [(row["text"], row["lang"]) for row in rows[::step]]
+
+
+def _concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
+    import pyarrow as pa
+
+    from data_prep.signals.measure import text_bytes
+
+    return text_bytes(pa.array([text for text, _ in texts], pa.large_string()))
+
+
+def _our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[str]) -> dict[str, Any]:
+    import numpy as np
+
+    from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
+    from data_prep.signals.text_statistics import STATISTICS, measure_text
+    from data_prep.signals.web_statistics import WEB_STATISTICS, measure_web
+
+    text = measure_text(data, offsets)
+    parts = [(STATISTICS, text), (WEB_STATISTICS, measure_web(data, offsets, text))]
+    if with_roots:
+        parts.append((ROOTS_STATISTICS, measure_roots(data, offsets, languages)))
+    columns = {name: rows[:, k] for names, rows in parts for k, name in enumerate(names)}
+    columns["language"] = np.array(languages)
+    columns["language_probability"] = np.ones(len(languages))
+    return columns
+
+
+def _our_rules(with_roots: bool) -> Callable[[Sequence[tuple[str, str]]], Work]:
+    def prepare(texts: Sequence[tuple[str, str]]) -> Work:
+        from data_prep.rules import RULE_SETS
+        from data_prep.rules.decide import failures
+
+        names = [name for name in RULE_SETS if with_roots or name in ("gopher", "c4_paper", "fineweb")]
+        rules = [rule for name in names for rule in RULE_SETS[name]]
+        languages = [language for _, language in texts]
+        _our_columns(*_concatenated(texts[:2]), with_roots, languages[:2])
+
+        def work() -> dict[str, Any]:
+            failed = failures(_our_columns(*_concatenated(texts), with_roots, languages), rules)
+            return {"rules": len(rules), "kept": int((~failed.any(axis=1)).sum())}
+
+        return work
+
+    return prepare
+
+
+def _peer_filters() -> dict[str, Any]:
+    from datatrove.pipeline.filters import (
+        C4QualityFilter,
+        FineWebQualityFilter,
+        GopherQualityFilter,
+        GopherRepetitionFilter,
+    )
+
+    return dict(
+        zip(
+            FILTERS,
+            (C4QualityFilter(), GopherQualityFilter(), GopherRepetitionFilter(), FineWebQualityFilter()),
+            strict=True,
+        )
+    )
+
+
+def _datatrove_filters(texts: Sequence[tuple[str, str]]) -> Work:
+    from datatrove.data import Document
+
+    filters = _peer_filters()
+    documents = [Document(text=text, id=str(k)) for k, (text, _) in enumerate(texts)]
+    for asked in filters.values():  # loads the tokenizers
+        asked.filter(Document(text="It is a sentence. It is another one.", id="x"))
+
+    def work() -> dict[str, Any]:
+        kept = 0
+        for document in documents:
+            # every filter is asked of the whole text, as our rules are; C4 rewrites the text, so it comes last
+            verdicts = [filters[name].filter(document) for name in (*FILTERS[1:], FILTERS[0])]
+            kept += all(verdict is True for verdict in verdicts)
+        return {"kept": kept}
+
+    return work
+
+
+def _our_minhash(texts: Sequence[tuple[str, str]]) -> Work:
+    from data_prep.signals.fingerprints import fingerprint_text
+
+    data, offsets = _concatenated(texts)
+    fingerprint_text(data, offsets[:2], 5, 112, 1)
+    return lambda: {"signatures": len(fingerprint_text(data, offsets, 5, 112, 1)[0])}
+
+
+def _our_dedup(texts: Sequence[tuple[str, str]]) -> Work:
+    import numpy as np
+
+    from data_prep.dedup.exact import first_copies
+    from data_prep.dedup.near import buckets, find_near_duplicates
+    from data_prep.signals.fingerprints import exact_hash, fingerprint_text, shingle_set
+
+    def run(taken: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        data, offsets = _concatenated(taken)
+        encoded = [text.encode() for text, _ in taken]
+        hashes = np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64)
+        first = first_copies(hashes)
+        counts, minima = fingerprint_text(data, offsets, 5, 112, 1)
+        candidates = np.flatnonzero((first == np.arange(len(first))) & (counts > 0))
+        bucket_of = buckets(minima[candidates], 14, 8)
+        proposed = (bucket_of >= 0).any(axis=1)
+        candidates, bucket_of = candidates[proposed], bucket_of[proposed]
+        sets = [shingle_set(encoded[d], 5) for d in candidates.tolist()]
+        stops = np.cumsum([len(part) for part in sets], dtype=np.int64)
+        starts = np.concatenate((np.zeros(1, dtype=np.int64), stops[:-1])) if len(sets) else stops
+        shingles = np.concatenate(sets) if sets else np.empty(0, dtype=np.uint64)
+        near = find_near_duplicates(bucket_of, minima[candidates], shingles, starts, stops, 0.8)
+        return {"exact": int((first != np.arange(len(first))).sum()), "near": int((near.duplicate_of >= 0).sum())}
+
+    run([*texts[:3], *texts[:3], ("a b c d e f g h", "en"), ("a b c d e f g h i", "en")])
+    return lambda: run(texts)
+
+
+def _datatrove_minhash(texts: Sequence[tuple[str, str]]) -> Work:
+    import xxhash
+    from datatrove.data import Document
+    from datatrove.pipeline.dedup import (
+        MinhashConfig,
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+        MinhashDedupSignature,
+    )
+    from datatrove.utils.text import split_into_words
+    from datatrove.utils.typeshelper import Languages
+
+    documents = [Document(text=text, id=str(k)) for k, (text, _) in enumerate(texts)]
+    config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+    split_into_words("It loads the tokenizer.", Languages.english)
+
+    def work() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            signatures, pairs, removed = (f"{folder}/{name}" for name in ("signatures", "pairs", "removed"))
+            sign = MinhashDedupSignature(signatures, config=config)
+            # its own call breaks with xxhash 4, which takes no strings
+            sign._hash_func = lambda shingle: xxhash.xxh64_intdigest(shingle.encode())
+            sign.run(documents, 0, 1)
+            for rank in range(config.num_buckets):
+                MinhashDedupBuckets(signatures, pairs, config=config).run(None, rank, config.num_buckets)
+            MinhashDedupCluster(pairs, removed, config=config).run(None, 0, 1)
+            kept = sum(1 for _ in MinhashDedupFilter(removed).run(iter(documents), 0, 1))
+        return {"removed": len(documents) - kept}
+
+    return work
+
+
+def _rensa(texts: Sequence[tuple[str, str]]) -> Work:
+    from rensa import RMinHash
+
+    def work() -> dict[str, Any]:
+        signatures = []
+        for text, _ in texts:
+            words = text.lower().split()
+            minhash = RMinHash(num_perm=112, seed=1)
+            minhash.update([" ".join(words[k : k + 5]) for k in range(max(len(words) - 4, 1))])
+            signatures.append(minhash.digest())
+        return {"signatures": len(signatures)}
+
+    return work
+
+
+def _our_language(texts: Sequence[tuple[str, str]]) -> Work:
+    from data_prep.signals.language import LanguageIdentifier
+
+    identifier = LanguageIdentifier()
+    data, offsets = _concatenated(texts)
+    identifier.identify_many(data, offsets[:2])
+    return lambda: {"documents": len(identifier.identify_many(data, offsets))}
+
+
+def _fasttext(texts: Sequence[tuple[str, str]]) -> Work:
+    import fasttext
+
+    from data_prep.signals.language import installed_model_path
+
+    model = fasttext.load_model(str(installed_model_path()))
+    return lambda: {"documents": len([model.predict(text.replace("\n", " "), k=1) for text, _ in texts])}
+
+
+def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
+    """Document shards in, files of signals out: the stage's own function, Parquet and disk included."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data_prep.config import FingerprintConfig
+    from data_prep.documents import DOCUMENTS, SIGNALS
+    from data_prep.signals.language import LanguageIdentifier
+    from data_prep.signals.measure import measure_documents, warm_up
+
+    warm_up()
+    identifier = LanguageIdentifier()
+    folder = Path(tempfile.mkdtemp())
+    ids = [f"bench-00000/{k:07d}" for k in range(len(texts))]
+    more = {"source": ["bench"] * len(ids), "url": [""] * len(ids), "metadata": ["{}"] * len(ids)}
+    table = pa.table({"id": ids, "text": [text for text, _ in texts], **more}, schema=DOCUMENTS)
+    pq.write_table(table, folder / "corpus.parquet", compression="zstd")
+
+    def work() -> dict[str, Any]:
+        with pq.ParquetWriter(folder / "signals.parquet", SIGNALS, compression="zstd") as writer:
+            file = pq.ParquetFile(folder / "corpus.parquet")
+            for group in range(file.num_row_groups):
+                documents = file.read_row_group(group, columns=["id", "text"])
+                writer.write_table(measure_documents(documents, FingerprintConfig(), identifier))
+        return {"signals": len(SIGNALS)}
+
+    return work
+
+
+CONTENDERS: dict[str, tuple[str, bool, str, Callable[[Sequence[tuple[str, str]]], Work]]] = {
+    "filters": ("statistics and rules of Gopher, C4, FineWeb", False, "datatrove_filters", _our_rules(False)),
+    "filters_all": ("all statistics and rules, ROOTS among them", False, "datatrove_filters", _our_rules(True)),
+    "datatrove_filters": ("datatrove: C4, Gopher (two), FineWeb", True, "", _datatrove_filters),
+    "signatures": ("MinHash signatures with shingling", False, "rensa", _our_minhash),
+    "rensa": ("rensa: signatures, shingling in Python", False, "", _rensa),
+    "dedup": ("signatures, proposals, verification", False, "datatrove_minhash", _our_dedup),
+    "datatrove_minhash": ("datatrove: MinHash, all stages", True, "", _datatrove_minhash),
+    "language": ("language of a sample", False, "fasttext", _our_language),
+    "fasttext": ("fastText: language of the whole text", False, "", _fasttext),
+    "measure": ("measure: every signal, Parquet to Parquet", False, "", _our_measure),
+}
+"""Name -> title, whether it is slow, the peer it is compared with, and what prepares it."""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
