@@ -31,6 +31,8 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m tools.bench data
 	$(BIN)/python -m tools.bench tokens
 	$(BIN)/python -m tools.bench train
 	$(BIN)/python -m tools.bench families

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 AREAS = {
+    "data": "statistics and rules, language, MinHash and removal, measure: ours, datatrove, rensa, fastText",
     "families": "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
     "tokens": "text to token files and token files to batches: ours, Megatron-LM, datatrove; MB and tokens per second",
     "train": "training steps of a LLaMA shape: ours, a plain PyTorch loop, transformers; tokens per second and memory",
