@@ -6,18 +6,21 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+import torch
 
-from pretrain.config import ModelConfig
-from pretrain.data.mixture import load_mixture
+from pretrain.config import TrainConfig
+from pretrain.data.loader import SampleReader, micro_batches
+from pretrain.data.mixture import Split, load_mixture
+from pretrain.data.objective import Batch, arrange
 from pretrain.families.mapping import parameter_count
-from pretrain.monitor.metrics import read_metrics
+from pretrain.schedule import learning_rate
+from pretrain.topology import Topology
 
 HIDDEN = 128
 SHAPE: dict[str, Any] = {
@@ -64,9 +67,12 @@ BOUND = 0.5
 for none."""
 
 
+EVALUATION_BATCHES = 8
+
+
 @dataclass(frozen=True)
 class Learnt:
-    """One run: weights, held-out loss in nats after the first evaluation and at the end, median speed."""
+    """One run: weights, held-out loss in nats before training and at the end, median speed."""
 
     name: str
     parameters: int
@@ -75,68 +81,98 @@ class Learnt:
     tokens_per_second: float
 
 
-def learn(name: str, mixture: Path, steps: int, folder: Path) -> Learnt:
-    """Train one tiny model with the launcher, as anybody would.
-
-    Raises:
-        RuntimeError: the run failed, with what it said.
-    """
-    vocabulary_size = load_mixture(mixture).vocabulary_size
-    model = {**SHAPE, "vocabulary_size": vocabulary_size, **MODELS[name]}
-    every = max(1, steps // 6)
-    config = {
-        "output": str(folder / "train"),
-        "model": model,
-        "data": {"mixture": str(mixture), "sequence_length": 128},
-        "objective": BLANKS if name.endswith("blanks") else {"kind": "causal"},
-        "parallel": {"tensor": 2, "pipeline": 2, "data": 1},
-        "batch": {"global_batch_size": 16, "micro_batch_size": 8},
-        "optimizer": {"learning_rate": 3e-3},
-        "schedule": {"total_steps": steps, "warmup_steps": max(1, steps // 10)},
-        "evaluation": {"every_steps": every, "batches": 8},
-        "checkpoint": {"every_steps": steps},
-    }
-    folder.mkdir(parents=True)
-    (folder / "train.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    launcher = str(Path(sys.executable).with_name("deepspeed"))
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    result = subprocess.run(
-        [launcher, "--num_gpus", "4", "--module", "pretrain", "--config", str(folder / "train.yaml")],
-        capture_output=True,
-        text=True,
-        env=environment,
+def config_of(name: str, mixture: Path, steps: int) -> TrainConfig:
+    """The run of one row: the same recipe for all."""
+    model = {**SHAPE, "vocabulary_size": load_mixture(mixture).vocabulary_size, **MODELS[name]}
+    return TrainConfig.model_validate(
+        {
+            "output": "unused",
+            "model": model,
+            "data": {"mixture": str(mixture), "sequence_length": 128},
+            "objective": BLANKS if name.endswith("blanks") else {"kind": "causal"},
+            "parallel": {"tensor": 2, "pipeline": 2, "data": 1},
+            "batch": {"global_batch_size": 16, "micro_batch_size": 8},
+            "optimizer": {"learning_rate": 3e-3},
+            "schedule": {"total_steps": steps, "warmup_steps": max(1, steps // 10)},
+        }
     )
-    if result.returncode:
-        raise RuntimeError(f"{name}: exit code {result.returncode}\n{result.stdout}\n{result.stderr}")
-    lines = read_metrics(folder / "train" / "metrics.jsonl")
-    losses = [line["loss"] for line in lines if line["kind"] == "evaluation"]
-    speeds = sorted(line["tokens_per_second"] for line in lines if line["kind"] == "train")
-    count = parameter_count(ModelConfig.model_validate(model))
-    return Learnt(name, count, losses[0], losses[-1], speeds[len(speeds) // 2])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns 0 when every causal run ends within the bound of the best."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench families", description=__doc__)
-    parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--only", nargs="+", choices=list(MODELS), help="names of the table's rows; all when left out")
-    given = parser.parse_args(arguments)
-    print("| model | weights | held-out loss, first | last | tokens/s |\n|---|---|---|---|---|", flush=True)
+def learn(name: str, config: TrainConfig) -> Learnt:
+    """Train one tiny model; called in every process."""
+    from pretrain.engine import Engine
+
+    mixture, length, batch = load_mixture(config.data.mixture), config.data.sequence_length, config.batch
+    topology = Topology(pipe=2, data=1, tensor=2)
+    engine = Engine(config, topology)
+    two_dimensional = config.model.positions == "learned_2d"
+
+    def batches(split: Split) -> Iterator[Batch]:
+        reader = SampleReader(mixture, length, config.seed, split)
+        make = arrange(config.objective, config.seed, split, two_dimensional)
+        return micro_batches(reader, 0, batch.global_batch_size, batch.micro_batch_size, 0, 1, make)
+
+    def held_out_loss() -> float:
+        return engine.evaluate(batches("heldout"), EVALUATION_BATCHES * config.accumulation_steps(1))
+
+    first_loss = held_out_loss()
+    training, seconds = batches("train"), []
+    for step in range(config.schedule.total_steps):
+        started = time.perf_counter()
+        rate = learning_rate(
+            step,
+            peak=config.optimizer.learning_rate,
+            warmup_steps=config.schedule.warmup_steps,
+            total_steps=config.schedule.total_steps,
+            minimum_ratio=config.schedule.minimum_learning_rate_ratio,
+        )
+        engine.train_step(training, rate)
+        seconds.append(time.perf_counter() - started)
+    speed = batch.global_batch_size * length / sorted(seconds)[len(seconds) // 2]
+    return Learnt(name, parameter_count(config.model), first_loss, held_out_loss(), speed)
+
+
+def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
+    """All rows in these four processes; returns 0 when every causal run ends within the bound of the best."""
+    from pretrain.engine import join_processes
+
+    join_processes(timeout_seconds=1800)
+    is_first = torch.distributed.get_rank() == 0
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, name in enumerate(given.only or MODELS):
-            one = learn(name, given.mixture, given.steps, Path(folder) / str(number))
-            results.append(one)
+    for name in names:
+        one = learn(name, config_of(name, mixture, steps))
+        results.append(one)
+        if is_first:
             print(
                 f"| {one.name} | {one.parameters:,} | {one.first_loss:.3f} | {one.last_loss:.3f} | "
                 f"{one.tokens_per_second:,.0f} |",
                 flush=True,
             )
+    torch.distributed.destroy_process_group()
     causal = [one for one in results if not one.name.endswith("blanks")]
     best = min((one.last_loss for one in causal), default=0.0)
     far = [one.name for one in causal if one.last_loss > best + BOUND]
-    stuck = [one.name for one in results if one.last_loss >= one.first_loss]
-    if far or stuck:
+    stuck = [one.name for one in results if one.last_loss >= one.first_loss - BOUND]
+    if is_first and (far or stuck):
         print(f"more than {BOUND} nats above the best: {far or 'none'}; not learning: {stuck or 'none'}")
     return 1 if far or stuck else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; starts four processes and returns their exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench families", description=__doc__)
+    parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), help="names of the table's rows; all when left out")
+    given = parser.parse_args(arguments)
+    if "RANK" in os.environ:
+        return learn_all(given.only or list(MODELS), given.mixture, given.steps)
+    print("| model | weights | held-out loss, first | last | tokens/s |\n|---|---|---|---|---|", flush=True)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    only = ["--only", *given.only] if given.only else []
+    rest = ["-m", "tools.bench.families", "--mixture", str(given.mixture), "--steps", str(given.steps), *only]
+    return subprocess.run([*command, *rest], env={**os.environ, "PYTHONWARNINGS": "ignore"}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
