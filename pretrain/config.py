@@ -173,6 +173,15 @@ class ParallelConfig(Settings):
     pipeline: int = Field(default=1, gt=0)
     data: int | None = Field(default=None, gt=0)
     """Left out: as many as the processes allow."""
+    sequence: bool = False
+    """Split norms and residuals over the tensor axis too, by positions: less memory, the same traffic (Korthikanti et
+    al. 2022, arXiv:2205.05198, section 4.2.2)."""
+
+    @model_validator(mode="after")
+    def _sequence_has_an_effect(self) -> ParallelConfig:
+        if self.sequence and self.tensor == 1:
+            raise ValueError("sequence: has no effect with tensor 1; leave it out or raise tensor")
+        return self
 
 
 class BatchConfig(Settings):
@@ -265,6 +274,9 @@ class TrainConfig(Settings):
     initial_weights: Path | None = None
     """A checkpoint whose weights a new run starts from, for example an imported one; its step, optimizer state and data
     are not taken up."""
+    recomputation: Literal["none", "selective", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: the attention's scores (selective), or whole blocks
+    (full) (Korthikanti et al. 2022, arXiv:2205.05198, section 5)."""
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
 
@@ -317,6 +329,13 @@ class TrainConfig(Settings):
                 f"data.sequence_length: {self.data.sequence_length} is longer than model.maximum_positions "
                 f"{self.model.maximum_positions}"
             )
+        lengths = [self.data.sequence_length, *(phase.sequence_length or 0 for phase in self.data.phases)]
+        for length in lengths if self.parallel.sequence else []:
+            if length % self.parallel.tensor:
+                raise ValueError(
+                    f"parallel.sequence: a sequence length of {length} must be a multiple of parallel.tensor "
+                    f"{self.parallel.tensor}"
+                )
         for phase in self.data.phases:
             if (phase.sequence_length or 0) > self.model.maximum_positions:
                 raise ValueError(

@@ -27,6 +27,17 @@ def start_alone(timeout: timedelta | None = None) -> None:
     dist.init_process_group(communication_backend(), store=store, rank=0, world_size=1, timeout=timeout)
 
 
+def prepare_sequence_parallel() -> None:
+    """What megatron-core's sequence parallelism wants around it: a buffer that its own start-up would make, and a
+    current CUDA device, for which a machine without one answers with its CPU."""
+    import megatron.core.parallel_state as megatron_state
+
+    if megatron_state._GLOBAL_MEMORY_BUFFER is None:
+        megatron_state._set_global_memory_buffer()
+    if not torch.cuda.is_available():
+        torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
+
+
 def limit_cpu_threads(processes_on_node: int) -> None:
     """Share the cores among the processes of a node: on a CPU each would otherwise start a thread for every core."""
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:

@@ -187,7 +187,7 @@ class Engine:
         self.rank = dist.get_rank()
         self.coordinate = topology.coordinate(self.rank)
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        tensor_parallel = TensorParallel(_tensor_group(topology), dtype)
+        tensor_parallel = TensorParallel(_tensor_group(topology), dtype, config.parallel.sequence)
         model = config.model
 
         def loss(logits_SBV: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -204,12 +204,13 @@ class Engine:
 
         with redirect_stdout(StringIO()):  # DeepSpeed prints its plan from rank 0, line by line
             self._pipeline = _Pipeline(
-                pipeline_layers(config.model, config.data.sequence_length, tensor_parallel),
+                pipeline_layers(config.model, config.data.sequence_length, tensor_parallel, config.recomputation),
                 topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
                 loss_fn=loss,
             )
         self._parameters = dict(self._pipeline.named_global_parameters())
         self._initialise_weights()
+        tensor_parallel.sum_partial_gradients(self._parameters.values())
         deepspeed_logger.setLevel(_LOG_LEVEL)
         with redirect_stdout(StringIO()):
             self._engine, *_ = deepspeed.initialize(

@@ -18,6 +18,7 @@ from pretrain.config import ModelConfig
 from pretrain.model.layout import FIRST_SEEN, POSITION, SEEN_END
 from pretrain.model.linear import TensorParallel
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
+from pretrain.model.recomputation import recompute
 
 QUERY_BLOCK = 128
 """Rows of a query block on the CPU: twice as fast as torch's fused CPU attention in bf16 at sequence 512."""
@@ -158,7 +159,7 @@ class Attention(nn.Module):
     looks the same under any degree.
     """
 
-    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel, *, recompute_scores: bool = False) -> None:
         super().__init__()
         heads, kv_heads, degree = config.attention_heads, config.key_value_heads, tensor_parallel.degree
         self.head_size = config.head_size
@@ -167,6 +168,7 @@ class Attention(nn.Module):
         self.query_key_value = tensor_parallel.column(config.hidden_size, (q_size, kv_size, kv_size), config.biases)
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
         self.group = tensor_parallel.group
+        self.recompute_scores = recompute_scores
         self.shared_head = tensor_parallel.rank * kv_heads // degree if kv_heads < degree else None
         self.interleaved = config.positions == "rotary_interleaved"
         # Plain attributes, no buffers: `.bfloat16()` must not round them.
@@ -178,8 +180,8 @@ class Attention(nn.Module):
             self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 
     def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
-        length, batch, _ = x_SBD.shape
         projected, _ = self.query_key_value(x_SBD)
+        length, batch, _ = projected.shape
         parts = projected.split(self.local_blocks, -1)
         q, k, v = (part.reshape(length, batch, -1, self.head_size) for part in (parts[0], *self._own_heads(*parts[1:])))
         if self.rotary is not None:
@@ -188,7 +190,8 @@ class Attention(nn.Module):
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
         slopes = None if self.slopes is None else self.slopes.to(x_SBD.device)
         q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
-        mixed_BHSE = causal_attention(q_BHSE, k_BKSE, v_BKSE, slopes, layout_BSC)
+        arguments = (q_BHSE, k_BKSE, v_BKSE, slopes, layout_BSC)
+        mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
         mixed, _ = self.output(mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
         return mixed
 

@@ -25,7 +25,9 @@ class Embedding(nn.Module):
         self.tensor_parallel = tensor_parallel
 
     def forward(self, tokens_BS: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
-        x_SBD = self.embedding(tokens_BS).transpose(0, 1).contiguous()
+        x_SBD = self.embedding(tokens_BS)
+        if not self.tensor_parallel.sequence:  # with it, the layer has turned and split the result
+            x_SBD = x_SBD.transpose(0, 1).contiguous()
         if self.gradient_scale != 1.0 and x_SBD.requires_grad:
             x_SBD.register_hook(lambda gradient: gradient * self.gradient_scale)
         return x_SBD
@@ -44,30 +46,36 @@ class EmbeddedPositions(nn.Module):
         self.positions = nn.Embedding(rows, hidden, dtype=dtype) if config.positions.startswith("learned") else None
         self.block_positions = nn.Embedding(rows, hidden, dtype=dtype) if config.positions == "learned_2d" else None
         self.embedding_norm = make_norm(config, dtype) if config.embedding_norm else None
+        self.tensor_parallel = tensor_parallel
 
     def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
         if self.positions is not None:
-            places_BS = torch.arange(len(x_SBD), device=x_SBD.device)[None]
-            x_SBD = x_SBD + self.positions(places_BS if layout_BSC is None else layout_BSC[..., POSITION]).transpose(
-                0, 1
+            length = len(x_SBD) * (self.tensor_parallel.degree if self.tensor_parallel.sequence else 1)
+            places_BS = torch.arange(length, device=x_SBD.device)[None]
+            x_SBD = x_SBD + self._embedded(
+                self.positions, places_BS if layout_BSC is None else layout_BSC[..., POSITION]
             )
-        if self.block_positions is not None:
-            outside_BS = torch.zeros(1, 1, dtype=torch.int64, device=x_SBD.device)
-            places_BS = outside_BS if layout_BSC is None else layout_BSC[..., BLOCK_POSITION]
-            x_SBD = x_SBD + self.block_positions(places_BS).transpose(0, 1)
+        if self.block_positions is not None and layout_BSC is not None:
+            x_SBD = x_SBD + self._embedded(self.block_positions, layout_BSC[..., BLOCK_POSITION])
+        elif self.block_positions is not None:
+            x_SBD = x_SBD + self.block_positions(torch.zeros(1, 1, dtype=torch.int64, device=x_SBD.device))
         return x_SBD if self.embedding_norm is None else self.embedding_norm(x_SBD)
+
+    def _embedded(self, table: nn.Embedding, places_BS: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = table(self.tensor_parallel.own_positions(places_BS, 1)).transpose(0, 1)
+        return result
 
 
 class Block(nn.Module):
     """A transformer block: attention and MLP one after the other, beside each other, or each followed by its norm."""
 
-    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
+    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel, *, recompute_scores: bool = False) -> None:
         super().__init__()
         mlp = GatedMLP if config.is_gated else MLP
         self.kind = config.block
         self.residual_scale = deepnorm_alpha(config.layers)
         self.attention_norm = make_norm(config, tensor_parallel.dtype)
-        self.attention = Attention(config, tensor_parallel)
+        self.attention = Attention(config, tensor_parallel, recompute_scores=recompute_scores)
         if config.block != "parallel":
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
         self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 
@@ -14,9 +15,11 @@ with warnings.catch_warnings():
         RowParallelLinear,
         VocabParallelEmbedding,
         copy_to_tensor_model_parallel_region,
+        gather_from_sequence_parallel_region,
     )
 
-from pretrain.model.partition import Partition, mark_sharded
+from pretrain.device import prepare_sequence_parallel
+from pretrain.model.partition import Partition, mark_sharded, partition_of
 
 
 def _initialised_elsewhere(weight: torch.Tensor) -> None:
@@ -29,17 +32,22 @@ class TensorParallel:
     Args:
         group: the process group of the tensor axis.
         dtype: of the weights.
+        sequence: between the layers, a rank holds its share of the positions instead of all of them.
     """
 
-    def __init__(self, group: torch.distributed.ProcessGroup, dtype: torch.dtype) -> None:
+    def __init__(self, group: torch.distributed.ProcessGroup, dtype: torch.dtype, sequence: bool = False) -> None:
         self.group = group
         self.degree = group.size()
         self.rank = group.rank()
         self.dtype = dtype
+        self.sequence = sequence
+        if sequence:
+            prepare_sequence_parallel()
         # Weights are made on the CPU and moved by DeepSpeed: megatron-core's other way asks for a CUDA device.
         self._config = ModelParallelConfig(
             tensor_model_parallel_size=self.degree,
             params_dtype=dtype,
+            sequence_parallel=sequence,
             use_cpu_initialization=True,
             perform_initialization=False,
         )
@@ -84,11 +92,37 @@ class TensorParallel:
             hidden_size,
             config=self._config,
             init_method=_initialised_elsewhere,
+            reduce_scatter_embeddings=self.sequence,
             tp_group=self.group,
         )
         mark_sharded(layer.weight, 0, (vocabulary_size,))
         return layer
 
+    def own_positions(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        """This rank's share of the positions, which lie along `dim`; all of them without sequence parallelism."""
+        return x.chunk(self.degree, dim)[self.rank] if self.sequence else x
+
     def multiply(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """A column-parallel product with a weight that another layer owns."""
-        return torch.nn.functional.linear(copy_to_tensor_model_parallel_region(x, self.group), weight)
+        if self.sequence:
+            whole = gather_from_sequence_parallel_region(x, group=self.group)
+        else:
+            whole = copy_to_tensor_model_parallel_region(x, self.group)
+        return torch.nn.functional.linear(whole, weight)
+
+    def sum_partial_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum the gradients of the weights that every rank holds whole over the group, in fp32, in each backward pass.
+
+        Under sequence parallelism a rank has seen some positions only, so that its gradient of a norm, a bias after a
+        sum, or of positions is a part of the whole. Left out, loss and gradient norm hardly change, and these weights
+        learn something else.
+        """
+
+        def summed(gradient: torch.Tensor) -> torch.Tensor:
+            total = gradient.to(torch.float32, copy=True)
+            torch.distributed.all_reduce(total, group=self.group)
+            return total.to(gradient.dtype)
+
+        for parameter in parameters:
+            if self.sequence and partition_of(parameter) is None:
+                parameter.register_hook(summed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from pretrain.config import ModelConfig
 from pretrain.model.block import Block, EmbeddedPositions, Embedding, FinalNorm, Head
 from pretrain.model.linear import TensorParallel
+from pretrain.model.recomputation import recompute
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PipelineLayer:
             embedding would count for as much as the head, though it does next to no work.
         tied: layers of the same key are one module, whose weights all of them train.
         tied_weights: names of the tied module's parameters.
+        recompute: the backward pass runs the layer again instead of keeping what it made on the way.
         is_head: the module's `logits` is meant, not its `forward`; or it is the last layer in any case.
     """
 
@@ -35,17 +37,23 @@ class PipelineLayer:
     tied: str | None = None
     tied_weights: tuple[str, ...] = ("embedding.weight",)
     is_head: bool = False
+    recompute: bool = False
 
     def run(self, module: nn.Module, x: Any) -> Any:
         """Apply the layer to what stages hand on: a tensor, or (tensor, layout) where samples have a layout."""
         inputs = x if isinstance(x, tuple) else (x,)
         if self.is_head:
             return module.logits(inputs[0]) if self.tied else module(inputs[0])  # type: ignore[operator]
-        y = module(*inputs)
+        y = recompute(module, *inputs) if self.recompute and torch.is_grad_enabled() else module(*inputs)
         return (y, *inputs[1:]) if isinstance(x, tuple) else y
 
 
-def pipeline_layers(config: ModelConfig, sequence_length: int, tensor_parallel: TensorParallel) -> list[PipelineLayer]:
+def pipeline_layers(
+    config: ModelConfig,
+    sequence_length: int,
+    tensor_parallel: TensorParallel,
+    recomputation: Literal["none", "selective", "full"] = "none",
+) -> list[PipelineLayer]:
     """Embedding, blocks, head."""
     hidden, head_size = config.hidden_size, config.head_size
     qkv = hidden * head_size * (config.attention_heads + 2 * config.key_value_heads)
@@ -60,7 +68,12 @@ def pipeline_layers(config: ModelConfig, sequence_length: int, tensor_parallel: 
     if config.positions.startswith("learned") or config.embedding_norm:
         layers.append(PipelineLayer("", partial(EmbeddedPositions, config, tensor_parallel), hidden))
     layers += [
-        PipelineLayer(f"layers.{index}.", partial(Block, config, tensor_parallel), block_flops)
+        PipelineLayer(
+            f"layers.{index}.",
+            partial(Block, config, tensor_parallel, recompute_scores=recomputation == "selective"),
+            block_flops,
+            recompute=recomputation == "full",
+        )
         for index in range(config.layers)
     ]
     if tied:

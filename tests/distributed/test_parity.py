@@ -27,8 +27,8 @@ SCALAR_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
 
 
 @cache
-def trained(topology: Topology, precision: str, fault: str = "") -> dict[str, Any]:
-    config = cases.tiny_config(precision=precision)
+def trained(topology: Topology, precision: str, fault: str = "", **changes: Any) -> dict[str, Any]:
+    config = cases.tiny_config(precision=precision, **changes)
     results: list[dict[str, Any]] = run_processes(topology.world_size, cases.train, config, topology, STEPS, fault)
     for other in results[1:]:
         assert other["loss"] == results[0]["loss"], "the ranks do not agree on the loss"
@@ -61,6 +61,29 @@ def test_equals_one_process(topology: Topology, precision: str) -> None:
         assert difference < tolerance, f"{key} {name}: {difference:.1e}"
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("topology", [Topology(1, 1, 2), Topology(2, 2, 2)], ids=str)
+def test_sequence_parallel_equals_one_process(topology: Topology, precision: str) -> None:
+    """Norms split by positions: each rank's gradient of their weights is a part, and the parts must be summed."""
+    reference = trained(Topology(1, 1, 1), precision)
+    ours = trained(topology, precision, "", parallel__sequence=True, parallel__tensor=topology.tensor)
+    np.testing.assert_allclose(ours["loss"], reference["loss"], rtol=SCALAR_TOLERANCE[precision])
+    np.testing.assert_allclose(ours["gradient_norm"], reference["gradient_norm"], rtol=SCALAR_TOLERANCE[precision])
+    for key in ("gradients", "weights_after_one", "weights"):
+        difference, name = worst_difference(ours[key], reference[key])
+        assert difference < TOLERANCE[precision], f"{key} {name}: {difference:.1e}"
+
+
+@pytest.mark.parametrize("recomputation", ["selective", "full"])
+@pytest.mark.parametrize("topology", [Topology(1, 1, 1), Topology(2, 2, 2)], ids=str)
+def test_recomputation_changes_no_bit(topology: Topology, recomputation: str) -> None:
+    reference = trained(topology, "bf16")
+    ours = trained(topology, "bf16", "", recomputation=recomputation)
+    assert ours["loss"] == reference["loss"]
+    for key in ("gradients", "weights"):
+        assert worst_difference(ours[key], reference[key])[0] == 0.0
+
+
 def test_pipeline_is_bit_identical() -> None:
     """Stages only move tensors: nothing is summed in another order."""
     reference, ours = trained(Topology(1, 1, 1), "fp32"), trained(Topology(2, 1, 1), "fp32")
@@ -81,13 +104,15 @@ def test_clipping_bites() -> None:
         ("no sum over the tensor axis", Topology(1, 1, 2), "gradients"),
         ("weights depend on the rank", Topology(1, 1, 2), "initial"),
         ("data ranks read the same samples", Topology(1, 2, 1), "gradients"),
+        ("partial gradients are not summed", Topology(1, 1, 2), "gradients"),
     ],
 )
 def test_a_fault_is_seen(fault: str, topology: Topology, broken: str) -> None:
     """Each kind of number that the parity test holds, with a fault that only it can see."""
     reference = trained(Topology(1, 1, 1), "fp32")
     try:
-        ours = trained(topology, "fp32", fault)
+        sequence = {"parallel__sequence": True, "parallel__tensor": 2} if "partial" in fault else {}
+        ours = trained(topology, "fp32", fault, **sequence)
     except RuntimeError as error:  # replicas that drift apart are found while they are gathered
         assert "differs" in str(error)
         return

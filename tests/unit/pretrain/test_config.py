@@ -63,6 +63,11 @@ def base(tmp_path: Path) -> Path:
             ["checkpoint={every_steps: 40, keep_last: 2, keep_every_steps: 100}"],
             "checkpoint.keep_every_steps: 100 must be a multiple of every_steps 40",
         ),
+        (["parallel.sequence=true"], "parallel.sequence: has no effect with tensor 1"),
+        (
+            ["parallel={tensor: 2, sequence: true}", "data.sequence_length=127"],
+            "parallel.sequence: a sequence length of 127 must be a multiple of parallel.tensor 2",
+        ),
         (["stop_after_step=101"], "stop_after_step: 101 has no effect, schedule.total_steps is 100"),
         (["optimizer.beta2=1.0"], "optimizer.beta2: 1.0 is not allowed: it should be less than 1"),
         (["precision=fp16"], "precision: 'fp16' is not allowed: it should be 'bf16' or 'fp32'"),

@@ -1,0 +1,16 @@
+"""Activations that the backward pass computes again instead of keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(*arguments)`, of which only the arguments are kept until the backward pass.
+
+    The random state is not kept: nothing in the model draws numbers.
+    """
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
