@@ -63,6 +63,12 @@ class DedupConfig(Settings):
     """A document goes only if its exact Jaccard similarity with one that stays is at least this."""
     alarm_share: float = Field(default=0.5, gt=0, le=1)
     """A source that loses more than this share of its documents is reported as suspicious."""
+    lines: Literal["none", "keep_first", "drop_all"] = "none"
+    """Cut lines that several documents share, see `data_prep/dedup/lines.py`; CCNet drops all of them."""
+    line_documents: int = Field(default=2, ge=2)
+    """Documents that must share a line; CCNet's 2, or 10 for templates alone, as ROOTS."""
+    line_memory_bytes: int = Field(default=1_000_000_000, gt=0)
+    """What may be held of the hashes of lines; less costs time."""
 
 
 class TokenizerConfig(Settings):

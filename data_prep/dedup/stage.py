@@ -4,9 +4,9 @@
 is ever dropped as the copy of one that is dropped itself; among equals the first in the manifest comes first: sources
 in the order of the configuration, their files sorted, rows as they stand.
 
-Held in memory: for each document its hash and signature, about 4 bytes a permutation. The shingles that pairs are
-verified with are computed anew from the texts of those documents that a band proposes, and held in a file that the
-system pages in as needed.
+Held in memory: for each document its hash and signature, about 4 bytes a permutation; for each line, where lines are
+asked for, its document and range, 26 bytes. The shingles that pairs are verified with are computed anew from the texts
+of those documents that a band proposes, and held in a file that the system pages in as needed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig, FingerprintConfig
 from data_prep.dedup.exact import first_copies
+from data_prep.dedup.lines import find_repeats, hash_lines
 from data_prep.dedup.near import NearDuplicates, buckets, find_near_duplicates
 from data_prep.rules import rules_of_source
 from data_prep.rules.decide import failures, rule_settings
@@ -34,11 +35,13 @@ from data_prep.signals.fingerprints import shingle_set
 from foundation.atomic_files import whole_file
 from foundation.progress import Progress
 
-VERSION = 1
+VERSION = 2
 UNIT = "all"
 
 PAIRS = pa.schema([("id_a", pa.string()), ("id_b", pa.string()), ("jaccard", pa.float64()), ("kind", pa.string())])
 """Found copies: `id_a` stays, `id_b` goes. Kind `exact` means the same bytes, `near` a verified similarity."""
+LINES = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+"""Byte ranges of lines that go, in the order of the corpus."""
 REMOVALS = pa.schema(
     [("id", pa.string()), ("kind", pa.string()), ("duplicate_of", pa.string()), ("jaccard", pa.float64())]
 )
@@ -50,7 +53,7 @@ def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
     shards = load_manifest(run).shard_names
     settings = {
         "fingerprints": config.fingerprints.model_dump(mode="json"),
-        "dedup": config.dedup.model_dump(mode="json"),
+        "dedup": config.dedup.model_dump(mode="json", exclude={"line_memory_bytes"}),
         "rules": rule_settings(config),
     }
     return Stage(run, "dedup", VERSION, settings, committed_digest(run, "measure", shards))
@@ -89,8 +92,11 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
             bucket_of, minima, shingles, starts, stops, config.dedup.minimum_jaccard, progress.advance
         )
     removals, pairs = _evidence(documents, first, candidates, near)
-    paths = [run.dedup / "removals.parquet", run.dedup / "pairs.parquet"]
-    for path, table in zip(paths, (removals, pairs), strict=True):
+    tables = {"removals": removals, "pairs": pairs}
+    if config.dedup.lines != "none":
+        tables["lines"] = _line_cuts(config, run, shards, documents, removals)
+    paths = [run.dedup / f"{name}.parquet" for name in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
         with whole_file(path) as partial_file:
             pq.write_table(table, partial_file, compression="zstd")
     kinds = Counter(removals.column("kind").to_pylist())
@@ -105,6 +111,7 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
             "proposed_pairs": near.proposed,
             "verified_pairs": near.verified,
             "similar_pairs": len(near.pairs),
+            "lines": len(tables.get("lines", ())),
             **_alarms(run, documents, removals, shards, config.dedup.alarm_share),
         },
     )
@@ -251,6 +258,54 @@ def _evidence(
         schema=PAIRS,
     )
     return removals, pairs
+
+
+def _line_cuts(
+    config: DataConfig, run: RunDirectory, shards: Sequence[Shard], documents: _Documents, removals: pa.Table
+) -> pa.Table:
+    """The ranges of lines that go, of documents that stay."""
+    ids = documents.ids.to_numpy(zero_copy_only=False)
+    stays = ~documents.fails_rules & ~np.isin(ids.astype(str), np.array(removals.column("id").to_pylist(), dtype=str))
+    path = run.dedup / "line_hashes.partial"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owners, starts, stops, blanks = [], [], [], []
+    try:
+        with path.open("wb") as file, Progress("dedup: lines", len(shards), "shards") as progress:
+            for s, shard in enumerate(shards):
+                bounds = documents.shard_bounds[s : s + 2]
+                rows = np.flatnonzero(stays[bounds[0] : bounds[1]])
+                texts = _read_texts(run.corpus / f"{shard.name}.parquet", rows)
+                for row, text in zip(rows.tolist(), texts, strict=True):
+                    data = np.frombuffer(text, dtype=np.uint8)
+                    hashes, begins, ends = hash_lines(data, 0, len(data))
+                    hashes.tofile(file)
+                    owners.append(np.full(len(hashes), bounds[0] + row))
+                    starts.append(begins)
+                    stops.append(ends)
+                    blanks.append(hashes == 0)
+                progress.advance()
+        groups, begins, ends = (
+            np.concatenate([np.empty(0, dtype=np.int64), *part]).astype(np.int64) for part in (owners, starts, stops)
+        )
+        goes = find_repeats(
+            path,
+            groups,
+            config.dedup.line_documents,
+            config.dedup.lines == "keep_first",
+            config.dedup.line_memory_bytes,
+        )
+    finally:
+        path.unlink(missing_ok=True)
+    # of a document that loses every line with a letter, the blank ones go as well
+    is_blank = np.concatenate([np.empty(0, dtype=bool), *blanks])
+    something_stays = np.zeros(len(ids), dtype=bool)
+    something_stays[groups[~goes & ~is_blank]] = True
+    loses_something = np.zeros(len(ids), dtype=bool)
+    loses_something[groups[goes]] = True
+    goes |= is_blank & (loses_something & ~something_stays)[groups]
+    return pa.table(
+        {"id": pa.array(ids[groups[goes]], pa.string()), "start": begins[goes], "end": ends[goes]}, schema=LINES
+    )
 
 
 def _alarms(

@@ -1,8 +1,9 @@
 """The deciding stage: which documents are kept, and every reason against the others.
 
 Reasons are listed, and the first is counted, in this order: language, `rules.RULE_SETS`, each as its table has it, then
-`duplicate.exact` or `duplicate.near`. So duplicates are counted where nothing else speaks against a document; the
-deduplicating stage sees to it that such a one is a copy of a document that is kept.
+`duplicate.exact`, `duplicate.near` or `duplicate.lines` (every line of it is shared). So duplicates are counted where
+nothing else speaks against a document; the deduplicating stage sees to it that such a one is a copy of a document that
+is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from data_prep.shards import RunDirectory, Stage, StaleOutputError, committed_di
 from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
 from foundation.atomic_files import digest, whole_file
 
-VERSION = 2
+VERSION = 3
 
 _CUTTING = {"c4_paper": PAPER, "c4_dataset": DATASET}
 """Rule sets that also take lines out of what they keep."""
@@ -79,20 +80,33 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     run = stage.run
     source = load_manifest(run).shard(name).source
     rules = rules_of_source(config, source)
-    signals = read_signals(run.signals / f"{name}.parquet", rules)
+    signals = read_signals(run.signals / f"{name}.parquet", rules, ("byte_count",))
     removals = (
         pq.read_table(run.dedup / "removals.parquet", filters=[("id", "in", signals["id"])])
         if len(signals["id"])
         else None
     )
     removed = {} if removals is None else {row["id"]: row for row in removals.to_pylist()}
+    shared: dict[str, list[tuple[int, int]]] = {}
+    if config.dedup.lines != "none" and len(signals["id"]):
+        lines = pq.read_table(run.dedup / "lines.parquet", filters=[("id", "in", signals["id"])])
+        for line in lines.to_pylist():
+            shared.setdefault(line["id"], []).append((line["start"], line["end"]))
+    sizes = dict(zip(signals["id"].tolist(), signals["byte_count"].tolist(), strict=True))
+    for identity, ranges in shared.items():
+        if sum(stop - start for start, stop in ranges) == sizes[identity]:
+            removed[identity] = {"kind": "lines", "duplicate_of": None}
     verdicts = judge(signals, rules, removed, source)
     variants = [variant for name, variant in _CUTTING.items() if name in _rule_sets(config, source)]
     cut_bytes = 0
-    if variants:
+    if variants or shared:
+        ids, kept = verdicts.column("id").to_pylist(), verdicts.column("kept").to_pylist()
+        of_rules = _cuts(run.corpus / f"{name}.parquet", kept, variants) if variants else ([] for _ in ids)
         cuts = [
-            [{"start": start, "end": end} for start, end in ranges]
-            for ranges in _cuts(run.corpus / f"{name}.parquet", verdicts.column("kept").to_pylist(), variants)
+            [{"start": start, "end": end} for start, end in merge_cuts([*ranges, *shared.get(identity, [])])]
+            if is_kept
+            else []
+            for identity, is_kept, ranges in zip(ids, kept, of_rules, strict=True)
         ]
         cut_bytes = sum(piece["end"] - piece["start"] for ranges in cuts for piece in ranges)
         place = VERDICTS.get_field_index("cuts")

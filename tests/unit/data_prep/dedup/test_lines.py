@@ -1,0 +1,84 @@
+"""Shared lines: what is equal, which go, and a bound of memory that changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.config import DataConfig
+from data_prep.dedup.lines import find_repeats, hash_lines
+from data_prep.dedup.stage import dedup
+from data_prep.extract import extract
+from data_prep.rules.decide import decide
+from data_prep.shards import RunDirectory
+from data_prep.signals.measure import measure
+from data_prep.tokenizer.kept_documents import read_kept
+
+
+def hashes_of(text: str) -> list[int]:
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    hashes, starts, stops = hash_lines(data, 0, len(data))
+    assert b"".join(data[a:b].tobytes() for a, b in zip(starts, stops, strict=True)) == text.encode()
+    return hashes.tolist()
+
+
+def test_lines_are_compared_as_ccnet_does() -> None:
+    a, b, c, d, e = hashes_of("Page 12 of 34.\n  page 98 OF 76!\r\npage 5 of 6\n — \n\n")
+    assert a == b != c != 0  # a digit is a digit, two are not one
+    assert d == e == 0
+    assert hashes_of("ab c") != hashes_of("a bc")
+    assert hashes_of("") == []
+
+
+def goes(folder: Path, documents: list[list[int]], **settings: Any) -> list[bool]:
+    path = folder / "hashes"
+    np.array([value for lines in documents for value in lines], dtype=np.uint64).tofile(path)
+    groups = np.array([d for d, lines in enumerate(documents) for _ in lines], dtype=np.int64)
+    return find_repeats(path, groups, **settings).tolist()
+
+
+def test_all_copies_go_or_the_first_stays(tmp_path: Path) -> None:
+    documents = [[7, 5, 5, 0], [7, 9, 0], [7, 7, 11]]
+    every = {"minimum": 2, "memory_bytes": 10**6}
+    assert goes(tmp_path, documents, keeps_first=False, **every) == [1, 0, 0, 0, 1, 0, 0, 1, 1, 0]
+    assert goes(tmp_path, documents, keeps_first=True, **every) == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0]
+    assert not any(goes(tmp_path, documents, keeps_first=False, minimum=4, memory_bytes=10**6))
+
+
+def test_a_bound_of_memory_changes_nothing(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    documents = [random.integers(0, 60, size=8).tolist() for _ in range(40)]
+    settings = {"keeps_first": True, "minimum": 3}
+    expected = goes(tmp_path, documents, memory_bytes=10**9, **settings)
+    assert any(expected) and not all(expected)
+    assert goes(tmp_path, documents, memory_bytes=64 * 10, **settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "first"), [("drop_all", "Only the first.\n"), ("keep_first", "Home\nOnly the first.\n")]
+)
+def test_cut_lines_are_not_written(tmp_path: Path, lines: str, first: str) -> None:
+    texts = [
+        "Home\nOnly the first.\n",
+        "home!\nThe second, alone.\n",
+        "Home\nOnly the first.\n",
+        "A third that is alone.",
+    ]
+    texts.append("HOME\n\n")
+    (tmp_path / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source = {"name": "web", "kind": "jsonl", "paths": [str(tmp_path / "web.jsonl")], "rules": []}
+    config = DataConfig.model_validate(
+        {"output": tmp_path / "run", "workers": 1, "sources": [source], "dedup": {"lines": lines}}
+    )
+    run = RunDirectory(config.output)
+    for stage in (extract, measure, dedup, decide):
+        stage(config, run)
+    # the copy of the first document goes as a whole, and its lines count against nobody
+    assert [kept.text for kept in read_kept(run, "web-00000")] == [first, "The second, alone.\n", texts[3]]
+    verdict = pq.read_table(run.verdicts / "web-00000.parquet").to_pylist()[4]
+    assert (verdict["kept"], verdict["reasons"], verdict["cuts"]) == (False, ["duplicate.lines"], [])
