@@ -29,7 +29,7 @@ from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure
 from foundation.atomic_files import sha256_file, whole_file
 from foundation.progress import Progress
 
-VERSION = 3
+VERSION = 4
 
 _EXTRACTED = "extract"
 _COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})

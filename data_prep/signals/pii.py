@@ -50,9 +50,13 @@ _NOT_DOMAINS = frozenset(
 
 _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rb"(?:" + _OCTET + rb"\.){3}" + _OCTET + rb"(?![\w-]|\.\d|\.\*)")
-_VERSION_BEFORE = re.compile(
-    rb"\b(?:v|ver|version|release|section|chapter|rfc|clause|firmware|kernel)[.:= ]{0,3}\Z", re.IGNORECASE
+_NUMBERED_THINGS = (
+    "v|ver|version|release|rfc|firmware|kernel|section|sections|sec|sect|chapter|clause|paragraph|article|appendix|annex|"
+    "figure|fig|table|step|item|abschnitt|kapitel|ziffer|punkt|artikel|absatz|anhang|abbildung|tabelle|chapitre|"
+    "paragraphe|annexe|figura|tabla|sección|seccion|capítulo|capitulo|artículo|articulo|seção|secao|sezione|capitolo|"
+    "paragrafo|hoofdstuk|paragraaf|rozdział|раздел|Раздел|глава|Глава|пункт|Пункт|§"
 )
+_VERSION_BEFORE = re.compile(rb"(?<![A-Za-z0-9])(?:" + _NUMBERED_THINGS.encode() + rb")[.:= ]{0,3}\Z", re.IGNORECASE)
 _HEADING_BEFORE = re.compile(rb"(?:\A|\n)[ \t#*>]*\Z")
 _HEADING_AFTER = re.compile(rb"[.)]?[ \t]+[^\s\d]")
 _LARGEST_HEADING_NUMBER = 30
