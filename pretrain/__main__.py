@@ -46,7 +46,7 @@ def main() -> int:
         if first:
             print(f"pretrain: {error}", file=sys.stderr)
         return 2
-    except (FloatingPointError, ReplicaDriftError) as error:
+    except (ArithmeticError, ReplicaDriftError) as error:
         if first:
             print(f"pretrain: {error}", file=sys.stderr)
         return 3

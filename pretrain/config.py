@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from foundation.configuration import Settings
 from pretrain.data.phases import PhaseChange
 from pretrain.families.blocks import BLOCKS
+from pretrain.spikes.settings import SpikesConfig
 
 VOCABULARY_MULTIPLE = 128
 """Embedding rows are padded to a multiple of this, so that they divide over the tensor axis and fill the GPU's tiles
@@ -128,6 +129,8 @@ class DataConfig(Settings):
     phases: tuple[PhaseChange, ...] = ()
     """Changes of weights and sequence length while the run goes on; may be added while it is stopped, for samples that
     it has not reached."""
+    skipped_samples: tuple[tuple[int, int], ...] = ()
+    """Half-open ranges of sample numbers that are not trained on; likewise. Rollbacks add theirs in the ledger."""
 
 
 class ObjectiveConfig(Settings):
@@ -277,6 +280,7 @@ class TrainConfig(Settings):
     recomputation: Literal["none", "selective", "full"] = "none"
     """What the backward pass computes again instead of keeping it: the attention's scores (selective), or whole blocks
     (full) (Korthikanti et al. 2022, arXiv:2205.05198, section 5)."""
+    spikes: SpikesConfig = SpikesConfig()
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
 
@@ -349,6 +353,23 @@ class TrainConfig(Settings):
                 f"batch.global_batch_size: {self.batch.global_batch_size} must be a multiple of "
                 f"batch.micro_batch_size {self.batch.micro_batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_checkpoint_is_left_to_go_back_to(self) -> TrainConfig:
+        spikes, keep, every = self.spikes, self.checkpoint.keep_last, self.checkpoint.every_steps
+        reach = spikes.rollback_steps + spikes.detector.patience_steps
+        if spikes.enabled and keep is not None and (keep - 1) * every < reach:
+            raise ValueError(
+                f"checkpoint.keep_last: {keep} checkpoints, one every {every} steps, reach back {(keep - 1) * every} "
+                f"steps, but a rollback goes from up to spikes.detector.patience_steps "
+                f"{spikes.detector.patience_steps} after a spike's onset to spikes.rollback_steps "
+                f"{spikes.rollback_steps} before it: keep "
+                f"{-(-reach // every) + 1}, or set spikes.enabled=false"
+            )
+        for start, stop in self.data.skipped_samples:
+            if not 0 <= start < stop:
+                raise ValueError(f"data.skipped_samples: [{start}, {stop}) must be half-open with 0 <= start < stop")
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -55,11 +56,17 @@ class StepResult:
 
     Attributes:
         loss: mean over the tokens of the global batch, nats.
-        gradient_norm: L2 norm over the whole model, before clipping.
+        gradient_norm: L2 norm over the whole model, before clipping; infinity also stands for NaN.
+        applied: False when the update was dropped, so that weights and moments are what they were.
     """
 
     loss: float
     gradient_norm: float
+    applied: bool = True
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,21 @@ class Engine:
             )
         self._check_engine()
         self._sequence_length = config.data.sequence_length
+        self.updates = 0
+        """Applied since the initial weights; the steps less the dropped ones."""
+        self._norm_limit = math.inf
+        self._drop_above_norm_limit()
+
+    def _drop_above_norm_limit(self) -> None:
+        # DeepSpeed has the norm before it calls the inner optimizer; NaN and infinity it drops by itself.
+        optimizer = self._engine.optimizer
+        update = optimizer.optimizer.step
+
+        def limited() -> None:
+            if self._norm_limit == math.inf or float(optimizer._global_grad_norm) <= self._norm_limit:
+                update()
+
+        optimizer.optimizer.step = limited
 
     def _initialise_weights(self) -> None:
         degree, rank = self.topology.tensor, self.coordinate.tensor
@@ -289,23 +311,32 @@ class Engine:
             self._engine.reset_activation_shape()
             self._sequence_length = sequence_length
 
-    def train_step(self, batches: Iterator[Batch], learning_rate: float) -> StepResult:
-        """Forward, backward and update over one global batch.
+    def train_step(
+        self,
+        batches: Iterator[Batch],
+        learning_rate: float,
+        norm_limit: float = math.inf,
+    ) -> StepResult:
+        """Forward, backward and update over one global batch. NaN and infinity never reach weights or moments.
 
         Args:
             batches: (tokens, targets), int64 [B, S] each, of this data rank, or what an objective makes of them; one
                 global batch is taken from it.
             learning_rate: of this step.
+            norm_limit: an update whose gradient norm is above it is dropped.
 
         Raises:
-            FloatingPointError: loss or gradient norm is not finite; the weights have not been touched.
+            FloatingPointError: the loss is not finite while the gradient norm is, so that an update was applied.
         """
+        self._norm_limit = norm_limit
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         loss = self._engine.train_batch(batches)
-        result = StepResult(float(loss), float(self._engine.get_global_grad_norm()))
-        if not (torch.isfinite(torch.tensor([result.loss, result.gradient_norm])).all()):
-            raise FloatingPointError(f"loss {result.loss}, gradient norm {result.gradient_norm}: not finite")
+        norm = float(self._engine.get_global_grad_norm())
+        result = StepResult(float(loss), norm, applied=math.isfinite(norm) and norm <= norm_limit)
+        if result.applied and not result.is_finite:
+            raise FloatingPointError(f"loss {result.loss} with a gradient norm of {norm}")
+        self.updates += result.applied
         return result
 
     def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
@@ -370,14 +401,14 @@ class Engine:
                 state[key] = torch.zeros_like(flat, requires_grad=False)
         return state
 
-    def restored(self, steps: int) -> None:
+    def restored(self, updates: int) -> None:
         """After the fragments have been filled: set AdamW's step counter and publish the weights to the model."""
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
             for flat in group["params"]:
-                self._moments(flat)["step"].fill_(float(steps))
+                self._moments(flat)["step"].fill_(float(updates))
         optimizer.update_lp_params()
-        self._engine.global_steps = steps
+        self._engine.global_steps = self.updates = updates
 
 
 def versions() -> dict[str, str]:

@@ -1,21 +1,28 @@
-"""The loop: step, log, evaluate, save."""
+"""The loop: step, log, watch, evaluate, save."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pretrain.checkpoint.layout import step_folder
+from pretrain.checkpoint.load import load_checkpoint
+from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader, micro_batches
-from pretrain.data.objective import Arrange, arrange
+from pretrain.data.objective import Arrange, Batch, arrange
 from pretrain.engine import Engine
 from pretrain.monitor.metrics import MetricsWriter
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.replicas import check_replicas
 from pretrain.schedule import learning_rate
+from pretrain.spikes.documents import write_skipped_samples
+from pretrain.spikes.ledger import Entry, describe, rollbacks
+from pretrain.spikes.watch import FACT, SpikeWatch
 from pretrain.topology import Topology
 
 
@@ -33,6 +40,11 @@ class Run:
     training: SampleReader
     held_out: SampleReader | None
     facts: dict[str, Any]
+    spikes: SpikeWatch
+
+
+class SpikeError(ArithmeticError):
+    """The loss has spiked, and nothing that could be done on its own has helped."""
 
 
 def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
@@ -40,8 +52,12 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
 
     Args:
         notes: what the person at the terminal should know before the first step.
+
+    Raises:
+        SpikeError: the loss has spiked, and nothing that could be done on its own has helped.
+        FloatingPointError: NaN or infinity, and nobody watches for spikes.
     """
-    config, engine = run.config, run.engine
+    config, engine, spikes = run.config, run.engine, run.spikes
     schedule, batch = config.schedule, config.batch
     last_step = min(schedule.total_steps, config.stop_after_step or schedule.total_steps)
     metrics = MetricsWriter(config.output / "metrics.jsonl", step) if engine.rank == 0 else None
@@ -51,35 +67,29 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
     check_replicas(engine.parameters(), engine.coordinate.tensor, step)
     if metrics and step < last_step:
         metrics.write("event", step=step, event="resumed" if step else "started", topology=str(run.topology))
-    batches = micro_batches(
-        run.training,
-        samples,
-        batch.global_batch_size,
-        batch.micro_batch_size,
-        engine.coordinate.data,
-        run.topology.data,
-        _arrange(run, "train"),
-    )
+    if step == 0 and spikes.enabled:
+        save(run, step, samples, metrics, progress)  # a spike before the first checkpoint needs one to go back to
+    batches = batches_from(run, samples)
     while step < last_step:
         started = time.perf_counter()
         first_sample = int(run.training.skipped.samples_at(samples))
         sequence_length = int(run.training.lengths(first_sample)[0])
         engine.set_sequence_length(sequence_length)
-        rate = learning_rate(
+        rate = spikes.rate_factor(step + 1) * learning_rate(
             step,
             peak=config.optimizer.learning_rate,
             warmup_steps=schedule.warmup_steps,
             total_steps=schedule.total_steps,
             minimum_ratio=schedule.minimum_learning_rate_ratio,
         )
-        try:
-            result = engine.train_step(batches, rate)
-        except FloatingPointError as error:
+        result = engine.train_step(batches, rate, spikes.norm_limit(step + 1))
+        if not (result.is_finite or spikes.enabled):
             raise FloatingPointError(
-                f"step {step + 1}, {batch.global_batch_size} samples from {first_sample}: {error}. The update was "
-                "not applied and saved checkpoints are untouched: lower optimizer.learning_rate and start again, or "
-                "look at these samples"
-            ) from None
+                f"step {step + 1}, {batch.global_batch_size} samples from {first_sample}: loss {result.loss}, gradient "
+                f"norm {result.gradient_norm}: not finite. The update was not applied and saved checkpoints are "
+                "untouched: set spikes.enabled=true, lower optimizer.learning_rate and start again, or look at these "
+                "samples"
+            )
         step += 1
         samples += batch.global_batch_size
         seconds = time.perf_counter() - started
@@ -88,14 +98,21 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
                 "step": step,
                 "consumed_samples": samples,
                 "consumed_tokens": run.training.tokens_before(samples),
+                "first_sample": first_sample,
                 "loss": result.loss,
                 "gradient_norm": result.gradient_norm,
                 "learning_rate": rate,
                 "tokens_per_second": batch.global_batch_size * sequence_length / seconds,
                 "step_seconds": seconds,
             }
-            metrics.write("train", **line)
+            metrics.write("train", **line, **({} if result.applied else {"dropped": True}))
             progress.step(line)
+        phase = run.training.phase_at(first_sample)
+        answer = spikes.observe(step, result.loss, result.gradient_norm, first_sample, batch.global_batch_size, phase)
+        if answer is not None:
+            step, samples = roll_back(run, answer, metrics, progress)
+            batches = batches_from(run, samples)
+            continue
         if run.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
             loss, tokens = evaluate(run, run.held_out)
             if metrics and progress:
@@ -104,24 +121,11 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         if step % config.monitor.replicas_every_steps == 0:
             check_replicas(engine.parameters(), engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
-            started = time.perf_counter()
-            # Phases may be added later, for samples that are not reached yet: the digest is of what was.
-            digest = run.training.digest(before=int(run.training.skipped.samples_at(samples)))
-            facts = {**run.facts, "data_digest": digest}
-            folder = save_checkpoint(
-                engine,
-                config.output / "checkpoints",
-                step,
-                samples,
-                facts,
-                config.checkpoint.keep_last,
-                config.checkpoint.keep_every_steps,
-            )
-            if metrics and progress:
-                metrics.write(
-                    "event", step=step, event="saved", checkpoint=folder.name, seconds=time.perf_counter() - started
-                )
-                progress.saved(folder)
+            save(run, step, samples, metrics, progress)
+    if progress and spikes.suspects:
+        progress.note(
+            "the last steps may be a spike: `python -m tools.spikes` shows what is known, docs/on_call.md helps"
+        )
     if progress:
         progress.finish()
     if metrics:
@@ -131,6 +135,85 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
 def _arrange(run: Run, split: str) -> Arrange | None:
     config = run.config
     return arrange(config.objective, config.seed, split, two_dimensional=config.model.positions == "learned_2d")
+
+
+def batches_from(run: Run, samples: int) -> Iterator[Batch]:
+    """This rank's micro-batches of a run that has consumed `samples` samples."""
+    batch = run.config.batch
+    return micro_batches(
+        run.training,
+        samples,
+        batch.global_batch_size,
+        batch.micro_batch_size,
+        run.engine.coordinate.data,
+        run.topology.data,
+        _arrange(run, "train"),
+    )
+
+
+def save(run: Run, step: int, samples: int, metrics: MetricsWriter | None, progress: TrainingProgress | None) -> None:
+    """Save a checkpoint from all ranks. Collective."""
+    started = time.perf_counter()
+    facts = {
+        **run.facts,
+        # Phases may be added later, for samples that are not reached yet: the digest is of what was.
+        "data_digest": run.training.digest(before=run.training.reached(samples)),
+        "skipped_samples": run.training.skipped.ranges,
+        FACT: run.spikes.to_json(),
+    }
+    checkpoint = run.config.checkpoint
+    folder = save_checkpoint(
+        run.engine,
+        run.config.output / "checkpoints",
+        step,
+        samples,
+        facts,
+        checkpoint.keep_last,
+        checkpoint.keep_every_steps,
+    )
+    if metrics and progress:
+        metrics.write("event", step=step, event="saved", checkpoint=folder.name, seconds=time.perf_counter() - started)
+        progress.saved(folder)
+
+
+def roll_back(
+    run: Run, answer: Entry, metrics: MetricsWriter | None, progress: TrainingProgress | None
+) -> tuple[int, int]:
+    """Do what the ledger says: earlier weights into the running engine, and a range of samples out of the plan.
+
+    Collective.
+
+    Returns:
+        Steps done and samples consumed from where the run goes on.
+
+    Raises:
+        SpikeError: the ledger says stop.
+    """
+    if answer.kind == "stop" or answer.to_step is None or answer.skipped is None:
+        if metrics:
+            metrics.write("event", step=answer.step, event="stopped", onset=answer.onset, reason=answer.reason)
+            metrics.close()
+        raise SpikeError(
+            f"step {answer.step}: the loss has spiked since step {answer.onset} and the run stops: {answer.reason}. "
+            f"See docs/on_call.md and `python -m tools.spikes {run.config.output}`"
+        )
+    reader = CheckpointReader(step_folder(run.config.output / "checkpoints", answer.to_step))
+    load_checkpoint(run.engine, reader)
+    run.spikes.restore(reader.index.get(FACT))
+    run.training.skipped = run.training.skipped.and_then(*answer.skipped, position=reader.consumed_samples)
+    if metrics and progress:
+        branch = f"abandoned-{len(rollbacks(run.spikes.entries)):02d}"
+        metrics.roll_back(answer.to_step, branch)
+        told = answer.model_dump(mode="json", exclude_none=True, exclude={"kind", "step", "time"})
+        metrics.write("event", step=answer.to_step, event="rolled back", from_step=answer.step, branch=branch, **told)
+        progress.rolled_back(answer.to_step, describe(answer))
+        folder = run.config.output / "spikes" / branch
+        try:
+            remarkable = write_skipped_samples(run.training, answer, folder)
+            metrics.write("event", step=answer.to_step, event="first look", folder=str(folder), remarkable=remarkable)
+        except (OSError, ValueError) as error:  # a page for a person must not stop a run that has just been mended
+            metrics.write("event", step=answer.to_step, event="no first look", reason=str(error))
+    return reader.step, reader.consumed_samples
 
 
 def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:

@@ -10,13 +10,15 @@ import torch.distributed as dist
 
 from foundation.atomic_files import digest
 from foundation.configuration import write_resolved
-from pretrain.checkpoint.load import check_same_run, load_checkpoint, load_weights
+from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
 from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
 from pretrain.config import TrainConfig, check_vocabulary, check_world_size
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
+from pretrain.data.skips import SkippedRanges
 from pretrain.engine import Engine, join_processes, versions
 from pretrain.loop import Run, train_loop
+from pretrain.spikes.watch import FACT, SpikeWatch, open_ledger
 from pretrain.topology import Topology
 
 COLLECTIVE_TIMEOUT_SECONDS = 1800
@@ -30,9 +32,16 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         ValueError: on every rank, when a setting, the data or a checkpoint does not fit; says which and how.
-        FloatingPointError: loss or gradient norm became NaN or infinite.
+        SpikeError, FloatingPointError: see `train_loop`.
     """
     world_size = join_processes(COLLECTIVE_TIMEOUT_SECONDS)
+    train_joined(config, world_size)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def train_joined(config: TrainConfig, world_size: int) -> None:
+    """`train` in processes that have found each other."""
     data_degree = check_world_size(config, world_size)
     topology = Topology(pipe=config.parallel.pipeline, data=data_degree, tensor=config.parallel.tensor)
     training, held_out = _agreed(lambda: _open_data(config))
@@ -44,13 +53,18 @@ def train(config: TrainConfig) -> None:
 
     engine = Engine(config, topology)
     checkpoints = config.output / "checkpoints"
+    ledger = _from_first_rank(_agreed(lambda: open_ledger(config.output) if engine.rank == 0 else []))
+    spikes = SpikeWatch(config.spikes, config.output, engine.rank, ledger)
+    training.skipped = SkippedRanges([*config.data.skipped_samples, *spikes.skipped])
     newest, complaints = _from_first_rank(_agreed(lambda: _newest(checkpoints) if engine.rank == 0 else (None, [])))
     reader = _agreed(lambda: CheckpointReader(newest)) if newest else None
     step, samples = 0, 0
     if reader is not None:
-        reached = int(training.skipped.samples_at(reader.consumed_samples))
+        reached = training.reached(reader.consumed_samples)
         changes = _agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
+        _agreed(lambda: check_same_past(reader, training.skipped))
         load_checkpoint(engine, reader)
+        spikes.restore(reader.index.get(FACT))
         step, samples = reader.step, reader.consumed_samples
         complaints += [f"changed since {reader.path.name}: {change}" for change in changes]
     elif config.initial_weights is not None:
@@ -60,9 +74,7 @@ def train(config: TrainConfig) -> None:
         complaints.append(f"the weights are those of {start.path}")
     if engine.rank == 0:
         write_resolved(config, config.output / "config.resolved.yaml")
-    train_loop(Run(config, topology, engine, training, held_out, facts), step, samples, complaints)
-    dist.barrier()
-    dist.destroy_process_group()
+    train_loop(Run(config, topology, engine, training, held_out, facts, spikes), step, samples, complaints)
 
 
 def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:

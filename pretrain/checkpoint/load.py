@@ -10,6 +10,7 @@ import torch.distributed as dist
 from pretrain.checkpoint.layout import STATES, CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
+from pretrain.data.skips import SkippedRanges
 from pretrain.engine import Engine
 
 
@@ -23,7 +24,7 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
         CheckpointError: on every rank, when one of them cannot read what it needs.
     """
     _fill(engine, reader, STATES)
-    engine.restored(reader.step)
+    engine.restored(reader.updates)
 
 
 def load_weights(engine: Engine, reader: CheckpointReader) -> None:
@@ -108,6 +109,26 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
             "folder"
         )
     return [f"{field}: {before} -> {now}" for field, before, now in changed]
+
+
+def check_same_past(reader: CheckpointReader, skipped: SkippedRanges) -> None:
+    """Refuse skipped ranges that would change what the checkpoint was trained on.
+
+    Raises:
+        CheckpointError: names the first sample that was trained on and is skipped now, or the other way round.
+    """
+    before = SkippedRanges([(start, stop) for start, stop in reader.index.get("skipped_samples", [])])
+    consumed = reader.consumed_samples
+    for skip, other, what in ((skipped, before, "is skipped now"), (before, skipped, "was skipped and is not now")):
+        last = int(other.samples_at(consumed - 1)) if consumed else -1
+        for start, stop in skip.ranges:
+            wrong = other.position_of(min(stop, last + 1)) - other.position_of(min(start, last + 1))
+            if wrong > 0:
+                raise CheckpointError(
+                    f"{reader.path}: of the {consumed} samples that it was trained on, {wrong} of [{start}, {stop}) "
+                    f"{what}: set data.skipped_samples and the ledger back, or remove the folder to go back to the "
+                    "checkpoint before"
+                )
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -90,6 +90,11 @@ class CheckpointReader:
         return int(self.index["step"])
 
     @property
+    def updates(self) -> int:
+        """Steps whose update was applied, not dropped."""
+        return int(self.index.get("updates", self.step))
+
+    @property
     def consumed_samples(self) -> int:
         return int(self.index["consumed_samples"])
 

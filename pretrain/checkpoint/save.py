@@ -73,6 +73,7 @@ def save_checkpoint(
             "format": FORMAT_VERSION,
             "step": step,
             "consumed_samples": consumed_samples,
+            "updates": engine.updates,
             "topology": {
                 "tensor": engine.topology.tensor,
                 "pipe": engine.topology.pipe,

@@ -154,6 +154,14 @@ class SampleReader:
         dataset = np.searchsorted(self._first_samples, window, "right") - 1
         return SampleLocations(dataset, np.zeros_like(given), window - self._first_samples[dataset])
 
+    def reached(self, position: int) -> int:
+        """The sample after the last one that a run has trained on when it has consumed `position` samples."""
+        return int(self.skipped.samples_at(position - 1)) + 1 if position else 0
+
+    def phase_at(self, sample: int) -> int:
+        """Number of the phase that this sample belongs to."""
+        return int(self.order.phase_at(np.array([sample]))[0]) if self.order else 0
+
     def lengths(self, samples: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Sequence length of each of these samples."""
         given = np.atleast_1d(np.asarray(samples, np.int64))

@@ -33,9 +33,29 @@ class MetricsWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             _abandon(path, resume_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the length of the run
-        # TensorBoard hides what earlier processes wrote from this step on.
-        self._board = SummaryWriter(str(path.parent / TENSORBOARD_FOLDER), purge_step=resume_step + 1)
+        self._path = path
+        self._open(resume_step)
+
+    def _open(self, resume_step: int) -> None:
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - open for the length of the run
+        # TensorBoard hides what was written from this step on.
+        self._board = SummaryWriter(str(self._path.parent / TENSORBOARD_FOLDER), purge_step=resume_step + 1)
+
+    def roll_back(self, to_step: int, branch: str) -> None:
+        """Set the steps after `to_step` apart, as a resume does: they are done again.
+
+        Their lines carry `"branch": branch` in `metrics.abandoned.jsonl`, and TensorBoard shows them as a run of that
+        name beside the kept one.
+        """
+        self.close()
+        abandoned = _abandon(self._path, to_step, branch)
+        board = SummaryWriter(str(self._path.parent / TENSORBOARD_FOLDER / branch))
+        for line in abandoned:
+            for name, value in line.items():
+                if line["kind"] != "event" and name not in ("kind", "step") and isinstance(value, int | float):
+                    board.add_scalar(f"{line['kind']}/{name}", value, line["step"])
+        board.close()
+        self._open(to_step)
 
     def write(self, kind: Kind, *, step: int, **values: Any) -> None:
         """Append one line. NaN and infinity, which JSON does not have, are written as the strings "nan" and "inf"."""
@@ -74,10 +94,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _abandon(path: Path, resume_step: int) -> None:
+def _abandon(path: Path, resume_step: int, branch: str | None = None) -> list[dict[str, Any]]:
     lines = read_metrics(path)
     kept = [line for line in lines if resume_step and line["step"] <= resume_step]
     abandoned = [line for line in lines if not (resume_step and line["step"] <= resume_step)]
+    if branch is not None:
+        abandoned = [{**line, "branch": branch} for line in abandoned]
     # First added there, then removed here: a kill in between leaves lines twice, never none.
     if abandoned:
         aside = path.with_name(ABANDONED_FILE)
@@ -85,6 +107,7 @@ def _abandon(path: Path, resume_step: int) -> None:
         write_text(aside, before + _as_text(abandoned))
     # Also without abandoned lines, because a half-written last one must go.
     write_text(path, _as_text(kept))
+    return abandoned
 
 
 def _as_text(lines: list[dict[str, Any]]) -> str:

@@ -79,6 +79,15 @@ class TrainingProgress:
             self._last_line = now
             self._print(text)
 
+    def rolled_back(self, step: int, note: str) -> None:
+        """Say that the run goes on from an earlier step, and why."""
+        self._first_step, self._start = step, time.monotonic()
+        self._print(note)
+
+    def note(self, text: str) -> None:
+        """Say something that a person should know."""
+        self._print(f"note: {text}")
+
     def evaluation(self, step: int, loss: float) -> None:
         """Show the loss on the held-out part."""
         self._held_out = f" (held-out {loss:.4f})"

@@ -1,0 +1,233 @@
+"""Joins detector, policy and ledger to a running engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from foundation.atomic_files import digest
+from pretrain.checkpoint.abandon import abandon_checkpoints
+from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError, complete_checkpoints
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.spikes.detector import Detector, Verdict
+from pretrain.spikes.ledger import (
+    LEDGER_FILE,
+    Entry,
+    append_entries,
+    joined,
+    rate_factor,
+    read_ledger,
+    rollbacks,
+    skipped_ranges,
+)
+from pretrain.spikes.policy import decide
+from pretrain.spikes.settings import SpikesConfig
+
+FACT = "spikes"
+"""Key in `checkpoint.json`."""
+
+
+class SpikeWatch:
+    """Looks at every step; on every rank the same, from the same reduced numbers, so that a quiet step costs no
+    communication. What is done about a spike is decided by rank 0 alone and broadcast.
+
+    Args:
+        output: the run's folder.
+        entries: the ledger so far, see `open_ledger`.
+    """
+
+    def __init__(self, settings: SpikesConfig, output: Path, rank: int, entries: list[Entry]) -> None:
+        self._settings = settings
+        self._path = output / LEDGER_FILE
+        self._checkpoints = output / "checkpoints"
+        self._rank = rank
+        self._detector = Detector(settings.detector)
+        self._first_samples: dict[int, int] = {}
+        self.entries = entries
+
+    @property
+    def enabled(self) -> bool:
+        return self._settings.enabled
+
+    @property
+    def suspects(self) -> bool:
+        """Whether the last steps may be a spike."""
+        return self._detector.state != "ok"
+
+    @property
+    def skipped(self) -> list[tuple[int, int]]:
+        """Half-open ranges of samples that the ledger takes out."""
+        return skipped_ranges(self.entries)
+
+    def rate_factor(self, step: int) -> float:
+        """What the learning rate of step number `step` is multiplied with."""
+        return rate_factor(self.entries, step)
+
+    def norm_limit(self, step: int) -> float:
+        """Gradient norm above which the update of step number `step` is dropped."""
+        drops = self._settings.enabled and self._settings.transient == "drop"
+        return self._detector.norm_limit(step) if drops else float("inf")
+
+    def observe(
+        self, step: int, loss: float, gradient_norm: float, first_sample: int, global_batch_size: int, phase: int
+    ) -> Entry | None:
+        """Look at a finished step.
+
+        Returns:
+            The rollback or the stop that must follow now, the same on every rank; collective only then.
+        """
+        if not self._settings.enabled:
+            return None
+        self._first_samples[step] = first_sample
+        # So far an onset may lie back, and the skipped range begins before it.
+        kept = self._settings.rollback_steps + self._settings.detector.patience_steps + self._settings.detector.window
+        self._first_samples.pop(step - kept, None)
+        verdict = self._detector.observe(step, loss, gradient_norm, phase)
+        if verdict.state == "persistent":
+            return self._answer(verdict, step, global_batch_size)
+        if verdict.state == "transient" and verdict.onset is not None:
+            peak = None if verdict.peak == float("inf") else verdict.peak
+            self._add(Entry(kind="transient", step=step, onset=verdict.onset, peak=peak, reason=verdict.reason))
+        self._add_mended(step)
+        return None
+
+    def _answer(self, verdict: Verdict, step: int, global_batch_size: int) -> Entry:
+        box: list[Entry | None] = [None]
+        if self._rank == 0:
+            healthy = self._healthy_checkpoints()
+            while True:
+                entry = decide(
+                    verdict, step, self.entries, healthy, self._first_samples, global_batch_size, self._settings
+                )
+                if entry.to_step is None or self._is_whole(entry.to_step):
+                    break
+                healthy.remove(entry.to_step)
+            box = [entry.model_copy(update={"time": _now()})]
+        dist.broadcast_object_list(box, src=0)
+        (answer,) = box
+        assert answer is not None
+        self._add(answer)
+        if answer.kind == "rollback" and self._rank == 0:
+            abandon_left_behind(self._checkpoints, self.entries)
+        dist.barrier()
+        return answer
+
+    def _healthy_checkpoints(self) -> list[int]:
+        """Steps of the checkpoints that were saved while nothing was suspected, newest first."""
+        steps = []
+        for folder in complete_checkpoints(self._checkpoints):
+            index = _index(folder)
+            if index is not None and (index.get(FACT) or {"suspect": False})["suspect"] is False:
+                steps.append(int(index["step"]))
+        return steps
+
+    def _is_whole(self, step: int) -> bool:
+        folder = next(path for path in complete_checkpoints(self._checkpoints) if _index_step(path) == step)
+        try:
+            CheckpointReader(folder).verify()
+        except CheckpointError:
+            return False
+        return True
+
+    def _add_mended(self, step: int) -> None:
+        done = rollbacks(self.entries)
+        if not done or any(entry.kind == "mended" and entry.onset == done[-1].onset for entry in self.entries):
+            return
+        if step > done[-1].onset + self._settings.cooldown_steps:
+            quiet = f"no spike for {self._settings.cooldown_steps} steps"
+            self._add(Entry(kind="mended", step=step, onset=done[-1].onset, reason=quiet))
+
+    def _add(self, entry: Entry) -> None:
+        if any(entry.is_same(known) for known in self.entries):  # a step that is done again after a resume
+            return
+        self.entries.append(entry.model_copy(update={"time": entry.time or _now()}))
+        if self._rank == 0:
+            append_entries(self._path, self.entries[-1:])
+
+    def to_json(self) -> dict[str, Any]:
+        """What goes into a checkpoint. Collective: the ranks must be of one mind."""
+        detector = self._detector.to_json()
+        minds: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(minds, digest(detector))
+        different = [rank for rank, mind in enumerate(minds) if mind != minds[0]]
+        if different:
+            raise RuntimeError(f"ranks {different} have seen another loss or gradient norm than rank 0")
+        return {
+            "suspect": self.suspects,
+            "detector": detector,
+            "first_samples": sorted(self._first_samples.items()),
+            "ledger": [entry.model_dump(mode="json", exclude_none=True) for entry in self.entries],
+        }
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on as the detector stood in a checkpoint; the ledger stays, because it knows more than any checkpoint."""
+        if state is None:  # written before there was a watch
+            self._detector, self._first_samples = Detector(self._settings.detector), {}
+            return
+        self._detector = Detector.from_json(self._settings.detector, state["detector"])
+        self._first_samples = {int(step): int(sample) for step, sample in state["first_samples"]}
+
+
+def open_ledger(output: Path) -> list[Entry]:
+    """The whole ledger of a run, from its file and its newest checkpoint; and the checkpoints that a rollback left
+    behind are put aside, in case the run was killed before that was done. Rank 0 only.
+
+    Raises:
+        ValueError: file and checkpoint tell different stories.
+    """
+    path, checkpoints = output / LEDGER_FILE, output / "checkpoints"
+    on_disk = read_ledger(path)
+    in_checkpoint: list[Entry] = []
+    for folder in complete_checkpoints(checkpoints):
+        index = _index(folder)
+        if index is not None:
+            in_checkpoint = _entries(index)
+            break
+    entries = joined(path, on_disk, in_checkpoint)
+    if len(entries) > len(on_disk):
+        append_entries(path, entries[len(on_disk) :])
+    if checkpoints.is_dir():
+        abandon_left_behind(checkpoints, entries)
+    return entries
+
+
+def abandon_left_behind(checkpoints: Path, entries: list[Entry]) -> None:
+    """Put aside every checkpoint of a branch that a rollback went back from: it knows nothing of that rollback."""
+    done = rollbacks(entries)
+    if not done:
+        return
+    left = []
+    for folder in complete_checkpoints(checkpoints):
+        index = _index(folder)
+        if index is None:
+            continue
+        unknown = rollbacks(entries[len(_entries(index)) :])
+        if any(entry.to_step is not None and entry.to_step < int(index["step"]) for entry in unknown):
+            left.append(int(index["step"]))
+    abandon_checkpoints(checkpoints, left, f"{len(done):02d}")
+
+
+def _entries(index: Mapping[str, Any]) -> list[Entry]:
+    return [Entry.model_validate(values) for values in (index.get(FACT) or {"ledger": []})["ledger"]]
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    try:
+        index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text())
+        return index
+    except (OSError, ValueError):
+        return None
+
+
+def _index_step(folder: Path) -> int | None:
+    index = _index(folder)
+    return None if index is None else int(index["step"])
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
