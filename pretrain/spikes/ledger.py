@@ -54,6 +54,8 @@ class Entry(Settings):
 
 def describe(entry: Entry) -> str:
     """One line for a person."""
+    if entry.kind == "mended":
+        return f"step {entry.step:,}: mended; {entry.reason} after the one of step {entry.onset:,}"
     height = "not a number" if entry.peak is None else f"up to {entry.peak:.2f} times its level"
     text = f"step {entry.step:,}: {entry.kind}; loss {height} from step {entry.onset:,} on, {entry.reason}"
     if entry.to_step is not None and entry.skipped is not None:

@@ -1,0 +1,168 @@
+"""What spiked in a run and what was done: `python -m tools.spikes RUN`; `--replay` tries other thresholds."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+
+from foundation.configuration import load_config
+from foundation.progress import summary_table
+from pretrain.config import TrainConfig
+from pretrain.monitor.metrics import ABANDONED_FILE, read_metrics
+from pretrain.spikes.detector import Detector, DetectorSettings, Verdict
+from pretrain.spikes.ledger import LEDGER_FILE, Entry, describe, read_ledger, rollbacks
+from tools.charts import Series, line_chart
+
+METRICS_FILE, RESOLVED_FILE = "metrics.jsonl", "config.resolved.yaml"
+EXAMPLES = """examples:
+  python -m tools.spikes runs/demo/train
+  python -m tools.spikes runs/demo/train --picture spikes.svg
+  python -m tools.spikes runs/demo/train --replay
+  python -m tools.spikes runs/demo/train --replay patience_steps=30 deviations=8"""
+
+# The chart's classes, as the pages of tools.report colour them; an SVG by itself brings its own.
+_STYLE = """<style>text{font:12px sans-serif;fill:#444}.grid{stroke:#ddd}.mark{stroke:#888;stroke-dasharray:4 3}
+.line{fill:none;stroke-width:1.5}.strong{stroke:#1f5fa8}.second{stroke:#c8502d}</style>"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.spikes",
+        description="Lists the loss spikes of a run and what was done about them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="output folder of the training run")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the loss, abandoned branches apart")
+    parser.add_argument(
+        "--replay",
+        nargs="*",
+        metavar="SETTING=VALUE",
+        help="run the detector over the metrics, with the run's settings and these changed",
+    )
+    given = parser.parse_args(arguments)
+    console = Console()
+    try:
+        metrics = given.run / METRICS_FILE
+        if not metrics.is_file():
+            raise ValueError(f"{metrics}: no such file; give the output folder of a training run")
+        if given.replay is not None:
+            replay(console, given.run, given.replay)
+        else:
+            show_events(console, given.run)
+        if given.picture is not None:
+            given.picture.write_text(picture(given.run), encoding="utf-8")
+            console.print(Text(f"wrote {given.picture}"), soft_wrap=True)
+    except ValueError as error:
+        print(f"tools.spikes: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def show_events(console: Console, run: Path) -> None:
+    """The ledger, a line for each event, and where the skipped samples can be read."""
+    entries = read_ledger(run / LEDGER_FILE)
+    if not entries:
+        console.print("no spikes")
+    for i, entry in enumerate(entries):
+        back = [later.to_step for later in rollbacks(entries[i + 1 :]) if later.to_step is not None]
+        abandoned = any(to_step < entry.step for to_step in back) and entry.kind == "transient"
+        console.print(
+            Text(f"{entry.time}  {describe(entry)}{'  (on an abandoned branch)' if abandoned else ''}"), soft_wrap=True
+        )
+    for folder in sorted((run / "spikes").glob("*/")):
+        console.print(Text(f"skipped samples as text: {folder}"), soft_wrap=True)
+
+
+def replay(console: Console, run: Path, changes: Sequence[str]) -> list[tuple[int, Verdict]]:
+    """Ends of spikes that a detector with other settings sees in the kept branch of a run; shown as a table.
+
+    Raises:
+        ValueError: a setting that there is not, or that cannot be.
+    """
+    settings = _settings(run, changes)
+    detector = Detector(settings)
+    found = []
+    lines = [line for line in read_metrics(run / METRICS_FILE) if line["kind"] == "train"]
+    for line in lines:
+        verdict = detector.observe(line["step"], float(line["loss"]), float(line["gradient_norm"]))
+        if verdict.state in ("transient", "persistent"):
+            found.append((line["step"], verdict))
+    rows = [
+        (
+            f"{step:,}",
+            f"{verdict.onset:,}",
+            verdict.state,
+            "NaN" if verdict.peak == math.inf else f"× {verdict.peak:.2f}",
+            verdict.reason,
+        )
+        for step, verdict in found
+    ]
+    title = f"{len(found)} spikes in {len(lines):,} steps"
+    summary_table(title, rows, ("at step", "onset", "end", "peak", "why"), console=console)
+    if detector.state != "ok":
+        console.print("the last steps are suspect")
+    return found
+
+
+def _settings(run: Path, changes: Sequence[str]) -> DetectorSettings:
+    resolved = run / RESOLVED_FILE
+    base: dict[str, Any] = {}
+    if resolved.is_file():
+        base = load_config(TrainConfig, resolved).spikes.detector.model_dump()
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in DetectorSettings.model_fields:
+            raise ValueError(
+                f"--replay {change}: give SETTING=VALUE with one of {', '.join(DetectorSettings.model_fields)}"
+            )
+        base[name] = yaml.safe_load(value)
+    try:
+        return DetectorSettings.model_validate(base)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"--replay: {'.'.join(map(str, first['loc']))} {first['msg']}".replace("  ", " ")) from None
+
+
+def picture(run: Path) -> str:
+    """The loss of the kept branch and of every abandoned one, as SVG, rollbacks marked."""
+    kept = _points(read_metrics(run / METRICS_FILE))
+    aside = run / ABANDONED_FILE
+    branches: dict[str, list[dict[str, Any]]] = {}
+    for line in read_metrics(aside) if aside.is_file() else []:
+        branches.setdefault(line.get("branch", ""), []).append(line)
+    series = [
+        Series("second", "abandoned" if i == 0 else "", _points(lines)) for i, lines in enumerate(branches.values())
+    ]
+    marks = [
+        (float(entry.to_step), f"back to {entry.to_step}") for entry in _rollbacks(run) if entry.to_step is not None
+    ]
+    figure = line_chart("loss", [Series("strong", "kept", kept), *series], x_label="step", marks=marks)
+    svg = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+    opening, rest = svg.split(">", 1)
+    return (
+        f'{opening} xmlns="http://www.w3.org/2000/svg">{_STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+    )
+
+
+def _rollbacks(run: Path) -> list[Entry]:
+    return rollbacks(read_ledger(run / LEDGER_FILE))
+
+
+def _points(lines: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
+    pairs = [(float(line["step"]), float(line["loss"])) for line in lines if line["kind"] == "train"]
+    return [(step, loss) for step, loss in pairs if math.isfinite(loss)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
