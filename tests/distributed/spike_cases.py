@@ -108,7 +108,7 @@ def put_in(fault: str, at: int) -> None:
 
     calls = 0
     step = Engine.train_step
-    loss = engine.vocabulary_parallel_cross_entropy
+    loss = engine.mean_loss
 
     def counted(self: Engine, *arguments: Any, **settings: Any) -> StepResult:
         nonlocal calls
@@ -123,7 +123,7 @@ def put_in(fault: str, at: int) -> None:
 
     Engine.train_step = counted  # type: ignore[method-assign]
     if fault in ("one NaN", "NaN"):
-        vars(engine)["vocabulary_parallel_cross_entropy"] = not_a_number
+        vars(engine)["mean_loss"] = not_a_number
     elif fault == "ranks disagree":
         observe = watch.SpikeWatch.observe
 
