@@ -249,6 +249,8 @@ class Detector:
         if phase != self._phase:
             self._phase = phase
             self._start_over()
+        if not math.isfinite(gradient_norm):
+            loss = math.nan  # its update is dropped: the loss may stay as it is for ever, but nothing is learned
         episode = self._episode
         if episode is None:
             loss_bounds, norm_bounds = self._loss_bounds(step), self._norm_bounds(step)
