@@ -243,7 +243,8 @@ def test_not_a_number(bad: float) -> None:
 def test_gradients_that_are_no_numbers_are_a_spike_however_good_the_loss() -> None:
     norm = np.full(400, 0.3)
     norm[300:] = math.inf
-    assert [(step, verdict.state) for step, verdict in watch(level(330), norm[:330]).verdicts][0] == (320, "persistent")
+    step, verdict = watch(level(330), norm[:330]).verdicts[0]
+    assert (step, verdict.state) == (320, "persistent")
 
 
 def test_not_a_number_before_there_is_a_baseline() -> None:
