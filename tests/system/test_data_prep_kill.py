@@ -47,6 +47,7 @@ def make_corpus(folder: Path) -> None:
             {"name": "books", "kind": "jsonl", "paths": [str(folder / "books.jsonl")], "rules": ["ccnet"]},
             {"name": "notes", "kind": "jsonl", "paths": [str(folder / "notes.jsonl")], "rules": []},
         ],
+        "dedup": {"lines": "keep_first"},
         "tokenizer": {"vocabulary_size": 768},
         "tokens": {"heldout_share": 0.1},
     }
