@@ -30,7 +30,7 @@ TRAIN = [
 ]
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 BENCH = ["nltk>=3.9", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
-DEV = ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6", "types-PyYAML"]
+DEV = ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6"]
 
 setup(
     name="altiplano",
