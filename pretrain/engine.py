@@ -185,6 +185,20 @@ def _tensor_group(topology: Topology) -> dist.ProcessGroup:
     return mine
 
 
+def _allow_stages_without_own_weights(optimizer: BF16_Optimizer) -> None:
+    """A last stage that is a tied head alone has nothing of its own to count in the gradient norm; DeepSpeed 0.19.8's
+    bf16 optimizer then fails, where its ZeRO one adds zero."""
+    gradients_for_norm = optimizer.get_grads_for_norm
+
+    def never_empty(for_clipping: bool = False) -> Any:
+        found = gradients_for_norm(for_clipping=for_clipping)
+        if for_clipping or found[0]:
+            return found
+        return [torch.zeros(1, device=local_device())], found[1]
+
+    optimizer.get_grads_for_norm = never_empty
+
+
 class Engine:
     """The sharded model and its optimizer on this rank."""
 
@@ -233,6 +247,8 @@ class Engine:
                 config=deepspeed_config(config, topology.data),
             )
         self._check_engine()
+        if config.precision == "bf16":
+            _allow_stages_without_own_weights(self._engine.optimizer)
         self._sequence_length = config.data.sequence_length
         self.updates = 0
         """Applied since the initial weights; the steps less the dropped ones."""
