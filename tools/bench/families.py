@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; starts four processes and returns their exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench families", description=__doc__)
     parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), help="names of the table's rows; all when left out")
     given = parser.parse_args(arguments)
     if "RANK" in os.environ:
