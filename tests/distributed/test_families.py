@@ -98,6 +98,7 @@ def held_to_one_process(name: str, ours: dict[str, Any]) -> None:
         assert difference < TOLERANCE, f"{key} of {parameter}: {difference:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_last_stage_of_a_tied_head_alone(precision: str) -> None:
     """A large vocabulary leaves the last stage nothing but the head, whose weights are counted on the first."""
