@@ -65,6 +65,9 @@ def test_it_ends_as_if_it_had_never_seen_the_range(tmp_path: Path, mixture: Path
     assert told(tmp_path / "told") == []
     assert_same_end(mended, tmp_path / "told")
     assert steps_of(mended) == steps_of(tmp_path / "told")
+    # The detector has forgotten the abandoned branch as well.
+    ours, reference = (CheckpointReader(path / "checkpoints").index["spikes"] for path in (mended, tmp_path / "told"))
+    assert ours["detector"] == reference["detector"]
 
     unwatched = spike_config(tmp_path / "unwatched", mixture, spikes__enabled=False, **FOUR)
     run_processes(4, spike_cases.run_training, unwatched)
@@ -146,12 +149,21 @@ def test_a_transient_spike_costs_nothing(tmp_path: Path) -> None:
     assert steps_of(tmp_path / "watched") == steps_of(tmp_path / "unwatched")
 
 
-def test_its_update_can_be_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_its_update_can_be_dropped(tmp_path: Path, precision: str) -> None:
     mixture = write_mixture(tmp_path / "tokens", (30 * BATCH, 31 * BATCH))
-    config = spike_config(tmp_path / "run", mixture, spikes__transient="drop", spikes__detector__minimum_norm_rise=1.5)
+    changes = {"spikes__transient": "drop", "spikes__detector__minimum_norm_rise": 1.5, "checkpoint__every_steps": 1}
+    config = spike_config(tmp_path / "run", mixture, precision=precision, stop_after_step=32, **changes)
     run_processes(2, spike_cases.run_training, config)
     assert [line["step"] for line in steps_of(tmp_path / "run") if line.get("dropped")] == [31]
-    assert CheckpointReader(tmp_path / "run" / "checkpoints").updates == 49
+    before, dropped, after = (
+        CheckpointReader(tmp_path / "run" / "checkpoints" / f"step-000000{step}") for step in (30, 31, 32)
+    )
+    assert (before.updates, dropped.updates, after.updates) == (30, 30, 31)
+    for name in before.names():
+        for state in STATES:
+            assert torch.equal(dropped.tensor(name, state), before.tensor(name, state)), f"{state} {name}"
+        assert not torch.equal(after.tensor(name), before.tensor(name))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
