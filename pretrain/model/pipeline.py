@@ -77,8 +77,10 @@ def pipeline_layers(
         for index in range(config.layers)
     ]
     if tied:
-        layers.append(PipelineLayer("", partial(FinalNorm, config, tensor_parallel), hidden))
-        layers.append(PipelineLayer("", layers[0].build, head_flops, tied, is_head=True))
+        # The head's cost is put on the norm before it, so that no stage begins between the two: DeepSpeed's ZeRO sums
+        # the gradient norm once for each group of weights, and a stage of a matrix alone would wait for ever.
+        layers.append(PipelineLayer("", partial(FinalNorm, config, tensor_parallel), head_flops))
+        layers.append(PipelineLayer("", layers[0].build, 0, tied, is_head=True))
     else:
         layers.append(PipelineLayer("", partial(Head, config, tensor_parallel), head_flops, is_head=True))
     return layers

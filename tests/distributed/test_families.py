@@ -101,7 +101,7 @@ def held_to_one_process(name: str, ours: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_last_stage_of_a_tied_head_alone(precision: str) -> None:
-    """A large vocabulary leaves the last stage nothing but the head, whose weights are counted on the first."""
+    """A large vocabulary leaves the last stage nothing but norm and head, whose weights are counted on the first."""
     model = {f"model__{key}": value for key, value in FAMILIES["gpt3"].items()}
     config = cases.tiny_config(precision=precision, model__vocabulary_size=20_000, **model)
     (reference, *_) = run_processes(1, cases.train, config, Topology(1, 1, 1), 2)
