@@ -201,6 +201,8 @@ def _prepare_worker() -> None:
     """In a new worker process: no words of datatrove, and no life without the parent."""
     _silence_datatrove()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well and ends us
+    # Here again: a forkserver that something else has started before does not have our environment.
+    os.environ.update({name: "1" for name in _THREAD_SETTINGS})
     parent = multiprocessing.parent_process()
     assert parent is not None
 
