@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from foundation.configuration import Settings
+from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.phases import PhaseChange
 from pretrain.families.blocks import BLOCKS
 from pretrain.spikes.settings import SpikesConfig
@@ -187,6 +188,17 @@ class ParallelConfig(Settings):
         return self
 
 
+class RampUpConfig(Settings):
+    """A batch that grows at the beginning of a run, as BLOOM's, see `pretrain/data/batch_sizes.py`."""
+
+    start: int = Field(gt=0)
+    """Samples of the first step."""
+    increment: int = Field(gt=0)
+    """Samples by which it grows at a time."""
+    samples: int = Field(gt=0)
+    """Consumed samples after which it has reached `global_batch_size`."""
+
+
 class BatchConfig(Settings):
     """Sizes in samples of `data.sequence_length` tokens."""
 
@@ -194,6 +206,22 @@ class BatchConfig(Settings):
     """Samples of one optimizer step, over all processes."""
     micro_batch_size: int = Field(gt=0)
     """Samples that one process computes at a time; the rest of a step is accumulated."""
+    ramp_up: RampUpConfig | None = None
+    """Left out: every step has `global_batch_size` samples."""
+
+    @property
+    def sizes(self) -> BatchSizes:
+        """Samples of each step."""
+        ramp = self.ramp_up
+        return BatchSizes(self.global_batch_size, Ramp(ramp.start, ramp.increment, ramp.samples) if ramp else None)
+
+    @model_validator(mode="after")
+    def _the_ramp_ends_at_the_full_size(self) -> BatchConfig:
+        try:
+            _ = self.sizes
+        except ValueError as error:
+            raise ValueError(f"ramp_up.{error}") from None
+        return self
 
 
 class OptimizerConfig(Settings):
@@ -284,9 +312,13 @@ class TrainConfig(Settings):
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
 
-    def accumulation_steps(self, data_size: int) -> int:
-        """Micro-batches of one process in one optimizer step, with `data_size` processes on the data axis."""
-        return self.batch.global_batch_size // (self.batch.micro_batch_size * data_size)
+    def accumulation_steps(self, data_size: int, batch_size: int | None = None) -> int:
+        """Micro-batches of one process in a step of `batch_size` samples, with `data_size` processes on the data axis.
+
+        Args:
+            batch_size: left out: the full one.
+        """
+        return (batch_size or self.batch.global_batch_size) // (self.batch.micro_batch_size * data_size)
 
     @model_validator(mode="after")
     def _axes_divide_the_model(self) -> TrainConfig:
@@ -348,11 +380,8 @@ class TrainConfig(Settings):
                 )
         if self.parallel.data is not None:
             _check_batch(self, self.parallel.data)
-        elif self.batch.global_batch_size % self.batch.micro_batch_size:
-            raise ValueError(
-                f"batch.global_batch_size: {self.batch.global_batch_size} must be a multiple of "
-                f"batch.micro_batch_size {self.batch.micro_batch_size}"
-            )
+        else:
+            _check_batch(self, 1)
         return self
 
     @model_validator(mode="after")
@@ -379,6 +408,13 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"schedule.warmup_steps: {self.schedule.warmup_steps} must be less than schedule.total_steps "
                 f"{total_steps}"
+            )
+        ramp = self.batch.ramp_up
+        if ramp is not None and self.batch.sizes.after(total_steps) <= ramp.samples:
+            raise ValueError(
+                f"batch.global_batch_size: {self.batch.global_batch_size} has no effect: the {total_steps} steps of "
+                f"schedule.total_steps take {self.batch.sizes.after(total_steps)} samples, and the batch grows over "
+                f"batch.ramp_up.samples {ramp.samples}: {self.batch.sizes.steps_to(ramp.samples) + 1} steps at least"
             )
         if self.stop_after_step is not None and self.stop_after_step > total_steps:
             raise ValueError(
@@ -428,9 +464,11 @@ def check_vocabulary(config: TrainConfig, mixture_vocabulary_size: int) -> None:
 
 
 def _check_batch(config: TrainConfig, data_size: int) -> None:
-    size, micro = config.batch.global_batch_size, config.batch.micro_batch_size
-    if size % (micro * data_size):
-        raise ValueError(
-            f"batch.global_batch_size: {size} must be a multiple of batch.micro_batch_size {micro} × data-parallel "
-            f"processes {data_size} = {micro * data_size}"
-        )
+    ramp, micro = config.batch.ramp_up, config.batch.micro_batch_size
+    sizes = {"global_batch_size": config.batch.global_batch_size}
+    if ramp is not None:
+        sizes |= {"ramp_up.start": ramp.start, "ramp_up.increment": ramp.increment}
+    axis = f" × data-parallel processes {data_size} = {micro * data_size}" if data_size > 1 else ""
+    for name, size in sizes.items():
+        if size % (micro * data_size):
+            raise ValueError(f"batch.{name}: {size} must be a multiple of batch.micro_batch_size {micro}{axis}")

@@ -332,6 +332,7 @@ class Engine:
         batches: Iterator[Batch],
         learning_rate: float,
         norm_limit: float = math.inf,
+        batch_size: int | None = None,
     ) -> StepResult:
         """Forward, backward and update over one global batch. NaN and infinity never reach weights or moments.
 
@@ -340,11 +341,13 @@ class Engine:
                 global batch is taken from it.
             learning_rate: of this step.
             norm_limit: an update whose gradient norm is above it is dropped.
+            batch_size: samples of this global batch; left out: the full size.
 
         Raises:
             FloatingPointError: the loss is not finite while the gradient norm is, so that an update was applied.
         """
         self._norm_limit = norm_limit
+        self._set_batch_size(batch_size or self.config.batch.global_batch_size)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         loss = self._engine.train_batch(batches)
@@ -354,6 +357,13 @@ class Engine:
             raise FloatingPointError(f"loss {result.loss} with a gradient norm of {norm}")
         self.updates += result.applied
         return result
+
+    def _set_batch_size(self, batch_size: int) -> None:
+        """Another size is another number of micro-batches: DeepSpeed reads it anew for the pipeline's schedule, for
+        the mean over micro-batches in the loss, and for the same mean in the gradients."""
+        if batch_size != self._engine.train_batch_size():
+            self._engine.set_train_batch_size(batch_size)
+            assert self._engine.micro_batches == self.config.accumulation_steps(self.topology.data, batch_size)
 
     def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
         """Mean loss in nats over `micro_batches` of every data rank, the same on every rank."""

@@ -13,6 +13,7 @@ from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.save import save_checkpoint
 from pretrain.config import TrainConfig
+from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.data.objective import Arrange, Batch, arrange
 from pretrain.engine import Engine
@@ -58,7 +59,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         FloatingPointError: NaN or infinity, and nobody watches for spikes.
     """
     config, engine, spikes = run.config, run.engine, run.spikes
-    schedule, batch = config.schedule, config.batch
+    schedule, sizes = config.schedule, config.batch.sizes
     last_step = min(schedule.total_steps, config.stop_after_step or schedule.total_steps)
     metrics = MetricsWriter(config.output / "metrics.jsonl", step) if engine.rank == 0 else None
     progress = TrainingProgress(config, run.topology, step, last_step) if engine.rank == 0 else None
@@ -75,23 +76,25 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         first_sample = int(run.training.skipped.samples_at(samples))
         sequence_length = int(run.training.lengths(first_sample)[0])
         engine.set_sequence_length(sequence_length)
+        batch_size = sizes.at(samples)
         rate = spikes.rate_factor(step + 1) * learning_rate(
             step,
+            sizes,
             peak=config.optimizer.learning_rate,
             warmup_steps=schedule.warmup_steps,
             total_steps=schedule.total_steps,
             minimum_ratio=schedule.minimum_learning_rate_ratio,
         )
-        result = engine.train_step(batches, rate, spikes.norm_limit(step + 1))
+        result = engine.train_step(batches, rate, spikes.norm_limit(step + 1), batch_size)
         if not (result.is_finite or spikes.enabled):
             raise FloatingPointError(
-                f"step {step + 1}, {batch.global_batch_size} samples from {first_sample}: loss {result.loss}, gradient "
+                f"step {step + 1}, {batch_size} samples from {first_sample}: loss {result.loss}, gradient "
                 f"norm {result.gradient_norm}: not finite. The update was not applied and saved checkpoints are "
                 "untouched: set spikes.enabled=true, lower optimizer.learning_rate and start again, or look at these "
                 "samples"
             )
         step += 1
-        samples += batch.global_batch_size
+        samples += batch_size
         seconds = time.perf_counter() - started
         if metrics and progress:
             line: dict[str, Any] = {
@@ -99,16 +102,17 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
                 "consumed_samples": samples,
                 "consumed_tokens": run.training.tokens_before(samples),
                 "first_sample": first_sample,
+                "global_batch_size": batch_size,
                 "loss": result.loss,
                 "gradient_norm": result.gradient_norm,
                 "learning_rate": rate,
-                "tokens_per_second": batch.global_batch_size * sequence_length / seconds,
+                "tokens_per_second": batch_size * sequence_length / seconds,
                 "step_seconds": seconds,
             }
             metrics.write("train", **line, **({} if result.applied else {"dropped": True}))
             progress.step(line)
         phase = run.training.phase_at(first_sample)
-        answer = spikes.observe(step, result.loss, result.gradient_norm, first_sample, batch.global_batch_size, phase)
+        answer = spikes.observe(step, result.loss, result.gradient_norm, first_sample, batch_size, phase)
         if answer is not None:
             step, samples = roll_back(run, answer, metrics, progress)
             batches = batches_from(run, samples)
@@ -143,7 +147,7 @@ def batches_from(run: Run, samples: int) -> Iterator[Batch]:
     return micro_batches(
         run.training,
         samples,
-        batch.global_batch_size,
+        batch.sizes,
         batch.micro_batch_size,
         run.engine.coordinate.data,
         run.topology.data,
@@ -224,7 +228,7 @@ def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:
     batches = micro_batches(
         held_out,
         0,
-        batch.global_batch_size,
+        BatchSizes(batch.global_batch_size),
         batch.micro_batch_size,
         run.engine.coordinate.data,
         run.topology.data,

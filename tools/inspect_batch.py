@@ -147,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.step is not None:
             if given.step < 1:
                 raise ValueError(f"--step {given.step}: the first step is 1")
-            size = config.batch.global_batch_size
-            positions = range((given.step - 1) * size, given.step * size)
+            sizes = config.batch.sizes
+            positions = range(sizes.after(given.step - 1), sizes.after(given.step))
             samples = reader.skipped.samples_at(list(positions)).tolist()
         else:
             samples = list(range(*given.samples))

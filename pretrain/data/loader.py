@@ -17,6 +17,7 @@ import torch
 from data_prep.indexed_dataset.format import bin_path, idx_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
+from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
 from pretrain.data.objective import Arrange, Batch
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
@@ -255,7 +256,7 @@ class SampleReader:
 def micro_batches(
     reader: SampleReader,
     first_position: int,
-    global_batch_size: int,
+    sizes: BatchSizes,
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
@@ -263,14 +264,15 @@ def micro_batches(
 ) -> Iterator[Batch]:
     """This data-parallel rank's micro-batches, for a run that has consumed `first_position` samples.
 
-    A global batch takes the next `global_batch_size` samples that are not skipped. Row j of rank d's micro-batch k is
-    at position first_position + k * (micro_batch_size * data_size) + d * micro_batch_size + j; k runs on over the
-    steps, global_batch_size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see each
+    A global batch takes the next samples that are not skipped, `sizes.at` its first position. Row j of rank d's
+    micro-batch k is at position first_position + k * (micro_batch_size * data_size) + d * micro_batch_size + j; k runs
+    on over the steps, size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see each
     sample once, and a global batch holds the same samples for any data_size and micro_batch_size.
 
     Train samples go on for ever. Held-out samples end with the last whole global batch, on all ranks alike.
 
     Args:
+        sizes: samples of each global batch.
         arrange: what is made of the windows, see `pretrain/data/objective.py`; when left out, the next token is to be
             predicted.
 
@@ -281,20 +283,22 @@ def micro_batches(
         ValueError: the global batch cannot be divided, or the sequence length would change in the middle of one.
     """
     together = micro_batch_size * data_size
-    if min(global_batch_size, micro_batch_size, data_size) < 1 or global_batch_size % together:
-        raise ValueError(
-            f"global_batch_size {global_batch_size} must be a multiple of micro_batch_size {micro_batch_size} "
-            f"times the data-parallel degree {data_size}, {together}"
-        )
+    for size in sizes.all:
+        if min(size, micro_batch_size, data_size) < 1 or size % together:
+            raise ValueError(
+                f"a global batch of {size} samples must be a multiple of micro_batch_size {micro_batch_size} times the "
+                f"data-parallel degree {data_size}, {together}"
+            )
     if not 0 <= data_rank < data_size:
         raise ValueError(f"data_rank {data_rank} must lie in [0, {data_size})")
     if first_position < 0:
         raise ValueError(f"first_position {first_position} must not be negative")
-    # Rows of this rank in a global batch, micro-batch by micro-batch.
-    rows = np.arange(global_batch_size).reshape(-1, data_size, micro_batch_size)[:, data_rank]
     start = first_position
-    while reader.sample_count is None or start + global_batch_size <= reader.sample_count:
-        positions = np.arange(start, start + global_batch_size)
+    while reader.sample_count is None or start + sizes.at(start) <= reader.sample_count:
+        size = sizes.at(start)
+        # Rows of this rank in a global batch, micro-batch by micro-batch.
+        rows = np.arange(size).reshape(-1, data_size, micro_batch_size)[:, data_rank]
+        positions = np.arange(start, start + size)
         samples = reader.skipped.samples_at(positions)
         lengths = reader.lengths(samples)
         if np.any(lengths != lengths[0]):
@@ -314,4 +318,4 @@ def micro_batches(
                 continue
             sample_BS1 = torch.from_numpy(windows)
             yield sample_BS1[:, :-1].contiguous(), sample_BS1[:, 1:].contiguous()
-        start += global_batch_size
+        start += size

@@ -36,6 +36,7 @@ class TrainingProgress:
         self._last_step = last_step
         self._console = console or Console()
         self._live: Live | None = None
+        self._sizes = config.batch.sizes
         self._flops_per_token = model_flops_per_token(config.model, config.data.sequence_length)
         self._start = self._last_line = time.monotonic()
         self._held_out = ""
@@ -43,10 +44,12 @@ class TrainingProgress:
     def start(self, notes: Sequence[str]) -> None:
         """Say what is about to happen."""
         config = self._config
-        tokens = config.batch.global_batch_size * config.data.sequence_length
+        tokens = [size * config.data.sequence_length for size in (self._sizes.all[0], self._sizes.full)]
+        growing = f"{tokens[0]:,} to " if self._sizes.ramp else ""
         self._print(
             f"training {parameter_count(config.model) / 1e6:,.1f} M parameters, tensor {self._topology.tensor} × "
-            f"pipeline {self._topology.pipe} × data {self._topology.data}, {config.precision}, {tokens:,} tokens a step"
+            f"pipeline {self._topology.pipe} × data {self._topology.data}, {config.precision}, "
+            f"{growing}{tokens[1]:,} tokens a step"
         )
         for note in notes:
             self._print(f"note: {note}")
@@ -70,7 +73,8 @@ class TrainingProgress:
             f"{line['tokens_per_second']:,.0f} tokens/s  {_flops(line['tokens_per_second'] * self._flops_per_token)}"
         )
         now = time.monotonic()
-        remaining = (now - self._start) / (step - self._first_step) * (self._last_step - step)
+        first, done, last = (self._sizes.after(steps) for steps in (self._first_step, step, self._last_step))
+        remaining = (now - self._start) / (done - first) * (last - done)
         if remaining:
             text += f"  {format_seconds(remaining)} left"
         if self._live is not None:

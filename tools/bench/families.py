@@ -110,7 +110,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
     def batches(split: Split) -> Iterator[Batch]:
         reader = SampleReader(mixture, length, config.seed, split)
         make = arrange(config.objective, config.seed, split, two_dimensional)
-        return micro_batches(reader, 0, batch.global_batch_size, batch.micro_batch_size, 0, 1, make)
+        return micro_batches(reader, 0, batch.sizes, batch.micro_batch_size, 0, 1, make)
 
     def held_out_loss() -> float:
         return engine.evaluate(batches("heldout"), EVALUATION_BATCHES * config.accumulation_steps(1))
@@ -121,6 +121,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
         started = time.perf_counter()
         rate = learning_rate(
             step,
+            batch.sizes,
             peak=config.optimizer.learning_rate,
             warmup_steps=config.schedule.warmup_steps,
             total_steps=config.schedule.total_steps,

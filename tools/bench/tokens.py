@@ -201,6 +201,7 @@ def _datatrove(path: Path, tokenizer: Path, folder: Path) -> Callable[[], None]:
 
 def loader() -> None:
     """Batches out of the page cache, and the first batch of a trillion tokens (sparse files)."""
+    from pretrain.data.batch_sizes import BatchSizes
     from pretrain.data.loader import SampleReader, micro_batches
     from pretrain.data.mixture import load_mixture
 
@@ -210,7 +211,7 @@ def loader() -> None:
         reader = SampleReader(load_mixture(cached), 2048, 1)
         rows = []
         for micro_batch_size in (1, 4):
-            batches = micro_batches(reader, 0, 256, micro_batch_size, 0, 1)
+            batches = micro_batches(reader, 0, BatchSizes(256), micro_batch_size, 0, 1)
             next(batches)
             start, tokens = time.process_time(), 0
             while time.process_time() - start < 2:
@@ -221,7 +222,7 @@ def loader() -> None:
         start = time.perf_counter()
         reader = SampleReader(load_mixture(vast), 2048, 1)
         reader.digest()
-        next(micro_batches(reader, 0, 2048, 4, 0, 1))
+        next(micro_batches(reader, 0, BatchSizes(2048), 4, 0, 1))
         seconds = time.perf_counter() - start
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         rows.append(["first batch of 10^12 tokens, 10 datasets", f"{seconds:.2f} s, {grown:.0f} MB more memory"])

@@ -57,6 +57,26 @@ def base(tmp_path: Path) -> Path:
         (["data.sequence_length=129"], "data.sequence_length: 129 is longer than model.maximum_positions 128"),
         (["batch.global_batch_size=15"], "batch.global_batch_size: 15 must be a multiple of batch.micro_batch_size 2"),
         (["parallel.data=3"], "must be a multiple of batch.micro_batch_size 2 × data-parallel processes 3 = 6"),
+        (
+            ["batch.ramp_up={start: 4, increment: 5, samples: 90}"],
+            "batch.ramp_up.increment: steps of 5 from start 4 do not end at global_batch_size 16: it must divide 12",
+        ),
+        (
+            ["batch.ramp_up={start: 16, increment: 4, samples: 90}"],
+            "batch.ramp_up.start: 16 must be less than global_batch_size 16, or nothing grows",
+        ),
+        (
+            ["batch.ramp_up={start: 3, increment: 13, samples: 90}"],
+            "batch.ramp_up.start: 3 must be a multiple of batch.micro_batch_size 2",
+        ),
+        (
+            ["batch.ramp_up={start: 4, increment: 6, samples: 90}", "parallel.data=2"],
+            "batch.ramp_up.increment: 6 must be a multiple of batch.micro_batch_size 2 × data-parallel processes 2 = 4",
+        ),
+        (
+            ["batch.ramp_up={start: 4, increment: 4, samples: 1000}"],
+            "batch.global_batch_size: 16 has no effect: the 100 steps of schedule.total_steps take 464 samples",
+        ),
         (["schedule.warmup_steps=100"], "schedule.warmup_steps: 100 must be less than schedule.total_steps 100"),
         (["checkpoint.keep_every_steps=1000"], "checkpoint.keep_every_steps: has no effect without keep_last"),
         (
@@ -125,9 +145,14 @@ def test_defaults_are_llamas(base: Path) -> None:
 
 def test_every_recipe_is_read() -> None:
     recipes = {path.stem: load_config(TrainConfig, path) for path in CONFIGS.glob("*.yaml")}
-    assert recipes.keys() >= {"demo", "llama-7b"}
+    assert recipes.keys() >= {"demo", "llama-7b", "bloom-176b"}
     assert check_world_size(recipes["demo"], 8) == 2
     llama = recipes["llama-7b"]
     tokens = llama.schedule.total_steps * llama.batch.global_batch_size * llama.data.sequence_length
     assert tokens == pytest.approx(1.0e12, rel=1e-5)
     assert check_world_size(llama, 256) == 128
+    bloom = recipes["bloom-176b"]
+    assert check_world_size(bloom, 384) == 8
+    assert bloom.batch.sizes.after(bloom.schedule.total_steps) == pytest.approx(200e6, rel=1e-5)
+    assert bloom.batch.sizes.after(bloom.schedule.warmup_steps) == pytest.approx(183_105, rel=2e-3)
+    assert [bloom.accumulation_steps(8, size) for size in bloom.batch.sizes.all[:3]] == [12, 13, 14]

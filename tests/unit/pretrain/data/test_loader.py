@@ -17,6 +17,7 @@ from data_prep.indexed_dataset.format import TokenFileError
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from foundation.configuration import ConfigError
+from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.data.mixture import load_mixture
 from pretrain.data.phases import PhaseChange
@@ -141,7 +142,7 @@ def test_global_batches_do_not_depend_on_their_division(folder: Path, micro_batc
     accumulation = global_batch_size // (micro_batch_size * data_size)
     seen = np.full((steps * global_batch_size, 17), -1)
     for rank in range(data_size):
-        batches = micro_batches(samples, first_sample, global_batch_size, micro_batch_size, rank, data_size)
+        batches = micro_batches(samples, first_sample, BatchSizes(global_batch_size), micro_batch_size, rank, data_size)
         for k in range(steps * accumulation):
             tokens_BS, labels_BS = next(batches)
             assert tokens_BS.dtype == labels_BS.dtype == torch.int64
@@ -154,12 +155,27 @@ def test_global_batches_do_not_depend_on_their_division(folder: Path, micro_batc
     np.testing.assert_array_equal(seen, samples.samples(first_sample + np.arange(steps * global_batch_size)))
 
 
+@pytest.mark.parametrize("data_size", [1, 2])
+def test_growing_batches_hold_the_samples_of_a_constant_one(folder: Path, data_size: int) -> None:
+    """2, 4, 6 and 8 samples a step over the first 18: the rows in their order, also from the middle of the ramp."""
+    samples = reader(folder)
+    sizes = BatchSizes(8, Ramp(start=2, increment=2, samples=18))
+    for first_position in (0, sizes.after(4)):
+        seen, position = [], first_position
+        ranks = [micro_batches(samples, first_position, sizes, 1, rank, data_size) for rank in range(data_size)]
+        for _ in range(6):
+            for _ in range(sizes.at(position) // data_size):
+                seen += [next(batches)[0][0].numpy() for batches in ranks]
+            position += sizes.at(position)
+        np.testing.assert_array_equal(seen, samples.samples(np.arange(first_position, position))[:, :-1])
+
+
 def test_batches_go_on_where_a_resumed_run_stands(folder: Path) -> None:
     samples = reader(folder)
-    whole = micro_batches(samples, 0, 4, 2, 0, 1)
+    whole = micro_batches(samples, 0, BatchSizes(4), 2, 0, 1)
     for _ in range(2 * 3):
         next(whole)
-    for resumed, (tokens_BS, labels_BS) in zip(micro_batches(samples, 12, 4, 2, 0, 1), whole, strict=False):
+    for resumed, (tokens_BS, labels_BS) in zip(micro_batches(samples, 12, BatchSizes(4), 2, 0, 1), whole, strict=False):
         assert torch.equal(resumed[0], tokens_BS) and torch.equal(resumed[1], labels_BS)
         break
 
@@ -169,10 +185,10 @@ def test_skipped_samples_are_jumped_over(folder: Path) -> None:
     skipping = SampleReader(load_mixture(folder / "mixture.yaml"), 16, 5, skipped=[(8, 20), (24, 28)])
     assert skipping.digest() == samples.digest(), "the plan is the same, whatever is skipped"
     left = [*range(8), *range(20, 24), *range(28, 40)]
-    batches = micro_batches(skipping, 0, 4, 2, 0, 1)
+    batches = micro_batches(skipping, 0, BatchSizes(4), 2, 0, 1)
     found = np.concatenate([next(batches)[0].numpy() for _ in range(len(left) // 2)])
     np.testing.assert_array_equal(found, samples.samples(left)[:, :-1])
-    resumed = micro_batches(skipping, 12, 4, 2, 0, 1)
+    resumed = micro_batches(skipping, 12, BatchSizes(4), 2, 0, 1)
     np.testing.assert_array_equal(next(resumed)[0].numpy(), samples.samples([28, 29])[:, :-1])
 
 
@@ -185,7 +201,9 @@ def test_phases_change_weights_and_length(folder: Path) -> None:
     samples = SampleReader(mixture, 16, 5, phases=phases)
     np.testing.assert_array_equal(samples.samples(np.arange(20)), reader(folder).samples(np.arange(20)))
     assert {samples.describe(i).dataset for i in range(20, 60)} == {"code"}
-    shapes = [tokens_BS.shape for tokens_BS, _ in itertools.islice(micro_batches(samples, 0, 4, 2, 0, 1), 20)]
+    shapes = [
+        tokens_BS.shape for tokens_BS, _ in itertools.islice(micro_batches(samples, 0, BatchSizes(4), 2, 0, 1), 20)
+    ]
     assert shapes == [(2, 16)] * 16 + [(2, 40)] * 4
     assert (samples.tokens_before(32), samples.tokens_before(34)) == (32 * 16, 32 * 16 + 2 * 40)
     for i in (31, 32):
@@ -195,7 +213,7 @@ def test_phases_change_weights_and_length(folder: Path) -> None:
     assert samples.digest(before=20) == reader(folder).digest()
     assert samples.digest(before=21) != reader(folder).digest() != samples.digest()
     with pytest.raises(ValueError, match=r"changes from 16 to 40 at sample 32, in the middle .* samples 30 to 33"):
-        list(itertools.islice(micro_batches(samples, 30, 4, 2, 0, 1), 1))
+        list(itertools.islice(micro_batches(samples, 30, BatchSizes(4), 2, 0, 1), 1))
     with pytest.raises(ValueError, match="lengths 16, 40"):
         samples.samples([31, 32])
     with pytest.raises(ValueError, match=r"mixture.yaml: phase from sample 4: no dataset is called web; there are"):
@@ -208,7 +226,7 @@ def test_a_trillion_tokens_are_opened_without_reading_them(tmp_path: Path) -> No
     tracemalloc.start()
     samples = SampleReader(load_mixture(mixture), 2048, 1)
     samples.digest()
-    tokens_BS, _ = next(micro_batches(samples, 10**9, 64, 4, 0, 1))
+    tokens_BS, _ = next(micro_batches(samples, 10**9, BatchSizes(64), 4, 0, 1))
     places = samples.locate(np.arange(10**9, 10**9 + 64))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -228,7 +246,7 @@ def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:
     assert len({d for d, _ in found[: len(found) // 3]}) == len(samples.use()), "the first samples miss a source"
     other = reader(folder, seed=6, split="heldout").locate(np.arange(samples.sample_count))
     assert other.window.tolist() == places.window.tolist(), "another seed is measured on other text"
-    batches = [list(micro_batches(samples, 0, 4, 2, rank, 2)) for rank in range(2)]
+    batches = [list(micro_batches(samples, 0, BatchSizes(4), 2, rank, 2)) for rank in range(2)]
     assert len(batches[0]) == len(batches[1]) == samples.sample_count // 4
     with pytest.raises(ValueError, match="there are only"):
         samples.sample(samples.sample_count)
@@ -316,11 +334,11 @@ def test_no_mixture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((12, 5, 0, 1), r"global_batch_size 12 must be a multiple of micro_batch_size 5 times .* degree 1, 5"),
+        ((12, 5, 0, 1), r"a global batch of 12 samples must be a multiple of micro_batch_size 5 times .* degree 1, 5"),
         ((12, 4, 3, 3), r"data_rank 3 must lie in \[0, 3\)"),
-        ((0, 1, 0, 1), "global_batch_size 0"),
+        ((0, 1, 0, 1), "a global batch of 0 samples"),
     ],
 )
 def test_batch_sizes_that_are_refused(folder: Path, sizes: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        next(micro_batches(reader(folder), 0, *sizes))
+        next(micro_batches(reader(folder), 0, BatchSizes(sizes[0]), *sizes[1:]))
