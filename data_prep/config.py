@@ -50,6 +50,9 @@ class FingerprintConfig(Settings):
     bands: int = Field(default=14, ge=1)
     rows: int = Field(default=8, ge=1)
     seed: int = 1
+    sample_every: int = Field(default=16, ge=1)
+    """One in so many shingles is kept, chosen by its hash, to find documents inside of others; 16 adds about 8 % of the
+    text's size to the signals."""
 
     @property
     def permutations(self) -> int:
@@ -57,18 +60,30 @@ class FingerprintConfig(Settings):
 
 
 class DedupConfig(Settings):
-    """Exact and near-duplicate removal."""
+    """Removal of exact and near-duplicates, of contained documents and of shared lines."""
 
     minimum_jaccard: float = Field(default=0.8, gt=0, le=1)
     """A document goes only if its exact Jaccard similarity with one that stays is at least this."""
+    minimum_containment: float | None = Field(default=None, gt=0.5, le=1)
+    """A document also goes if at least this share of its shingles occurs in one that stays, for example 0.9; left out:
+    none goes so. Longer documents are then preferred to shorter ones."""
     alarm_share: float = Field(default=0.5, gt=0, le=1)
     """A source that loses more than this share of its documents is reported as suspicious."""
     lines: Literal["none", "keep_first", "drop_all"] = "none"
     """Cut lines that several documents share, see `data_prep/dedup/lines.py`; CCNet drops all of them."""
+    line_scope: Literal["corpus", "site"] = "corpus"
+    """Where a line is counted: in the whole corpus, or in the documents of one web site (or of one source, where a
+    document has no address of the web), which finds its templates."""
     line_documents: int = Field(default=2, ge=2)
     """Documents that must share a line; CCNet's 2, or 10 for templates alone, as ROOTS."""
-    line_memory_bytes: int = Field(default=1_000_000_000, gt=0)
-    """What may be held of the hashes of lines; less costs time."""
+    memory_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
+    """What may be held of hashes, bands, shingles and lines; less costs time, and nothing else."""
+
+    @model_validator(mode="after")
+    def _has_lines(self) -> DedupConfig:
+        if self.lines == "none" and self.line_scope != "corpus":
+            raise ValueError(f"line_scope {self.line_scope!r} has no effect while lines is 'none'")
+        return self
 
 
 class TokenizerConfig(Settings):

@@ -87,6 +87,7 @@ SIGNALS = pa.schema(
         pa.field("exact_hash", pa.binary(16)),
         pa.field("shingle_count", pa.int64()),
         pa.field("minhash", pa.list_(pa.uint32())),
+        pa.field("sampled_shingles", pa.list_(pa.uint64())),
         pa.field("pii_spans", pa.list_(PII_SPAN)),
     ]
 )

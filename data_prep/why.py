@@ -16,7 +16,9 @@ from data_prep.rules.rule import explain as outcomes_of
 from data_prep.shards import Manifest, RunDirectory, load_manifest
 
 _TEXT_CHARACTERS = 600
-_LONG_SIGNALS = ("id", "minhash", "exact_hash", "pii_spans")
+_LONG_SIGNALS = ("id", "minhash", "sampled_shingles", "exact_hash", "pii_spans")
+
+_LIKENESS = {"exact": "exact copy of", "near": "near copy of", "contained": "contained in"}
 
 
 def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
@@ -70,15 +72,21 @@ def _explain(
     yield "\nduplicates"
     for removal in removals:
         kept = _url(manifest, run, removal["duplicate_of"])
-        yield f"  {removal['kind']} copy of {removal['duplicate_of']} ({kept}), Jaccard {removal['jaccard']:.3f}"
+        yield f"  {_LIKENESS[removal['kind']]} {removal['duplicate_of']} ({kept}), {_measures(removal)}"
     for pair in copies.to_pylist():
         other = pair["id_b"] if pair["id_a"] == identity else pair["id_a"]
-        yield f"  similar to {other}, Jaccard {pair['jaccard']:.3f} ({pair['kind']})"
+        relation = "contains" if pair["kind"] == "contained" and pair["id_a"] == identity else _LIKENESS[pair["kind"]]
+        yield f"  {relation} {other}, {_measures(pair)}"
     if not removals and not len(copies):
         yield "  no other document is like it"
 
     yield "\nverdict"
     yield "  kept" if verdict["kept"] else f"  dropped: {', '.join(verdict['reasons'])} (the first is counted)"
+
+
+def _measures(pair: dict[str, Any]) -> str:
+    """Of shingles: what both share, and how much of the one that goes the other has."""
+    return f"Jaccard {pair['jaccard']:.3f}, containment {pair['containment']:.3f}"
 
 
 def _row(path: Path, identity: str, row: int, stage: str) -> dict[str, Any]:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.dedup.spill import Spill
 
-def first_copies(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """For each document the first one with the same hash, which is itself where there is none before it.
+HASH_FIELDS = (("low", "<u8"), ("high", "<u8"), ("document", "<i8"))
+"""A record of the 128-bit hash of a document."""
+
+
+def first_copies(spill: Spill, rank: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each document the most preferred one with the same hash, which is itself where there is none before it.
 
     Args:
-        hashes: `uint64[documents, 2]`, 128-bit hashes, in the order of preference.
+        spill: records of `HASH_FIELDS`, equal hashes in one part.
+        rank: place of each document in the order of preference.
     """
-    documents = len(hashes)
-    first = np.arange(documents, dtype=np.int64)
-    if documents == 0:
-        return first
-    by_hash = np.lexsort((first, hashes[:, 1], hashes[:, 0]))
-    ordered = hashes[by_hash]
-    begins = np.ones(documents, dtype=bool)
-    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    group = np.cumsum(begins) - 1
-    first[by_hash] = by_hash[begins][group]
+    first = np.arange(len(rank), dtype=np.int64)
+    for records in spill.read():
+        documents = records["document"]
+        by_hash = np.lexsort((rank[documents], records["high"], records["low"]))
+        ordered, documents = records[by_hash], documents[by_hash]
+        begins = np.ones(len(documents), dtype=bool)
+        begins[1:] = (ordered["low"][1:] != ordered["low"][:-1]) | (ordered["high"][1:] != ordered["high"][:-1])
+        first[documents] = documents[begins][np.cumsum(begins) - 1]
     return first

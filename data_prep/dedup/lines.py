@@ -3,25 +3,41 @@
 A line is compared as CCNet does (Wenzek et al. 2020, arXiv:1911.00359, section 3.1; cc_net/text_normalizer.py):
 without white space at its ends, in lower case, each digit as 0, without punctuation and symbols; a line of which
 nothing is left is never a repeat. Only documents that stay are compared, or the lines of a document would go because of
-a copy of it that goes itself.
+a copy of it that goes itself. With the scope `site`, lines are equal only within one site: the host of the document's
+address, or its source where it has none of the web; what ten pages of a site share is its template.
 
-Hashes (64 bits) lie in a file in the order of the corpus; repeats are found in parts of the values, one after the
-other, so that no more than `memory_bytes` of them are held at once, at the price of reading the file once a part.
+Texts are read twice: hashes (64 bits) are written to parts of a file, in which repeats are found part by part; then the
+lines that repeat are found again in the texts. One byte for each line lies in a mapped file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numba
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
 
+from data_prep.config import DedupConfig
+from data_prep.dedup.evidence import document_id
+from data_prep.dedup.spill import Spill, part_of, parts_for
+from data_prep.dedup.texts import read_texts
+from data_prep.shards import RunDirectory, Shard
 from data_prep.signals.characters import SPACE, WORD, character_flags, decode, lower_case, read_only
+from foundation.atomic_files import whole_file
+from foundation.progress import Progress
 
-_READ = 4_000_000
-_BYTES_PER_HELD_LINE = 64
-"""A hash, its place, and what sorting them takes."""
+LINES = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+"""Byte ranges of lines that go, in the order of the corpus."""
+LINE_FIELDS = (("key", "<u8"), ("line", "<i8"), ("document", "<i8"))
+"""A record of one line: its hash, its place among all lines, and whose it is."""
+_BYTES_PER_LINE = 40
+"""Of text, to guess how many lines there will be; decides the number of parts only."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -71,35 +87,18 @@ def hash_lines(
     return hashes[:lines], starts[:lines], stops[:lines]
 
 
-def find_repeats(
-    path: Path, groups: npt.NDArray[np.int64], minimum: int, keeps_first: bool, memory_bytes: int
-) -> npt.NDArray[np.bool_]:
-    """For each line of a file of hashes whether it goes.
+def mark_repeats(spill: Spill, goes: npt.NDArray[np.uint8], minimum: int, keeps_first: bool) -> None:
+    """Set `goes` to 1 for each line that goes.
 
     Args:
-        path: `uint64` hashes in the order of the corpus; 0 never goes.
-        groups: the document of each line: what one document repeats by itself counts once.
-        minimum: documents in which a line must stand to be a repeat.
+        spill: records of `LINE_FIELDS` in the order of the corpus, equal keys in one part.
+        minimum: documents in which a line must stand to be a repeat; what one repeats by itself counts once.
         keeps_first: the lines of the first of these documents stay.
-        memory_bytes: bound of what is held beside one bit for each line.
     """
-    hashes = np.memmap(path, dtype=np.uint64, mode="r") if len(groups) else np.empty(0, dtype=np.uint64)
-    goes = np.zeros(len(hashes), dtype=bool)
-    parts = max(1, -(-len(hashes) * _BYTES_PER_HELD_LINE // memory_bytes))
-    for part in range(parts):
-        places = np.concatenate(
-            [
-                first + np.flatnonzero((chunk != 0) & ((chunk >> np.uint64(1)) % np.uint64(parts) == part))
-                for first in range(0, len(hashes), _READ)
-                for chunk in (hashes[first : first + _READ],)
-            ]
-            or [np.empty(0, dtype=np.int64)]
-        )
-        order = places[np.argsort(hashes[places], kind="stable")]  # equal ones in the order of the corpus
-        if not len(order):
-            continue
-        values, owners = hashes[order], groups[order]
-        begins = np.ones(len(order), dtype=bool)
+    for records in spill.read():
+        records = records[np.argsort(records["key"], kind="stable")]  # equal ones in the order of the corpus
+        values, owners = records["key"], records["document"]
+        begins = np.ones(len(records), dtype=bool)
         begins[1:] = values[1:] != values[:-1]
         run = np.cumsum(begins) - 1
         is_new_document = begins.copy()
@@ -108,5 +107,87 @@ def find_repeats(
         repeated = documents[run] >= minimum
         if keeps_first:
             repeated &= owners != owners[begins][run]
-        goes[order[repeated]] = True
-    return goes
+        goes[records["line"][repeated]] = 1
+
+
+def site_of(url: str, source: str) -> str:
+    """Where a document was published: the host of an address of the web without `www.`, else its source."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.scheme in ("http", "https") else None
+    except ValueError:  # such as an unclosed [
+        host = None
+    return host.removeprefix("www.") if host else f"source {source}"
+
+
+def write_line_cuts(
+    path: Path,
+    settings: DedupConfig,
+    run: RunDirectory,
+    shards: Sequence[Shard],
+    shard_bounds: npt.NDArray[np.int64],
+    stays: npt.NDArray[np.bool_],
+    scratch: Path,
+) -> int:
+    """Write the ranges of lines that go, of documents that stay; return their number.
+
+    Args:
+        shard_bounds: documents of shard s are [shard_bounds[s], shard_bounds[s + 1]).
+        scratch: a folder for files in between.
+    """
+    text_bytes = sum(shard.raw_bytes for shard in shards)
+    record_bytes = np.dtype(list(LINE_FIELDS)).itemsize
+    parts = parts_for(text_bytes // _BYTES_PER_LINE, record_bytes, settings.memory_bytes)
+    spill = Spill(scratch, "lines", LINE_FIELDS, parts, settings.memory_bytes)
+    total = 0
+    with Progress("dedup: hash lines", len(shards), "shards") as progress:
+        for s, shard in enumerate(shards):
+            for document, _, site, hashes, _, _ in _lines(settings, run, shard, shard_bounds[s : s + 2], stays):
+                numbers = np.arange(total, total + len(hashes), dtype=np.int64)
+                total += len(hashes)
+                is_line = hashes != 0
+                keys = hashes[is_line] ^ site
+                spill.add(part_of(keys, parts), keys, numbers[is_line], np.full(len(keys), document))
+            progress.advance()
+    goes = np.memmap(scratch / "repeated_lines", dtype=np.uint8, mode="w+", shape=(max(total, 1),))
+    mark_repeats(spill, goes, settings.line_documents, settings.lines == "keep_first")
+    written, seen = 0, 0
+    with (
+        whole_file(path) as partial_file,
+        pq.ParquetWriter(partial_file, LINES, compression="zstd") as file,
+        Progress("dedup: cut lines", len(shards), "shards") as progress,
+    ):
+        for s, shard in enumerate(shards):
+            ids: list[str] = []
+            ranges: list[npt.NDArray[np.int64]] = []
+            for _, row, _, hashes, starts, stops in _lines(settings, run, shard, shard_bounds[s : s + 2], stays):
+                cut = goes[seen : seen + len(hashes)] == 1
+                seen += len(hashes)
+                if not cut.any():
+                    continue
+                if not (~cut & (hashes != 0)).any():  # with every line that says anything, the blank ones go as well
+                    cut |= True
+                ids += [document_id(shard.name, row)] * int(cut.sum())
+                ranges.append(np.stack((starts[cut], stops[cut]), axis=1))
+            if ids:
+                table = np.concatenate(ranges)
+                file.write_table(pa.table({"id": ids, "start": table[:, 0], "end": table[:, 1]}, schema=LINES))
+                written += len(ids)
+            progress.advance()
+    return written
+
+
+def _lines(
+    settings: DedupConfig,
+    run: RunDirectory,
+    shard: Shard,
+    bounds: npt.NDArray[np.int64],
+    stays: npt.NDArray[np.bool_],
+) -> Iterator[tuple[int, int, np.uint64, npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Of each document of a shard that stays: its number, row, hash of the site, and its lines."""
+    start, stop = bounds.tolist()
+    rows = np.flatnonzero(stays[start:stop])
+    for row, (text, url) in zip(rows.tolist(), read_texts(run, shard, rows), strict=True):
+        data = np.frombuffer(text, dtype=np.uint8)
+        site = 0 if settings.line_scope == "corpus" else xxhash.xxh3_64_intdigest(site_of(url, shard.source).encode())
+        yield start + row, row, np.uint64(site), *hash_lines(data, 0, len(data))

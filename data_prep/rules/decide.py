@@ -1,9 +1,9 @@
 """The deciding stage: which documents are kept, and every reason against the others.
 
 Reasons are listed, and the first is counted, in this order: language, `rules.RULE_SETS`, each as its table has it, then
-`duplicate.exact`, `duplicate.near` or `duplicate.lines` (every line of it is shared). So duplicates are counted where
-nothing else speaks against a document; the deduplicating stage sees to it that such a one is a copy of a document that
-is kept.
+`duplicate.exact`, `duplicate.near`, `duplicate.contained` or `duplicate.lines` (every line of it is shared). So
+duplicates are counted where nothing else speaks against a document; the deduplicating stage sees to it that such a one
+is a copy of a document that is kept.
 """
 
 from __future__ import annotations

@@ -11,10 +11,14 @@ row, as a 64-bit hash; a text of fewer units is one shingle, its whole; a text w
 **MinHash.** The smallest value of each of bands x rows random functions over the shingles. Two texts agree in a
 function's minimum with the probability of their Jaccard similarity (Broder 1997, doi:10.1109/SEQUEN.1997.666900).
 Function j is the upper half of `multiplier[j] * shingle + offset[j]` modulo 2^64 (multiply-shift).
+
+**Sample.** The distinct shingles whose hash is below 2^64 / `sample_every`: the same ones in every text that has them,
+so that a short text inside of a long one can be found (`dedup/contained.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numba
@@ -25,6 +29,7 @@ import xxhash
 from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case, read_only
 
 _UNSPACED_PART = 5
+_SEARCHED_RATIO = 32
 
 
 def exact_hash(data: bytes | memoryview) -> bytes:
@@ -119,7 +124,20 @@ def _shingle(data, begin, end, shingle_words, flags, lower, units, shingles):  #
 
 
 @numba.njit(nogil=True, cache=True)
-def _fingerprint_documents(data, offsets, shingle_words, flags, lower, multipliers, additions, counts, minima):  # type: ignore[no-untyped-def]
+def _fingerprint_documents(  # type: ignore[no-untyped-def]
+    data,
+    offsets,
+    shingle_words,
+    flags,
+    lower,
+    multipliers,
+    additions,
+    sampled_below,
+    counts,
+    minima,
+    samples,
+    sample_bounds,
+):
     longest = np.int64(0)
     for d in range(counts.shape[0]):
         longest = max(longest, offsets[d + 1] - offsets[d])
@@ -138,6 +156,7 @@ def _fingerprint_documents(data, offsets, shingle_words, flags, lower, multiplie
         table[:used] = np.uint64(0)
         smallest[:] = np.uint64(0xFFFFFFFF)
         distinct = 0
+        sampled = sample_bounds[d]
         for k in range(found):
             shingle = shingles[k]
             slot = np.int64(shingle >> np.uint64(20)) & (used - 1)
@@ -146,28 +165,49 @@ def _fingerprint_documents(data, offsets, shingle_words, flags, lower, multiplie
             if table[slot] == np.uint64(0):
                 table[slot] = shingle
                 distinct += 1
+                if shingle < sampled_below:
+                    samples[sampled] = shingle
+                    sampled += 1
                 for j in range(multipliers.shape[0]):
                     smallest[j] = min(smallest[j], (multipliers[j] * shingle + additions[j]) >> np.uint64(32))
         counts[d] = distinct
+        samples[sample_bounds[d] : sampled].sort()
+        sample_bounds[d + 1] = sampled
         for j in range(multipliers.shape[0]):
             minima[d, j] = np.uint32(smallest[j])
 
 
+@dataclass(frozen=True)
+class Fingerprints:
+    """What shingles tell of many documents."""
+
+    counts: npt.NDArray[np.int64]
+    """Distinct shingles of each document."""
+    minima: npt.NDArray[np.uint32]
+    """`uint32[documents, permutations]`; those of a document without shingles are all 2^32 - 1 and mean nothing."""
+    samples: npt.NDArray[np.uint64]
+    sample_bounds: npt.NDArray[np.int64]
+    """The sample of document d is samples[sample_bounds[d] : sample_bounds[d + 1]], in rising order."""
+
+
 def fingerprint_text(
-    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], shingle_words: int, permutations: int, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    """Shingle counts and MinHash signatures of many documents, concatenated as Arrow keeps a string column.
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    shingle_words: int,
+    permutations: int,
+    seed: int,
+    sample_every: int = 16,
+) -> Fingerprints:
+    """Shingle counts, MinHash signatures and samples of documents, concatenated as Arrow keeps a string column.
 
     Args:
         data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
-
-    Returns:
-        Distinct shingles of each document, `int64[documents]`, and the minima, `uint32[documents, permutations]`;
-        those of a document without shingles are all 2^32 - 1 and mean nothing.
     """
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
     minima = np.empty((len(offsets) - 1, permutations), dtype=np.uint32)
+    samples = np.empty(int(offsets[-1] - offsets[0]) + len(counts), dtype=np.uint64)  # room that is hardly touched
+    sample_bounds = np.zeros(len(offsets), dtype=np.int64)
     multipliers, additions = minhash_functions(permutations, seed)
     _fingerprint_documents(
         read_only(data),
@@ -177,10 +217,13 @@ def fingerprint_text(
         lower_case(),
         multipliers,
         additions,
+        np.uint64((2**64 - 1) // sample_every),
         counts,
         minima,
+        samples,
+        sample_bounds,
     )
-    return counts, minima
+    return Fingerprints(counts, minima, samples[: sample_bounds[-1]].copy(), sample_bounds)
 
 
 def shingle_set(data: bytes, shingle_words: int) -> npt.NDArray[np.uint64]:
@@ -196,6 +239,15 @@ def shingle_set(data: bytes, shingle_words: int) -> npt.NDArray[np.uint64]:
 def shared_shingles(a, b):  # type: ignore[no-untyped-def]
     """Number of values that two sorted arrays without repeats have in common."""
     i, j, shared = 0, 0, 0
+    if len(a) > len(b):
+        a, b = b, a
+    if len(a) * _SEARCHED_RATIO < len(b):  # a page in a book: each value is searched for
+        for i in range(len(a)):
+            j += np.searchsorted(b[j:], a[i])
+            if j == len(b):
+                break
+            shared += b[j] == a[i]
+        return shared
     while i < len(a) and j < len(b):
         x, y = a[i], b[j]
         shared += x == y

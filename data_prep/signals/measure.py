@@ -29,7 +29,7 @@ from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure
 from foundation.atomic_files import sha256_file, whole_file
 from foundation.progress import Progress
 
-VERSION = 4
+VERSION = 5
 
 _EXTRACTED = "extract"
 _COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})
@@ -86,13 +86,16 @@ def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, mode
     """Signals of one shard, in the order of its documents."""
     corpus = stage.run.corpus / f"{name}.parquet"
     signals = stage.run.signals / f"{name}.parquet"
-    counts: Counter[str] = Counter({"documents": 0, "bytes": 0, **{f"pii:{kind}": 0 for kind in KINDS}})
+    counts: Counter[str] = Counter(
+        {"documents": 0, "bytes": 0, "sampled_shingles": 0, **{f"pii:{kind}": 0 for kind in KINDS}}
+    )
     identifier = _identifier(model)
     with whole_file(signals) as partial_file, pq.ParquetWriter(partial_file, SIGNALS, compression="zstd") as writer:
         for documents in _read_documents(corpus):
             measured = measure_documents(documents, fingerprints, identifier)
             counts["documents"] += len(measured)
             counts["bytes"] += int(np.sum(measured.column("byte_count").to_numpy()))
+            counts["sampled_shingles"] += len(pc.list_flatten(measured.column("sampled_shingles")))
             spans = pc.list_flatten(measured.column("pii_spans"))
             counts.update(f"pii:{kind}" for kind in pc.struct_field(spans, "kind").to_pylist())
             writer.write_table(measured)
@@ -123,11 +126,17 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
     view = data.data
     bounds = offsets.tolist()
     columns["exact_hash"] = [exact_hash(view[bounds[d] : bounds[d + 1]]) for d in range(len(texts))]
-    shingles, minima = fingerprint_text(
-        data, offsets, fingerprints.shingle_words, fingerprints.permutations, fingerprints.seed
+    found = fingerprint_text(
+        data,
+        offsets,
+        fingerprints.shingle_words,
+        fingerprints.permutations,
+        fingerprints.seed,
+        fingerprints.sample_every,
     )
-    columns["shingle_count"] = shingles
-    columns["minhash"] = _lists(minima, shingles > 0)
+    columns["shingle_count"] = found.counts
+    columns["minhash"] = _lists(found.minima, found.counts > 0)
+    columns["sampled_shingles"] = pa.ListArray.from_arrays(found.sample_bounds.astype(np.int32), found.samples)
     columns["pii_spans"] = pa.array(
         [[span._asdict() for span in spans] for spans in find_pii_in_documents(data, offsets)],
         type=SIGNALS.field("pii_spans").type,

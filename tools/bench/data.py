@@ -177,35 +177,51 @@ def _our_minhash(texts: Sequence[tuple[str, str]]) -> Work:
 
     data, offsets = _concatenated(texts)
     fingerprint_text(data, offsets[:2], 5, 112, 1)
-    return lambda: {"signatures": len(fingerprint_text(data, offsets, 5, 112, 1)[0])}
+    return lambda: {"signatures": len(fingerprint_text(data, offsets, 5, 112, 1).counts)}
 
 
-def _our_dedup(texts: Sequence[tuple[str, str]]) -> Work:
-    import numpy as np
+def _our_dedup(containment: float | None) -> Callable[[Sequence[tuple[str, str]]], Work]:
+    def prepare(texts: Sequence[tuple[str, str]]) -> Work:
+        import numpy as np
 
-    from data_prep.dedup.exact import first_copies
-    from data_prep.dedup.near import buckets, find_near_duplicates
-    from data_prep.signals.fingerprints import exact_hash, fingerprint_text, shingle_set
+        from data_prep.config import DedupConfig, FingerprintConfig
+        from data_prep.dedup.evidence import KINDS
+        from data_prep.dedup.find import Finder, Signatures
+        from data_prep.signals.fingerprints import exact_hash, fingerprint_text
 
-    def run(taken: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        data, offsets = _concatenated(taken)
-        encoded = [text.encode() for text, _ in taken]
-        hashes = np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64)
-        first = first_copies(hashes)
-        counts, minima = fingerprint_text(data, offsets, 5, 112, 1)
-        candidates = np.flatnonzero((first == np.arange(len(first))) & (counts > 0))
-        bucket_of = buckets(minima[candidates], 14, 8)
-        proposed = (bucket_of >= 0).any(axis=1)
-        candidates, bucket_of = candidates[proposed], bucket_of[proposed]
-        sets = [shingle_set(encoded[d], 5) for d in candidates.tolist()]
-        stops = np.cumsum([len(part) for part in sets], dtype=np.int64)
-        starts = np.concatenate((np.zeros(1, dtype=np.int64), stops[:-1])) if len(sets) else stops
-        shingles = np.concatenate(sets) if sets else np.empty(0, dtype=np.uint64)
-        near = find_near_duplicates(bucket_of, minima[candidates], shingles, starts, stops, 0.8)
-        return {"exact": int((first != np.arange(len(first))).sum()), "near": int((near.duplicate_of >= 0).sum())}
+        settings, fingerprints = DedupConfig(minimum_containment=containment), FingerprintConfig()
 
-    run([*texts[:3], *texts[:3], ("a b c d e f g h", "en"), ("a b c d e f g h i", "en")])
-    return lambda: run(texts)
+        def run(taken: Sequence[tuple[str, str]]) -> dict[str, Any]:
+            data, offsets = _concatenated(taken)
+            encoded = [text.encode() for text, _ in taken]
+            hashes = np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64)
+            found = fingerprint_text(
+                data,
+                offsets,
+                fingerprints.shingle_words,
+                fingerprints.permutations,
+                fingerprints.seed,
+                fingerprints.sample_every,
+            )
+            has_signature = found.counts > 0
+            passes = np.zeros(len(taken), dtype=bool)
+            lengths = np.diff(found.sample_bounds)
+            with tempfile.TemporaryDirectory() as folder:
+                finder = Finder(settings, fingerprints, len(taken), len(found.samples), Path(folder))
+                minima = found.minima[has_signature]
+                finder.add(Signatures(0, passes, hashes, found.counts, has_signature, minima, found.samples, lengths))
+                candidates = finder.propose()
+                with finder.taking_candidates():
+                    finder.add_candidates(found.minima[candidates], (encoded[d] for d in candidates.tolist()))
+                evidence = finder.decide()
+            kinds = np.bincount(evidence.kinds[evidence.duplicate_of >= 0], minlength=len(KINDS)).tolist()
+            return dict(zip(KINDS, kinds, strict=True))
+
+        words = " ".join(f"w{k}" for k in range(200))
+        run([*texts[:3], *texts[:3], (words, "en"), (f"{words} x", "en"), (f"{words} {words[::-1]}", "en")])
+        return lambda: run(texts)
+
+    return prepare
 
 
 def _datatrove_minhash(texts: Sequence[tuple[str, str]]) -> Work:
@@ -309,7 +325,8 @@ CONTENDERS: dict[str, tuple[str, bool, str, Callable[[Sequence[tuple[str, str]]]
     "datatrove_filters": ("datatrove: C4, Gopher (two), FineWeb", True, "", _datatrove_filters),
     "signatures": ("MinHash signatures with shingling", False, "rensa", _our_minhash),
     "rensa": ("rensa: signatures, shingling in Python", False, "", _rensa),
-    "dedup": ("signatures, proposals, verification", False, "datatrove_minhash", _our_dedup),
+    "dedup": ("signatures, proposals, verification", False, "datatrove_minhash", _our_dedup(None)),
+    "contained": ("the same, contained documents too", False, "datatrove_minhash", _our_dedup(0.9)),
     "datatrove_minhash": ("datatrove: MinHash, all stages", True, "", _datatrove_minhash),
     "language": ("language of a sample", False, "fasttext", _our_language),
     "fasttext": ("fastText: language of the whole text", False, "", _fasttext),

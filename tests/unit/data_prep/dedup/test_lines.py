@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.config import DataConfig
-from data_prep.dedup.lines import find_repeats, hash_lines
+from data_prep.dedup.lines import LINE_FIELDS, hash_lines, mark_repeats, site_of
+from data_prep.dedup.spill import Spill, part_of
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.rules.decide import decide
@@ -35,28 +35,73 @@ def test_lines_are_compared_as_ccnet_does() -> None:
     assert hashes_of("") == []
 
 
-def goes(folder: Path, documents: list[list[int]], **settings: Any) -> list[bool]:
-    path = folder / "hashes"
-    np.array([value for lines in documents for value in lines], dtype=np.uint64).tofile(path)
-    groups = np.array([d for d, lines in enumerate(documents) for _ in lines], dtype=np.int64)
-    return find_repeats(path, groups, **settings).tolist()
+def goes(folder: Path, documents: list[list[int]], minimum: int, keeps_first: bool, parts: int = 1) -> list[int]:
+    hashes = np.array([value for lines in documents for value in lines], dtype=np.uint64)
+    keys = hashes << np.uint64(56)  # the upper half divides
+    owners = np.array([d for d, lines in enumerate(documents) for _ in lines], dtype=np.int64)
+    spill = Spill(folder, "lines", LINE_FIELDS, parts, memory_bytes=10**6)
+    for d in range(len(documents)):
+        mine = np.flatnonzero((owners == d) & (hashes != 0))
+        spill.add(part_of(keys[mine], parts), keys[mine], mine, owners[mine])
+    result = np.zeros(len(hashes), dtype=np.uint8)
+    mark_repeats(spill, result, minimum, keeps_first)
+    return result.tolist()
 
 
 def test_all_copies_go_or_the_first_stays(tmp_path: Path) -> None:
     documents = [[7, 5, 5, 0], [7, 9, 0], [7, 7, 11]]
-    every = {"minimum": 2, "memory_bytes": 10**6}
-    assert goes(tmp_path, documents, keeps_first=False, **every) == [1, 0, 0, 0, 1, 0, 0, 1, 1, 0]
-    assert goes(tmp_path, documents, keeps_first=True, **every) == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0]
-    assert not any(goes(tmp_path, documents, keeps_first=False, minimum=4, memory_bytes=10**6))
+    assert goes(tmp_path, documents, 2, keeps_first=False) == [1, 0, 0, 0, 1, 0, 0, 1, 1, 0]
+    assert goes(tmp_path, documents, 2, keeps_first=True) == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0]
+    assert not any(goes(tmp_path, documents, 4, keeps_first=False))
 
 
-def test_a_bound_of_memory_changes_nothing(tmp_path: Path) -> None:
+def test_parts_change_nothing(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     documents = [random.integers(0, 60, size=8).tolist() for _ in range(40)]
-    settings = {"keeps_first": True, "minimum": 3}
-    expected = goes(tmp_path, documents, memory_bytes=10**9, **settings)
+    expected = goes(tmp_path, documents, 3, keeps_first=True)
     assert any(expected) and not all(expected)
-    assert goes(tmp_path, documents, memory_bytes=64 * 10, **settings) == expected
+    assert goes(tmp_path, documents, 3, keeps_first=True, parts=7) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "site"),
+    [
+        ("https://www.Example.org:8080/a?b", "example.org"),
+        ("http://sub.example.org/", "sub.example.org"),
+        ("/data/web.jsonl:17", "source web"),
+        ("http://[broken", "source web"),
+        ("", "source web"),
+    ],
+)
+def test_the_site_of_a_document(url: str, site: str) -> None:
+    assert site_of(url, "web") == site
+
+
+def test_templates_of_a_site_go_and_the_same_line_elsewhere_stays(tmp_path: Path) -> None:
+    pages = [(f"https://a.org/{k}", f"Home | About\nPage {chr(97 + k)} of the first site.\n") for k in range(3)]
+    pages += [("https://b.org/0", "Home | About\nThe only page of another site.\n")]
+    path = tmp_path / "web.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "url": url}) + "\n" for url, text in pages))
+    source = {"name": "web", "kind": "jsonl", "paths": [str(path)], "rules": []}
+    settings = {"lines": "drop_all", "line_documents": 3}
+    kept = {}
+    for scope in ("corpus", "site"):
+        config = DataConfig.model_validate(
+            {
+                "output": tmp_path / scope,
+                "workers": 1,
+                "sources": [source],
+                "dedup": {**settings, "line_scope": scope},
+            }
+        )
+        run = RunDirectory(config.output)
+        for stage in (extract, measure, dedup, decide):
+            stage(config, run)
+        kept[scope] = [document.text for document in read_kept(run, "web-00000")]
+    assert [text.startswith("Home") for text in kept["corpus"]] == [False] * 4
+    assert [text.startswith("Home") for text in kept["site"]] == [False, False, False, True]
+    with pytest.raises(ValueError, match="line_scope 'site' has no effect while lines is 'none'"):
+        DataConfig.model_validate({"output": tmp_path, "sources": [source], "dedup": {"line_scope": "site"}})
 
 
 @pytest.mark.parametrize(

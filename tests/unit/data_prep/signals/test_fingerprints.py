@@ -33,7 +33,8 @@ def fingerprint(texts: list[str], permutations: int = 112, seed: int = 1) -> tup
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    return fingerprint_text(data, offsets, SHINGLE_WORDS, permutations, seed)
+    found = fingerprint_text(data, offsets, SHINGLE_WORDS, permutations, seed)
+    return found.counts, found.minima
 
 
 def jaccard_of(a: str, b: str) -> float:
@@ -120,6 +121,25 @@ def test_a_batch_gives_what_each_text_gives_alone() -> None:
         alone_counts, alone_minima = fingerprint([text])
         assert counts[d] == alone_counts[0]
         assert np.array_equal(minima[d], alone_minima[0])
+
+
+def test_a_sample_is_the_small_hashes_of_the_set() -> None:
+    batch = ["", " ".join(f"w{i}" for i in range(3000)), "one two", " ".join(f"w{i % 700}" for i in range(1500))]
+    encoded = [text.encode() for text in batch]
+    offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
+    data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    found = fingerprint_text(data, offsets, SHINGLE_WORDS, 8, 1, sample_every=4)
+    for d, text in enumerate(encoded):
+        sampled = found.samples[found.sample_bounds[d] : found.sample_bounds[d + 1]]
+        whole = shingle_set(text, SHINGLE_WORDS)
+        assert sampled.tolist() == whole[whole < 2**62].tolist()
+    assert 600 < found.sample_bounds[2] - found.sample_bounds[1] < 900  # a fourth of 2,996
+
+
+def test_pages_in_books_are_searched_for() -> None:
+    book = np.unique(np.random.default_rng(7).integers(0, 10**6, size=5000).astype(np.uint64))
+    page = np.concatenate((book[::100], [np.uint64(10**6 + 1)]))
+    assert jaccard(page, book) == jaccard(book, page) == (len(page) - 1) / (len(book) + 1)
 
 
 def test_exact_hash_sees_every_byte() -> None:

@@ -1,0 +1,186 @@
+"""Which documents go, and as the copy of which.
+
+**Which copy stays.** Documents that pass the rules of their source come before those that do not, so that no document
+is ever dropped as the copy of one that is dropped itself. Where contained documents are asked for, one with more
+shingles comes before one with fewer, because a book has to stay before a page of it can go. Among equals the first in
+the corpus comes first: sources in the order of the configuration, their files sorted, rows as they stand.
+
+**Memory.** Held for each document: about 60 bytes of numbers, for each similar pair 33. All else (hashes, bands,
+sampled shingles, signatures and shingle sets of the candidates) lies in files and is worked at in parts of
+`memory_bytes`. One thing cannot be divided: a single group of documents that bands join takes about 600 bytes for each
+of them. The shingle sets that pairs are verified with are computed anew from the texts, of those documents alone that
+something proposes, and mapped from a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.config import DedupConfig, FingerprintConfig
+from data_prep.dedup.choose import CONTAINED_SHINGLES, choose
+from data_prep.dedup.contained import ANCHORS, PAIR_FIELDS, SAMPLE_FIELDS, pair_by_anchors, propose_by_anchors
+from data_prep.dedup.evidence import Evidence
+from data_prep.dedup.exact import HASH_FIELDS, first_copies
+from data_prep.dedup.groups import Groups
+from data_prep.dedup.near import BAND_FIELDS, band_keys, propose_by_bands
+from data_prep.dedup.spill import Spill, part_of, parts_for
+from data_prep.signals.fingerprints import shingle_set
+
+_SHINGLE_BYTES = 8
+_BYTES_PER_ENTRY = 40
+_BYTES_PER_CANDIDATE = 64
+"""What `choose` holds beside shingles and signature."""
+
+
+class OtherTextError(ValueError):
+    """A text is not the one that was measured."""
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What was measured of some documents."""
+
+    start: int
+    """The number of the first one."""
+    fails_rules: npt.NDArray[np.bool_]
+    hashes: npt.NDArray[np.uint64]
+    """`uint64[documents, 2]`, 128 bits of each."""
+    shingle_counts: npt.NDArray[np.int64]
+    has_signature: npt.NDArray[np.bool_]
+    """Documents without shingles have none, and no similar ones."""
+    minima: npt.NDArray[np.uint32]
+    """`uint32[documents with a signature, permutations]`"""
+    samples: npt.NDArray[np.uint64]
+    """Sampled shingles of all documents, each one's in rising order; needed for containment alone."""
+    sample_lengths: npt.NDArray[np.int64]
+
+
+class Finder:
+    """Takes signatures of all documents, says which texts it needs, and decides.
+
+    Args:
+        documents: in the corpus; they are numbered in its order.
+        samples: sampled shingles of all documents together; decides the number of files only.
+        scratch: an empty folder for files in between.
+    """
+
+    def __init__(
+        self, settings: DedupConfig, fingerprints: FingerprintConfig, documents: int, samples: int, scratch: Path
+    ) -> None:
+        self._settings, self._fingerprints, self._scratch = settings, fingerprints, scratch
+        self.fails_rules = np.zeros(documents, dtype=bool)
+        self.tallies: Counter[str] = Counter(proposed_pairs=0, verified_pairs=0, similar_pairs=0)
+        self._shingle_counts = np.zeros(documents, dtype=np.int64)
+        self._anchors = np.zeros(documents, dtype=np.uint8)
+        self._hashes = self._spill("hashes", HASH_FIELDS, documents)
+        self._bands = self._spill("bands", BAND_FIELDS, documents * fingerprints.bands)
+        self._samples = self._spill("samples", SAMPLE_FIELDS, samples)
+        self._pairs = self._spill("pairs", PAIR_FIELDS, samples)
+        self._groups = Groups(scratch, documents, documents * fingerprints.bands, settings.memory_bytes)
+
+    def _spill(self, name: str, fields: Sequence[tuple[str, str]], records: int) -> Spill:
+        parts = parts_for(records, np.dtype(list(fields)).itemsize, self._settings.memory_bytes)
+        return Spill(self._scratch, name, fields, parts, self._settings.memory_bytes)
+
+    def add(self, signed: Signatures) -> None:
+        """Take documents; their hashes, bands and samples are written down in parts."""
+        documents = np.arange(signed.start, signed.start + len(signed.fails_rules), dtype=np.int64)
+        self.fails_rules[documents] = signed.fails_rules
+        self._shingle_counts[documents] = signed.shingle_counts
+        low, high = signed.hashes.T
+        self._hashes.add(part_of(low, self._hashes.parts), low, high, documents)
+        keys = band_keys(signed.minima, self._fingerprints.bands, self._fingerprints.rows).ravel()
+        owners = np.repeat(documents[signed.has_signature], self._fingerprints.bands)
+        self._bands.add(part_of(keys, self._bands.parts), keys, owners)
+        if self._settings.minimum_containment is not None:
+            lengths = signed.sample_lengths
+            owners = np.repeat(documents, lengths)
+            place = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            asks = (place < ANCHORS) & (self._shingle_counts[owners] >= CONTAINED_SHINGLES)
+            self._anchors[documents] = np.minimum(lengths, ANCHORS)
+            spread = signed.samples * np.uint64(self._fingerprints.sample_every)  # samples are below 2^64 / this
+            self._samples.add(part_of(spread, self._samples.parts), signed.samples, owners, asks)
+
+    def propose(self) -> npt.NDArray[np.int64]:
+        """The documents that may be similar to others, in their order: candidates, whose texts are needed."""
+        containment = self._settings.minimum_containment
+        longest_first = np.zeros_like(self._shingle_counts) if containment is None else -self._shingle_counts
+        order = np.lexsort((longest_first, self.fails_rules))  # stable: among equals the order of the corpus
+        self._rank = np.empty(len(order), dtype=np.int64)
+        self._rank[order] = np.arange(len(order))
+        self._first = first_copies(self._hashes, self._rank)
+        is_first = self._first == np.arange(len(order))
+        propose_by_bands(self._bands, is_first, self._groups)
+        if containment is not None:
+            pair_by_anchors(self._samples, is_first, self._rank, self._anchors, self._pairs)
+            propose_by_anchors(self._pairs, self._anchors, containment, self._groups)
+        self._candidates = self._groups.candidates()
+        return self._candidates
+
+    @contextmanager
+    def taking_candidates(self) -> Iterator[None]:
+        """Within this context `add_candidates` is called, for all candidates in their order."""
+        self._taken = 0
+        with (
+            open(self._scratch / "shingles", "wb") as self._shingle_file,
+            open(self._scratch / "minima", "wb") as self._minima_file,
+        ):
+            yield
+        assert self._taken == len(self._candidates), "every candidate has a text"
+
+    def add_candidates(self, minima: npt.NDArray[np.uint32], texts: Iterable[bytes]) -> None:
+        """Take signatures and UTF-8 texts of the next candidates.
+
+        Raises:
+            OtherTextError: a text has not as many shingles as were measured.
+        """
+        minima.tofile(self._minima_file)
+        for text in texts:
+            shingles = shingle_set(text, self._fingerprints.shingle_words)
+            measured = self._shingle_counts[self._candidates[self._taken]]
+            if len(shingles) != measured:
+                raise OtherTextError(f"a text has {len(shingles)} shingles, {measured} were measured")
+            shingles.tofile(self._shingle_file)
+            self._taken += 1
+
+    def decide(self, advance: Callable[[int], None] = lambda count: None) -> Evidence:
+        """Exact copies, and what is similar enough among the rest.
+
+        Args:
+            advance: called with the number of candidates done since the last call.
+        """
+        evidence = Evidence(self._first, self._settings.minimum_jaccard)
+        sizes = self._shingle_counts[self._candidates]
+        starts = np.cumsum(sizes) - sizes
+        permutations = self._fingerprints.permutations
+        document_bytes = _SHINGLE_BYTES * sizes + 4 * permutations + _BYTES_PER_CANDIDATE
+        document_bytes += _BYTES_PER_ENTRY * self._fingerprints.bands
+        for batch in self._groups.batches(self._rank, document_bytes):
+            # mapped for each batch, so that what is read of one is let go before the next
+            shingles = np.memmap(self._scratch / "shingles", dtype=np.uint64, mode="r")
+            minima = np.memmap(self._scratch / "minima", dtype=np.uint32, mode="r").reshape(-1, permutations)
+            rows = np.searchsorted(self._candidates, batch.documents)
+            similar = choose(
+                batch.entry_starts,
+                batch.buckets,
+                np.asarray(minima),
+                rows,
+                np.asarray(shingles),
+                starts[rows],
+                sizes[rows],
+                self._settings.minimum_jaccard,
+                self._settings.minimum_containment,
+                advance,
+            )
+            evidence.add(batch.documents, similar)
+            self.tallies.update(
+                proposed_pairs=similar.proposed, verified_pairs=similar.verified, similar_pairs=len(similar.pairs)
+            )
+        return evidence
