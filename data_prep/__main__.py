@@ -6,14 +6,16 @@ import argparse
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_prep.config import DataConfig
-    from data_prep.shards import RunDirectory
+    from data_prep.shards import Manifest, RunDirectory
 
+_FREEZE = "list the input, with sizes and digests, and divide it into shards (manifest.json)"
 _STAGES = {
     "extract": "raw files to document shards (corpus/), faulty ones aside (quarantine/)",
     "measure": "every statistic, language, fingerprint and personal data of each document (signals/)",
@@ -23,6 +25,9 @@ _STAGES = {
     "tokenize": "write Megatron token files and the mixture (tokens/)",
     "ledger": "count what became of every document (ledger.json, ledger.html)",
 }
+
+_SHARED = ("extract", "measure", "decide", "tokenize")
+"""Stages whose units several machines can share out among them."""
 
 _EPILOG = """
 examples:
@@ -36,6 +41,9 @@ examples:
       one document: its text, its signals, the verdict, the evidence
   python -m data_prep decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
       what other rules would keep, by source and language, with examples; takes seconds and writes nothing
+  python -m data_prep extract --share 3/16 --config configs/data/demo.yaml
+      the fourth of sixteen parts of a stage, for machines that share the output folder; slurm/data_prep.sbatch does
+      this for every stage, with all that comes before and between
 
 All outputs lie in the folder that the configuration calls `output`. The exit status is 2 for a mistake in the
 configuration or the input, with one line that names it.
@@ -75,9 +83,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, description in {"run": "all stages, one after the other", **_STAGES}.items():
+    described = {"run": "all stages, one after the other", "freeze": _FREEZE, **_STAGES}
+    for name, description in described.items():
         command = commands.add_parser(name, help=description, description=description)
         _add_common(command, can_restart=True)
+        if name == "run":
+            command.add_argument("--until", choices=tuple(_STAGES), metavar="STAGE", help="end after this stage")
+        if name in _SHARED:
+            command.add_argument(
+                "--share",
+                metavar="RANK/PROCESSES",
+                help="do only this part of the stage, such as 0/16 to 15/16, each on a machine of its own; when all "
+                "have ended, the next stage can begin. The input must be frozen before",
+            )
         if name == "decide":
             command.add_argument(
                 "--what-if",
@@ -109,11 +127,14 @@ def _add_common(parser: argparse.ArgumentParser, can_restart: bool) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from data_prep.config import DataConfig
-    from data_prep.shards import RunDirectory, freeze_manifest, restart
+    from data_prep.shards import RunDirectory, Share, freeze_manifest, restart
     from foundation.configuration import load_config, write_resolved
 
     config = load_config(DataConfig, options.config, options.overrides)
-    run = RunDirectory(config.output)
+    share = Share.parse(options.share) if getattr(options, "share", None) else None
+    if share is not None and options.restart is not None:
+        raise ValueError("--share and --restart exclude each other: one process alone removes what was written")
+    run = RunDirectory(config.output, share)
     if options.command == "why":
         from data_prep.why import explain
 
@@ -130,16 +151,34 @@ def _run(options: argparse.Namespace) -> None:
         if options.restart is not None:
             removed = restart(run, options.restart)
             print(f"removed what these stages had written: {', '.join(removed)}")
-        if options.command in ("run", "extract"):
+        if options.command in ("run", "freeze", "extract") and share is None:
             print(f"{config.output}: looking for the input", flush=True)
-        freeze_manifest(config, run)
+        manifest = freeze_manifest(config, run)
+        if options.command == "freeze":
+            _print_manifest(manifest)
+        if share is not None:
+            _run_share(config, run, options.command)
+            return
         write_resolved(config, run.root / "config.resolved.yaml")
         started = time.monotonic()
-        stages = tuple(_STAGES) if options.command == "run" else (options.command,)
+        stages = tuple(_STAGES)
+        if options.command != "run":
+            stages = tuple(name for name in stages if name == options.command)
+        elif options.until is not None:
+            stages = stages[: stages.index(options.until) + 1]
         for name in stages:
             _stage(name)(config, run)
         if "ledger" in stages:
             _print_ledger(config, run, options.config, time.monotonic() - started)
+
+
+def _run_share(config: DataConfig, run: RunDirectory, stage: str) -> None:
+    from data_prep.executors import ShareDone
+
+    try:
+        _stage(stage)(config, run)
+    except ShareDone as done:
+        print(done)
 
 
 def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
@@ -171,6 +210,17 @@ def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
     from data_prep.ledger import write_ledger
 
     return write_ledger
+
+
+def _print_manifest(manifest: Manifest) -> None:
+    """What was frozen, and which large files cannot be divided as far as one would like."""
+    from foundation.progress import summary_table
+
+    shards = Counter(shard.source for shard in manifest.shards)
+    rows = [(s.name, s.kind, len(s.files), round(s.raw_bytes / 1e6, 1), shards[s.name]) for s in manifest.sources]
+    summary_table("Input", rows, ("source", "kind", "files", "MB", "shards"))
+    for told in manifest.obstacles():
+        print(told)
 
 
 def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seconds: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import tempfile
 import threading
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +35,65 @@ class UnitError(ValueError):
     """A unit of a stage failed; the message names the unit and the cause."""
 
 
-def run_units(function: Callable[[str], None], units: Sequence[str], workers: int, title: str, stage: Stage) -> None:
+class ShareDone(Exception):
+    """This process has done its share of a stage; what comes after is for one process that does all that is left."""
+
+
+def run_units(
+    function: Callable[[str], None],
+    units: Sequence[str],
+    workers: int,
+    title: str,
+    stage: Stage,
+    chains: Sequence[Sequence[str]] | None = None,
+) -> None:
     """Call `function(unit)` for each unit that is not committed yet, in up to `workers` processes.
 
     `function` commits each unit itself, as its last act; it must be picklable (a module's function, or a
     `functools.partial` of one). One unit, or one worker, runs in this process.
 
+    Args:
+        chains: `units` in groups: those of a group are done in order, by one worker, because each goes on where the one
+            before it stopped. Left out: each unit by itself.
+
     Raises:
         StaleOutputError: a committed unit was made from another input or setting.
         UnitError: the first failure. Units that are being worked at are finished, no new ones are begun, and what is
             committed stays.
+        ShareDone: the run is shared out, and the units that are this process's are done.
     """
-    pending = [unit for unit in units if not stage.is_done(unit)]
-    if not pending:
+    todo = {unit for unit in units if not stage.is_done(unit)}
+    if not todo:
         print(f"{title}: all {len(units)} done already")
         return
+    tasks = [tuple(chain) for chain in (chains if chains is not None else [(unit,) for unit in units])]
+    share = stage.run.share
+    if share is not None:
+        tasks = tasks[share.rank :: share.processes]
+        title = f"{title}, share {share.rank} of {share.processes}"
+    mine = [unit for task in tasks for unit in task]
+    tasks = [left for task in tasks if (left := tuple(unit for unit in task if unit in todo))]
+    pending = [unit for task in tasks for unit in task]
+    if pending:
+        _run_tasks(function, tasks, workers, title, stage, done=len(mine) - len(pending))
+    if share is not None:
+        raise ShareDone(f"{title}: its {len(mine)} of {len(units)} units are done")
+
+
+def _run_tasks(
+    function: Callable[[str], None],
+    tasks: Sequence[tuple[str, ...]],
+    workers: int,
+    title: str,
+    stage: Stage,
+    done: int,
+) -> None:
+    pending = [unit for task in tasks for unit in task]
     with (
         tempfile.TemporaryDirectory(prefix="data_prep-") as folder,
-        Progress(title, len(units), "units", done=len(units) - len(pending)) as progress,
+        Progress(title, done + len(pending), "units", done=done) as progress,
     ):
-        step = _UnitStep(function, tuple(pending), folder, stage.run)
+        step = _TaskStep(function, tuple(tasks), folder, stage.run)
         try:
             _execute(step, workers, folder, _Report(progress, stage, pending))
         except BrokenProcessPool:
@@ -83,7 +124,7 @@ class _Report:
         self._waiting = waiting
 
 
-def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], None]) -> None:
+def _execute(step: _TaskStep, workers: int, folder: str, report: Callable[[], None]) -> None:
     """Run every rank of the step under datatrove's local executor, with a pool of our own.
 
     datatrove's own pool waits for ever for a worker that was killed, and the manager process of its queue outlives a
@@ -93,7 +134,7 @@ def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], No
     _silence_datatrove()
     from datatrove.executor.local import LocalPipelineExecutor
 
-    ranks = range(len(step.units))
+    ranks = range(len(step.tasks))
     executor = LocalPipelineExecutor(
         pipeline=[step], tasks=len(ranks), workers=workers, logging_dir=folder, skip_completed=False
     )
@@ -102,8 +143,11 @@ def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], No
             executor._run_for_rank(rank)
             report()
         return
+    # By a file that each worker reads once: sent along with every task, the list of all tasks would grow as its square.
+    path = Path(folder, "executor")
+    path.write_bytes(pickle.dumps(executor))
     with _one_thread_per_worker(), _pool(workers) as pool:
-        running = {pool.submit(_run_rank, executor, rank) for rank in ranks}
+        running = {pool.submit(_run_rank, path, rank) for rank in ranks}
         while running:
             done, running = wait(running, _POLL_SECONDS, FIRST_EXCEPTION)
             report()
@@ -111,8 +155,13 @@ def _execute(step: _UnitStep, workers: int, folder: str, report: Callable[[], No
                 future.result()
 
 
-def _run_rank(executor: Any, rank: int) -> None:
-    executor._run_for_rank(rank)
+def _run_rank(path: Path, rank: int) -> None:
+    _executor_at(path)._run_for_rank(rank)
+
+
+@lru_cache(maxsize=1)
+def _executor_at(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())
 
 
 _idle_pools: dict[int, ProcessPoolExecutor] = {}
@@ -151,34 +200,40 @@ class _WorkerTraceback(Exception):
         return f"in a worker:\n{self.args[0]}"
 
 
-class _UnitStep:
-    """A datatrove pipeline step: task number `rank` is one unit. What happens to it is noted in files of `folder`."""
+class _TaskStep:
+    """A datatrove pipeline step: task number `rank` is some units. What happens to it is noted in files of `folder`."""
 
-    def __init__(self, function: Callable[[str], None], units: tuple[str, ...], folder: str, run: RunDirectory) -> None:
+    def __init__(
+        self, function: Callable[[str], None], tasks: tuple[tuple[str, ...], ...], folder: str, run: RunDirectory
+    ) -> None:
         self.function = function
-        self.units = units
+        self.tasks = tasks
         self.folder = folder
         self.run = run
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
-        running = Path(self.folder, f"running-{rank}")
-        running.touch()
-        try:
-            with self.run.used_by_worker():
-                self.function(self.units[rank])
-        except Exception as error:
-            whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            partial = Path(self.folder, f"failure.{rank}.partial")
-            partial.write_text(f"{_message(self.units[rank], error)}\0{whole}", encoding="utf-8")
-            with contextlib.suppress(FileExistsError):
-                os.link(partial, Path(self.folder, "failure"))  # the first one stays
-            raise _StepError from None
-        running.unlink()
+        for unit in self.tasks[rank]:
+            running = Path(self.folder, f"running-{rank}")
+            running.write_text(unit, encoding="utf-8")
+            try:
+                with self.run.used_by_worker():
+                    self.function(unit)
+            except Exception as error:
+                self._note_failure(rank, unit, error)
+                raise _StepError from None
+            running.unlink()
+
+    def _note_failure(self, rank: int, unit: str, error: Exception) -> None:
+        whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        partial = Path(self.folder, f"failure.{rank}.partial")
+        partial.write_text(f"{_message(unit, error)}\0{whole}", encoding="utf-8")
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, Path(self.folder, "failure"))  # the first one stays
 
     def running(self) -> list[str]:
         """Units that were begun and not ended."""
-        ranks = sorted(int(path.name.removeprefix("running-")) for path in Path(self.folder).glob("running-*"))
-        return [self.units[rank] for rank in ranks] or ["no unit"]
+        notes = sorted(Path(self.folder).glob("running-*"), key=lambda path: int(path.name.removeprefix("running-")))
+        return [path.read_text(encoding="utf-8") for path in notes] or ["no unit"]
 
     def raise_failure(self) -> None:
         message, _, whole = Path(self.folder, "failure").read_text(encoding="utf-8").partition("\0")

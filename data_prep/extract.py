@@ -48,7 +48,7 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
             print(f"source {source.name}: nothing at {path} on this machine")
     stage = extract_stage(config, run, manifest)
     work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
-    run_units(work, manifest.shard_names, config.workers, "extract", stage)
+    run_units(work, manifest.shard_names, config.workers, "extract", stage, manifest.chains)
     _report(manifest, run, stage)
 
 
@@ -88,7 +88,13 @@ def _read(shard: Shard, maximum_document_bytes: int) -> Iterator[Document | Faul
     for piece in shard.ranges:
         if not os.path.exists(piece.path):
             raise ValueError(f"{piece.path}: the input is gone since it was frozen; put it back or `--restart extract`")
-        yield from reader.read(piece, maximum_document_bytes)
+        try:
+            yield from reader.read(piece, maximum_document_bytes)
+        except OSError as error:
+            raise ValueError(
+                f"{piece.path}: cannot be read ({error.strerror or error}); mend it or its disk and run again: what "
+                "is committed stays"
+            ) from error
 
 
 class _Rows:
@@ -138,6 +144,8 @@ def _set_aside(fault: Fault, source: str, file: IO[str]) -> None:
     record: dict[str, Any] = {"source": source, "path": _storable(fault.path)}
     if fault.line is not None:
         record["line"] = fault.line
+    if fault.from_byte:
+        record["from_byte"] = fault.from_byte
     if fault.row is not None:
         record["row"] = fault.row
     record |= {"reason": fault.reason, "detail": _storable(fault.detail), "excerpt": _storable(fault.excerpt)}
@@ -180,7 +188,9 @@ def quarantined(run: RunDirectory, shards: tuple[str, ...] | list[str]) -> Itera
 
 
 def place_of(record: dict[str, Any]) -> str:
-    """`file:line`, `file row 3` or `file`."""
+    """`file:line`, `file row 3` or `file`; far into a large file, lines are counted from a byte (`tail -c +BYTE`)."""
+    if "from_byte" in record:
+        return f"{record['path']} line {record['line']} from byte {record['from_byte'] + 1}"
     if "line" in record:
         return f"{record['path']}:{record['line']}"
     return f"{record['path']} row {record['row']}" if "row" in record else str(record["path"])

@@ -8,6 +8,7 @@ import os
 import re
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class SourceFiles:
     missing: tuple[str, ...] = ()
     """Configured paths that match nothing on this machine."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Files of a searched folder that this kind of source does not read, by suffix; `(unreadable)` cannot be opened."""
+    """Files of a searched folder that this kind of source does not read, by suffix; `(broken link)` leads nowhere."""
     left_out_files: int = 0
     """Files beyond `maximum_bytes`."""
     left_out_bytes: int = 0
@@ -86,6 +87,9 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     and a linked file counts once, under its real path. A file or a pattern is taken as given. With `maximum_bytes`,
     files are chosen in the order of a hash of their path below the configured folder and the seed, until the next would
     not fit.
+
+    Raises:
+        ValueError: a file is there and must not be read; a corpus without it would be another one.
     """
     accepts = reader_of(source.kind).accepts
     names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is
@@ -111,12 +115,16 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
         if len(names) == before and not any(os.path.exists(root) for root in roots):
             missing.append(pattern)
 
-    sizes: dict[str, int] = {}
-    for path in sorted(names):
-        if os.path.isfile(path) and os.access(path, os.R_OK):
-            sizes[path] = os.path.getsize(path)
-        else:
-            skipped["(unreadable)"] = skipped.get("(unreadable)", 0) + 1
+    sizes = {path: os.path.getsize(path) for path in sorted(names) if os.path.isfile(path)}
+    if len(sizes) < len(names):
+        skipped["(broken link)"] = len(names) - len(sizes)
+    forbidden = [path for path in sizes if not os.access(path, os.R_OK)]
+    if forbidden:
+        more = f", nor may {len(forbidden) - 1} other files of this source" if len(forbidden) > 1 else ""
+        raise ValueError(
+            f"{forbidden[0]}: this user may not read it{more}; change its permissions, or leave it out of the `paths` "
+            f"of source {source.name}"
+        )
     chosen = sorted(sizes)
     if source.maximum_bytes is not None:
         chosen = _choose(sizes, names, source.maximum_bytes, f"{seed}:{source.name}")
@@ -132,13 +140,27 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     )
 
 
-def with_digests(source: SourceFiles, advance: Callable[[int], None]) -> SourceFiles:
-    """Read every file once; `advance` is told the bytes."""
+def with_digests(source: SourceFiles, advance: Callable[[int], None], threads: int = 1) -> SourceFiles:
+    """Read every file once; `advance` is told the bytes.
+
+    Raises:
+        ValueError: a file cannot be read to its end.
+    """
     files = []
-    for file in source.files:
-        files.append(replace(file, sha256=sha256_file(Path(file.path))))
-        advance(file.size)
+    with ThreadPoolExecutor(threads) as pool:  # hashing leaves Python's lock to the others
+        for file, sha256 in zip(source.files, pool.map(_sha256, source.files), strict=True):
+            files.append(replace(file, sha256=sha256))
+            advance(file.size)
     return replace(source, files=tuple(files))
+
+
+def _sha256(file: InputFile) -> str:
+    try:
+        return sha256_file(Path(file.path))
+    except OSError as error:
+        raise ValueError(
+            f"{file.path}: cannot be read ({error.strerror or error}); mend it or its disk, or leave it out of `paths`"
+        ) from error
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -172,4 +194,4 @@ def stamp_of(path: str) -> list[int] | None:
 
 def is_unchanged(file: InputFile) -> bool:
     """Read the file again and compare."""
-    return sha256_file(Path(file.path)) == file.sha256
+    return _sha256(file) == file.sha256

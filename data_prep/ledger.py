@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,15 @@ import pyarrow.parquet as pq
 import yaml
 
 from data_prep.config import DataConfig
+from data_prep.ledger_samples import Draw, largest_clusters, show_samples
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest, read_records
 from foundation.atomic_files import digest, write_json, write_text
+from foundation.progress import Progress
 
-VERSION = 1
+VERSION = 2
 UNKNOWN_LANGUAGE = "(not read)"
 """Language of what was set aside before its language was looked at."""
+PROBABILITY_BINS = 20
 
 
 class LedgerError(ValueError):
@@ -31,18 +35,39 @@ class Account:
     kept: int = 0
     dropped: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
+    """By the first reason against each document; these add up."""
+    against: Counter[str] = field(default_factory=Counter)
+    """By every reason: how many documents it speaks against."""
+    alone: Counter[str] = field(default_factory=Counter)
+    """How many documents would be kept without this reason."""
     bytes_in: int = 0
     bytes_kept: int = 0
+    lengths: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
+    """By kept or not: documents of [2^(n-1), 2^n) bytes, by n."""
+    probabilities: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
+    """By kept or not: documents by twentieth of the probability of their language."""
 
-    def drop(self, reason: str, count: int = 1) -> None:
+    def set_aside(self, reason: str, count: int) -> None:
         self.documents_in += count
         self.dropped += count
-        self.by_reason[reason] += count
+        for reasons in (self.by_reason, self.against, self.alone):
+            reasons[reason] += count
 
-    def keep(self, text_bytes: int) -> None:
+    def judge(self, reasons: list[str], text_bytes: int, probability: float) -> None:
+        """Count one document, kept if there is no reason against it."""
         self.documents_in += 1
-        self.kept += 1
-        self.bytes_kept += text_bytes
+        self.bytes_in += text_bytes
+        self.lengths[not reasons][text_bytes.bit_length()] += 1
+        self.probabilities[not reasons][min(int(probability * PROBABILITY_BINS), PROBABILITY_BINS - 1)] += 1
+        if not reasons:
+            self.kept += 1
+            self.bytes_kept += text_bytes
+            return
+        self.dropped += 1
+        self.by_reason[reasons[0]] += 1
+        self.against.update(reasons)
+        if len(reasons) == 1:
+            self.alone[reasons[0]] += 1
 
     def check(self, name: str) -> None:
         """Raises LedgerError unless in = kept + dropped = kept + each reason."""
@@ -58,10 +83,29 @@ class Account:
             "in": self.documents_in,
             "kept": self.kept,
             "dropped": self.dropped,
-            "by_reason": dict(sorted(self.by_reason.items(), key=lambda item: (-item[1], item[0]))),
+            "by_reason": _descending(self.by_reason),
+            "by_any_reason": {
+                reason: {"against": count, "alone": self.alone[reason]}
+                for reason, count in _descending(self.against).items()
+            },
             "bytes_in": self.bytes_in,
             "bytes_kept": self.bytes_kept,
+            "by_bytes_from": {
+                str(1 << (n - 1) if n else 0): {"kept": self.lengths[True][n], "dropped": self.lengths[False][n]}
+                for n in sorted(self.lengths[True].keys() | self.lengths[False].keys())
+            },
+            "by_language_probability_from": {
+                f"{n / PROBABILITY_BINS:.2f}": {
+                    "kept": self.probabilities[True][n],
+                    "dropped": self.probabilities[False][n],
+                }
+                for n in sorted(self.probabilities[True].keys() | self.probabilities[False].keys())
+            },
         }
+
+
+def _descending(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 @dataclass
@@ -88,8 +132,11 @@ class Accounts:
                     raise LedgerError(f"{count}: the {part}s add up to {parts}, all documents are {whole}")
 
 
-def count_documents(manifest: Manifest, run: RunDirectory) -> Accounts:
+def count_documents(manifest: Manifest, run: RunDirectory, draw: Draw | None = None) -> Accounts:
     """Go through extract's counts, the signals and the verdicts, shard by shard.
+
+    Args:
+        draw: is offered every document that is dropped, under each reason against it.
 
     Raises:
         LedgerError: a document has no verdict, a dropped one no reason, a kept one a reason, or the sums differ.
@@ -98,37 +145,46 @@ def count_documents(manifest: Manifest, run: RunDirectory) -> Accounts:
     extracted = read_records(run, "extract")
     for source in manifest.sources:
         accounts.by_source.setdefault(source.name, Account())
-    for shard in manifest.shards:
-        counts = extracted[shard.name].counts
-        for name, count in counts.items():
-            if name.startswith("quarantine:"):
-                for account in accounts.of(shard.source, UNKNOWN_LANGUAGE):
-                    account.drop(name, count)
-        verdicts = pq.read_table(
-            run.verdicts / f"{shard.name}.parquet", columns=["id", "language", "kept", "reasons"]
-        ).to_pylist()
-        sizes = pq.read_table(run.signals / f"{shard.name}.parquet", columns=["id", "byte_count"]).to_pylist()
-        if not len(verdicts) == len(sizes) == counts["documents"]:
-            raise LedgerError(
-                f"shard {shard.name}: {counts['documents']} documents were extracted, {len(sizes)} measured, "
-                f"{len(verdicts)} decided"
-            )
-        for verdict, size in zip(verdicts, sizes, strict=True):
-            if verdict["id"] != size["id"]:
-                raise LedgerError(
-                    f"shard {shard.name}: the verdict on {verdict['id']} stands where {size['id']} was measured"
-                )
-            if bool(verdict["reasons"]) == verdict["kept"]:
-                state = "kept with reasons against it" if verdict["kept"] else "dropped without a reason"
-                raise LedgerError(f"document {verdict['id']} is {state}: {verdict['reasons']}")
-            for account in accounts.of(shard.source, verdict["language"] or UNKNOWN_LANGUAGE):
-                account.bytes_in += size["byte_count"]
-                if verdict["kept"]:
-                    account.keep(size["byte_count"])
-                else:
-                    account.drop(verdict["reasons"][0])
+    with Progress("ledger: count", len(manifest.shards), "shards") as progress:
+        for shard in manifest.shards:
+            _count_shard(accounts, run, shard.name, shard.source, extracted[shard.name].counts, draw)
+            progress.advance()
     accounts.check()
     return accounts
+
+
+def _count_shard(
+    accounts: Accounts, run: RunDirectory, name: str, source: str, counts: Mapping[str, int], draw: Draw | None
+) -> None:
+    for reason, count in counts.items():
+        if reason.startswith("quarantine:"):
+            for account in accounts.of(source, UNKNOWN_LANGUAGE):
+                account.set_aside(reason, count)
+    verdicts = pq.read_table(
+        run.verdicts / f"{name}.parquet", columns=["id", "language", "kept", "reasons"]
+    ).to_pylist()
+    signals = pq.read_table(
+        run.signals / f"{name}.parquet", columns=["id", "byte_count", "language_probability"]
+    ).to_pylist()
+    if not len(verdicts) == len(signals) == counts["documents"]:
+        raise LedgerError(
+            f"shard {name}: {counts['documents']} documents were extracted, {len(signals)} measured, "
+            f"{len(verdicts)} decided"
+        )
+    for verdict, measured in zip(verdicts, signals, strict=True):
+        if verdict["id"] != measured["id"]:
+            raise LedgerError(
+                f"shard {name}: the verdict on {verdict['id']} stands where {measured['id']} was measured"
+            )
+        reasons = verdict["reasons"]
+        if bool(reasons) == verdict["kept"]:
+            state = "kept with reasons against it" if verdict["kept"] else "dropped without a reason"
+            raise LedgerError(f"document {verdict['id']} is {state}: {reasons}")
+        for account in accounts.of(source, verdict["language"] or UNKNOWN_LANGUAGE):
+            account.judge(reasons, measured["byte_count"], measured["language_probability"] or 0.0)
+        if draw is not None:
+            for reason in reasons:
+                draw.offer(reason, verdict["id"])
 
 
 def count_tokens(run: RunDirectory, accounts: Accounts) -> dict[str, Any] | None:
@@ -168,7 +224,7 @@ def write_ledger(config: DataConfig, run: RunDirectory) -> None:
 
     manifest = load_manifest(run)
     inputs = [committed_digest(run, stage, manifest.shard_names) for stage in ("extract", "measure", "decide")]
-    ledger = build_ledger(manifest, run)
+    ledger = build_ledger(config, manifest, run)
     paths = run.outputs_of("ledger")
     write_json(paths[0], ledger)
     write_text(paths[1], page(ledger, str(config.output)))
@@ -176,9 +232,10 @@ def write_ledger(config: DataConfig, run: RunDirectory) -> None:
     stage.commit("ledger", paths, {"documents": ledger["documents"]["in"]})
 
 
-def build_ledger(manifest: Manifest, run: RunDirectory) -> dict[str, Any]:
+def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> dict[str, Any]:
     """The content of `ledger.json`."""
-    accounts = count_documents(manifest, run)
+    draw = Draw(config.seed)
+    accounts = count_documents(manifest, run, draw)
     return {
         "version": VERSION,
         "manifest": manifest.digest,
@@ -193,6 +250,8 @@ def build_ledger(manifest: Manifest, run: RunDirectory) -> dict[str, Any]:
             },
         },
         "tokens": count_tokens(run, accounts),
+        "duplicates": largest_clusters(run),
+        "samples": show_samples(config, manifest, run, draw),
         "input": {
             source.name: {
                 "kind": source.kind,

@@ -1,32 +1,68 @@
-"""The ledger as one self-contained page: tables, and pictures inside of the file."""
+"""The ledger as one self-contained page: pictures, tables, and what the numbers look like as text."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-_REASONS_SHOWN = 8
-_LANGUAGES_SHOWN = 16
+from data_prep import ledger_plots
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h2 { margin-top: 2.5rem } nav a { margin-right: 1rem }
 table { border-collapse: collapse; margin: 1rem 0 2rem }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd }
-th { text-align: left } td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
+th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; vertical-align: top }
+th { text-align: left } td.number { text-align: right; font-variant-numeric: tabular-nums }
+svg { width: 100%; height: auto }
+details { margin: .5rem 0 } summary { cursor: pointer; padding: .2rem 0 }
+article { margin: .75rem 0 1rem 1.25rem; border-left: 3px solid #ddd; padding-left: .75rem; overflow-wrap: anywhere }
+article.stays { border-color: #2a7f62 }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: .5rem .75rem; margin: .25rem 0; font-size: .85rem }
+small { color: #555 }
 """
 
 
-def page(ledger: dict[str, Any], title: str) -> str:
+def page(ledger: Mapping[str, Any], title: str) -> str:
     """HTML with everything inside: it can be mailed or opened from anywhere."""
-    documents = ledger["documents"]
-    tokens = ledger["tokens"] or {"train": 0, "heldout": 0, "by_source": {}}
-    sources = []
-    for name, account in documents["by_source"].items():
-        counts = tokens["by_source"].get(name, {})
-        sources.append(
+    name = html.escape(title)
+    head = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>Ledger of {name}</title><style>{_STYLE}</style></head><body><h1>Ledger of {name}</h1>"
+    )
+    sections = (
+        ("Sources", _sources(ledger)),
+        ("Reasons", _reasons(ledger)),
+        ("Languages", _languages(ledger)),
+        ("Lengths", _lengths(ledger)),
+        ("Duplicates", _duplicates(ledger["duplicates"])),
+        ("Samples", _samples(ledger["samples"], ledger["documents"]["by_any_reason"])),
+        ("Input", _inputs(ledger)),
+    )
+    links = "".join(f'<a href="#{title.lower()}">{title}</a>' for title, _ in sections)
+    body = (f'<h2 id="{title.lower()}">{title}</h2>\n' + "\n".join(parts) for title, parts in sections)
+    return "\n".join([head, _summary(ledger), f"<nav>{links}</nav>", *body, "</body></html>\n"])
+
+
+def _summary(ledger: Mapping[str, Any]) -> str:
+    documents, tokens = ledger["documents"], ledger["tokens"]
+    told = (
+        f"<p><b>{documents['in']:,}</b> documents in = <b>{documents['kept']:,}</b> kept + "
+        f"<b>{documents['dropped']:,}</b> dropped. "
+        f"{documents['bytes_kept'] / 1e6:,.1f} of {documents['bytes_in'] / 1e6:,.1f} MB of text are kept"
+    )
+    if tokens is None:
+        return told + "; it is not tokenized yet.</p>"
+    return told + f": {tokens['train']:,} tokens to train on, {tokens['heldout']:,} held out.</p>"
+
+
+def _sources(ledger: Mapping[str, Any]) -> Iterator[str]:
+    yield ledger_plots.sources(ledger["documents"])
+    by_source = ledger["tokens"]["by_source"] if ledger["tokens"] else {}
+    yield _table(
+        ("source", "in", "kept", "dropped", "kept, share", "bytes kept", "tokens", "tokens held out"),
+        (
             (
                 name,
                 account["in"],
@@ -34,114 +70,133 @@ def page(ledger: dict[str, Any], title: str) -> str:
                 account["dropped"],
                 _share(account["kept"], account["in"]),
                 account["bytes_kept"],
-                counts.get("tokens", 0),
-                counts.get("heldout_tokens", 0),
+                by_source.get(name, {}).get("tokens", 0),
+                by_source.get(name, {}).get("heldout_tokens", 0),
             )
-        )
-    reasons = [(name, count, _share(count, documents["in"])) for name, count in documents["by_reason"].items()]
-    languages = [
-        (name, account["in"], account["kept"], account["bytes_kept"])
-        for name, account in documents["by_language"].items()
-    ]
-    inputs = []
-    for name, source in ledger["input"].items():
-        skipped = ", ".join(f"{count} {suffix}" for suffix, count in _largest(source["skipped_by_suffix"], 6))
-        missing = ", ".join(source["not_on_this_machine"])
-        inputs.append(
-            (name, source["kind"], source["files"], source["bytes"], source["left_out_files"], skipped, missing)
-        )
-    picture = base64.b64encode(draw(ledger)).decode()
-    return "\n".join(
-        [
-            '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-            f"<title>Ledger of {html.escape(title)}</title><style>{_STYLE}</style></head><body>",
-            f"<h1>Ledger of {html.escape(title)}</h1>",
-            f"<p>{documents['in']:,} documents in = {documents['kept']:,} kept + {documents['dropped']:,} dropped. "
-            f"{tokens['train']:,} tokens to train on, {tokens['heldout']:,} held out.</p>",
-            f'<img alt="Documents by source and reason, kept bytes by language" src="data:image/png;base64,{picture}">',
-            "<h2>Sources</h2>",
-            _table(
-                ("source", "in", "kept", "dropped", "kept, share", "bytes kept", "tokens", "tokens held out"), sources
-            ),
-            "<h2>Reasons</h2><p>The first reason against each document that was dropped.</p>",
-            _table(("reason", "documents", "of all"), reasons),
-            "<h2>Languages</h2>",
-            _table(("language", "in", "kept", "bytes kept"), languages),
-            "<h2>Input</h2>",
-            _table(
-                (
-                    "source",
-                    "kind",
-                    "files",
-                    "bytes",
-                    "left out by maximum_bytes",
-                    "not of this kind",
-                    "not on this machine",
-                ),
-                inputs,
-            ),
-            "</body></html>\n",
-        ]
+            for name, account in ledger["documents"]["by_source"].items()
+        ),
     )
 
 
-def draw(ledger: dict[str, Any]) -> bytes:
-    """A PNG: what became of each source's documents, and the languages that were kept."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _reasons(ledger: Mapping[str, Any]) -> Iterator[str]:
     documents = ledger["documents"]
-    sources = list(documents["by_source"])[::-1]
-    shown = [name for name, _ in _largest(documents["by_reason"], _REASONS_SHOWN)]
-    figure = Figure(figsize=(11, 1.6 + 0.55 * max(len(sources), 6)), layout="constrained")
-    FigureCanvasAgg(figure)
-    left_axes, right_axes = figure.subplots(1, 2, width_ratios=(3, 2))
-
-    left = [0.0] * len(sources)
-    colours = [
-        "#2a7f62",
-        "#c44e52",
-        "#dd8452",
-        "#ccb974",
-        "#8172b3",
-        "#937860",
-        "#da8bc3",
-        "#8c8c8c",
-        "#64b5cd",
-        "#bbbbbb",
-    ]
-    for index, reason in enumerate(["kept", *shown, "other reasons"]):
-        widths = []
-        for source in sources:
-            account = documents["by_source"][source]
-            if reason == "kept":
-                count = account["kept"]
-            elif reason == "other reasons":
-                count = sum(count for name, count in account["by_reason"].items() if name not in shown)
-            else:
-                count = account["by_reason"].get(reason, 0)
-            widths.append(100 * count / account["in"] if account["in"] else 0)
-        if any(widths):
-            left_axes.barh(sources, widths, left=left, label=reason, color=colours[index])
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    left_axes.set(xlabel="% of the source's documents", title="What became of the documents", xlim=(0, 100))
-    left_axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=3, fontsize=8, frameon=False)
-
-    languages = Counter({name: account["bytes_kept"] for name, account in documents["by_language"].items()})
-    top = [(name, count) for name, count in languages.most_common(_LANGUAGES_SHOWN) if count][::-1]
-    if top:
-        right_axes.barh([name for name, _ in top], [count / 1e6 for _, count in top], color="#4c72b0", log=True)
-    right_axes.set(xlabel="MB kept (logarithmic)", title="Languages")
-    for axes in (left_axes, right_axes):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=9)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110, metadata={"Software": None})
-    return image.getvalue()
+    yield (
+        "<p>A document can have several reasons against it. It is counted under the first, so that these add up; "
+        "<i>alone</i> says how many documents would be kept without that rule.</p>"
+    )
+    if not documents["by_any_reason"]:
+        yield "<p>No document was dropped.</p>"
+        return
+    yield ledger_plots.reasons(documents)
+    yield _table(
+        ("reason", "counted under it", "of all", "speaks against", "alone"),
+        (
+            (
+                name,
+                documents["by_reason"].get(name, 0),
+                _share(documents["by_reason"].get(name, 0), documents["in"]),
+                counts["against"],
+                counts["alone"],
+            )
+            for name, counts in documents["by_any_reason"].items()
+        ),
+    )
+    columns = list(documents["by_source"])
+    yield "<p>Counted under each reason, by source:</p>"
+    yield _table(
+        ("reason", *columns),
+        (
+            (name, *(documents["by_source"][source]["by_reason"].get(name, 0) for source in columns))
+            for name in documents["by_reason"]
+        ),
+    )
 
 
-def _largest(counts: dict[str, int], number: int) -> list[tuple[str, int]]:
-    return Counter(counts).most_common(number)
+def _languages(ledger: Mapping[str, Any]) -> Iterator[str]:
+    documents = ledger["documents"]
+    yield ledger_plots.languages(documents)
+    yield "<p>How sure the identification was:</p>"
+    yield ledger_plots.probabilities(documents)
+    yield _table(
+        ("language", "in", "kept", "dropped", "kept, share", "bytes kept", "most frequent reason"),
+        (
+            (
+                name,
+                account["in"],
+                account["kept"],
+                account["dropped"],
+                _share(account["kept"], account["in"]),
+                account["bytes_kept"],
+                next(iter(account["by_reason"]), ""),
+            )
+            for name, account in documents["by_language"].items()
+        ),
+    )
+
+
+def _lengths(ledger: Mapping[str, Any]) -> Iterator[str]:
+    documents = ledger["documents"]
+    yield ledger_plots.lengths(documents)
+    for name, account in documents["by_source"].items():
+        yield f"<details><summary>{html.escape(name)}</summary>{ledger_plots.lengths(account)}</details>"
+
+
+def _duplicates(duplicates: Mapping[str, Any]) -> Iterator[str]:
+    copies = ", ".join(f"{count:,} {kind}" for kind, count in duplicates["copies"].items()) or "none"
+    yield (
+        f"<p>{duplicates['documents_with_copies']:,} documents have copies. Copies that go: {copies}. "
+        "The largest groups, each with the document that stays and the copies that are least like it:</p>"
+    )
+    for cluster in duplicates["largest"]:
+        stays = cluster["stays"]
+        yield (
+            f"<details><summary><b>{cluster['copies']:,}</b> copies of {html.escape(stays['id'])} "
+            f"<small>{html.escape(_one_line(stays['excerpt']))}</small></summary>"
+        )
+        yield _article(f"{stays['id']} stays", stays["url"], "", stays["excerpt"], "stays")
+        for copy in cluster["examples"]:
+            why = f"{copy['kind']}: Jaccard {copy['jaccard']:.3f}, containment {copy['containment']:.3f}"
+            yield _article(copy["id"], copy["url"], why, copy["excerpt"])
+        yield "</details>"
+
+
+def _samples(samples: Mapping[str, Sequence[Mapping[str, str]]], counts: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        "<p>Documents that each reason speaks against, drawn by lot, with personal data replaced. "
+        "<code>python -m data_prep why ID</code> shows all that is known of one.</p>"
+    )
+    for reason in counts:
+        yield f"<details><summary>{html.escape(reason)} <small>{counts[reason]['against']:,}</small></summary>"
+        for sample in samples.get(reason, ()):
+            yield _article(sample["place"], sample["url"], sample["why"], sample["excerpt"])
+        yield "</details>"
+
+
+def _article(name: str, url: str, why: str, excerpt: str, kind: str = "") -> str:
+    told = "".join(f"<br><small>{html.escape(line)}</small>" for line in (url, why) if line)
+    return f'<article class="{kind}"><b>{html.escape(name)}</b>{told}<pre>{html.escape(excerpt)}</pre></article>'
+
+
+def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:
+    yield _table(
+        ("source", "kind", "files", "bytes", "left out by maximum_bytes", "not of this kind", "not on this machine"),
+        (
+            (
+                name,
+                source["kind"],
+                source["files"],
+                source["bytes"],
+                source["left_out_files"],
+                ", ".join(f"{count} {suffix}" for suffix, count in Counter(source["skipped_by_suffix"]).most_common(6)),
+                ", ".join(source["not_on_this_machine"]),
+            )
+            for name, source in ledger["input"].items()
+        ),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:90]
 
 
 def _share(part: int, whole: int) -> str:

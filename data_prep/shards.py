@@ -10,43 +10,36 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data_prep.config import DataConfig
 from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of, with_digests
-from data_prep.sources import reader_of
+from data_prep.sources import FileRange, reader_of
 from foundation.atomic_files import digest, sha256_file, write_json
 from foundation.progress import Progress
 
 STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "tokenize", "ledger")
 """Every stage in its order; `--restart STAGE` removes what this one and all later ones have written."""
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _SETTLED_NANOSECONDS = 2_000_000_000
 """Longer than the coarsest clock of a common file system."""
 
 
 class StaleOutputError(ValueError):
     """Outputs on disk were made from another input or with another setting."""
-
-
-@dataclass(frozen=True)
-class FileRange:
-    """Bytes [start, end) of a frozen file of `size` bytes; a line belongs to the range that holds its first byte."""
-
-    path: str
-    start: int
-    end: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,8 @@ class Shard:
 
     @property
     def raw_bytes(self) -> int:
-        return sum(piece.end - piece.start for piece in self.ranges)
+        """Bytes on the disk; those that several shards share are counted with the first of them."""
+        return sum(piece.end - piece.start for piece in self.ranges if not piece.unpacked_start)
 
 
 @dataclass(frozen=True)
@@ -77,22 +71,70 @@ class Manifest:
         """Changes with any input byte, and with any setting that divides the input."""
         return digest({"sources": [asdict(source) for source in self.sources], "settings": self.settings})
 
+    @cached_property
+    def _by_name(self) -> dict[str, Shard]:
+        return {shard.name: shard for shard in self.shards}
+
     def shard(self, name: str) -> Shard:
-        for shard in self.shards:
-            if shard.name == name:
-                return shard
-        raise ValueError(f"shard {name!r} is not in the manifest; it has {len(self.shards)} shards")
+        if name not in self._by_name:
+            raise ValueError(f"shard {name!r} is not in the manifest; it has {len(self.shards)} shards")
+        return self._by_name[name]
 
     @property
     def shard_names(self) -> tuple[str, ...]:
         return tuple(shard.name for shard in self.shards)
 
+    @property
+    def chains(self) -> tuple[tuple[str, ...], ...]:
+        """Every shard once: those that come out of one packed range together, each going on where the last stopped."""
+        chains: list[list[str]] = []
+        for shard in self.shards:
+            if shard.ranges[0].unpacked_start:
+                chains[-1].append(shard.name)
+            else:
+                chains.append([shard.name])
+        return tuple(tuple(chain) for chain in chains)
+
+    def obstacles(self) -> Iterator[str]:
+        """Large files that cannot be entered in the middle, for people, and what that means for them."""
+        limit = 2 * self.settings["shard_bytes"]
+        for shard in self.shards:
+            for piece in shard.ranges:
+                if piece.unpacked_start or piece.end - piece.start < limit:
+                    continue
+                size = f"{piece.path}: {(piece.end - piece.start) / 1e6:,.1f} MB are packed in one piece"
+                if piece.is_part_of_packed:
+                    yield f"{size}; one process unpacks them, shard by shard (pzstd and bgzip pack in many pieces)"
+                else:
+                    yield f"{size} and make one shard"
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of `processes` that divide the work of a stage among them, on machines that share a folder."""
+
+    rank: int
+    processes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """From `RANK/PROCESSES`.
+
+        Raises:
+            ValueError: it is none.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match is None or not int(match[1]) < int(match[2]):
+            raise ValueError(f"--share {text}: must be RANK/PROCESSES with RANK from 0, such as 0/16 or 15/16")
+        return cls(int(match[1]), int(match[2]))
+
 
 class RunDirectory:
-    """The folder of one run and the places in it."""
+    """The folder of one run and the places in it; with a share, for a process that does a part of a stage."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, share: Share | None = None) -> None:
         self.root = Path(root)
+        self.share = share
         self.corpus = self.root / "corpus"
         self.signals = self.root / "signals"
         self.dedup = self.root / "dedup"
@@ -117,7 +159,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process.
+        """Hold the run for this process; processes that have shares of it hold it together.
 
         Raises:
             ValueError: another process holds it.
@@ -125,15 +167,23 @@ class RunDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / ".lock", "a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                fcntl.flock(file, (fcntl.LOCK_EX if self.share is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError:
                 file.seek(0)
                 raise ValueError(
-                    f"{self.root}: process {file.read().strip() or '?'} is working in this run; "
+                    f"{self.root}: {file.read().strip() or 'another process'} is working in this run; "
                     "wait for it, or choose another `output`"
                 ) from None
+            except OSError as error:
+                raise ValueError(
+                    f"{file.name}: the file system of `output` cannot lock files ({error.strerror}), and two runs "
+                    "could write over each other; choose another, or let its administrator allow locks"
+                ) from None
+            if self.share is not None:
+                yield
+                return
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             with open(self._worker_lock(), "w") as workers:
                 fcntl.flock(workers, fcntl.LOCK_EX)  # a killed run's workers end within moments
@@ -168,31 +218,38 @@ def _manifest_settings(config: DataConfig) -> dict[str, Any]:
     }
 
 
-def divide(source: SourceFiles, shard_bytes: int) -> tuple[Shard, ...]:
-    """Shards of about `shard_bytes`: small files are grouped, a large one is split if its kind allows it."""
-    is_splittable = reader_of(source.kind).is_splittable
+def divide(
+    source: SourceFiles, shard_bytes: int, threads: int = 1, advance: Callable[[int], None] = lambda size: None
+) -> tuple[Shard, ...]:
+    """Shards of about `shard_bytes`: small files are grouped, a large one is divided as far as its kind allows it.
+
+    `advance` is told the bytes of each large file.
+    """
+    divide_file = reader_of(source.kind).divide
+    large = [file for file in source.files if file.size > shard_bytes]
+    divided: dict[str, list[FileRange]] = {}
+    with ThreadPoolExecutor(threads) as pool:  # unpacking, where it takes that, leaves Python's lock to the others
+        results = pool.map(lambda file: divide_file(file.path, file.size, shard_bytes), large)
+        for file, pieces in zip(large, results, strict=True):
+            divided[file.path] = pieces
+            advance(file.size)
     groups: list[list[FileRange]] = []
     group: list[FileRange] = []
     group_bytes = 0
     for file in source.files:
-        if file.size > shard_bytes and is_splittable(file.path):
-            pieces = -(-file.size // shard_bytes)
-            cuts = [file.size * piece // pieces for piece in range(pieces + 1)]
-            if group:
-                groups.append(group)
-                group, group_bytes = [], 0
-            groups.extend([FileRange(file.path, start, end, file.size)] for start, end in itertools.pairwise(cuts))
-            continue
-        if group and group_bytes + file.size > shard_bytes:
+        pieces = divided.get(file.path) or [FileRange(file.path, 0, file.size, file.size)]
+        if len(pieces) > 1 or (group and group_bytes + file.size > shard_bytes):
             groups.append(group)
             group, group_bytes = [], 0
-        group.append(FileRange(file.path, 0, file.size, file.size))
+        if len(pieces) > 1:
+            groups.extend([piece] for piece in pieces)
+            continue
+        group.append(pieces[0])
         group_bytes += file.size
-    if group:
-        groups.append(group)
+    groups.append(group)
     return tuple(
         Shard(f"{source.name}-{index:05d}", source.name, source.kind, index, tuple(ranges))
-        for index, ranges in enumerate(groups)
+        for index, ranges in enumerate(ranges for ranges in groups if ranges)
     )
 
 
@@ -209,14 +266,24 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         _refuse_changed_settings("manifest", "extract", manifest.settings, settings)
         _refuse_changed_files(manifest, run)
         return manifest
+    if run.share is not None:
+        raise ValueError(
+            f"{run.manifest}: no such file; run `python -m data_prep freeze` first: what is shared out must be the "
+            "same for every process"
+        )
 
     sources = tuple(find_inputs(source, config.seed) for source in config.sources)
     if not any(source.files for source in sources):
         looked = ", ".join(f"{path} ({source.name})" for source in sources for path in source.missing)
         raise ValueError(f"no source has a single readable file; not found or empty: {looked}")
     with Progress("freeze the input", sum(source.raw_bytes for source in sources), "bytes") as progress:
-        sources = tuple(with_digests(source, progress.advance) for source in sources)
-    shards = tuple(shard for source in sources for shard in divide(source, config.shard_bytes))
+        sources = tuple(with_digests(source, progress.advance, config.workers) for source in sources)
+    large_bytes = sum(file.size for source in sources for file in source.files if file.size > config.shard_bytes)
+    with Progress("divide large files", large_bytes, "bytes") if large_bytes else contextlib.nullcontext() as progress:
+        advance = progress.advance if progress else lambda size: None
+        shards = tuple(
+            shard for source in sources for shard in divide(source, config.shard_bytes, config.workers, advance)
+        )
     manifest = Manifest(sources, shards, settings)
     run.root.mkdir(parents=True, exist_ok=True)
     _write_stamps(manifest, run)
@@ -296,7 +363,7 @@ def _refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
             f"{path}: the input {what}{more}; {run.root} was made from it as it was. Put it back, "
             "start over with `--restart extract`, or choose another `output`"
         )
-    if not was_stamped:
+    if not was_stamped and run.share is None:
         _write_stamps(manifest, run)
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
 from data_prep.extract import place_of, quarantined
+from data_prep.lookup import Lookup
 from data_prep.rules import rules_of_source
 from data_prep.rules.rule import explain as outcomes_of
+from data_prep.rules.rule import shown
 from data_prep.shards import Manifest, RunDirectory, load_manifest
 
 _TEXT_CHARACTERS = 600
 _LONG_SIGNALS = ("id", "minhash", "sampled_shingles", "exact_hash", "pii_spans")
 
 _LIKENESS = {"exact": "exact copy of", "near": "near copy of", "contained": "contained in"}
+_PAIRS_SHOWN = 20
+_CUTS_SHOWN = 10
+_CUT_CHARACTERS = 120
 
 
 def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
@@ -36,13 +40,12 @@ def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
         return _set_aside(manifest, run, document)
     shard, row = match.group(1), int(match.group(2))
     identity = f"{shard}/{row:07d}"
-    return "\n".join(_explain(config, manifest, run, shard, identity, row))
+    return "\n".join(_explain(config, run, identity))
 
 
-def _explain(
-    config: DataConfig, manifest: Manifest, run: RunDirectory, shard: str, identity: str, row: int
-) -> Iterator[str]:
-    found = _row(run.corpus / f"{shard}.parquet", identity, row, "extract")
+def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[str]:
+    lookup = Lookup(run)
+    found = lookup.document(identity)
     yield f"{identity}: {found['url']}"
     yield f"  source {found['source']}, metadata {found['metadata']}"
     text = found["text"]
@@ -51,13 +54,13 @@ def _explain(
     )
     yield from (f"  | {line}" for line in text[:_TEXT_CHARACTERS].splitlines())
 
-    signals = _row(run.signals / f"{shard}.parquet", identity, row, "measure")
+    signals = lookup.signals(identity)
     yield "\nsignals"
-    yield from (f"  {name:<42} {_shown(value)}" for name, value in signals.items() if name not in _LONG_SIGNALS)
+    yield from (f"  {name:<42} {shown(value)}" for name, value in signals.items() if name not in _LONG_SIGNALS)
     spans = signals["pii_spans"] or []
     yield f"  {'personal data, replaced before training':<42} {len(spans)}" + _kinds(spans)
 
-    verdict = _row(run.verdicts / f"{shard}.parquet", identity, row, "decide")
+    verdict = lookup.verdict(identity)
     yield "\nrules"
     for outcome in outcomes_of(signals, rules_of_source(config, found["source"])):
         state = "passes" if outcome.passes else "FAILS "
@@ -65,50 +68,36 @@ def _explain(
             state = "not asked"
         source = "" if outcome.passes or not outcome.applies else f"; {outcome.rule.source}"
         asked = outcome.rule.describe(signals["language"])
-        yield f"  {state:<10}{outcome.rule.name:<36} {_shown(outcome.value)} ({asked}{source})"
+        yield f"  {state:<10}{outcome.rule.name:<36} {shown(outcome.value)} ({asked}{source})"
 
     removals = pq.read_table(run.dedup / "removals.parquet", filters=[("id", "=", identity)]).to_pylist()
     copies = pq.read_table(run.dedup / "pairs.parquet", filters=[[("id_a", "=", identity)], [("id_b", "=", identity)]])
     yield "\nduplicates"
     for removal in removals:
-        kept = _url(manifest, run, removal["duplicate_of"])
+        kept = lookup.document(removal["duplicate_of"])["url"]
         yield f"  {_LIKENESS[removal['kind']]} {removal['duplicate_of']} ({kept}), {_measures(removal)}"
-    for pair in copies.to_pylist():
+    for pair in copies.slice(0, _PAIRS_SHOWN).to_pylist():
         other = pair["id_b"] if pair["id_a"] == identity else pair["id_a"]
         relation = "contains" if pair["kind"] == "contained" and pair["id_a"] == identity else _LIKENESS[pair["kind"]]
         yield f"  {relation} {other}, {_measures(pair)}"
+    if len(copies) > _PAIRS_SHOWN:
+        yield f"  and {len(copies) - _PAIRS_SHOWN:,} more, see {run.dedup / 'pairs.parquet'}"
     if not removals and not len(copies):
         yield "  no other document is like it"
 
     yield "\nverdict"
+    cuts, data = verdict["cuts"], text.encode()
+    if cuts:
+        yield f"  {len(cuts)} ranges of its lines are left out, {sum(c['end'] - c['start'] for c in cuts):,} bytes:"
+        for cut in cuts[:_CUTS_SHOWN]:
+            left_out = data[cut["start"] : cut["end"]].decode()[:_CUT_CHARACTERS]
+            yield f"  - bytes {cut['start']:,} to {cut['end']:,}: {left_out!r}"
     yield "  kept" if verdict["kept"] else f"  dropped: {', '.join(verdict['reasons'])} (the first is counted)"
 
 
 def _measures(pair: dict[str, Any]) -> str:
     """Of shingles: what both share, and how much of the one that goes the other has."""
     return f"Jaccard {pair['jaccard']:.3f}, containment {pair['containment']:.3f}"
-
-
-def _row(path: Path, identity: str, row: int, stage: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run `python -m data_prep {stage}` first")
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row < rows:
-                found: dict[str, Any] = file.read_row_group(group).slice(row, 1).to_pylist()[0]
-                if found["id"] != identity:
-                    raise ValueError(
-                        f"{path}: holds {found['id']} where {identity} belongs; `--restart {stage}` makes it anew"
-                    )
-                return found
-            row -= rows
-        raise ValueError(f"{identity}: the shard has {file.metadata.num_rows} documents, rows count from 0")
-
-
-def _url(manifest: Manifest, run: RunDirectory, identity: str) -> str:
-    shard, _, row = identity.rpartition("/")
-    return str(_row(run.corpus / f"{manifest.shard(shard).name}.parquet", identity, int(row), "extract")["url"])
 
 
 def _set_aside(manifest: Manifest, run: RunDirectory, path: str) -> str:
@@ -123,10 +112,6 @@ def _set_aside(manifest: Manifest, run: RunDirectory, path: str) -> str:
         f"{path}: no shard has this name and no file of this name was set aside; give an id such as {example}, "
         f"or the path of a raw file. The shards are {manifest.shard_names[0]} to {manifest.shard_names[-1]}"
     )
-
-
-def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _kinds(spans: list[dict[str, Any]]) -> str:

@@ -93,5 +93,10 @@ def explain(signals: Mapping[str, Any], rules: Collection[Rule]) -> tuple[Outcom
     )
 
 
+def shown(value: object) -> str:
+    """A signal for people: four digits, thousands separated."""
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _is_one_of(values: npt.NDArray[Any], allowed: Collection[str]) -> npt.NDArray[np.bool_]:
     return np.isin(values.astype(str), np.array(sorted(allowed), dtype=str))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 
+from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader
 
 KINDS = ("jsonl", "parquet", "text", "python", "docstrings", "manual")
 
-__all__ = ["KINDS", "Document", "Fault", "Reader", "reader_of"]
+__all__ = ["KINDS", "Document", "Fault", "FileRange", "Reader", "reader_of"]
 
 
 def reader_of(kind: str) -> Reader:

@@ -6,13 +6,10 @@ import ast
 import os
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from data_prep.sources.python import accepts, source_text
-from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, never_splittable, usable
-
-if TYPE_CHECKING:
-    from data_prep.shards import FileRange
+from data_prep.sources.ranges import FileRange
+from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
@@ -70,4 +67,4 @@ def _heading(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: 
     return f"class {name}"
 
 
-READER = Reader(accepts, never_splittable, read)
+READER = Reader(accepts, read)

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from data_prep.sources.reading import (
-    DamagedFileError,
-    Document,
-    Fault,
-    Line,
-    Reader,
-    excerpt_of,
-    read_lines,
-    usable,
-    without_compression,
-)
-
-if TYPE_CHECKING:
-    from data_prep.shards import FileRange
+from data_prep.sources.compression import DamagedFileError, divide_packed, suffix_of, without_compression
+from data_prep.sources.lines import Line, number_in_file, read_lines
+from data_prep.sources.ranges import FileRange, at_any_byte
+from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 
 _LINES_BEFORE_GIVING_UP = 100
 
@@ -29,25 +18,25 @@ def _accepts(path: str) -> bool:
     return without_compression(path).lower().endswith((".jsonl", ".ndjson"))
 
 
-def _is_splittable(path: str) -> bool:
-    return without_compression(path) == path
+def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
+    if suffix_of(path):
+        return divide_packed(path, size, shard_bytes, of_lines=True)
+    return at_any_byte(path, size, shard_bytes)
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """Documents of one range of bytes. `url` is the object's own or the file and byte; all other keys are metadata.
+    """Documents of one range. `url` is the object's own or the file and byte; all other keys are metadata.
 
     Raises:
         ValueError: none of the first 100 lines has a string `text`: then the field is wrong, not the documents.
     """
-    # A packed file is one range, whose end counts packed bytes.
-    end = piece.end if _is_splittable(piece.path) else 1 << 62
-    lines = _LineNumbers(piece)
     held: list[Fault] = []  # faults of the start, until one line with a text shows that the field is right
     is_right_field = False
+    seen, last = 0, 0
     try:
-        for line in read_lines(piece.path, piece.start, end, maximum_document_bytes):
-            lines.seen += 1
-            result = _parse(line, piece.path, lines, maximum_document_bytes)
+        for line in read_lines(piece, maximum_document_bytes):
+            seen, last = seen + 1, line.number
+            result = _parse(line, piece, maximum_document_bytes)
             if result is None:
                 continue
             if is_right_field:
@@ -69,15 +58,16 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     except DamagedFileError as error:
         yield from held
         held = []
-        yield Fault(
-            "damaged_file", f"{error}; the {lines.seen} whole lines before it are read", piece.path, line=lines.seen + 1
-        )
+        number, from_byte = number_in_file(piece, last + 1)
+        detail = f"{error}; the {seen} whole lines before it are read"
+        yield Fault("damaged_file", detail, piece.path, line=number, from_byte=from_byte)
     yield from held
 
 
-def _parse(line: Line, path: str, numbers: _LineNumbers, maximum_bytes: int) -> Document | Fault | None:
+def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault | None:
     def fault(reason: str, detail: str) -> Fault:
-        return Fault(reason, detail, path, line=numbers.current(), excerpt=excerpt_of(line.head))
+        number, from_byte = number_in_file(piece, line.number)
+        return Fault(reason, detail, piece.path, line=number, from_byte=from_byte, excerpt=excerpt_of(line.head))
 
     if line.content is None:
         return fault("too_large", f"a line of {line.size:,} bytes, maximum_document_bytes is {maximum_bytes:,}")
@@ -107,37 +97,16 @@ def _parse(line: Line, path: str, numbers: _LineNumbers, maximum_bytes: int) -> 
         return fault("missing_text", detail)
     url = value.get("url")
     if not isinstance(url, str) or not url:
-        url = f"{path}#byte={line.offset}"
+        url = _place(piece, line)
     metadata = {key: item for key, item in value.items() if key not in ("text", "url")}
     return usable(value["text"], url, metadata, fault, maximum_bytes)
 
 
-class _LineNumbers:
-    """Number of the current line in the whole file; the lines before the range are counted only when a fault asks."""
-
-    def __init__(self, piece: FileRange) -> None:
-        self._piece = piece
-        self._before: int | None = None if piece.start else 0
-        self.seen = 0
-
-    def current(self) -> int:
-        if self._before is None:
-            self._before = _newlines_before_first_line(self._piece)
-        return self._before + self.seen
-
-
-def _newlines_before_first_line(piece: FileRange) -> int:
-    with open(piece.path, "rb") as file:
-        count = 0
-        left = piece.start
-        for block in iter(partial(file.read, 1 << 20), b""):
-            count += block[:left].count(b"\n")
-            last = block[left - 1 : left] if left <= len(block) else b""
-            left -= len(block)
-            if left <= 0:
-                # the range may start inside of a line, which the range before reads
-                return count if last == b"\n" else count + 1
-    return count
+def _place(piece: FileRange, line: Line) -> str:
+    """Where a document stands that does not say where it is from: bytes count what is unpacked."""
+    if suffix_of(piece.path) and piece.start:
+        return f"{piece.path}#from={piece.start}&byte={line.offset}"
+    return f"{piece.path}#byte={piece.start + line.offset}"
 
 
 def _kind_of(value: object) -> str:
@@ -145,4 +114,4 @@ def _kind_of(value: object) -> str:
     return names.get(type(value), "null")
 
 
-READER = Reader(_accepts, _is_splittable, read)
+READER = Reader(_accepts, read, _divide)

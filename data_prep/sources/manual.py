@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from data_prep.sources.compression import without_compression
+from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import (
     Document,
     Fault,
     Reader,
     decode,
     excerpt_of,
-    never_splittable,
     read_whole,
     usable,
-    without_compression,
 )
 from data_prep.sources.roff import alias_target, page_to_text
-
-if TYPE_CHECKING:
-    from data_prep.shards import FileRange
 
 _FOLDER = re.compile(r"(?:^|/)man/(?:([a-z]{2,3}(?:_[A-Z]{2})?)(?:[.@][^/]*)?/)?man[^/]*/[^/]+$")
 _CODING = re.compile(rb"-\*-.*?coding:\s*([A-Za-z0-9_.-]+)", re.IGNORECASE)
@@ -60,4 +56,4 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     yield usable(page_to_text(page), path, metadata, fault, maximum_document_bytes)
 
 
-READER = Reader(_accepts, never_splittable, read)
+READER = Reader(_accepts, read)

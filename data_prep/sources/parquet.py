@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, never_splittable, usable
-
-if TYPE_CHECKING:
-    from data_prep.shards import FileRange
+from data_prep.sources.ranges import FileRange, at_places
+from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 
 _ROWS_AT_A_TIME = 256  # documents may be megabytes
 
@@ -20,8 +18,26 @@ def _accepts(path: str) -> bool:
     return path.lower().endswith((".parquet", ".pq"))
 
 
+def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
+    """Ranges of whole row groups; a file whose footer cannot be read is one range, whose reader reports it."""
+    try:
+        metadata = pq.read_metadata(path)
+        places = [_start_of(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
+    except (pa.ArrowException, OSError):
+        places = []
+    return at_places(path, size, shard_bytes, places)
+
+
+def _start_of(group: Any) -> int:
+    """The first byte of a row group's pages."""
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return min(
+        min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset) for column in columns
+    )
+
+
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """Documents of one file.
+    """Documents of the row groups that start in a range.
 
     Raises:
         ValueError: the file has no string column `text`.
@@ -34,9 +50,10 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
         return
     with file:
         _check_columns(file.schema_arrow, path)
-        row = 0
+        groups, row = _groups_of(file.metadata, piece)
+        first = row
         try:
-            for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, use_threads=False):
+            for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, row_groups=groups, use_threads=False):
                 columns = {name: _values(batch.column(name)) for name in batch.schema.names}
                 for i in range(batch.num_rows):
                     yield _document(
@@ -45,8 +62,21 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
                     row += 1
         except (pa.ArrowException, OSError) as error:
             total = file.metadata.num_rows
-            detail = f"cannot be read on ({_first_line(error)}); rows 0 to {row} of {total} are read"
+            detail = f"cannot be read on ({_first_line(error)}); rows {first} to {row} of {total} are read"
             yield Fault("damaged_file", detail, path, row=row)
+
+
+def _groups_of(metadata: pq.FileMetaData, piece: FileRange) -> tuple[list[int], int]:
+    """The row groups of a range, and the number of rows before them."""
+    groups, rows_before = [], 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        place = _start_of(group) if piece.start or piece.end < piece.size else 0
+        if place < piece.start:
+            rows_before += group.num_rows
+        elif place < piece.end:
+            groups.append(index)
+    return groups, rows_before
 
 
 def _check_columns(schema: pa.Schema, path: str) -> None:
@@ -103,4 +133,4 @@ def _first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0].strip().rstrip(".")
 
 
-READER = Reader(_accepts, never_splittable, read)
+READER = Reader(_accepts, read, _divide)

@@ -6,12 +6,9 @@ import io
 import os
 import tokenize
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, never_splittable, read_whole, usable
-
-if TYPE_CHECKING:
-    from data_prep.shards import FileRange
+from data_prep.sources.ranges import FileRange
+from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, read_whole, usable
 
 
 def accepts(path: str) -> bool:
@@ -49,4 +46,4 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     yield usable(text, piece.path, {"file": os.path.basename(piece.path)}, fault, maximum_document_bytes)
 
 
-READER = Reader(accepts, never_splittable, read)
+READER = Reader(accepts, read)

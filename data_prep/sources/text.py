@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from data_prep.sources.compression import without_compression
+from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import (
     Document,
     Fault,
     Reader,
     decode,
     excerpt_of,
-    never_splittable,
     read_whole,
     usable,
-    without_compression,
 )
-
-if TYPE_CHECKING:
-    from data_prep.shards import FileRange
 
 _SUFFIXES = (".txt", ".md", ".rst", ".text", ".markdown")
 _NAMES = (
@@ -64,4 +60,4 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     yield usable(text, path, {"file": os.path.basename(path)}, fault, maximum_document_bytes)
 
 
-READER = Reader(_accepts, never_splittable, read)
+READER = Reader(_accepts, read)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.executors import UnitError, run_units
-from data_prep.shards import RunDirectory, Stage
+from data_prep.executors import ShareDone, UnitError, run_units
+from data_prep.shards import RunDirectory, Share, Stage
 
 UNITS = tuple(f"web-{index:05d}" for index in range(6))
 
@@ -117,3 +117,29 @@ def test_killed_and_run_again_does_only_what_is_missing(tmp_path: Path) -> None:
     # the worker that was left sleeping ends with its parent, or this run would wait for it
     subprocess.run([sys.executable, str(script), "none"], env=environment, check=True, timeout=60)
     assert [line[0] for line in log(tmp_path)] == [*before, UNITS[3]]
+
+
+def test_shares_are_disjoint_and_together_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = make_stage(tmp_path)
+    write_unit(UNITS[2], whole)
+    seen = []
+    for rank in range(4):
+        stage = Stage(RunDirectory(tmp_path, Share(rank, 4)), "measure", 1, {}, "")
+        before = set(stage.records())
+        with pytest.raises(ShareDone, match=rf"share {rank} of 4: its {2 if rank < 2 else 1} of 6 units are done"):
+            run_units(partial(write_unit, stage=stage), UNITS, 1, "measure", stage)
+        seen.append(set(stage.records()) - before)
+    assert seen == [{UNITS[0], UNITS[4]}, {UNITS[1], UNITS[5]}, set(), {UNITS[3]}]
+    run_units(partial(write_unit, stage=whole), UNITS, 1, "measure", whole)
+    assert "all 6 done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_units_of_a_chain_are_done_in_order_by_one_process(tmp_path: Path, workers: int) -> None:
+    stage = make_stage(tmp_path)
+    chains = [UNITS[:1], UNITS[1:5], UNITS[5:]]
+    write_unit(UNITS[1], stage)
+    run_units(partial(write_unit, stage=stage), UNITS, workers, "measure", stage, chains)
+    of_chain = [line for line in log(tmp_path) if line[0] in UNITS[2:5]]
+    assert [line[0] for line in of_chain] == list(UNITS[2:5]) and len({line[1] for line in of_chain}) == 1
+    assert sorted(line[0] for line in log(tmp_path)) == sorted(UNITS)

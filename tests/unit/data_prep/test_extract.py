@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 import zstandard
 
 from data_prep.config import DataConfig
-from data_prep.extract import extract, quarantined
+from data_prep.extract import extract, place_of, quarantined
 from data_prep.shards import RunDirectory, load_manifest, read_records
+from data_prep.sources.compression import _Range
 
 GOOD = [
     {"text": f"Document {number} has some words.", "id": number, "url": f"https://example.org/{number}"}
@@ -242,6 +245,73 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     texts = [value["text"] for value in [*GOOD[:5], long, *GOOD[5:], *GOOD]]
     assert [row["text"] for row in documents(one)] == texts
     assert [record["line"] for record in aside(one)] == [6, 23]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_packed_file_is_many_shards_with_the_same_bytes_for_any_number_of_workers(
+    tmp_path: Path, suffix: str, pieces: int
+) -> None:
+    values = [{"text": hashlib.sha256(str(number).encode()).hexdigest() * 9} for number in range(210)]
+    pack = gzip.compress if suffix == "gz" else zstandard.compress
+    each = len(values) // pieces
+    content = b"".join(pack(lines(*values[start : start + each])) for start in range(0, len(values), each))
+    write_raw(tmp_path, **{f"a__jsonl__{suffix}": content})
+    one = run_extract(tmp_path, name="one", workers=1, shard_bytes=len(content) // 7)
+    two = run_extract(tmp_path, name="two", workers=2, shard_bytes=len(content) // 7)
+    manifest = load_manifest(one)
+    assert len(manifest.shards) >= 6 and len(manifest.chains) == (1 if pieces == 1 else len(manifest.shards))
+    assert written(one) == written(two)
+    assert [row["text"] for row in documents(one)] == [value["text"] for value in values]
+    assert all(read_records(one, "extract")[name].counts["documents"] > 10 for name in manifest.shard_names)
+    # a shard in the middle, by itself
+    before = written(one)
+    (one.commits / "extract" / "web-00003.json").unlink()
+    run_extract(tmp_path, name="one", workers=1, shard_bytes=len(content) // 7)
+    assert written(one) == before
+
+
+def test_far_into_a_file_a_fault_is_found_by_the_byte_of_its_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.sources.lines._NUMBERED_BYTES", 700)
+    content = lines(*GOOD[:3], b"bad 1\n", *GOOD[3:18], b"bad 2\n", *GOOD[18:])
+    write_raw(tmp_path, a__jsonl=content)
+    run = run_extract(tmp_path, shard_bytes=600)
+    first, second = aside(run)
+    assert place_of(first).endswith("a.jsonl:4")
+    start = second["from_byte"]
+    assert content[start:].split(b"\n")[second["line"] - 1] == b"bad 2"
+    assert place_of(second).endswith(f"a.jsonl line {second['line']} from byte {start + 1}")
+
+
+def test_an_input_that_cannot_be_read_any_more_is_named_and_nothing_done_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        write_raw(tmp_path, **{f"{name}__jsonl": lines(*GOOD)})
+    good = run_extract(tmp_path, name="good", shard_bytes=1800)
+    assert len(load_manifest(good).shards) == 3
+
+    read = _Range.readinto
+
+    def fail(self: _Range, buffer: memoryview) -> int:
+        if self.name.endswith("b.jsonl"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, buffer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Range, "readinto", fail)
+        with pytest.raises(
+            ValueError,
+            match=r"web-00001: .*raw/b\.jsonl: cannot be read \(Input/output error\).*what is committed stays",
+        ):
+            run_extract(tmp_path, shard_bytes=1800)
+    run = RunDirectory(tmp_path / "run")
+    assert list(read_records(run, "extract")) == ["web-00000"]
+    assert not list(run.root.rglob("*.partial"))
+    run_extract(tmp_path, shard_bytes=1800)
+    assert written(run) == written(good)
 
 
 def test_what_is_lost_is_done_again_with_the_same_bytes(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 import sysconfig
 from pathlib import Path
 
 import pytest
 
 from data_prep.config import SourceConfig
-from data_prep.inputs import find_inputs, resolve
+from data_prep.inputs import InputFile, SourceFiles, find_inputs, resolve, with_digests
 
 
 def found(source: SourceConfig, seed: int = 1) -> list[str]:
@@ -48,7 +49,23 @@ def test_a_linked_file_counts_once(tmp_path: Path) -> None:
     (tmp_path / "broken.txt").symlink_to(tmp_path / "nothing")
     files = find_inputs(SourceConfig(name="x", kind="text", paths=(str(tmp_path),)), 1)
     assert [Path(file.path).name for file in files.files] == ["a.txt"]
-    assert files.skipped == {"(unreadable)": 1}
+    assert files.skipped == {"(broken link)": 1}
+
+
+def test_a_file_that_must_not_be_read_is_an_error_and_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.txt", "b.txt")
+    (tmp_path / "b.txt").chmod(0)
+    if os.geteuid() == 0:  # who may read everything
+        monkeypatch.setattr("os.access", lambda path, mode: not path.endswith("b.txt"))
+    with pytest.raises(ValueError, match=r"b\.txt: this user may not read it; change its permissions.*source x"):
+        find_inputs(SourceConfig(name="x", kind="text", paths=(str(tmp_path),)), 1)
+
+
+def test_a_file_whose_reading_fails_is_named() -> None:
+    # the memory of a process has nothing at its first address
+    memory = SourceFiles("x", "text", (InputFile("/proc/self/mem", 0, ""),))
+    with pytest.raises(ValueError, match=r"^/proc/self/mem: cannot be read \(Input/output error\); mend it"):
+        with_digests(memory, lambda size: None)
 
 
 def test_maximum_bytes_chooses_by_seed_and_not_by_place(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import hashlib
 import itertools
 import json
 import os
@@ -10,7 +12,9 @@ import pytest
 from data_prep.config import DataConfig, SourceConfig
 from data_prep.inputs import InputFile, SourceFiles
 from data_prep.shards import (
+    Manifest,
     RunDirectory,
+    Share,
     Stage,
     StaleOutputError,
     committed_digest,
@@ -56,10 +60,21 @@ def test_a_large_jsonl_file_is_split_into_ranges_that_cover_it_once() -> None:
     assert len(shards) == 7
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
-def test_a_packed_file_is_never_split(name: str) -> None:
-    (shard,) = divide(files("jsonl", **{name: 1000}), shard_bytes=100)
-    assert shard.ranges[0].end == 1000
+def test_shards_that_come_out_of_one_packed_range_are_a_chain(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl.gz"
+    path.write_bytes(gzip.compress(hashlib.shake_256(b"b").digest(1000)))
+    size = path.stat().st_size
+    inputs = (InputFile("/a.jsonl", 10, ""), InputFile(str(path), size, ""), InputFile("/c.jsonl", 10, ""))
+    config = make_config(tmp_path, shard_bytes=250)
+    manifest = Manifest((), divide(SourceFiles("web", "jsonl", inputs), 250), {"shard_bytes": config.shard_bytes})
+    assert manifest.chains == (
+        ("web-00000",),
+        ("web-00001", "web-00002", "web-00003", "web-00004"),
+        ("web-00005",),
+    )
+    assert sum(shard.raw_bytes for shard in manifest.shards) == size + 20
+    (told,) = manifest.obstacles()
+    assert "b.jsonl.gz: 0.0 MB are packed in one piece; one process unpacks them" in told
 
 
 # --- freezing ---------------------------------------------------------------------------------------------------------
@@ -232,10 +247,32 @@ def test_restart_of_an_unknown_stage_names_the_known(tmp_path: Path) -> None:
         restart(RunDirectory(tmp_path), "mesure")
 
 
+def test_processes_with_shares_of_a_run_hold_it_together(tmp_path: Path) -> None:
+    with (
+        RunDirectory(tmp_path, Share(0, 2)).locked(),
+        RunDirectory(tmp_path, Share(1, 2)).locked(),
+        pytest.raises(ValueError, match="another process is working"),
+        RunDirectory(tmp_path).locked(),
+    ):
+        pass
+    with (
+        RunDirectory(tmp_path).locked(),
+        pytest.raises(ValueError, match="is working in this run"),
+        RunDirectory(tmp_path, Share(0, 2)).locked(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/2", "-1/2", "1/0"])
+def test_a_share_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=f"--share {text}: must be RANK/PROCESSES"):
+        Share.parse(text)
+
+
 def test_two_processes_cannot_work_in_one_run(tmp_path: Path) -> None:
     with (
         RunDirectory(tmp_path).locked(),
-        pytest.raises(ValueError, match=f"process {os.getpid()} is working in this run"),
+        pytest.raises(ValueError, match=rf"process {os.getpid()} on \S+ is working in this run"),
         RunDirectory(tmp_path).locked(),
     ):
         pass

@@ -1,41 +1,11 @@
 from __future__ import annotations
 
-import random
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from data_prep.shards import FileRange
 from data_prep.sources import KINDS, Document, Fault, reader_of
-from data_prep.sources.reading import read_lines
-
-
-@pytest.mark.parametrize("last_newline", [True, False])
-def test_however_a_file_is_cut_each_line_is_read_once(tmp_path: Path, last_newline: bool) -> None:
-    generator = random.Random(1)
-    path = tmp_path / "a.jsonl"
-    for _ in range(30):
-        lines = [b"x" * generator.choice((0, 1, 2, 30)) for _ in range(generator.randrange(1, 12))]
-        content = b"\n".join(lines) + (b"\n" if last_newline else b"")
-        path.write_bytes(content)
-        expected = content.removesuffix(b"\n").split(b"\n") if content.strip(b"\n") else content.split(b"\n")[:-1]
-        for pieces in range(1, 6):
-            cuts = [len(content) * piece // pieces for piece in range(pieces + 1)]
-            found = [line for start, end in pairwise(cuts) for line in read_lines(str(path), start, end, 100)]
-            assert [line.content for line in found] == expected, (content, cuts)
-            assert all(content[line.offset : line.offset + line.size] == line.content for line in found)
-
-
-def test_a_long_line_is_skipped_and_its_size_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"one\n" + b"x" * 3_000_000 + b"\ntwo\n")
-    found = list(read_lines(str(path), 0, path.stat().st_size, 1000))
-    assert [(line.content, line.size, line.offset) for line in found] == [
-        (b"one", 3, 0),
-        (None, 3_000_000, 4),
-        (b"two", 3, 3_000_005),
-    ]
 
 
 def read_file(kind: str, path: Path, maximum_bytes: int = 1_000_000) -> list[Document | Fault]:
@@ -77,7 +47,7 @@ def test_an_undecodable_file_names_line_and_byte(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\ntwo\nthr\xe9e\n")
     fault = only_fault("text", path)
-    assert fault.place == f"{path}:3" and "byte 0xe9 at offset 11 is not utf-8" in fault.detail
+    assert (fault.path, fault.line) == (str(path), 3) and "byte 0xe9 at offset 11 is not utf-8" in fault.detail
 
 
 def test_text_loses_its_byte_order_mark_and_nothing_else(tmp_path: Path) -> None:

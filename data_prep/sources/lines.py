@@ -1,0 +1,179 @@
+"""Lines of bounded length from any range of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data_prep.sources.compression import ByteStream
+from data_prep.sources.ranges import FileRange
+from data_prep.sources.reading import EXCERPT_CHARACTERS
+
+_BLOCK_BYTES = 1 << 20
+_NUMBERED_BYTES = 1 << 26
+"""Up to here in a file, faults are told the number of their line in the whole file; further on that would mean to read
+all before it once more, and lines are counted from where their range begins."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line without its end; `content` is None when it is longer than allowed, `size` is its bytes in any case."""
+
+    content: bytes | None
+    size: int
+    offset: int
+    """Unpacked bytes from the start of the range [start, end)."""
+    number: int
+    """Counted from 1 at the start of the range, where another range's line may end."""
+    head: bytes
+
+
+class _Lines:
+    """The lines that belong to bytes [start, end) of a file, up to one place, and then on from there."""
+
+    def __init__(self, piece: FileRange, maximum_bytes: int) -> None:
+        self.piece = piece
+        self.maximum_bytes = maximum_bytes
+        self._stream = ByteStream(piece.path, piece.start, piece.end)
+        self._body_bytes: int | None = None  # what [start, end) unpacks to, when it is all read
+        self._read_bytes = 0
+        self._buffer = b""
+        self._position = 0  # of the next line in the buffer
+        self._offset = 0  # of the next line in what is unpacked
+        self._number = 1
+        self._found = False
+        self.stopped_at = 0
+        if piece.start > 0:
+            self._skip_line()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def skip_to(self, place: int) -> None:
+        """Pass over lines whose first byte lies before `place`."""
+        while self._offset < place:
+            if not self._skip_line():
+                break
+        self.stopped_at = place
+
+    def until(self, place: int | None) -> Iterator[Line]:
+        """Lines whose first byte lies before `place`, or all.
+
+        Raises:
+            DamagedFileError: after the last whole line, when the file is damaged.
+        """
+        while (place is None or self._offset < place) and self._is_ours():
+            newline = self._buffer.find(b"\n", self._position)
+            if newline >= 0:
+                content = self._buffer[self._position : newline]
+                yield self._line(content if len(content) <= self.maximum_bytes else None, len(content), content)
+                self._position = newline + 1
+                continue
+            self._buffer = self._buffer[self._position :]
+            self._position = 0
+            if len(self._buffer) > self.maximum_bytes:
+                head, self._buffer = self._buffer, b""
+                yield self._line(None, len(head) + self._find_newline(), head)
+                continue
+            block = self._more(max(_BLOCK_BYTES, len(self._buffer)))  # doubling: a long line is not copied per block
+            if not block:
+                if self._buffer:
+                    content, self._buffer = self._buffer, b""
+                    yield self._line(content, len(content), content)
+                return
+            self._buffer += block
+        if place is not None:
+            self.stopped_at = place
+
+    def _line(self, content: bytes | None, size: int, head: bytes) -> Line:
+        line = Line(content, size, self._offset, self._number, head[:EXCERPT_CHARACTERS])
+        self._offset += size + 1
+        self._number += 1
+        return line
+
+    def _is_ours(self) -> bool:
+        """Whether the next line's line feed before it lies in [start, end)."""
+        return self._body_bytes is None or self._offset <= self._body_bytes
+
+    def _skip_line(self) -> bool:
+        """Pass over the next line, whatever its length; whether there is one after it."""
+        newline = self._buffer.find(b"\n", self._position)
+        if newline >= 0:
+            self._offset += newline + 1 - self._position
+            self._position = newline + 1
+        else:
+            self._offset += len(self._buffer) - self._position
+            self._buffer, self._position = b"", 0
+            size = self._find_newline()
+            if not self._found:
+                self._offset += size
+                return False
+            self._offset += size + 1
+        self._number += 1
+        return True
+
+    def _find_newline(self) -> int:
+        """With an empty buffer, read to behind the next line feed; returns the bytes before it."""
+        size = 0
+        while block := self._more(_BLOCK_BYTES):
+            newline = block.find(b"\n")
+            if newline >= 0:
+                self._buffer, self._position, self._found = block, newline + 1, True
+                return size + newline
+            size += len(block)
+        self._found = False
+        return size
+
+    def _more(self, size: int) -> bytes:
+        """More unpacked bytes: of the range, and then of what follows it, where its last line ends."""
+        block = self._stream.read(size)
+        if self._body_bytes is None:
+            self._read_bytes += len(block)
+            if not block:
+                self._body_bytes = self._read_bytes
+                if self.piece.end < self.piece.size:
+                    self._stream.close()
+                    self._stream = ByteStream(self.piece.path, self.piece.end)
+                    return self._stream.read(size)
+        return block
+
+
+_left_open: list[_Lines] = []
+"""Where this process stopped in a range that several shards share: the next one goes on from there, instead of
+unpacking once more what lies before it."""
+
+
+def read_lines(piece: FileRange, maximum_bytes: int) -> Iterator[Line]:
+    """The lines that belong to a range; memory is bounded by `maximum_bytes`.
+
+    Raises:
+        DamagedFileError: after the last whole line, when the file is damaged.
+    """
+    lines = _left_open.pop() if _left_open else None
+    if lines is not None and not _goes_on(lines, piece, maximum_bytes):
+        lines.close()
+        lines = None
+    if lines is None:
+        lines = _Lines(piece, maximum_bytes)
+        lines.skip_to(piece.unpacked_start)
+    yield from lines.until(piece.unpacked_end)
+    if piece.unpacked_end is None:
+        lines.close()
+    else:
+        _left_open.append(lines)
+
+
+def _goes_on(lines: _Lines, piece: FileRange, maximum_bytes: int) -> bool:
+    before = lines.piece
+    same_range = (before.path, before.start, before.end) == (piece.path, piece.start, piece.end)
+    return same_range and lines.maximum_bytes == maximum_bytes and lines.stopped_at == piece.unpacked_start > 0
+
+
+def number_in_file(piece: FileRange, number: int) -> tuple[int, int]:
+    """A line's number, and the byte of the file from which it is counted: the file's first one where that is near."""
+    if not 0 < piece.start <= _NUMBERED_BYTES:
+        return number, piece.start
+    with ByteStream(piece.path, 0, piece.start) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            number += block.count(b"\n")
+    return number, 0
