@@ -36,20 +36,8 @@ def run(tmp_path: Path) -> RunDirectory:
     decide(run, "books-00000", [("en", []), ("de", ["gopher.minimum_words", "duplicate.near"])])
     decide(run, "code-00000", [("en", []), ("en", []), ("en", ["duplicate.exact"])])
     removals = [
-        {
-            "id": "code-00000/0000002",
-            "kind": "exact",
-            "duplicate_of": "code-00000/0000001",
-            "jaccard": 1.0,
-            "containment": 1.0,
-        },
-        {
-            "id": "books-00000/0000001",
-            "kind": "near",
-            "duplicate_of": "code-00000/0000001",
-            "jaccard": 0.9,
-            "containment": 1.0,
-        },
+        {"id": identity, "kind": kind, "duplicate_of": "code-00000/0000001", "jaccard": jaccard, "containment": 1.0}
+        for identity, kind, jaccard in (("code-00000/0000002", "exact", 1.0), ("books-00000/0000001", "near", 0.9))
     ]
     run.dedup.mkdir()
     pq.write_table(pa.Table.from_pylist(removals, schema=REMOVALS), run.dedup / "removals.parquet")
