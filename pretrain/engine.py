@@ -42,6 +42,7 @@ with warnings.catch_warnings():
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.pipe import LayerSpec, PipelineModule, TiedLayerSpec
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+    from deepspeed.runtime.utils import partition_balanced
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
     from deepspeed.utils import logger as deepspeed_logger
     from deepspeed.utils import safe_get_full_grad
@@ -150,6 +151,11 @@ class _Pipeline(PipelineModule):
             built = layer.args[0] if isinstance(layer, partial) else layer
             for name, parameter in built.inner.named_parameters():
                 yield self.planned[index].prefix + name, parameter
+
+
+def stage_bounds(flops: Sequence[int], stages: int) -> list[int]:
+    """Where DeepSpeed cuts layers of these costs: stage i has the layers [result[i], result[i + 1])."""
+    return [int(bound) for bound in partition_balanced(list(flops), stages)]
 
 
 def _specification(layer: PipelineLayer) -> LayerSpec:

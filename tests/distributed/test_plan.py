@@ -1,0 +1,18 @@
+"""The state that `tools.plan` counts is what DeepSpeed's engine really holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from pretrain.topology import Topology
+from tests.distributed import cases
+from tests.distributed.processes import run_processes
+from tools.plan import plan
+
+
+def test_the_fullest_rank_holds_what_the_plan_says() -> None:
+    topology = Topology(pipe=2, data=1, tensor=2)
+    config = cases.tiny_config(precision="bf16", parallel__tensor=2, parallel__pipeline=2, parallel__data=1)
+    measured = run_processes(4, cases.state_memory, topology)
+    assert len(set(measured)) == 2  # two stages
+    assert plan(config, 1).state == pytest.approx(max(measured), abs=500)  # DeepSpeed aligns its flat buffers

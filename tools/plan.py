@@ -1,0 +1,328 @@
+"""Which topologies fit, and how long a run takes: `python -m tools.plan CONFIG --devices 64 --memory-gib 80`.
+
+Weights, gradients and optimizer state are counted exactly. Activations are counted on the real modules, built without
+storage: what the backward pass of one block keeps. Not counted are the buffers of the collectives, what the allocator
+cannot reuse, and the CUDA context: leave a tenth of the memory free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.autograd.graph import saved_tensors_hooks
+
+import pretrain.model.attention
+from foundation.configuration import load_config
+from foundation.progress import format_seconds, summary_table
+from pretrain.config import TrainConfig, check_world_size
+from pretrain.device import start_alone
+from pretrain.families.mapping import parameter_count
+from pretrain.model.linear import TensorParallel
+from pretrain.model.partition import partition_of
+from pretrain.model.pipeline import PipelineLayer, pipeline_layers
+from pretrain.monitor.flops import model_flops_per_token
+
+GIB = 2**30
+MOST_ROWS = 12
+
+EXAMPLES = """examples:
+  python -m tools.plan configs/train/llama-7b.yaml --devices 64
+  python -m tools.plan configs/train/llama-7b.yaml --devices 64 --memory-gib 40 batch.micro_batch_size=1
+  python -m tools.plan configs/train/demo.yaml --devices 8 --memory-gib 2 --peak-tflops 0.1"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One topology, and the memory of the fullest of its ranks, in bytes.
+
+    Attributes:
+        bubble: share of a step in which a stage waits for the pipeline to fill and drain, (P - 1) / (M + P - 1) with P
+            stages and M micro-batches (Narayanan et al. 2021, arXiv:2104.04473, section 2.2.1).
+        state: weights, gradients, master weights and moments.
+        activations: of all micro-batches that a stage holds at once.
+        transient: what the largest layer makes on the way, once.
+    """
+
+    tensor: int
+    pipeline: int
+    data: int
+    micro_batches: int
+    bubble: float
+    state: int
+    activations: int
+    transient: int
+
+    @property
+    def memory(self) -> int:
+        return self.state + self.activations + self.transient
+
+
+def plans(path: Path, overrides: Sequence[str], devices: int, per_node: int) -> Iterator[Plan]:
+    """Every topology of `devices` processes that the configuration allows, tensor groups within one node.
+
+    Raises:
+        ValueError: the configuration is wrong whatever the topology is.
+    """
+    load_config(TrainConfig, path, overrides)
+    for tensor in _divisors(min(devices, per_node), devices):
+        for pipeline in _divisors(devices // tensor, devices // tensor):
+            degrees = [f"parallel.tensor={tensor}", f"parallel.pipeline={pipeline}", "parallel.data=null"]
+            if tensor == 1:
+                degrees.append("parallel.sequence=false")
+            try:
+                config = load_config(TrainConfig, path, [*overrides, *degrees])
+                data = check_world_size(config, devices)
+            except ValueError:
+                continue  # heads, layers or the batch do not divide
+            yield plan(config, data)
+
+
+def plan(config: TrainConfig, data: int) -> Plan:
+    """The memory of the fullest rank under the configuration's degrees and `data` processes on the data axis."""
+    from pretrain.engine import stage_bounds  # takes seconds to import
+
+    pipeline = config.parallel.pipeline
+    layers = layer_costs(config)
+    micro_batches = config.accumulation_steps(data)
+    ranks = []
+    for stage, (start, stop) in enumerate(pairwise(stage_bounds([layer.flops for layer in layers], pipeline))):
+        own = layers[start:stop]
+        held = min(micro_batches, pipeline - stage)  # one forward, one backward: what has not come back yet
+        ranks.append(
+            (
+                state_bytes(sum(layer.weights for layer in own) - _twice(layers, start, stop), config.precision, data),
+                held * sum(layer.kept for layer in own),
+                max(layer.transient for layer in own),
+            )
+        )
+    bubble = (pipeline - 1) / (micro_batches + pipeline - 1)
+    return Plan(config.parallel.tensor, pipeline, data, micro_batches, bubble, *max(ranks, key=sum))
+
+
+def _twice(layers: list[LayerCost], start: int, stop: int) -> int:
+    """Weights of a tied head that stand on one stage with the embedding, and are one with it."""
+    return layers[-1].weights if layers[-1].is_tied and start == 0 and stop == len(layers) else 0
+
+
+def state_bytes(weights: int, precision: str, data: int) -> int:
+    """Of a rank that holds `weights` weights: DeepSpeed's ZeRO-1 cuts the last three over the data axis.
+
+    bf16: weight 2, its gradient 2, accumulated gradient 4; master weight 4, moments 4 + 4. fp32: weight 4, gradient 4,
+    accumulated 4; master weight 4, moments 4 + 4.
+    """
+    whole = 8 if precision == "bf16" else 12
+    return weights * whole + -(-weights * 12 // data)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer of the pipeline costs a rank.
+
+    Attributes:
+        flops: by which layers are dealt to stages.
+        weights: on this tensor rank, in numbers.
+        kept: bytes that the backward pass of one micro-batch needs.
+        transient: bytes besides, while the layer itself runs.
+    """
+
+    flops: int
+    weights: int
+    kept: int
+    transient: int
+    is_tied: bool = False
+
+
+def layer_costs(config: TrainConfig) -> list[LayerCost]:
+    """Of each layer of the pipeline, on the tensor rank with the most."""
+    degree, model = config.parallel.tensor, config.model
+    if not dist.is_initialized():
+        start_alone()
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    alone = TensorParallel(dist.new_group([0]), dtype)
+    whole = pipeline_layers(model, config.data.sequence_length, alone, config.recomputation)
+    # One rank's share computes like a smaller model of the same width; with sequence parallelism it is a share of all.
+    split = 1 if config.parallel.sequence else degree
+    share = model.model_copy(
+        update={
+            "attention_head_size": model.head_size,
+            "attention_heads": model.attention_heads // split,
+            "key_value_heads": max(1, model.key_value_heads // split),
+            "feed_forward_size": model.feed_forward_size // split,
+        }
+    )
+    parts = pipeline_layers(share, config.data.sequence_length, alone)
+    tokens = config.batch.micro_batch_size * config.data.sequence_length
+    between = tokens * model.hidden_size * dtype.itemsize * split // degree
+    logits = tokens * model.padded_vocabulary_size * dtype.itemsize // degree
+    costs: list[LayerCost] = []
+    for layer, part in zip(whole, parts, strict=True):
+        if costs and layer.prefix.startswith("layers.") and layer.prefix != "layers.0.":
+            costs.append(costs[-1])  # all blocks are alike
+            continue
+        with torch.device("meta"):
+            weights = sum(
+                parameter.numel() // (degree if partition_of(parameter) else 1)
+                for parameter in layer.build().parameters()
+            )
+        if layer.is_head:
+            # The loss keeps the probabilities of all tokens in fp32; logits and their gradient come and go.
+            kept = (between if not layer.tied else 0) + logits // dtype.itemsize * 4
+            costs.append(LayerCost(layer.flops, weights, kept, 2 * logits, is_tied=layer.tied is not None))
+            continue
+        kept = _kept_bytes(part, config, dtype) * split // degree
+        recomputed = kept if layer.recompute else 0
+        costs.append(LayerCost(layer.flops, weights, between if layer.recompute else kept, recomputed))
+    return costs
+
+
+def _kept_bytes(layer: PipelineLayer, config: TrainConfig, dtype: torch.dtype) -> int:
+    """Bytes that autograd keeps of one micro-batch between this layer's forward and backward pass."""
+    batch, length, hidden = config.batch.micro_batch_size, config.data.sequence_length, config.model.hidden_size
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.device("meta"), _attention_of_a_gpu(keeps_result=config.recomputation != "selective"):
+        module = layer.build()
+        x: Any = torch.zeros(length, batch, hidden, dtype=dtype, requires_grad=True)
+        if hasattr(module, "embedding"):
+            x = torch.zeros(batch, length, dtype=torch.int64)
+        own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            result = module(x)
+    del result
+    return sum(size for key, size in kept.items() if key not in own)
+
+
+class _FlashAttention(torch.autograd.Function):
+    """Keeps what torch's flash attention keeps: queries, keys, values, its result, and a number for each row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BHSE: torch.Tensor, k_BKSE: torch.Tensor, v_BKSE: torch.Tensor, keeps_result: bool
+    ) -> torch.Tensor:
+        batch, heads, length, size = q_BHSE.shape
+        result = torch.empty(batch, length, heads, size, dtype=q_BHSE.dtype, device=q_BHSE.device).transpose(1, 2)
+        log_sums = torch.empty(batch, heads, length, dtype=torch.float32, device=q_BHSE.device)
+        ctx.save_for_backward(q_BHSE, k_BKSE, v_BKSE, *((result, log_sums) if keeps_result else ()))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> None:
+        raise AssertionError("only what is kept is asked for")
+
+
+@contextmanager
+def _attention_of_a_gpu(keeps_result: bool) -> Iterator[None]:
+    """The model's CPU attention keeps its scores; a cluster's does not."""
+    module: Any = pretrain.model.attention
+    ours = module.causal_attention
+    module.causal_attention = lambda q, k, v, *_: _FlashAttention.apply(q, k, v, keeps_result)
+    try:
+        yield
+    finally:
+        module.causal_attention = ours
+
+
+def _divisors(limit: int, number: int) -> list[int]:
+    return [divisor for divisor in range(1, limit + 1) if number % divisor == 0]
+
+
+def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace) -> bool:
+    budget = arguments.memory_gib * GIB
+    tokens = config.batch.sizes.after(config.schedule.total_steps) * config.data.sequence_length
+    flops = model_flops_per_token(config.model, config.data.sequence_length) * tokens
+    rate = arguments.devices * arguments.peak_tflops * 1e12 * arguments.utilisation
+    # Fewest devices to a copy of the model first: what crosses the network grows with them. Then the smallest bubble.
+    found = sorted(found, key=lambda plan: (plan.memory > budget, plan.tensor * plan.pipeline, plan.bubble))
+    fitting = [plan for plan in found if plan.memory <= budget]
+    rows = [
+        (
+            plan.tensor,
+            plan.pipeline,
+            plan.data,
+            plan.micro_batches,
+            f"{plan.bubble:.1%}",
+            *(f"{size / GIB:.1f}" for size in (plan.state, plan.activations + plan.transient, plan.memory)),
+            format_days(flops / rate / (1 - plan.bubble)),
+        )
+        for plan in (fitting or found)[:MOST_ROWS]
+    ]
+    print(
+        f"{parameter_count(config.model) / 1e9:,.2f} G parameters, {tokens / 1e9:,.1f} G tokens, {flops:.3g} FLOPs, "
+        f"{arguments.devices} devices; GiB of the fullest rank"
+    )
+    summary_table(
+        f"{len(fitting)} of {len(found)} topologies fit {arguments.memory_gib:g} GiB"
+        + (":" if fitting else "; the others:"),
+        rows,
+        ("tensor", "pipe", "data", "micro", "bubble", "state", "activations", "GiB", "time"),
+    )
+    if fitting:
+        best = fitting[0]
+        print(
+            f"Next: measure the first ones, parallel.tensor={best.tensor} parallel.pipeline={best.pipeline} before all."
+        )
+    else:
+        print(
+            "Next: batch.micro_batch_size=1, recomputation=selective or full, parallel.sequence=true, or more devices."
+        )
+    return bool(fitting)
+
+
+def format_days(seconds: float) -> str:
+    """`12.3 days`, or less than one as hours and minutes."""
+    return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else format_seconds(seconds)
+
+
+def main() -> int:
+    """Exit codes: 0 a topology fits, 1 none does, 2 wrong settings."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.plan",
+        description="Which topologies fit a model into a cluster, with the memory of the fullest rank, and how long "
+        "the run takes. Nothing is trained and no data is read.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="YAML file of a training run, see configs/train/")
+    parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as recomputation=full")
+    parser.add_argument("--devices", type=int, required=True, help="GPUs in all")
+    parser.add_argument("--per-node", type=int, default=8, help="GPUs of a node, which a tensor group stays inside (8)")
+    parser.add_argument("--memory-gib", type=float, default=72.0, help="of a GPU, for the run (72, of an 80 GB one)")
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="of a GPU, dense bf16 (989, an H100 SXM)")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak outside the bubble (0.4)")
+    arguments = parser.parse_intermixed_args()
+    for name in ("devices", "per_node", "memory_gib", "peak_tflops", "utilisation"):
+        if getattr(arguments, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')}: {getattr(arguments, name)} must be positive")
+    try:
+        config = load_config(TrainConfig, arguments.config, arguments.overrides)
+        found = list(plans(arguments.config, arguments.overrides, arguments.devices, arguments.per_node))
+    except ValueError as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return 2
+    if not found:
+        size = config.batch.global_batch_size
+        print(
+            f"plan: no topology of {arguments.devices} devices divides the model's heads and layers and the batch of "
+            f"{size} samples (batch.micro_batch_size {config.batch.micro_batch_size})",
+            file=sys.stderr,
+        )
+        return 2
+    return 0 if _print(config, found, arguments) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
