@@ -62,20 +62,18 @@ def run_units(
             committed stays.
         ShareDone: the run is shared out, and the units that are this process's are done.
     """
-    todo = {unit for unit in units if not stage.is_done(unit)}
-    if not todo:
-        print(f"{title}: all {len(units)} done already")
-        return
     tasks = [tuple(chain) for chain in (chains if chains is not None else [(unit,) for unit in units])]
     share = stage.run.share
     if share is not None:
         tasks = tasks[share.rank :: share.processes]
         title = f"{title}, share {share.rank} of {share.processes}"
     mine = [unit for task in tasks for unit in task]
-    tasks = [left for task in tasks if (left := tuple(unit for unit in task if unit in todo))]
-    pending = [unit for task in tasks for unit in task]
-    if pending:
-        _run_tasks(function, tasks, workers, title, stage, done=len(mine) - len(pending))
+    todo = {unit for unit in mine if not stage.is_done(unit)}
+    if todo:
+        tasks = [left for task in tasks if (left := tuple(unit for unit in task if unit in todo))]
+        _run_tasks(function, tasks, workers, title, stage, done=len(mine) - len(todo))
+    else:
+        print(f"{title}: all {len(mine)} done already")
     if share is not None:
         raise ShareDone(f"{title}: its {len(mine)} of {len(units)} units are done")
 

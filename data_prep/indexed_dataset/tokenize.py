@@ -25,7 +25,7 @@ import numpy.typing as npt
 import yaml
 
 from data_prep.config import DataConfig
-from data_prep.executors import ShareDone, run_units
+from data_prep.executors import run_units
 from data_prep.indexed_dataset.format import bin_path, idx_path
 from data_prep.indexed_dataset.origins import origins_path, pack, write_origins
 from data_prep.indexed_dataset.permutation import KeyedPermutation
@@ -66,8 +66,6 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
         _refuse_all_heldout(stage, shards, unfinished, share)
     gather = partial(gather_source, stage=stage, shards=shards, seed=config.seed)
     run_units(gather, list(shards), config.workers, "tokenize: shuffling", stage)
-    if run.share is not None:
-        raise ShareDone("tokenize: all shares are done; `python -m data_prep tokenize` writes the mixture")
     shutil.rmtree(run.tokens / "encoded", ignore_errors=True)
     write_mixture(config, run, stage.records())
 

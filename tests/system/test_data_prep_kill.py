@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,44 @@ def test_a_full_disk_is_a_clear_error_and_what_is_done_stays(
     assert not list((tmp_path / "run").rglob("*.partial"))
     finish(start(corpus, tmp_path, workers=1))
     assert bytes_of(tmp_path) == expected
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_in_any_stage_and_grows_again(
+    undisturbed: tuple[Path, dict[str, str], int], small_disk: Path, workers: int
+) -> None:
+    corpus, expected, _ = undisturbed
+    ended_in = set()
+    for kilobytes in itertools.count(128, 64):
+        size = ["mount", "-o", f"remount,size={kilobytes}k", str(small_disk)]
+        subprocess.run(size, check=True)
+        before = records(small_disk)
+        process = start(corpus, small_disk, workers)
+        told, _ = process.communicate()
+        done = records(small_disk)
+        assert all(done[stage] >= count for stage, count in before.items())
+        assert not list((small_disk / "run").rglob("*.partial"))
+        if process.returncode == 0:
+            break
+        ended_in.add(max(done, key=list(done).index) if done else "start")
+        assert process.returncode == 2, told
+        errors = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and "No space left on device" in errors[0] and "Traceback" not in told, told
+    assert len(ended_in) >= 3, ended_in
+    assert bytes_of(small_disk) == expected
 
 
 @pytest.mark.slow
