@@ -15,7 +15,9 @@ DATA = [
     "matplotlib>=3.8",
     "numba>=0.60",
     "pyarrow>=15",
+    "resiliparse>=2",  # the main text of web pages
     "tokenizers>=0.20",
+    "warcio>=1.7",
     "xxhash>=3.4",
     "zstandard>=0.22",
 ]

@@ -9,12 +9,13 @@ from typing import Any
 
 from data_prep import ledger_plots
 
+_LANGUAGES_SHOWN = 20
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h2 { margin-top: 2.5rem } nav a { margin-right: 1rem }
 table { border-collapse: collapse; margin: 1rem 0 2rem }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; vertical-align: top }
-th { text-align: left } td.number { text-align: right; font-variant-numeric: tabular-nums }
+th { text-align: left } .number { text-align: right; font-variant-numeric: tabular-nums }
 svg { width: 100%; height: auto }
 details { margin: .5rem 0 } summary { cursor: pointer; padding: .2rem 0 }
 article { margin: .75rem 0 1rem 1.25rem; border-left: 3px solid #ddd; padding-left: .75rem; overflow-wrap: anywhere }
@@ -117,21 +118,23 @@ def _languages(ledger: Mapping[str, Any]) -> Iterator[str]:
     yield ledger_plots.languages(documents)
     yield "<p>How sure the identification was:</p>"
     yield ledger_plots.probabilities(documents)
-    yield _table(
-        ("language", "in", "kept", "dropped", "kept, share", "bytes kept", "most frequent reason"),
+    heads = ("language", "in", "kept", "dropped", "kept, share", "bytes kept", "most frequent reason")
+    rows = [
         (
-            (
-                name,
-                account["in"],
-                account["kept"],
-                account["dropped"],
-                _share(account["kept"], account["in"]),
-                account["bytes_kept"],
-                next(iter(account["by_reason"]), ""),
-            )
-            for name, account in documents["by_language"].items()
-        ),
-    )
+            name,
+            account["in"],
+            account["kept"],
+            account["dropped"],
+            _share(account["kept"], account["in"]),
+            account["bytes_kept"],
+            next(iter(account["by_reason"]), ""),
+        )
+        for name, account in documents["by_language"].items()
+    ]
+    yield _table(heads, rows[:_LANGUAGES_SHOWN])
+    if len(rows) > _LANGUAGES_SHOWN:
+        rest = _table(heads, rows[_LANGUAGES_SHOWN:])
+        yield f"<details><summary>{len(rows) - _LANGUAGES_SHOWN} more languages</summary>{rest}</details>"
 
 
 def _lengths(ledger: Mapping[str, Any]) -> Iterator[str]:
@@ -203,8 +206,14 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["<table><tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"]
+def _table(heads: Sequence[str], given: Iterable[Sequence[object]]) -> str:
+    rows = list(given)
+    number = ' class="number"'
+    first = rows[0] if rows else ("",) * len(heads)
+    lines = ["<table><tr>"]
+    for head, value in zip(heads, first, strict=True):
+        lines.append(f"<th{number if isinstance(value, int) else ''}>{html.escape(head)}</th>")
+    lines.append("</tr>")
     for row in rows:
         cells = (
             f'<td class="number">{value:,}</td>' if isinstance(value, int) else f"<td>{html.escape(str(value))}</td>"

@@ -126,6 +126,7 @@ def _figure(height_inches: float) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
+    axes.margins(y=0.01)
     return figure, axes
 
 

@@ -1,0 +1,142 @@
+"""Web pages and web archives."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+from pathlib import Path
+
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from data_prep.sources import Document, Fault, reader_of
+from data_prep.sources.html import main_text
+from data_prep.sources.ranges import FileRange
+
+# the writer that these tests use leaves its temporary files to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+PAGE = """<html><head><title>Title</title><script>var x = 1;</script></head><body>
+<nav><a href="/">Home</a> <a href="/about">About</a></nav>
+<main><h1>Heading</h1><p>The first <b>paragraph</b> of a page about caf\u00e9s &amp; bars.</p>
+<p>The second paragraph is here so that there is some text in this page.</p></main>
+<footer>Copyright</footer></body></html>"""
+TEXT = (
+    "Heading\n\nThe first paragraph of a page about caf\u00e9s & bars.\n\n"
+    "The second paragraph is here so that there is some text in this page."
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16"])
+def test_the_main_text_of_a_page_in_any_encoding_that_it_declares(encoding: str) -> None:
+    meta = f'<meta charset="{encoding}">' if encoding == "iso-8859-1" else ""
+    assert main_text(PAGE.replace("<head>", f"<head>{meta}").encode(encoding)) == TEXT
+    assert main_text(PAGE.encode(encoding), declared=encoding) == TEXT
+
+
+def test_a_wrong_declaration_gives_way_to_the_bytes() -> None:
+    assert main_text(PAGE.encode("utf-8"), declared="us-ascii") == TEXT
+    assert main_text(PAGE.encode("utf-8"), declared="no-such-encoding") == TEXT
+
+
+def test_an_html_file_is_one_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.html.gz"
+    path.write_bytes(gzip.compress(PAGE.encode()))
+    size = path.stat().st_size
+    reader = reader_of("html")
+    (document,) = reader.read(FileRange(str(path), 0, size, size), 10_000)
+    assert isinstance(document, Document) and document.text == TEXT and reader.accepts(str(path))
+    (fault,) = reader.read(FileRange(str(path), 0, size, size), 100)
+    assert isinstance(fault, Fault) and fault.reason == "too_large"
+
+
+def page(number: int) -> bytes:
+    noise = random.Random(number).randbytes(300).hex()
+    return f"<html><body><main><p>Page {number} has words and {noise}.</p></main></body></html>".encode()
+
+
+def write_archive(path: Path, pages: int = 30) -> None:
+    """Responses among requests, other types and failures, as a crawler leaves them."""
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=path.suffix == ".gz")
+
+        def add(kind: str, url: str, content: bytes, content_type: str, status: str = "200 OK", *more: str) -> None:
+            headers = [("Content-Type", content_type), *zip(more[::2], more[1::2], strict=True)]
+            http = StatusAndHeaders(status, headers, protocol="HTTP/1.1") if kind == "response" else None
+            writer.write_record(
+                writer.create_warc_record(
+                    url, kind, io.BytesIO(content), http_headers=http, warc_content_type=content_type
+                )
+            )
+
+        add("warcinfo", "", b"software: x", "application/warc-fields")
+        for number in range(pages):
+            url = f"http://example.org/{number}"
+            add("metadata", url, b"fetchTimeMs: 1", "application/warc-fields")
+            add("response", url, page(number), "text/html; charset=UTF-8")
+            add("response", f"{url}.png", b"\x89PNG" + bytes(50), "image/png")
+            add("response", f"{url}/none", b"<p>Not found</p>", "text/html", "404 Not Found")
+        packed = gzip.compress(page(100))
+        add("response", "http://example.org/packed", packed, "text/html", "200 OK", "Content-Encoding", "gzip")
+        chunked = b"5\r\nplain\r\n6\r\n words\r\n0\r\n\r\n"
+        add("response", "http://example.org/t", chunked, "text/plain", "200 OK", "Transfer-Encoding", "chunked")
+        add("conversion", "http://example.org/wet", b"Extracted before.", "text/plain")
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+@pytest.mark.parametrize("shard_bytes", [10**9, 3000])
+def test_the_pages_of_an_archive_however_it_is_divided(tmp_path: Path, name: str, shard_bytes: int) -> None:
+    path = tmp_path / name
+    write_archive(path)
+    reader, size = reader_of("warc"), path.stat().st_size
+    ranges = reader.divide(str(path), size, shard_bytes)
+    assert len(ranges) == 1 if shard_bytes > size else len(ranges) >= 5
+    found = [document for piece in ranges for document in reader.read(piece, 1_000_000)]
+    assert all(isinstance(document, Document) for document in found), found
+    documents = [document for document in found if isinstance(document, Document)]
+    urls = [f"http://example.org/{number}" for number in range(30)]
+    assert [document.url for document in documents] == [
+        *urls,
+        "http://example.org/packed",
+        "http://example.org/t",
+        "http://example.org/wet",
+    ]
+    assert documents[7].text.startswith("Page 7 has words and ")
+    assert documents[30].text.startswith("Page 100 has words and ")
+    assert [document.text for document in documents[31:]] == ["plain words", "Extracted before."]
+    assert documents[0].metadata["warc_id"].startswith("<urn:uuid:")
+
+
+def test_faults_of_records_are_told_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.gz"
+    write_archive(path, pages=2)
+    (piece,) = reader_of("warc").divide(str(path), path.stat().st_size, 10**9)
+    faults = [fault for fault in reader_of("warc").read(piece, 200) if isinstance(fault, Fault)]
+    assert [(fault.reason, fault.path.rpartition("/a.warc.gz")[2]) for fault in faults] == [
+        ("too_large", " record 2 (http://example.org/0)"),
+        ("too_large", " record 6 (http://example.org/1)"),
+        ("too_large", " record 9 (http://example.org/packed)"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_archive(path)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[: len(content) // 2] + bytes(500)):
+        path.write_bytes(damaged)
+        (piece,) = reader_of("warc").divide(str(path), len(damaged), 10**9)
+        *documents, fault = reader_of("warc").read(piece, 1_000_000)
+        assert len(documents) > 10 and all(isinstance(document, Document) for document in documents[:-1])
+        assert isinstance(fault, Fault) and fault.reason in ("damaged_file", "too_large"), fault
+
+
+def test_a_file_that_is_no_archive_is_one_fault(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"no archive at all\n" * 10)
+    (piece,) = reader_of("warc").divide(str(path), 180, 100)
+    (fault,) = reader_of("warc").read(piece, 1_000_000)
+    assert isinstance(fault, Fault) and fault.reason == "damaged_file"
