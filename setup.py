@@ -25,6 +25,7 @@ TRAIN = [
     "deepspeed==0.19.8",
     "matplotlib>=3.8",
     "megatron-core==0.16.1",  # the last one for Python 3.10 and 3.11
+    "psutil>=5.9",
     "safetensors>=0.4",
     "setuptools",  # torch's tensorboard writer and DeepSpeed look for it at run time
     "tensorboard>=2.16",

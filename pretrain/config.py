@@ -263,6 +263,9 @@ class CheckpointConfig(Settings):
     """Older checkpoints are removed; left out: all are kept."""
     keep_every_steps: int | None = Field(default=None, gt=0)
     """Checkpoints of a multiple of this many steps are never removed; only with `keep_last`."""
+    background: bool = True
+    """Write while training goes on, from a copy in host memory (12 bytes for each weight that a rank updates); where
+    that is more than half of what is free, training waits. False: it waits always."""
 
     @model_validator(mode="after")
     def _keeping_has_an_effect(self) -> CheckpointConfig:

@@ -11,7 +11,7 @@ from typing import Any
 from pretrain.checkpoint.layout import step_folder
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import CheckpointReader
-from pretrain.checkpoint.save import save_checkpoint
+from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
 from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.loader import SampleReader, micro_batches
@@ -42,6 +42,7 @@ class Run:
     held_out: SampleReader | None
     facts: dict[str, Any]
     spikes: SpikeWatch
+    checkpoints: CheckpointWriter
 
 
 class SpikeError(ArithmeticError):
@@ -69,7 +70,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
     if metrics and step < last_step:
         metrics.write("event", step=step, event="resumed" if step else "started", topology=str(run.topology))
     if step == 0 and spikes.enabled:
-        save(run, step, samples, metrics, progress)  # a spike before the first checkpoint needs one to go back to
+        save(run, step, samples)  # a spike before the first checkpoint needs one to go back to
     batches = batches_from(run, samples)
     while step < last_step:
         started = time.perf_counter()
@@ -112,9 +113,11 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             metrics.write("train", **line, **({} if result.applied else {"dropped": True}))
             progress.step(line)
         phase = run.training.phase_at(first_sample)
-        answer = spikes.observe(step, result.loss, result.gradient_norm, first_sample, batch_size, phase)
-        if answer is not None:
-            step, samples = roll_back(run, answer, metrics, progress)
+        verdict = spikes.observe(step, result.loss, result.gradient_norm, first_sample, phase)
+        if verdict.state == "persistent":
+            run.checkpoints.wait()  # the answer looks at what is there
+            tell_saved(run, metrics, progress)
+            step, samples = roll_back(run, spikes.answer(verdict, step, batch_size), metrics, progress)
             batches = batches_from(run, samples)
             continue
         if run.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
@@ -125,7 +128,10 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         if step % config.monitor.replicas_every_steps == 0:
             check_replicas(engine.parameters(), engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
-            save(run, step, samples, metrics, progress)
+            save(run, step, samples)
+        tell_saved(run, metrics, progress)
+    run.checkpoints.wait()
+    tell_saved(run, metrics, progress)
     if progress and spikes.suspects:
         progress.note(
             "the last steps may be a spike: `python -m tools.spikes` shows what is known, docs/on_call.md helps"
@@ -155,9 +161,8 @@ def batches_from(run: Run, samples: int) -> Iterator[Batch]:
     )
 
 
-def save(run: Run, step: int, samples: int, metrics: MetricsWriter | None, progress: TrainingProgress | None) -> None:
-    """Save a checkpoint from all ranks. Collective."""
-    started = time.perf_counter()
+def save(run: Run, step: int, samples: int) -> None:
+    """Begin to save a checkpoint from all ranks. Collective."""
     facts = {
         **run.facts,
         # Phases may be added later, for samples that are not reached yet: the digest is of what was.
@@ -165,19 +170,23 @@ def save(run: Run, step: int, samples: int, metrics: MetricsWriter | None, progr
         "skipped_samples": run.training.skipped.ranges,
         FACT: run.spikes.to_json(),
     }
-    checkpoint = run.config.checkpoint
-    folder = save_checkpoint(
-        run.engine,
-        run.config.output / "checkpoints",
-        step,
-        samples,
-        facts,
-        checkpoint.keep_last,
-        checkpoint.keep_every_steps,
-    )
-    if metrics and progress:
-        metrics.write("event", step=step, event="saved", checkpoint=folder.name, seconds=time.perf_counter() - started)
-        progress.saved(folder)
+    run.checkpoints.save(step, samples, facts)
+
+
+def tell_saved(run: Run, metrics: MetricsWriter | None, progress: TrainingProgress | None) -> None:
+    """Say which checkpoints have become whole since the last time."""
+    for saved in run.checkpoints.finished():
+        if metrics and progress:
+            metrics.write(
+                "event",
+                step=saved.step,
+                event="saved",
+                checkpoint=saved.folder.name,
+                seconds=saved.seconds,
+                blocked_seconds=saved.blocked_seconds,
+                in_background=saved.in_background,
+            )
+            progress.saved(saved.folder)
 
 
 def roll_back(

@@ -12,6 +12,7 @@ from foundation.atomic_files import digest
 from foundation.configuration import write_resolved
 from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
 from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
+from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig, check_vocabulary, check_world_size
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
@@ -74,7 +75,9 @@ def train_joined(config: TrainConfig, world_size: int) -> None:
         complaints.append(f"the weights are those of {start.path}")
     if engine.rank == 0:
         write_resolved(config, config.output / "config.resolved.yaml")
-    train_loop(Run(config, topology, engine, training, held_out, facts, spikes), step, samples, complaints)
+    keep = config.checkpoint
+    writer = CheckpointWriter(engine, checkpoints, keep.keep_last, keep.keep_every_steps, background=keep.background)
+    train_loop(Run(config, topology, engine, training, held_out, facts, spikes, writer), step, samples, complaints)
 
 
 def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:

@@ -1,14 +1,20 @@
-"""Writes a checkpoint from all ranks: complete or invisible."""
+"""Writes checkpoints from all ranks while training goes on: complete or invisible."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
+import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from foundation.atomic_files import sha256_file, sync, write_json, write_text
@@ -27,48 +33,90 @@ from pretrain.checkpoint.layout import (
 from pretrain.engine import Engine
 from pretrain.monitor.replicas import check_replicas
 
+T = TypeVar("T")
 
-def save_checkpoint(
-    engine: Engine,
-    checkpoints: Path,
-    step: int,
-    consumed_samples: int,
-    facts: dict[str, Any],
-    keep_last: int | None,
-    keep_every_steps: int | None = None,
-) -> Path:
-    """Save from every rank; returns the finished folder. Collective.
+SHARE_OF_FREE_MEMORY = 0.5
+"""Copies of the weights and moments take at most this much of what a machine has free; else training waits."""
 
-    The files go to a folder of another name, are synced and checksummed, and the folder is renamed when the last one is
-    there: a reader sees all of it or none.
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is whole.
+
+    Attributes:
+        blocked_seconds: training stood still for its sake.
+        seconds: from the beginning of the copy until it was in place.
+        in_background: it was written from a copy while training went on.
+    """
+
+    step: int
+    folder: Path
+    blocked_seconds: float
+    seconds: float
+    in_background: bool
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one rank writes: tensors by key, where they belong, and how the whole parameters look."""
+
+    tensors: dict[str, torch.Tensor]
+    fragments: list[list[Any]]
+    parameters: dict[str, Any]
+
+
+class CheckpointWriter:
+    """Saves a run's checkpoints, one after the other. Made on all ranks together.
+
+    Training is held up for a copy of the weights and moments in host memory, which a thread writes out. The ranks'
+    threads talk over a process group of their own. The files go to a folder of another name, are synced and
+    checksummed, and the folder is renamed when the last one is there: a reader sees all of it or none.
 
     Args:
-        facts: what decides the future beside weights and counters: config, data digest, versions; the same on all
-            ranks.
         keep_last: older checkpoints beyond this many are removed, after the new one is in place; None keeps all.
         keep_every_steps: those of a multiple of this many steps are kept for ever.
-
-    Raises:
-        CheckpointError: on every rank, when one of them could not write.
-        ReplicaDriftError: on every rank, when weights that must be the same are not.
+        background: False: training waits until each is written, and no copy is made. So it does as well whenever a
+            machine has too little free memory for its ranks' copies.
     """
-    check_replicas(engine.parameters(), engine.coordinate.tensor, step)
-    final = step_folder(checkpoints, step)
-    unfinished = checkpoints / f".unfinished-{final.name}"
-    if engine.rank == 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    dist.barrier()
-    try:
-        report: Any = _write_rank_file(engine, unfinished)
-    except OSError as error:
-        report = f"rank {engine.rank}: {error}"
-    reports: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(reports, report)
-    failures = [entry for entry in reports if isinstance(entry, str)]
-    if failures:
-        raise CheckpointError(f"{final}: not written: {'; '.join(failures)}; older checkpoints are untouched")
-    if engine.rank == 0:
+
+    def __init__(
+        self,
+        engine: Engine,
+        checkpoints: Path,
+        keep_last: int | None = None,
+        keep_every_steps: int | None = None,
+        *,
+        background: bool = True,
+    ) -> None:
+        self._engine = engine
+        self._checkpoints = checkpoints
+        self._keep_last, self._keep_every_steps = keep_last, keep_every_steps
+        self._background = background
+        self._group = dist.new_group(backend="gloo")
+        self._thread: threading.Thread | None = None
+        self._finished: list[Saved] = []
+        self._blocked_seconds = 0.0
+        self.failure: str | None = None
+        """Why the last checkpoint could not be written; each rank learns it at a moment of its own."""
+
+    def save(self, step: int, consumed_samples: int, facts: dict[str, Any]) -> None:
+        """Copy what belongs into a checkpoint and begin to write it. Collective.
+
+        Args:
+            facts: what decides the future beside weights and counters: config, data digest, versions; the same on all
+                ranks.
+
+        Raises:
+            CheckpointError: on every rank, when one of them could not write this one (not in the background) or the
+                one before.
+            ReplicaDriftError: on every rank, when weights that must be the same are not.
+        """
+        started = time.perf_counter()
+        self.wait()
+        engine = self._engine
+        check_replicas(engine.parameters(), engine.coordinate.tensor, step)
+        in_background = self._background and self._copies_fit()
+        share = _share_of(engine, copy=in_background)
         index = {
             "format": FORMAT_VERSION,
             "step": step,
@@ -80,22 +128,101 @@ def save_checkpoint(
                 "data": engine.topology.data,
             },
             **facts,
-            "parameters": {name: entry for report in reports for name, entry in report["parameters"].items()},
-            "files": {rank_file(rank): report["file"] for rank, report in enumerate(reports)},
         }
+        if not in_background:
+            self._write(share, index, started, in_background)
+            self._blocked_seconds = time.perf_counter() - started
+            self.wait()
+            return
+        # A daemon: a process that must end at once, because another one has died, does not wait for it.
+        self._thread = threading.Thread(
+            target=self._write, args=(share, index, started, in_background), name="checkpoint", daemon=True
+        )
+        self._blocked_seconds = time.perf_counter() - started
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole. Collective.
+
+        Raises:
+            CheckpointError: on every rank, when one of them could not write it.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self.failure is not None:
+            raise CheckpointError(self.failure)
+
+    def finished(self) -> list[Saved]:
+        """The checkpoints that have become whole since the last call, as far as this rank knows."""
+        done, self._finished = self._finished, []
+        return done
+
+    def _copies_fit(self) -> bool:
+        """Whether each machine has room for the copies of its ranks; the same answer on every rank."""
+        needed = sum(
+            values.numel() * values.element_size()
+            for fragment in self._engine.fragments()
+            for values in fragment.states.values()
+        )
+        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+        fits = needed * neighbours <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
+        answer = torch.tensor([int(fits)])
+        dist.all_reduce(answer, dist.ReduceOp.MIN, group=self._group)
+        return bool(answer)
+
+    def _write(self, share: _Share, index: dict[str, Any], started: float, in_background: bool) -> None:
+        final = step_folder(self._checkpoints, index["step"])
+        unfinished = self._checkpoints / f".unfinished-{final.name}"
+        first = self._engine.rank == 0
+        try:
+            self._together(lambda: _make_empty(unfinished) if first else None)
+            reports = self._together(lambda: _write_rank_file(share, unfinished / rank_file(self._engine.rank)))
+            self._together(lambda: self._put_in_place(index, reports, unfinished, final) if first else None)
+        except CheckpointError as error:
+            self.failure = f"{final}: not written: {error}; older checkpoints are untouched"
+            if first:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            return
+        except RuntimeError as error:  # gloo's, when another process is gone
+            self.failure = f"{final}: not written: rank {self._engine.rank} has lost another one: {error}"
+            return
+        seconds = time.perf_counter() - started
+        self._finished.append(
+            Saved(index["step"], final, self._blocked_seconds if in_background else seconds, seconds, in_background)
+        )
+
+    def _together(self, action: Callable[[], T]) -> list[T]:
+        """The results by rank; or, when the action fails on any rank, the same error on all."""
+        failure: str | None = None
+        result: Any = None
+        try:
+            result = action()
+        except (OSError, SafetensorError) as error:
+            failure = f"rank {self._engine.rank}: {error}"
+        outcomes: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, (failure, result), group=self._group)
+        failures = [failure for failure, _ in outcomes if failure is not None]
+        if failures:
+            raise CheckpointError("; ".join(failures))
+        return [result for _, result in outcomes]
+
+    def _put_in_place(
+        self, index: dict[str, Any], reports: list[dict[str, Any]], unfinished: Path, final: Path
+    ) -> None:
+        index["parameters"] = {name: entry for report in reports for name, entry in report["parameters"].items()}
+        index["files"] = {rank_file(rank): report["file"] for rank, report in enumerate(reports)}
         write_json(unfinished / INDEX_FILE, index)
         if final.exists():  # a damaged one that the resume passed over
             shutil.rmtree(final)
         os.rename(unfinished, final)
-        sync(checkpoints)
-        write_text(checkpoints / LATEST_FILE, final.name + "\n")
-        for old in superseded(complete_checkpoints(checkpoints), keep_last, keep_every_steps):
+        sync(self._checkpoints)
+        write_text(self._checkpoints / LATEST_FILE, final.name + "\n")
+        for old in superseded(complete_checkpoints(self._checkpoints), self._keep_last, self._keep_every_steps):
             # Renamed first, so that a kill half-way leaves nothing that looks finished.
             doomed = old.with_name(f".removed-{old.name}")
             os.rename(old, doomed)
             shutil.rmtree(doomed)
-    dist.barrier()
-    return final
 
 
 def superseded(newest_first: Sequence[Path], keep_last: int | None, keep_every_steps: int | None) -> list[Path]:
@@ -106,23 +233,31 @@ def superseded(newest_first: Sequence[Path], keep_last: int | None, keep_every_s
     return [folder for folder in older if not (keep_every_steps and step_of(folder) % keep_every_steps == 0)]
 
 
-def _write_rank_file(engine: Engine, folder: Path) -> dict[str, Any]:
-    tensors, fragments, parameters = {}, [], {}
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _share_of(engine: Engine, *, copy: bool) -> _Share:
+    share = _Share({}, [], {})
     for fragment in engine.fragments():
-        parameters[fragment.name] = {
+        share.parameters[fragment.name] = {
             "shape": list(fragment.shape),
             "partition": partition_to_json(fragment.partition),
         }
         if fragment.is_copy or (fragment.partition is None and engine.coordinate.tensor != 0):
             continue  # the same numbers stand on the first stage, or on tensor rank 0
         stored = StoredFragment(fragment.name, engine.coordinate.tensor, fragment.start, fragment.stop)
-        fragments.append([stored.name, stored.tensor_rank, stored.start, stored.stop])
+        share.fragments.append([stored.name, stored.tensor_rank, stored.start, stored.stop])
         for state, values in fragment.states.items():
-            tensors[stored.key(state)] = values.detach().cpu().contiguous()
-    path = folder / rank_file(engine.rank)
-    save_file(tensors, path)
+            on_host = values.detach().cpu().contiguous()
+            is_own = on_host.data_ptr() == values.data_ptr()
+            share.tensors[stored.key(state)] = on_host.clone() if copy and is_own else on_host
+    return share
+
+
+def _write_rank_file(share: _Share, path: Path) -> dict[str, Any]:
+    save_file(share.tensors, path)
     sync(path)
-    return {
-        "parameters": parameters,
-        "file": {"bytes": path.stat().st_size, "sha256": sha256_file(path), "fragments": fragments},
-    }
+    file = {"bytes": path.stat().st_size, "sha256": sha256_file(path), "fragments": share.fragments}
+    return {"parameters": share.parameters, "file": file}

@@ -73,30 +73,28 @@ class SpikeWatch:
         drops = self._settings.enabled and self._settings.transient == "drop"
         return self._detector.norm_limit(step) if drops else float("inf")
 
-    def observe(
-        self, step: int, loss: float, gradient_norm: float, first_sample: int, global_batch_size: int, phase: int
-    ) -> Entry | None:
-        """Look at a finished step.
-
-        Returns:
-            The rollback or the stop that must follow now, the same on every rank; collective only then.
-        """
+    def observe(self, step: int, loss: float, gradient_norm: float, first_sample: int, phase: int) -> Verdict:
+        """Look at a finished step; the same verdict on every rank. A persistent spike wants an `answer`."""
         if not self._settings.enabled:
-            return None
+            return Verdict("ok")
         self._first_samples[step] = first_sample
         # So far an onset may lie back, and the skipped range begins before it.
         kept = self._settings.rollback_steps + self._settings.detector.patience_steps + self._settings.detector.window
         self._first_samples.pop(step - kept, None)
         verdict = self._detector.observe(step, loss, gradient_norm, phase)
         if verdict.state == "persistent":
-            return self._answer(verdict, step, global_batch_size)
+            return verdict
         if verdict.state == "transient" and verdict.onset is not None:
             peak = None if verdict.peak == float("inf") else verdict.peak
             self._add(Entry(kind="transient", step=step, onset=verdict.onset, peak=peak, reason=verdict.reason))
         self._add_mended(step)
-        return None
+        return verdict
 
-    def _answer(self, verdict: Verdict, step: int, global_batch_size: int) -> Entry:
+    def answer(self, verdict: Verdict, step: int, global_batch_size: int) -> Entry:
+        """The rollback or the stop that must follow a persistent spike, decided once. Collective.
+
+        No checkpoint is being written any more: it would be there for one rank and not for another.
+        """
         box: list[Entry | None] = [None]
         if self._rank == 0:
             healthy = self._healthy_checkpoints()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from foundation.configuration import load_config
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import newest_checkpoint
-from pretrain.checkpoint.save import save_checkpoint
+from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch, arrange
 from pretrain.engine import Engine, join_processes
@@ -235,7 +235,9 @@ def train_in_parts(
     for number in range(step, last):
         losses.append(engine.train_step(batches, 1e-3 * (number + 1)).loss)
     facts = {**FACTS, "config": config.model_dump(mode="json")}
-    save_checkpoint(engine, checkpoints, last, last * config.batch.global_batch_size, facts, keep_last=None)
+    writer = CheckpointWriter(engine, checkpoints)
+    writer.save(last, last * config.batch.global_batch_size, facts)
+    writer.wait()
     return {"loss": losses, "restored": restored, "weights": whole(engine, dict(engine.parameters()))}
 
 
