@@ -47,6 +47,9 @@ with warnings.catch_warnings():
     from deepspeed.utils import logger as deepspeed_logger
     from deepspeed.utils import safe_get_full_grad
 
+EMBEDDING = "embedding.weight"
+"""Global name of the word embedding."""
+
 OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
 """AdamW's first and second moments, by torch's names."""
 
@@ -58,12 +61,22 @@ class StepResult:
     Attributes:
         loss: mean over the tokens of the global batch, nats.
         gradient_norm: L2 norm over the whole model, before clipping; infinity also stands for NaN.
+        embedding_gradient_norm: likewise, of the word embedding alone.
         applied: False when the update was dropped, so that weights and moments are what they were.
     """
 
     loss: float
     gradient_norm: float
+    embedding_gradient_norm: float
     applied: bool = True
+
+    @property
+    def signs(self) -> dict[str, float]:
+        """What may announce a loss spike, by name."""
+        return {
+            "gradient_norm": self.gradient_norm,
+            "embedding_gradient_norm": self.embedding_gradient_norm,
+        }
 
     @property
     def is_finite(self) -> bool:
@@ -260,6 +273,8 @@ class Engine:
         """Applied since the initial weights; the steps less the dropped ones."""
         self._norm_limit = math.inf
         self._drop_above_norm_limit()
+        self._embedding_square = torch.zeros((), device=local_device())
+        self.before_update(self._measure_embedding_gradient)
 
     def _drop_above_norm_limit(self) -> None:
         # DeepSpeed has the norm before it calls the inner optimizer; NaN and infinity it drops by itself.
@@ -271,6 +286,25 @@ class Engine:
                 update()
 
         optimizer.optimizer.step = limited
+
+    def _measure_embedding_gradient(self) -> None:
+        """This rank's part of the sum of squares. Of what several ranks hold alike, one counts."""
+        self._embedding_square = torch.zeros((), device=local_device())
+        parameter = self._parameters.get(EMBEDDING)
+        if parameter is None or parameter.ds_pipe_replicated:  # type: ignore[attr-defined]
+            return
+        optimizer = self._engine.optimizer
+        if isinstance(optimizer, BF16_Optimizer):  # each data rank has the whole of it
+            parts = [parameter._hp_grad] if self.coordinate.data == 0 else []  # type: ignore[attr-defined]
+        else:  # each data rank has a stretch of it
+            parts = [
+                gradient
+                for group, parameters in enumerate(optimizer.params_in_partition)
+                for gradient, owner in zip(optimizer.averaged_gradients[group], parameters, strict=False)
+                if owner is parameter
+            ]
+        for part in parts:
+            self._embedding_square = self._embedding_square + part.detach().float().square().sum()
 
     def _initialise_weights(self) -> None:
         degree, rank = self.topology.tensor, self.coordinate.tensor
@@ -357,8 +391,15 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         loss = self._engine.train_batch(batches)
-        norm = float(self._engine.get_global_grad_norm())
-        result = StepResult(float(loss), norm, applied=math.isfinite(norm) and norm <= norm_limit)
+        squares = torch.empty(self.topology.world_size, device=local_device())
+        dist.all_gather_into_tensor(squares, self._embedding_square.reshape(1))
+        numbers = [loss, torch.as_tensor(self._engine.get_global_grad_norm()), squares.sum().sqrt()]
+        # The only place where the host waits for the device.
+        mean_loss, norm, embedding_norm = torch.stack(
+            [number.detach().float().reshape(()).to(local_device()) for number in numbers]
+        ).tolist()
+        applied = math.isfinite(norm) and norm <= norm_limit
+        result = StepResult(mean_loss, norm, embedding_norm, applied=applied)
         if result.applied and not result.is_finite:
             raise FloatingPointError(f"loss {result.loss} with a gradient norm of {norm}")
         self.updates += result.applied

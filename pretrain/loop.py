@@ -105,7 +105,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
                 "first_sample": first_sample,
                 "global_batch_size": batch_size,
                 "loss": result.loss,
-                "gradient_norm": result.gradient_norm,
+                **result.signs,
                 "learning_rate": rate,
                 "tokens_per_second": batch_size * sequence_length / seconds,
                 "step_seconds": seconds,
@@ -113,7 +113,9 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             metrics.write("train", **line, **({} if result.applied else {"dropped": True}))
             progress.step(line)
         phase = run.training.phase_at(first_sample)
-        verdict = spikes.observe(step, result.loss, result.gradient_norm, first_sample, phase)
+        verdict = spikes.observe(
+            step, result.loss, result.signs, first_sample=first_sample, batch_size=batch_size, phase=phase
+        )
         if verdict.state == "persistent":
             run.checkpoints.wait()  # the answer looks at what is there
             tell_saved(run, metrics, progress)

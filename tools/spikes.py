@@ -18,7 +18,7 @@ from foundation.configuration import load_config
 from foundation.progress import summary_table
 from pretrain.config import TrainConfig
 from pretrain.monitor.metrics import ABANDONED_FILE, read_metrics
-from pretrain.spikes.detector import Detector, DetectorSettings, Verdict
+from pretrain.spikes.detector import SIGNS, Detector, DetectorSettings, Verdict
 from pretrain.spikes.ledger import LEDGER_FILE, Entry, describe, read_ledger, rollbacks
 from tools.charts import Series, line_chart
 
@@ -90,12 +90,20 @@ def replay(console: Console, run: Path, changes: Sequence[str]) -> list[tuple[in
     Raises:
         ValueError: a setting that there is not, or that cannot be.
     """
-    settings = _settings(run, changes)
-    detector = Detector(settings)
+    config = _config(run)
+    detector = Detector(_settings(config, changes))
+    starts = [phase.from_sample for phase in config.data.phases] if config else []
     found = []
     lines = [line for line in read_metrics(run / METRICS_FILE) if line["kind"] == "train"]
     for line in lines:
-        verdict = detector.observe(line["step"], float(line["loss"]), float(line["gradient_norm"]))
+        signs = {name: float(line[name]) for name in SIGNS if name in line}
+        verdict = detector.observe(
+            line["step"],
+            float(line["loss"]),
+            signs,
+            phase=sum(line["first_sample"] >= start for start in starts) if starts else 0,
+            batch_size=line.get("global_batch_size", 1),
+        )
         if verdict.state in ("transient", "persistent"):
             found.append((line["step"], verdict))
     rows = [
@@ -115,11 +123,13 @@ def replay(console: Console, run: Path, changes: Sequence[str]) -> list[tuple[in
     return found
 
 
-def _settings(run: Path, changes: Sequence[str]) -> DetectorSettings:
+def _config(run: Path) -> TrainConfig | None:
     resolved = run / RESOLVED_FILE
-    base: dict[str, Any] = {}
-    if resolved.is_file():
-        base = load_config(TrainConfig, resolved).spikes.detector.model_dump()
+    return load_config(TrainConfig, resolved) if resolved.is_file() else None
+
+
+def _settings(config: TrainConfig | None, changes: Sequence[str]) -> DetectorSettings:
+    base = config.spikes.detector.model_dump() if config else {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals or name not in DetectorSettings.model_fields:

@@ -1,15 +1,15 @@
 """Tells a loss that spikes from one that is only noisy. Pure: numbers in, a verdict out; its state is plain JSON.
 
-It looks at the logarithms of the loss and of the gradient norm before clipping, both reduced over all processes. The
-baseline of each is a robust line through its last values (medians instead of means, so that a value far out moves
-nothing) and their spread around it (MAD). What lies in a spike never enters the baseline: OLMo's does, which lets a
-long spike pass for normal, see `docs/on_call.md`.
+It looks at the logarithms of the loss and of its early signs: the gradient norm before clipping, that of the embedding
+alone, and the largest logit, all of them over all processes. The baseline of each is a robust line through its last
+values (medians instead of means, so that a value far out moves nothing) and their spread around it (MAD). What lies in
+a spike never enters the baseline: OLMo's does, which lets a long spike pass for normal, see `docs/on_call.md`.
 
     ok ──> suspect ──> transient (it healed: back to ok)
                └─────> persistent (it will not: the policy acts)
 
-The loss alone decides between transient and persistent. A high gradient norm only opens the suspicion, and so moves the
-onset to where the trouble began: a norm that stays high while the loss falls is no divergence.
+The loss alone decides between transient and persistent. An early sign only opens the suspicion, and so moves the onset
+to where the trouble began: a norm that stays high while the loss falls is no divergence.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from pydantic import Field, model_validator
 from foundation.configuration import Settings
 
 State = Literal["ok", "suspect", "transient", "persistent"]
+
+GRADIENT_NORM, EMBEDDING_GRADIENT_NORM, LARGEST_LOGIT = "gradient_norm", "embedding_gradient_norm", "largest_logit"
+SIGNS = (GRADIENT_NORM, EMBEDDING_GRADIENT_NORM, LARGEST_LOGIT)
+"""What may announce a spike, by its name in the metrics; the first that is high names the suspicion."""
 
 _RECENT = 16
 """Values whose median a loss must exceed as well: a falling curve lies above the line through it at its end."""
@@ -48,11 +52,11 @@ class DetectorSettings(Settings):
     """When a loss counts as a spike, and when a spike counts as one that stays."""
 
     window: int = Field(default=128, ge=32)
-    """Values that make the baseline (OLMo, arXiv:2501.00656, section 3.1, looks at 128 as well)."""
+    """Values that make the baseline (as in OLMo-core's `SkipStepOptimizer`: `rolling_interval_length` 128)."""
     minimum_history: int = Field(default=20, ge=8)
     """Values before the baseline is trusted; until then only NaN and a rise by half count."""
     deviations: float = Field(default=6.0, gt=0)
-    """Standard deviations above the baseline that are high (OLMo, same place: 6)."""
+    """Standard deviations above the baseline that are high (OLMo-core, same place: `sigma_factor` 6)."""
     minimum_rise: float = Field(default=1.1, gt=1)
     """A loss that is high is so by this factor at least: in a run with little noise 6 deviations are nothing yet."""
     certain_rise: float = Field(default=1.8, gt=1)
@@ -60,7 +64,10 @@ class DetectorSettings(Settings):
     drift: float = Field(default=1.5, gt=1)
     """A loss that is this many times its lowest level so far is high, even when it rose too slowly to be seen."""
     minimum_norm_rise: float = Field(default=3.0, gt=1)
-    """The same for the gradient norm, which varies more (BLOOM's spike: 0.24 to 960, chronicles of tr11-176B)."""
+    """The same for the two gradient norms, which vary more (BLOOM's spike: 0.24 to 960, BigScience's chronicles of
+    tr11-176B, 2022-04-12)."""
+    minimum_logit_rise: float = Field(default=2.0, gt=1)
+    """The same for the largest logit."""
     high_steps: int = Field(default=20, ge=1)
     of_steps: int = Field(default=25, ge=1)
     """So many high steps of the last so many make a spike persistent, unless it has fallen by a quarter of its
@@ -107,11 +114,18 @@ class Verdict:
 
 @dataclass
 class _Baseline:
-    """Level and spread of one signal's logarithm, from the last values outside spikes."""
+    """Level and spread of one signal's logarithm, from the last values outside spikes.
+
+    Attributes:
+        may_rise: its trend is believed upwards too.
+    """
 
     window: int
+    may_rise: bool = False
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    typical_batch: int = 0
     added: int = 0
     slope: float = 0.0
     centre: float = 0.0
@@ -121,15 +135,16 @@ class _Baseline:
     cusum: float = 0.0
     cusum_start: int = 0
 
-    def add(self, step: int, value: float) -> None:
-        """Take in the signal's value, unless it is 0, of which there is no logarithm."""
-        if value <= 0:
+    def add(self, step: int, value: float, batch_size: int) -> None:
+        """Take in the signal's value, unless it has no logarithm."""
+        if not 0 < value < math.inf:
             return
         logarithm = math.log(value)
         self._follow(step, logarithm)
         self.steps.append(step)
         self.values.append(logarithm)
-        del self.steps[: -self.window], self.values[: -self.window]
+        self.batches.append(batch_size)
+        del self.steps[: -self.window], self.values[: -self.window], self.batches[: -self.window]
         self.added += 1
         if self.added % _REFRESH == 0 or self.added <= _RECENT:
             self._refresh()
@@ -139,17 +154,27 @@ class _Baseline:
         half = len(y) // 2
         if half:
             # Slopes between points half a window apart: Theil 1950 takes all pairs, these see the trend and cost less.
-            self.slope = min(_median((y[half:] - y[: len(y) - half]) / (x[half:] - x[: len(y) - half])), 0.0)
+            self.slope = _median((y[half:] - y[: len(y) - half]) / (x[half:] - x[: len(y) - half]))
+            if not self.may_rise:
+                self.slope = min(self.slope, 0.0)
         residuals = y - self.slope * x
         self.centre = _median(residuals)
         self.sigma = max(_SIGMA_OF_MAD * _median(np.abs(residuals - self.centre)), _LEAST_SIGMA)
         self.recent = _median(y[-_RECENT:])
+        self.typical_batch = sorted(self.batches)[len(self.batches) // 2]
         if len(y) >= _RECENT // 2:
             self.lowest = self.recent if self.lowest is None else min(self.lowest, self.recent)
 
     def level(self, step: int) -> float:
         """What is expected at `step`: the trend, unless it rises, which nothing healthy promises."""
         return max(self.centre + self.slope * step, self.recent)
+
+    def noise_factor(self, batch_size: int) -> float:
+        """How much noisier a step of `batch_size` samples is than those of the baseline: less of them average less.
+
+        At least one: whether the noise of a larger batch is smaller is seen when it is there.
+        """
+        return max(1.0, math.sqrt(self.typical_batch / batch_size))
 
     def _follow(self, step: int, logarithm: float) -> None:
         # A step at which the sum leaves 0 is a candidate for an onset.
@@ -194,17 +219,22 @@ class _Episode:
     """A spike that is being watched.
 
     Attributes:
-        loss, norm: bounds from before it.
+        raised_by: the loss, or the early sign that was high before it.
+        loss, signs: bounds from before it.
         excesses: of the loss, one for each step from the one that raised the suspicion.
-        loss_high, norm_high: likewise.
+        loss_high: likewise.
+        signs_high: likewise, the names of the signs that were high.
+        phase_changed: since it began.
     """
 
     onset: int
+    raised_by: str
     loss: _Bounds
-    norm: _Bounds
+    signs: dict[str, _Bounds]
     excesses: list[float] = field(default_factory=list)
     loss_high: list[bool] = field(default_factory=list)
-    norm_high: list[bool] = field(default_factory=list)
+    signs_high: list[list[str]] = field(default_factory=list)
+    phase_changed: bool = False
 
     def peak(self) -> float:
         """Highest finite excess."""
@@ -231,10 +261,13 @@ class Detector:
 
     def norm_limit(self, step: int) -> float:
         """Gradient norm above which step number `step` would be high."""
-        limit = (self._episode.norm if self._episode else self._norm_bounds(step)).limit
+        signs = self._episode.signs if self._episode else {GRADIENT_NORM: self._sign_bounds(GRADIENT_NORM, step, 1)}
+        limit = signs[GRADIENT_NORM].limit
         return math.exp(limit) if limit < _UNKNOWN else math.inf
 
-    def observe(self, step: int, loss: float, gradient_norm: float, phase: int = 0) -> Verdict:
+    def observe(
+        self, step: int, loss: float, signs: Mapping[str, float], *, phase: int = 0, batch_size: int = 1
+    ) -> Verdict:
         """Take in a finished step.
 
         After a persistent spike the detector starts over, as it does in another phase.
@@ -242,34 +275,47 @@ class Detector:
         Args:
             step: its number; greater than the one before.
             loss: of the global batch, nats; may be NaN or infinite.
-            gradient_norm: of the whole model before clipping; may be NaN or infinite.
+            signs: by the names of `SIGNS`; the gradient norm is of the whole model before clipping, and infinite when
+                a gradient is no number; others may be left out.
             phase: number of the phase of the data plan; another one than before starts over, because other data have
-                another loss. A growing batch does not: there is less noise, which only makes the bounds generous.
+                another loss. In the middle of a spike that waits for its end; until then only `certain_rise` is high,
+                which is more than other data make.
+            batch_size: samples of the step. One with fewer than usual is noisier, and the bounds are wider for it.
         """
         if phase != self._phase:
             self._phase = phase
-            self._start_over()
-        if not math.isfinite(gradient_norm):
+            if self._episode is None:
+                self._start_over()
+            else:
+                self._episode.phase_changed = True
+                level, limit = self._episode.loss.level, self._episode.loss.limit
+                self._episode.loss = _Bounds(level, max(limit, level + math.log(self.settings.certain_rise)))
+        if not math.isfinite(signs[GRADIENT_NORM]):
             loss = math.nan  # its update is dropped: the loss may stay as it is for ever, but nothing is learned
         episode = self._episode
         if episode is None:
-            loss_bounds, norm_bounds = self._loss_bounds(step), self._norm_bounds(step)
-            loss_high, norm_high = loss_bounds.is_high(loss), norm_bounds.is_high(gradient_norm)
-            if not (loss_high or norm_high):
-                self._loss.add(step, loss)
-                self._norm.add(step, gradient_norm)
+            loss_bounds = self._loss_bounds(step, batch_size)
+            sign_bounds = {name: self._sign_bounds(name, step, batch_size) for name in SIGNS if name in signs}
+            high = ["loss"] if loss_bounds.is_high(loss) else []
+            high += [name for name, bounds in sign_bounds.items() if bounds.is_high(signs[name])]
+            if not high:
+                self._loss.add(step, loss, batch_size)
+                for name in sign_bounds:
+                    self._signs[name].add(step, signs[name], batch_size)
                 return Verdict("ok")
-            first = self._loss if loss_high else self._norm
-            episode = self._episode = _Episode(first.onset(step), loss_bounds, norm_bounds)
+            raised_by = high[0]
+            first = self._loss if raised_by == "loss" else self._signs[raised_by]
+            episode = self._episode = _Episode(first.onset(step), raised_by, loss_bounds, sign_bounds)
         episode.excesses.append(episode.loss.excess(loss))
         episode.loss_high.append(episode.loss.is_high(loss))
-        episode.norm_high.append(episode.norm.is_high(gradient_norm))
+        high = [name for name, bounds in episode.signs.items() if name in signs and bounds.is_high(signs[name])]
+        episode.signs_high.append(high)
         return self._judge(episode, step)
 
-    def _loss_bounds(self, step: int) -> _Bounds:
+    def _loss_bounds(self, step: int, batch_size: int) -> _Bounds:
         settings, baseline = self.settings, self._loss
         certain = math.log(settings.certain_rise)
-        noise = settings.deviations * baseline.sigma
+        noise = settings.deviations * baseline.sigma * baseline.noise_factor(batch_size)
         bounds = _Bounds(_UNKNOWN, _UNKNOWN)
         if len(baseline.values) >= settings.minimum_history:
             level = baseline.level(step)
@@ -280,13 +326,16 @@ class Detector:
                 bounds = _Bounds(baseline.lowest, drifted)
         return bounds
 
-    def _norm_bounds(self, step: int) -> _Bounds:
-        settings, baseline = self.settings, self._norm
+    def _sign_bounds(self, name: str, step: int, batch_size: int) -> _Bounds:
+        settings, baseline = self.settings, self._signs[name]
         if len(baseline.values) < settings.minimum_history:
             return _Bounds(_UNKNOWN, _UNKNOWN)
-        level = baseline.level(step)
-        rise = max(settings.deviations * baseline.sigma, math.log(settings.minimum_norm_rise))
-        return _Bounds(level, level + rise)
+        level, least = baseline.level(step), settings.minimum_norm_rise
+        if name == LARGEST_LOGIT:
+            least = settings.minimum_logit_rise
+        else:  # a norm is the larger the fewer gradients are averaged: by this factor if they are all noise
+            level += math.log(baseline.noise_factor(batch_size))
+        return _Bounds(level, level + max(settings.deviations * baseline.sigma, math.log(least)))
 
     def _judge(self, episode: _Episode, step: int) -> Verdict:
         settings = self.settings
@@ -295,13 +344,15 @@ class Detector:
         peak = math.inf if not_finite else math.exp(max(episode.peak(), 0.0))
 
         def verdict(state: State, reason: str) -> Verdict:
-            return Verdict(state, episode.onset, steps, peak, reason)
+            first = "" if episode.raised_by == "loss" else f"; the {episode.raised_by.replace('_', ' ')} was high first"
+            return Verdict(state, episode.onset, steps, peak, reason + first)
 
         half = settings.calm_steps // 2
         loss_stays = sum(episode.loss_high[-settings.calm_steps :]) > half
-        norm_stays = sum(episode.norm_high[-settings.calm_steps :]) > half
-        if len(episode.excesses) >= settings.calm_steps and not (loss_stays or norm_stays):
-            self._episode = None
+        calm = episode.signs_high[-settings.calm_steps :]
+        staying = [name for name in episode.signs if sum(name in high for high in calm) > half]
+        if len(episode.excesses) >= settings.calm_steps and not (loss_stays or staying):
+            self._end(episode)
             if _is_noise(episode):
                 return Verdict("ok")
             return verdict("transient", f"healed {steps} steps after its onset")
@@ -315,21 +366,34 @@ class Detector:
         if steps >= settings.patience_steps and loss_stays:
             self._start_over()
             return verdict("persistent", f"not healed {steps} steps after its onset")
-        if steps >= settings.patience_steps:
-            self._episode, self._norm = None, _Baseline(settings.window)
-            return verdict("transient", f"the gradient norm stays high after {steps} steps, the loss does not")
+        if steps >= settings.patience_steps and staying:
+            for name in staying:
+                self._signs[name] = self._new_sign(name)
+            self._end(episode)
+            names = " and ".join(name.replace("_", " ") for name in staying)
+            return verdict("transient", f"{names} high after {steps} steps, the loss not")
         return verdict("suspect", "")
 
-    def _start_over(self) -> None:
-        self._loss, self._norm = _Baseline(self.settings.window), _Baseline(self.settings.window)
+    def _end(self, episode: _Episode) -> None:
         self._episode = None
+        if episode.phase_changed:
+            self._start_over()
+
+    def _start_over(self) -> None:
+        self._loss = _Baseline(self.settings.window)
+        self._signs = {name: self._new_sign(name) for name in SIGNS}
+        self._episode = None
+
+    def _new_sign(self, name: str) -> _Baseline:
+        # Logits grow from next to nothing while a model learns.
+        return _Baseline(self.settings.window, may_rise=name == LARGEST_LOGIT)
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the settings; floats are exact."""
         return {
             "phase": self._phase,
             "loss": asdict(self._loss),
-            "norm": asdict(self._norm),
+            "signs": {name: asdict(baseline) for name, baseline in self._signs.items()},
             "episode": asdict(self._episode) if self._episode else None,
         }
 
@@ -339,10 +403,11 @@ class Detector:
         detector = cls(settings)
         detector._phase = state["phase"]
         detector._loss = _Baseline(**{**state["loss"], "window": settings.window})
-        detector._norm = _Baseline(**{**state["norm"], "window": settings.window})
+        for name in SIGNS:
+            detector._signs[name] = _Baseline(**{**state["signs"][name], "window": settings.window})
         if (episode := state["episode"]) is not None:
-            bounds = {name: _Bounds(**episode[name]) for name in ("loss", "norm")}
-            detector._episode = _Episode(**{**episode, **bounds})
+            signs = {name: _Bounds(**bounds) for name, bounds in episode["signs"].items()}
+            detector._episode = _Episode(**{**episode, "loss": _Bounds(**episode["loss"]), "signs": signs})
         return detector
 
 
@@ -350,7 +415,7 @@ def _is_noise(episode: _Episode) -> bool:
     """Whether all there was is one loss above its limit, by less than the limit is above the level."""
     return (
         sum(episode.loss_high) == 1
-        and not any(episode.norm_high)
+        and not any(episode.signs_high)
         and max(episode.excesses) < 2 * (episode.loss.limit - episode.loss.level)
     )
 

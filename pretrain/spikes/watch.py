@@ -73,7 +73,9 @@ class SpikeWatch:
         drops = self._settings.enabled and self._settings.transient == "drop"
         return self._detector.norm_limit(step) if drops else float("inf")
 
-    def observe(self, step: int, loss: float, gradient_norm: float, first_sample: int, phase: int) -> Verdict:
+    def observe(
+        self, step: int, loss: float, signs: Mapping[str, float], *, first_sample: int, batch_size: int, phase: int
+    ) -> Verdict:
         """Look at a finished step; the same verdict on every rank. A persistent spike wants an `answer`."""
         if not self._settings.enabled:
             return Verdict("ok")
@@ -81,7 +83,7 @@ class SpikeWatch:
         # So far an onset may lie back, and the skipped range begins before it.
         kept = self._settings.rollback_steps + self._settings.detector.patience_steps + self._settings.detector.window
         self._first_samples.pop(step - kept, None)
-        verdict = self._detector.observe(step, loss, gradient_norm, phase)
+        verdict = self._detector.observe(step, loss, signs, phase=phase, batch_size=batch_size)
         if verdict.state == "persistent":
             return verdict
         if verdict.state == "transient" and verdict.onset is not None:

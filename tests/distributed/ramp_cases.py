@@ -66,6 +66,7 @@ def train_growing(config: TrainConfig, topology: Topology, steps: int, fault: st
     return {
         "loss": [result.loss for result in results],
         "gradient_norm": [result.gradient_norm for result in results],
+        "embedding_gradient_norm": [result.embedding_gradient_norm for result in results],
         "gradients": gradients,
         "evaluation": evaluations,
         "weights": whole(engine, dict(engine.parameters())),
@@ -111,6 +112,7 @@ def train_twin(config: TrainConfig, steps: int) -> dict[str, Any]:
     return {
         "loss": losses,
         "gradient_norm": norms,
+        "embedding_gradient_norm": [np.linalg.norm(gradient["embedding.weight"]) for gradient in gradients],
         "gradients": gradients,
         "evaluation": evaluations,
         "weights": {name: _array(parameter) for name, parameter in named.items()},

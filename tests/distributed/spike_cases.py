@@ -127,8 +127,8 @@ def put_in(fault: str, at: int) -> None:
     elif fault == "ranks disagree":
         observe = watch.SpikeWatch.observe
 
-        def shifted(self: watch.SpikeWatch, step: int, loss: float, *rest: Any) -> Any:
-            return observe(self, step, loss + 1e-6 * dist.get_rank(), *rest)
+        def shifted(self: watch.SpikeWatch, step: int, loss: float, *rest: Any, **named: Any) -> Any:
+            return observe(self, step, loss + 1e-6 * dist.get_rank(), *rest, **named)
 
         watch.SpikeWatch.observe = shifted  # type: ignore[assignment,method-assign]
     elif fault not in ("", "killed"):

@@ -40,7 +40,7 @@ def assert_equals_twin(ours: dict[str, Any], precision: str) -> None:
     sizes = growing(precision).batch.sizes
     assert [sizes.at(sizes.after(step)) for step in range(STEPS)] == [4, 4, 8, 12]
     reference, scalar = twin(), SCALAR_TOLERANCE[precision]
-    for key in ("loss", "gradient_norm", "evaluation"):
+    for key in ("loss", "gradient_norm", "embedding_gradient_norm", "evaluation"):
         np.testing.assert_allclose(ours[key], reference[key], rtol=scalar, err_msg=key)
     pairs = [("weights", ours["weights"], reference["weights"])]
     pairs += [
