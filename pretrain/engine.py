@@ -391,9 +391,10 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         loss = self._engine.train_batch(batches)
-        squares = torch.empty(self.topology.world_size, device=local_device())
-        dist.all_gather_into_tensor(squares, self._embedding_square.reshape(1))
-        numbers = [loss, torch.as_tensor(self._engine.get_global_grad_norm()), squares.sum().sqrt()]
+        squares = [torch.zeros((), device=local_device()) for _ in range(self.topology.world_size)]
+        dist.all_gather(squares, self._embedding_square)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm())
+        numbers = [loss, norm, torch.stack(squares).sum().sqrt()]
         # The only place where the host waits for the device.
         mean_loss, norm, embedding_norm = torch.stack(
             [number.detach().float().reshape(()).to(local_device()) for number in numbers]

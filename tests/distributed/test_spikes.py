@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.monitor.metrics import read_metrics
 from pretrain.spikes.ledger import read_ledger
 from tests.distributed import spike_cases
-from tests.distributed.processes import run_processes
+from tests.distributed.processes import run_processes, start_processes
 from tests.distributed.spike_cases import BATCH, spike_config, write_mixture
 
 POISONED = (30 * BATCH, 40 * BATCH)  # steps 31 to 40
@@ -45,9 +47,9 @@ def told(output: Path) -> list[Any]:
     return [entry.model_copy(update={"time": ""}) for entry in read_ledger(output / "spikes.jsonl")]
 
 
-def assert_same_end(ours: Path, reference: Path) -> None:
+def assert_same_end(ours: Path, reference: Path, steps: int = 50) -> None:
     ours_at_end, reference_at_end = (CheckpointReader(path / "checkpoints") for path in (ours, reference))
-    assert ours_at_end.step == reference_at_end.step == 50
+    assert ours_at_end.step == reference_at_end.step == steps
     assert ours_at_end.updates == reference_at_end.updates
     for name in reference_at_end.names():
         for state in STATES:
@@ -97,14 +99,37 @@ def test_the_abandoned_branch_is_kept_apart(mended: Path) -> None:
     assert len(complete_checkpoints(checkpoints)) == 11  # 0, 5, … 50, that of step 30 written anew
 
 
-@pytest.mark.parametrize("calls", [34, 41], ids=["before the next checkpoint", "after it"])
+def in_new_branch(output: Path, step: int) -> bool:
+    """Whether the run has been rolled back and has done `step` steps since."""
+    if not (output / "metrics.jsonl").is_file():
+        return False
+    lines = read_metrics(output / "metrics.jsonl")
+    branches = [i for i, line in enumerate(lines) if line.get("event") == "rolled back"]
+    return bool(branches) and any(line["kind"] == "train" and line["step"] >= step for line in lines[branches[-1] :])
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(lambda output: bool(told(output)), id="as soon as the ledger tells of it"),
+        pytest.param(lambda output: in_new_branch(output, 27), id="before the next checkpoint"),
+        pytest.param(lambda output: in_new_branch(output, 33), id="after it"),
+    ],
+)
 def test_killed_after_the_rollback_and_resumed_elsewhere(
-    tmp_path: Path, mixture: Path, mended: Path, calls: int
+    tmp_path: Path, mixture: Path, mended: Path, moment: Callable[[Path], bool]
 ) -> None:
-    """33 step calls to the rollback to step 25; the 34th and the 41st are in the new branch."""
+    """SIGKILL to all ranks; then half as many processes, along another axis."""
     config = spike_config(tmp_path, mixture, **FOUR)
-    with pytest.raises(RuntimeError, match="killed"):
-        run_processes(4, spike_cases.run_training, config, "killed", calls)
+    processes, _ = start_processes(4, str(tmp_path / "store"), spike_cases.run_training, config)
+    while not moment(tmp_path):
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.001)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    assert not (tmp_path / "checkpoints" / "step-00000050").exists()
     elsewhere = spike_config(tmp_path, mixture, parallel__tensor=2)
     run_processes(2, spike_cases.run_training, elsewhere)
     assert told(tmp_path) == told(mended)
@@ -122,6 +147,41 @@ def test_gradient_accumulation_does_not_change_what_is_skipped(
         (entry.kind, entry.onset, entry.to_step, entry.skipped) for entry in told(mended)
     ]
     assert [line["first_sample"] for line in steps_of(tmp_path)] == [line["first_sample"] for line in steps_of(mended)]
+
+
+RAMP = {"start": 4, "increment": 2, "samples": 240}
+
+
+def test_a_growing_batch_does_not_change_what_is_skipped(tmp_path: Path, mixture: Path) -> None:
+    """Steps of 4 samples up to the 120th, of 6 up to the 240th, then of 8: the skipped range begins among the ones and
+    ends among the others. It ends with the bits of a run that was told; and with smaller micro-batches on two
+    processes, stopped after the rollback and resumed on one, it skips the same."""
+    growing = {"batch__ramp_up": RAMP, "schedule__total_steps": 75}
+    met, told_before = (
+        spike_config(tmp_path / "met", mixture, **growing),
+        spike_config(tmp_path / "told", mixture, data__skipped_samples=[(210, 338)], **growing),
+    )
+    run_processes(1, spike_cases.run_training, met)
+    rollback, *_ = told(tmp_path / "met")
+    assert (rollback.kind, rollback.skipped) == ("rollback", (210, 338))
+    run_processes(1, spike_cases.run_training, told_before)
+    assert told(tmp_path / "told") == []
+    assert_same_end(tmp_path / "met", tmp_path / "told", 75)
+    assert steps_of(tmp_path / "met") == steps_of(tmp_path / "told")
+    sizes = [line["global_batch_size"] for line in steps_of(tmp_path / "met")]
+    assert sizes == sorted(sizes) and set(sizes) == {4, 6, 8}
+
+    divided = spike_config(tmp_path / "divided", mixture, batch__micro_batch_size=1, parallel__data=2, **growing)
+    calls = rollback.step + 3  # steps before the rollback are calls too
+    with pytest.raises(RuntimeError, match="killed"):
+        run_processes(2, spike_cases.run_training, divided, "killed", calls)
+    run_processes(1, spike_cases.run_training, spike_config(tmp_path / "divided", mixture, **growing))
+    assert [entry.skipped for entry in told(tmp_path / "divided")] == [
+        entry.skipped for entry in told(tmp_path / "met")
+    ]
+    for key in ("first_sample", "consumed_samples", "global_batch_size"):
+        ours, reference = ([line[key] for line in steps_of(tmp_path / name)] for name in ("divided", "met"))
+        assert ours == reference, key
 
 
 def test_another_batch_size_skips_the_same_samples(tmp_path: Path, mixture: Path) -> None:
