@@ -35,6 +35,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m tools.bench data
 	$(BIN)/python -m tools.bench tokens
 	$(BIN)/python -m tools.bench train
+	$(BIN)/python -m tools.bench checkpoint
 	$(BIN)/python -m tools.bench families
 
 install: $(VENV)/installed

@@ -10,8 +10,9 @@ import torch.distributed as dist
 
 from foundation.atomic_files import digest
 from foundation.configuration import write_resolved
+from pretrain.checkpoint.layout import complete_checkpoints
 from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
-from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
+from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig, check_vocabulary, check_world_size
 from pretrain.data.loader import SampleReader
@@ -57,8 +58,7 @@ def train_joined(config: TrainConfig, world_size: int) -> None:
     ledger = _from_first_rank(_agreed(lambda: open_ledger(config.output) if engine.rank == 0 else []))
     spikes = SpikeWatch(config.spikes, config.output, engine.rank, ledger)
     training.skipped = SkippedRanges([*config.data.skipped_samples, *spikes.skipped])
-    newest, complaints = _from_first_rank(_agreed(lambda: _newest(checkpoints) if engine.rank == 0 else (None, [])))
-    reader = _agreed(lambda: CheckpointReader(newest)) if newest else None
+    reader, complaints = _newest_whole(checkpoints)
     step, samples = 0, 0
     if reader is not None:
         reached = training.reached(reader.consumed_samples)
@@ -96,9 +96,26 @@ def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
     return training, held_out
 
 
-def _newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
-    reader, complaints = newest_checkpoint(checkpoints)
-    return (reader.path if reader else None), [f"passed over: {complaint}" for complaint in complaints]
+def _newest_whole(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:
+    """The newest checkpoint that is whole, and which newer ones are not: each rank reads its part of the files and
+    compares their checksums. Collective.
+
+    Raises:
+        ValueError: on every rank: there are checkpoints, and all are damaged.
+    """
+    folders = _from_first_rank(complete_checkpoints(checkpoints))
+    complaints: list[str] = []
+    for folder in folders:
+        try:
+            reader = _agreed(lambda folder=folder: CheckpointReader(folder))  # type: ignore[misc]
+            _agreed(lambda reader=reader: reader.verify(dist.get_rank(), dist.get_world_size()))  # type: ignore[misc]
+        except ValueError as error:
+            complaints.append(f"passed over: {error}")
+        else:
+            return reader, complaints
+    if folders:
+        raise ValueError("no checkpoint is whole:\n  " + "\n  ".join(complaints))
+    return None, []
 
 
 def _agreed(function: Callable[[], T]) -> T:

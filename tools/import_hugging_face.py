@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from foundation.atomic_files import sha256_file, whole_folder, write_json
+from foundation.atomic_files import sha256_file, whole_folder
 from foundation.progress import Progress
-from pretrain.checkpoint.layout import FORMAT_VERSION, INDEX_FILE, StoredFragment, partition_to_json, rank_file
+from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
 from pretrain.families.mapping import from_hugging_face as tensor_here
@@ -90,7 +90,7 @@ def from_hugging_face(folder: Path, out: Path) -> None:
                 }
             },
         }
-        write_json(unfinished / INDEX_FILE, index)
+        write_index(unfinished, index)
 
 
 def _parameters(model: ModelConfig) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foundation.atomic_files import digest, write_json
 from pretrain.model.partition import Partition
 
 FORMAT_VERSION = 1
@@ -60,6 +62,15 @@ class StoredFragment:
     def key(self, state: str) -> str:
         """The tensor's key in the safetensors file."""
         return f"{state}/{self.name}/{self.start}"
+
+
+DIGEST = "digest"
+"""Key in the index of the SHA-256 of all the rest of it."""
+
+
+def write_index(folder: Path, index: Mapping[str, Any]) -> None:
+    """Write `checkpoint.json`, with a digest of itself."""
+    write_json(folder / INDEX_FILE, {**index, DIGEST: digest(index)})
 
 
 def partition_to_json(partition: Partition | None) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from foundation.atomic_files import sha256_file
+from foundation.atomic_files import digest, sha256_file
 from pretrain.checkpoint.layout import (
+    DIGEST,
     FORMAT_VERSION,
     INDEX_FILE,
     LATEST_FILE,
@@ -22,6 +23,8 @@ from pretrain.checkpoint.layout import (
     complete_checkpoints,
     partition_from_json,
 )
+
+_REMEDY = "restore it, or remove the folder to go back to the checkpoint before"
 
 
 class CheckpointReader:
@@ -47,11 +50,16 @@ class CheckpointReader:
         try:
             self.index: dict[str, Any] = json.loads(index_path.read_text())
         except json.JSONDecodeError as error:
-            raise CheckpointError(f"{index_path}:{error.lineno}: damaged: {error.msg}") from None
+            raise CheckpointError(f"{index_path}:{error.lineno}: damaged: {error.msg}; {_REMEDY}") from None
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{index_path}: damaged: {error}; {_REMEDY}") from None
         if self.index.get("format") != FORMAT_VERSION:
             raise CheckpointError(
                 f"{index_path}: format {self.index.get('format')!r}, this version reads {FORMAT_VERSION}"
             )
+        rest = {key: value for key, value in self.index.items() if key != DIGEST}
+        if self.index.get(DIGEST, digest(rest)) != digest(rest):  # those of earlier versions have none
+            raise CheckpointError(f"{index_path}: damaged: it is not what was written; {_REMEDY}")
         self._check_sizes()
         self._places: dict[str, dict[int, list[tuple[str, StoredFragment]]]] = defaultdict(lambda: defaultdict(list))
         for file_name, entry in self.index["files"].items():
@@ -66,7 +74,7 @@ class CheckpointReader:
             if not file.is_file():
                 raise CheckpointError(
                     f"{file}: missing; {self.path.name} was written with {len(self.index['files'])} rank files and "
-                    "needs all of them: restore it, or remove the folder to go back to the checkpoint before"
+                    f"needs all of them: {_REMEDY}"
                 )
             if file.stat().st_size != entry["bytes"]:
                 raise CheckpointError(f"{file}: {file.stat().st_size} bytes where {entry['bytes']} were written")
@@ -80,8 +88,7 @@ class CheckpointReader:
         for file_name, entry in sorted(self.index["files"].items())[part::parts]:
             if sha256_file(self.path / file_name) != entry["sha256"]:
                 raise CheckpointError(
-                    f"{self.path / file_name}: damaged: its SHA-256 is not the one it was written with; "
-                    "restore it, or remove the folder to go back to the checkpoint before"
+                    f"{self.path / file_name}: damaged: its SHA-256 is not the one it was written with; {_REMEDY}"
                 )
 
     @property

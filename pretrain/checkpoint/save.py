@@ -17,10 +17,9 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from foundation.atomic_files import sha256_file, sync, write_json, write_text
+from foundation.atomic_files import sha256_file, sync, write_text
 from pretrain.checkpoint.layout import (
     FORMAT_VERSION,
-    INDEX_FILE,
     LATEST_FILE,
     CheckpointError,
     StoredFragment,
@@ -29,6 +28,7 @@ from pretrain.checkpoint.layout import (
     rank_file,
     step_folder,
     step_of,
+    write_index,
 )
 from pretrain.engine import Engine
 from pretrain.monitor.replicas import check_replicas
@@ -212,7 +212,7 @@ class CheckpointWriter:
     ) -> None:
         index["parameters"] = {name: entry for report in reports for name, entry in report["parameters"].items()}
         index["files"] = {rank_file(rank): report["file"] for rank, report in enumerate(reports)}
-        write_json(unfinished / INDEX_FILE, index)
+        write_index(unfinished, index)
         if final.exists():  # a damaged one that the resume passed over
             shutil.rmtree(final)
         os.rename(unfinished, final)

@@ -123,6 +123,16 @@ def test_flipped_bit_is_found(tmp_path: Path, checkpoint: Path) -> None:
         CheckpointReader(copy).verify()
 
 
+def test_a_changed_index_is_found(tmp_path: Path, checkpoint: Path) -> None:
+    """One digit of a counter: still JSON, and still a file of the same size."""
+    copy = damaged_copy(checkpoint, tmp_path)
+    index = (copy / "checkpoint.json").read_text()
+    assert '"consumed_samples": 16' in index
+    (copy / "checkpoint.json").write_text(index.replace('"consumed_samples": 16', '"consumed_samples": 24'))
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: damaged: it is not what was written; restore it"):
+        CheckpointReader(copy)
+
+
 def test_truncated_file_is_found(tmp_path: Path, checkpoint: Path) -> None:
     copy = damaged_copy(checkpoint, tmp_path)
     file = copy / "rank-00001.safetensors"

@@ -7,6 +7,7 @@ import importlib
 import sys
 
 AREAS = {
+    "checkpoint": "how long training stands still for a checkpoint: in the background, waited for, torch.save",
     "data": "statistics and rules, language, MinHash and removal, measure: ours, datatrove, rensa, fastText",
     "families": "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
     "tokens": "text to token files and token files to batches: ours, Megatron-LM, datatrove; MB and tokens per second",
@@ -20,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
         description="Time our programs beside their peers.",
-        epilog="\n".join(f"  {name:8} {text}" for name, text in AREAS.items()),
+        epilog="\n".join(f"  {name:10} {text}" for name, text in AREAS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
