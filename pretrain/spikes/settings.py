@@ -17,7 +17,7 @@ class SpikesConfig(Settings):
     """False: nothing is watched, and NaN ends the run. Ranges that the run has skipped before stay skipped."""
     transient: Literal["keep", "drop"] = "keep"
     """keep: a spike that heals by itself is let be. drop: updates whose gradient norm is above the detector's limit are
-    not applied, as OLMo does (arXiv:2501.00656, section 3.1); on a GPU this waits for the norm before each update."""
+    not applied, as OLMo-core's `SkipStepOptimizer` does; on a GPU this waits for the norm before each update."""
     detector: DetectorSettings = DetectorSettings()
     rollback_steps: int = Field(default=100, ge=1)
     """The checkpoint that is gone back to lies at least so many steps before the onset (PaLM)."""
@@ -27,7 +27,7 @@ class SpikesConfig(Settings):
     """The same when it spikes again at the same place."""
     learning_rate_factor: float = Field(default=0.5, gt=0, lt=1)
     """When longer skipping has not helped either, the learning rate is lowered by this much, for the rest of the run
-    (OPT-175B, arXiv:2205.01068, section 2.4, lowered its rate after spikes)."""
+    (OPT-175B, arXiv:2205.01068, "Loss Divergences": a lower rate from an earlier checkpoint)."""
     rewarm_steps: int = Field(default=100, ge=1)
     """Steps over which the lowered learning rate is reached from 0."""
     cooldown_steps: int = Field(default=1000, ge=1)

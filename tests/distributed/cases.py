@@ -214,9 +214,10 @@ def train_command(config: str, overrides: Sequence[str]) -> None:
 
 
 def train_in_parts(
-    config: TrainConfig, topology: Topology, folder: str, first: int, last: int, fault: str = ""
+    config: TrainConfig, topology: Topology, folder: str, first: int, last: int, fault: str = "", rate: float = 0.0
 ) -> dict[str, Any]:
-    """Take up the newest checkpoint of the folder if there is one, train to step `last`, save."""
+    """Take up the newest checkpoint of the folder if there is one, train to step `last`, save; at a learning rate that
+    rises from step to step, unless one is given."""
     join_processes(timeout_seconds=300)
     engine = Engine(config, topology)
     checkpoints = Path(folder)
@@ -233,7 +234,7 @@ def train_in_parts(
     batches = random_batches(config, topology, engine.coordinate.data, first_step=step)
     losses = []
     for number in range(step, last):
-        losses.append(engine.train_step(batches, 1e-3 * (number + 1)).loss)
+        losses.append(engine.train_step(batches, rate or 1e-3 * (number + 1)).loss)
     facts = {**FACTS, "config": config.model_dump(mode="json")}
     writer = CheckpointWriter(engine, checkpoints)
     writer.save(last, last * config.batch.global_batch_size, facts)
