@@ -23,11 +23,17 @@ def inspect(path: Path, *, verify: bool, weights: bool) -> None:
     files = index["files"]
     count = sum(math.prod(reader.shape(name)) for name in reader.names())
     topology = index["topology"]
+    skipped = [(int(start), int(stop)) for start, stop in index.get("skipped_samples", [])]
+    spikes = index.get("spikes") or {"suspect": False, "ledger": []}
+    healthy = "suspect: no rollback goes here" if spikes["suspect"] else "healthy"
     summary_table(
         str(reader.path),
         [
             ("steps done", reader.step),
+            ("updates applied", reader.updates),
             ("samples consumed", reader.consumed_samples),
+            ("samples skipped", ", ".join(f"[{start:,}, {stop:,})" for start, stop in skipped) or "none"),
+            ("loss spikes", f"{len(spikes['ledger'])} in the ledger; {healthy}"),
             ("written by", f"tensor {topology['tensor']} × pipeline {topology['pipe']} × data {topology['data']}"),
             ("weights", f"{count:,} in {len(reader.names()):,} parameters, padding rows included"),
             ("files", f"{len(files):,}, {sum(entry['bytes'] for entry in files.values()) / 1e6:,.1f} MB"),

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from foundation.atomic_files import digest
 from pretrain.checkpoint.abandon import abandon_checkpoints
-from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError, complete_checkpoints
+from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError, complete_checkpoints, step_folder
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.spikes.detector import Detector, Verdict
 from pretrain.spikes.ledger import (
@@ -97,20 +97,21 @@ class SpikeWatch:
 
         No checkpoint is being written any more: it would be there for one rank and not for another.
         """
-        box: list[Entry | None] = [None]
-        if self._rank == 0:
-            healthy = self._healthy_checkpoints()
-            while True:
+        healthy = self._healthy_checkpoints() if self._rank == 0 else []
+        while True:
+            box: list[Entry | None] = [None]
+            if self._rank == 0:
                 entry = decide(
                     verdict, step, self.entries, healthy, self._first_samples, global_batch_size, self._settings
                 )
-                if entry.to_step is None or self._is_whole(entry.to_step):
-                    break
-                healthy.remove(entry.to_step)
-            box = [entry.model_copy(update={"time": _now()})]
-        dist.broadcast_object_list(box, src=0)
-        (answer,) = box
-        assert answer is not None
+                box = [entry.model_copy(update={"time": _now()})]
+            dist.broadcast_object_list(box, src=0)
+            (answer,) = box
+            assert answer is not None
+            if answer.to_step is None or self._is_whole(answer.to_step):
+                break
+            if self._rank == 0:
+                healthy.remove(answer.to_step)
         self._add(answer)
         if answer.kind == "rollback" and self._rank == 0:
             abandon_left_behind(self._checkpoints, self.entries)
@@ -127,12 +128,15 @@ class SpikeWatch:
         return steps
 
     def _is_whole(self, step: int) -> bool:
-        folder = next(path for path in complete_checkpoints(self._checkpoints) if _index_step(path) == step)
+        """Whether the checkpoint of a step is; each rank reads its part of the files. Collective."""
+        whole = True
         try:
-            CheckpointReader(folder).verify()
-        except CheckpointError:
-            return False
-        return True
+            CheckpointReader(step_folder(self._checkpoints, step)).verify(self._rank, dist.get_world_size())
+        except (CheckpointError, OSError):
+            whole = False
+        answers: list[bool | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(answers, whole)
+        return all(answers)
 
     def _add_mended(self, step: int) -> None:
         done = rollbacks(self.entries)
@@ -222,11 +226,6 @@ def _index(folder: Path) -> dict[str, Any] | None:
         return index
     except (OSError, ValueError):
         return None
-
-
-def _index_step(folder: Path) -> int | None:
-    index = _index(folder)
-    return None if index is None else int(index["step"])
 
 
 def _now() -> str:

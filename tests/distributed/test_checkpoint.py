@@ -217,6 +217,7 @@ def test_other_format_is_refused(tmp_path: Path, checkpoint: Path) -> None:
 def test_inspect_shows_what_is_there(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect_checkpoint([str(checkpoint), "--verify", "--weights"]) == 0
     printed = capsys.readouterr().out
+    assert "0 in the ledger; healthy" in printed and "samples skipped" in printed
     assert "tensor 2 × pipeline 2 × data 2" in printed and "embedding.weight" in printed and '"seed": 7' in printed
     copy = damaged_copy(checkpoint, tmp_path)
     (copy / "rank-00005.safetensors").unlink()

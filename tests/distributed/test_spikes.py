@@ -262,6 +262,18 @@ def test_what_cannot_be_mended_stops_with_a_report(tmp_path: Path) -> None:
     assert all(torch.isfinite(end.tensor(name, state)).all() for name in end.names() for state in STATES)
 
 
+def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path: Path, mixture: Path) -> None:
+    """Each rank looks at its part of the files; what the second finds, both act on."""
+    run_processes(2, spike_cases.run_training, spike_config(tmp_path, mixture, stop_after_step=28))
+    file = tmp_path / "checkpoints" / "step-00000025" / "rank-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    run_processes(2, spike_cases.run_training, spike_config(tmp_path, mixture))
+    rollback, *_ = told(tmp_path)
+    assert (rollback.kind, rollback.to_step, rollback.skipped) == ("rollback", 20, SKIPPED)
+
+
 def test_ranks_that_disagree_are_found(tmp_path: Path, mixture: Path) -> None:
     with pytest.raises(RuntimeError, match=r"ranks \[1\] have seen another loss or gradient norm than rank 0"):
         run_processes(2, spike_cases.run_training, spike_config(tmp_path, mixture), "ranks disagree")
