@@ -353,7 +353,7 @@ class Detector:
         staying = [name for name in episode.signs if sum(name in high for high in calm) > half]
         if len(episode.excesses) >= settings.calm_steps and not (loss_stays or staying):
             self._end(episode)
-            if _is_noise(episode):
+            if _is_noise(episode, settings.certain_rise):
                 return Verdict("ok")
             return verdict("transient", f"healed {steps} steps after its onset")
         high = sum(episode.loss_high[-settings.of_steps :])
@@ -411,13 +411,16 @@ class Detector:
         return detector
 
 
-def _is_noise(episode: _Episode) -> bool:
-    """Whether all there was is one loss above its limit, by less than the limit is above the level."""
-    return (
-        sum(episode.loss_high) == 1
-        and not any(episode.signs_high)
-        and max(episode.excesses) < 2 * (episode.loss.limit - episode.loss.level)
-    )
+def _is_noise(episode: _Episode, certain_rise: float) -> bool:
+    """Whether it was over as soon as it had begun, and no more than noise with heavy tails makes: at most two high
+    steps; a loss that was high twice by less than twice its bound, one that was high once by less than certain."""
+    high = sum(episode.loss_high)
+    if sum(loss or bool(signs) for loss, signs in zip(episode.loss_high, episode.signs_high, strict=True)) > 2:
+        return False
+    if high == 0:
+        return True
+    most = math.log(certain_rise) if high == 1 else 2 * (episode.loss.limit - episode.loss.level)
+    return not any(episode.signs_high) and max(episode.excesses) < most
 
 
 def _is_falling(episode: _Episode) -> bool:

@@ -284,13 +284,31 @@ def test_the_gradient_norm_moves_the_onset() -> None:
     assert verdict.onset == 293
 
 
-def test_one_step_barely_over_its_limit_is_noise() -> None:
+@pytest.mark.parametrize(
+    ("factors", "is_noise"),
+    [
+        ([1.15], True),
+        ([1.45], True),  # as Student's t with 5 degrees makes now and then
+        ([1.9], False),
+        ([1.15, 1.0, 1.0, 1.18], True),
+        ([1.3, 1.35], False),
+        ([1.15, 1.15, 1.15], False),
+    ],
+)
+def test_one_or_two_high_steps_are_noise_unless_far_too_high(factors: list[float], is_noise: bool) -> None:
     loss = level(400)
-    loss[300] = 2.2 * 1.15
+    loss[300 : 300 + len(factors)] = 2.2 * np.array(factors)
     seen = watch(loss)
-    assert seen.first == 301 and seen.verdicts == []
-    loss[300] = 2.2 * 1.3
-    assert [verdict.state for _, verdict in watch(loss).verdicts] == ["transient"]
+    assert seen.first == 301
+    assert [verdict.state for _, verdict in seen.verdicts] == ([] if is_noise else ["transient"])
+
+
+def test_a_norm_that_is_high_for_a_moment_is_noise_when_the_loss_is_not() -> None:
+    norm = np.full(400, 0.3)
+    norm[300:302] *= 20
+    assert watch(level(400), norm).verdicts == []
+    norm[302] *= 20
+    assert [verdict.state for _, verdict in watch(level(400), norm).verdicts] == ["transient"]
 
 
 def test_spikes_do_not_enter_the_baseline() -> None:

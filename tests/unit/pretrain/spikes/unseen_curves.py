@@ -82,11 +82,13 @@ QUIET: tuple[Shape, ...] = (two_powers, warmup_stable_decay, staircase, sharp_dr
 
 
 def noise(steps: int, random: np.random.Generator, sigma: float, batches: npt.NDArray[np.int64]) -> Floats:
-    """A factor on the loss: Student's t with 5 degrees, uniform, two mixed sources, or slow waves and white noise; all
-    of standard deviation sigma at the largest batch and larger at the smaller ones."""
-    kind = random.integers(4)
+    """A factor on the loss: logistic, gamma with its tail upwards, uniform, two mixed sources, or slow waves and white
+    noise; all of standard deviation sigma at the largest batch and larger at the smaller ones."""
+    kind = random.integers(5)
     if kind == 0:
-        values = random.standard_t(5, steps) / math.sqrt(5 / 3)
+        values = random.logistic(scale=math.sqrt(3) / math.pi, size=steps)
+    elif kind == 4:
+        values = (random.gamma(6, size=steps) - 6) / math.sqrt(6)
     elif kind == 1:
         values = random.uniform(-math.sqrt(3), math.sqrt(3), steps)
     elif kind == 2:
@@ -116,7 +118,7 @@ def _curve(shape: Shape, steps: int, random: np.random.Generator, largest_sigma:
 
 def quiet(index: int, steps: int) -> Curve:
     """Quiet curve number `index`; noise of 0.2 to 4 %."""
-    random = np.random.default_rng([2, index])
+    random = np.random.default_rng([4, index])
     return _curve(QUIET[index % len(QUIET)], steps, random, 0.04)
 
 
@@ -179,7 +181,7 @@ DIVERGENCES: tuple[Shape, ...] = (
 def diverging(index: int, before: int = 300, after: int = 90) -> Curve:
     """Diverging curve number `index`: quiet for about `before` steps, in some cases right after a new phase; the norms
     explode with it, a few steps ahead of it, or not at all; noise of 0.2 to 3 %."""
-    random = np.random.default_rng([3, index])
+    random = np.random.default_rng([5, index])
     shape = QUIET[index % len(QUIET)]
     onset = int(before + random.integers(-60, 60))
     curve = _curve(shape, 2 * before, random, 0.03)
