@@ -86,7 +86,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             total_steps=schedule.total_steps,
             minimum_ratio=schedule.minimum_learning_rate_ratio,
         )
-        result = engine.train_step(batches, rate, spikes.norm_limit(step + 1), batch_size)
+        result = engine.train_step(batches, rate, spikes.norm_limit(step + 1, batch_size), batch_size)
         if not (result.is_finite or spikes.enabled):
             raise FloatingPointError(
                 f"step {step + 1}, {batch_size} samples from {first_sample}: loss {result.loss}, gradient "

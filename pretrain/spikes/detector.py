@@ -259,10 +259,10 @@ class Detector:
         """`ok` or `suspect`: the other two are said in a verdict and are over."""
         return "suspect" if self._episode else "ok"
 
-    def norm_limit(self, step: int) -> float:
-        """Gradient norm above which step number `step` would be high."""
-        signs = self._episode.signs if self._episode else {GRADIENT_NORM: self._sign_bounds(GRADIENT_NORM, step, 1)}
-        limit = signs[GRADIENT_NORM].limit
+    def norm_limit(self, step: int, batch_size: int) -> float:
+        """Gradient norm above which step number `step`, of so many samples, would be high."""
+        bounds = self._episode.signs[GRADIENT_NORM] if self._episode else None
+        limit = (bounds or self._sign_bounds(GRADIENT_NORM, step, batch_size)).limit
         return math.exp(limit) if limit < _UNKNOWN else math.inf
 
     def observe(

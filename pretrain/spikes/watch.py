@@ -68,10 +68,10 @@ class SpikeWatch:
         """What the learning rate of step number `step` is multiplied with."""
         return rate_factor(self.entries, step)
 
-    def norm_limit(self, step: int) -> float:
-        """Gradient norm above which the update of step number `step` is dropped."""
+    def norm_limit(self, step: int, batch_size: int) -> float:
+        """Gradient norm above which the update of step number `step`, of so many samples, is dropped."""
         drops = self._settings.enabled and self._settings.transient == "drop"
-        return self._detector.norm_limit(step) if drops else float("inf")
+        return self._detector.norm_limit(step, batch_size) if drops else float("inf")
 
     def observe(
         self, step: int, loss: float, signs: Mapping[str, float], *, first_sample: int, batch_size: int, phase: int
