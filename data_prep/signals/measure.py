@@ -24,6 +24,7 @@ from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.pii import KINDS, find_pii_in_documents
 from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
+from data_prep.signals.segmentation import MODELS, mark_words, model_path
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
 from foundation.atomic_files import sha256_file, whole_file
@@ -42,6 +43,7 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
     settings = {
         "language": {"model": sha256_file(model)},
         "fingerprints": config.fingerprints.model_dump(mode="json"),
+        "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
         "unicode": unicodedata.unidata_version,
     }
     return Stage(run, "measure", VERSION, settings, committed_digest(run, _EXTRACTED, shards))
@@ -69,8 +71,9 @@ def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
     settings = fingerprints or FingerprintConfig()
     data, offsets = text_bytes(pa.array(["a b"], pa.large_string()))
     kernels: tuple[Callable[[], object], ...] = (
-        lambda: measure_web(data, offsets, measure_text(data, offsets)),
-        lambda: measure_roots(data, offsets, ["en"]),
+        lambda: measure_text(data, offsets, mark_words(data, offsets)),
+        lambda: measure_web(data, offsets, measure_text(data, offsets, mark_words(data, offsets))),
+        lambda: measure_roots(data, offsets, mark_words(data, offsets), ["en"]),
         lambda: fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed),
         lambda: jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1)),
         lambda: find_pii_in_documents(data, offsets),
@@ -111,11 +114,12 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
     columns: dict[str, Any] = {"id": documents.column("id")}
 
     languages = identifier.identify_many(data, offsets)
-    statistics = measure_text(data, offsets)
+    begins = mark_words(data, offsets)
+    statistics = measure_text(data, offsets, begins)
     for names, rows in (
         (STATISTICS, statistics),
         (WEB_STATISTICS, measure_web(data, offsets, statistics)),
-        (ROOTS_STATISTICS, measure_roots(data, offsets, [language for language, _ in languages])),
+        (ROOTS_STATISTICS, measure_roots(data, offsets, begins, [language for language, _ in languages])),
     ):
         for index, name in enumerate(names):
             column = rows[:, index]

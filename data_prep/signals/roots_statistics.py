@@ -2,8 +2,8 @@
 
 **Word.** A part between blanks, tabs and line feeds, without special characters at its ends (ASCII punctuation and
 digits, white space, emoji, and the signs that ROOTS lists), in lower case; a part of special characters alone is none.
-In Chinese ROOTS asks a trained tokenizer for words; ours are single letters there. Its lists are asked for pairs of
-words as well in Chinese and Vietnamese.
+In Chinese ROOTS asks a trained tokenizer for words; ours are those of `segmentation`, in all scripts without spaces.
+Its lists are asked for pairs of words as well in Chinese and Vietnamese.
 
 **Text.** Kinds of blanks are one blank; where the parameters of the language say so, words with parts of an address and
 overlong words are taken out, and what is left is joined by one blank, tab or line feed. All ratios are of that text.
@@ -28,7 +28,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import MARK, TABLE_SIZE, UNSPACED, character_flags, decode, lower_case, read_only
+from data_prep.signals.characters import TABLE_SIZE, decode, lower_case, read_only
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
 
 ROOTS_STATISTICS = (
@@ -192,7 +192,7 @@ def _repeated(hashes, entries, keys, counts, top_only, repeated):  # type: ignor
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure(data, offsets, numbers, settings, kinds, flags, lower, listed_keys, listed_marks, rows):  # type: ignore[no-untyped-def]
+def _measure(data, offsets, begins, numbers, settings, kinds, lower, listed_keys, listed_marks, rows):  # type: ignore[no-untyped-def]
     longest = np.int64(0)
     for d in range(rows.shape[0]):
         longest = max(longest, offsets[d + 1] - offsets[d])
@@ -200,6 +200,7 @@ def _measure(data, offsets, numbers, settings, kinds, flags, lower, listed_keys,
     while size < 2 * (longest + 4):
         size *= 2
     points = np.empty(longest + 4, np.uint32)
+    is_begin = np.empty(longest + 4, np.bool_)
     hashes = np.empty(longest + 4, np.uint64)
     words = np.empty(longest + 4, np.uint64)
     repeated = np.empty(longest + 4, np.int64)
@@ -210,14 +211,15 @@ def _measure(data, offsets, numbers, settings, kinds, flags, lower, listed_keys,
             data,
             offsets[d],
             offsets[d + 1],
+            begins,
             numbers[d],
             settings[numbers[d]],
             kinds,
-            flags,
             lower,
             listed_keys,
             listed_marks,
             points,
+            is_begin,
             hashes,
             words,
             repeated,
@@ -232,14 +234,15 @@ def _measure_document(  # type: ignore[no-untyped-def]
     data,
     begin,
     end,
+    begins,
     number,
     setting,
     kinds,
-    flags,
     lower,
     listed_keys,
     listed_marks,
     points,
+    is_begin,
     hashes,
     words,
     repeated,
@@ -283,7 +286,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
             kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
             if kind & (_BLANK | _TAB | _LINE_FEED):
                 break
-            points[stop] = point
+            points[stop], is_begin[stop] = point, begins[i]
             stop += 1
             if kind & _SPECIAL:
                 part_special += 1
@@ -306,18 +309,10 @@ def _measure_document(  # type: ignore[no-untyped-def]
         separators = 0
         k = first
         while k < last:
-            # a letter of a script without spaces is a word, with the marks after it
             value = basis
             from_k = k
-            is_unspaced = points[k] < flags.shape[0] and (flags[points[k]] & UNSPACED) != 0
-            while k < last:
+            while k < last and not (k > from_k and is_begin[k]):
                 point = points[k]
-                if k > from_k:
-                    flag = flags[point] if point < flags.shape[0] else np.uint8(0)
-                    if is_unspaced and not flag & MARK:
-                        break
-                    if not is_unspaced and flag & UNSPACED:
-                        break
                 folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
                 value = (value ^ folded) * _PRIME
                 k += 1
@@ -377,12 +372,16 @@ def _measure_document(  # type: ignore[no-untyped-def]
 
 
 def measure_roots(
-    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], languages: Sequence[str]
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    begins: npt.NDArray[np.bool_],
+    languages: Sequence[str],
 ) -> npt.NDArray[np.float64]:
     """`float64[documents, len(ROOTS_STATISTICS)]` of documents that are concatenated as Arrow keeps a string column.
 
     Args:
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
+        begins: of `segmentation.mark_words` for the same documents.
         languages: ISO 639 code of each document, which says by what parameters it is measured.
     """
     numbers_of = {language: number for number, language in enumerate(_languages())}
@@ -392,10 +391,10 @@ def measure_roots(
     _measure(
         read_only(data),
         read_only(offsets),
+        read_only(begins),
         read_only(numbers),
         _language_settings(),
         _kinds(),
-        character_flags(),
         lower_case(),
         keys,
         marks,

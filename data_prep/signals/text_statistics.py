@@ -1,10 +1,10 @@
 """Every statistic that the Gopher and code rules need, in compiled passes over the UTF-8 bytes.
 
-**Word.** A maximal run of characters without white space (`str.isspace`), cut at scripts that are written without
-spaces (`characters.UNSPACED_RANGES`): there each letter with the combining marks after it is a run of its own. The word
-is the run from its first to its last letter, number or mark (Unicode categories L, N, M): punctuation and symbols
-around it are not part of it, those inside are (`don't`, `3.14`, `e-mail`). A run without any such character is no word;
-it counts only in `alphabetic_word_share`. Upper and lower case differ.
+**Word.** A maximal run of characters without white space (`str.isspace`), cut where `segmentation` says that words of
+scripts without spaces begin (`characters.UNSPACED_RANGES`) and where these scripts and others meet. The word is the run
+from its first to its last letter, number or mark (Unicode categories L, N, M): punctuation and symbols around it are
+not part of it, those inside are (`don't`, `3.14`, `e-mail`). A run without any such character is no word; it counts
+only in `alphabetic_word_share`. Upper and lower case differ.
 
 **Line.** What stands between two line feeds, without white space at its ends; blank ones do not count, except in
 `mean_line_characters`. **Paragraph.** Lines with no blank line between them.
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.signals.characters import LETTER, MARK, NUMBER, SPACE, UNSPACED, WORD, character_flags, decode, read_only
+from data_prep.signals.segmentation import mark_words
 
 COUNTS = (
     "byte_count",
@@ -154,7 +155,7 @@ def _stop_word(data, start, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure_words(data, begin, end, flags, hashes, starts, stops, row):  # type: ignore[no-untyped-def]
+def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):  # type: ignore[no-untyped-def]
     """Fill hashes, first and last character position of each word; return their number."""
     words, runs, alphabetic_runs, word_characters = 0, 0, 0, 0
     characters, letters, numbers, pieces, hash_symbols, ellipses = 0, 0, 0, 0, 0, 0
@@ -170,7 +171,8 @@ def _measure_words(data, begin, end, flags, hashes, starts, stops, row):  # type
             point, size = decode(data, i, end)
             flag = flags[point] if point < flags.shape[0] else np.uint8(0)
         is_space = (flag & SPACE) != 0
-        if in_run and (is_space or (flag & UNSPACED) != 0 or (after_unspaced and (flag & MARK) == 0)):
+        is_unspaced = (flag & UNSPACED) != 0
+        if in_run and (is_space or ((is_unspaced or after_unspaced) and begins[i])):
             runs += 1
             alphabetic_runs += has_letter
             if last_byte > first_byte:
@@ -188,7 +190,7 @@ def _measure_words(data, begin, end, flags, hashes, starts, stops, row):  # type
             if not in_run:
                 in_run, has_letter = True, False
                 first_byte = last_byte = i
-                after_unspaced = (flag & UNSPACED) != 0
+                after_unspaced = is_unspaced
             if flag & WORD:
                 if last_byte == first_byte:
                     first_byte, first_character = i, characters
@@ -391,7 +393,7 @@ def _measure_lines(data, begin, end, flags, hashes, characters, keys, counts, ro
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure_documents(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
+def _measure_documents(data, offsets, flags, begins, rows):  # type: ignore[no-untyped-def]
     longest = np.int64(0)
     for d in range(rows.shape[0]):
         longest = max(longest, offsets[d + 1] - offsets[d])
@@ -409,29 +411,33 @@ def _measure_documents(data, offsets, flags, rows):  # type: ignore[no-untyped-d
     counts = np.empty(2 * size, np.int32)
     for d in range(rows.shape[0]):
         row = rows[d]
-        words = _measure_words(data, offsets[d], offsets[d + 1], flags, hashes, starts, stops, row)
+        words = _measure_words(data, offsets[d], offsets[d + 1], flags, begins, hashes, starts, stops, row)
         _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, keys, counts, row)
         _measure_lines(data, offsets[d], offsets[d + 1], flags, hashes, starts, keys, counts, row)
 
 
-def measure_text(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def measure_text(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], begins: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
     """Statistics of many documents, which are concatenated as Arrow keeps a string column.
 
     Args:
         data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]); one longer than the number of documents.
+        begins: of `segmentation.mark_words` for the same documents.
 
     Returns:
         `float64[documents, len(STATISTICS)]`; whole numbers are exact. Memory beside it: about 60 bytes for each byte
         of the largest document, of which the system provides what is touched.
     """
     rows = np.zeros((len(offsets) - 1, len(STATISTICS)), dtype=np.float64)
-    _measure_documents(read_only(data), read_only(offsets), character_flags(), rows)
+    _measure_documents(read_only(data), read_only(offsets), character_flags(), read_only(begins), rows)
     return rows
 
 
 def measure_string(text: str) -> dict[str, float]:
     """Statistics of one text, by name."""
     data = text.encode()
-    row = measure_text(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]
+    array, offsets = np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64)
+    row = measure_text(array, offsets, mark_words(array, offsets))[0]
     return {name: float(value) for name, value in zip(STATISTICS, row, strict=True)}

@@ -104,13 +104,15 @@ def _our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[
     import numpy as np
 
     from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
+    from data_prep.signals.segmentation import mark_words
     from data_prep.signals.text_statistics import STATISTICS, measure_text
     from data_prep.signals.web_statistics import WEB_STATISTICS, measure_web
 
-    text = measure_text(data, offsets)
+    begins = mark_words(data, offsets)
+    text = measure_text(data, offsets, begins)
     parts = [(STATISTICS, text), (WEB_STATISTICS, measure_web(data, offsets, text))]
     if with_roots:
-        parts.append((ROOTS_STATISTICS, measure_roots(data, offsets, languages)))
+        parts.append((ROOTS_STATISTICS, measure_roots(data, offsets, begins, languages)))
     columns = {name: rows[:, k] for names, rows in parts for k, name in enumerate(names)}
     columns["language"] = np.array(languages)
     columns["language_probability"] = np.ones(len(languages))

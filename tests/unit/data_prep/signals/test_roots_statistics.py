@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
 from data_prep.signals.roots_statistics import _BLANKS, _WORDS_FILE, ROOTS_STATISTICS, measure_roots
+from data_prep.signals.segmentation import mark_words
 
 LISTS = json.loads(_WORDS_FILE.read_text(encoding="utf-8"))
 SPECIAL = {chr(point) for start, stop in LISTS["special_characters"] for point in range(start, stop)}
@@ -21,7 +22,8 @@ SPECIAL = {chr(point) for start, stop in LISTS["special_characters"] for point i
 
 def measure(text: str, language: str) -> dict[str, float]:
     data = text.encode()
-    row = measure_roots(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)]), [language])[0]
+    array, offsets = np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)])
+    row = measure_roots(array, offsets, mark_words(array, offsets), [language])[0]
     return dict(zip(ROOTS_STATISTICS, row.tolist(), strict=True))
 
 
@@ -119,10 +121,10 @@ def test_words_of_one_language_are_not_those_of_another() -> None:
     assert measure("the of and", "de")["roots_stop_word_share"] == 1.0  # there is no list, so nothing is asked
 
 
-def test_chinese_is_taken_letter_by_letter_and_in_pairs() -> None:
-    measured = measure("龘靐我们龘靐", "zh")
-    assert measured["roots_word_count"] == 6
+def test_chinese_is_divided_and_looked_up_in_pairs() -> None:
+    measured = measure("我们去图书馆", "zh")
+    assert measured["roots_word_count"] == 3
     listed = set(LISTS["stop_words"]["zh"])
-    looked_up = ("龘", "靐", "我", "们", "龘", "靐", "龘靐", "靐我", "我们", "们龘", "龘靐")
+    looked_up = ("我们", "去", "图书馆", "我们去", "去图书馆")
     assert "我们" in listed
-    assert measured["roots_stop_word_share"] == sum(word in listed for word in looked_up) / 6 < 1
+    assert measured["roots_stop_word_share"] == sum(word in listed for word in looked_up) / 3 < 1

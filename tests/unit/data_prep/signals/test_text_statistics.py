@@ -13,31 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.signals.characters import TABLE_SIZE, UNSPACED_RANGES
+from data_prep.signals.segmentation import mark_words
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_string, measure_text
+from tests.unit.data_prep.signals.plain_segmentation import begins_of, category
 
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 BULLETS = "•‣▶◀◦■□▪▫"
 
 
-def category(character: str) -> str:
-    return unicodedata.category(character)[0] if ord(character) < TABLE_SIZE else "C"
-
-
-def is_unspaced(character: str) -> bool:
-    return category(character) == "L" and any(start <= ord(character) < stop for start, stop in UNSPACED_RANGES)
-
-
 def runs_of(text: str) -> list[tuple[int, int]]:
-    """Runs without white space, cut at scripts without spaces: (start, stop) in characters."""
+    """Runs without white space, cut at words of scripts without spaces: (start, stop) in characters."""
+    begins = begins_of(text)
     runs: list[tuple[int, int]] = []
     start: int | None = None
     for i, character in enumerate(text + " "):
-        if start is not None:
-            inside_unspaced = is_unspaced(text[start])
-            if character.isspace() or is_unspaced(character) or (inside_unspaced and category(character) != "M"):
-                runs.append((start, i))
-                start = None
+        if start is not None and (character.isspace() or i in begins):
+            runs.append((start, i))
+            start = None
         if start is None and not character.isspace():
             start = i
     return runs
@@ -194,11 +186,16 @@ def test_equals_the_plain_twin_on_real_text() -> None:
     assert_same(Path(__file__).read_text(encoding="utf-8"))
 
 
+def measure(data: bytes, offsets: np.ndarray) -> np.ndarray:
+    array = np.frombuffer(data, dtype=np.uint8)
+    return measure_text(array, offsets, mark_words(array, offsets))
+
+
 def test_a_batch_gives_what_each_text_gives_alone() -> None:
     texts = ["", "one", "the cat\nthe cat\n", "我爱你。" * 50, "x " * 1000, "end"]
     data = b"".join(text.encode() for text in texts)
     offsets = np.cumsum([0, *(len(text.encode()) for text in texts)])
-    together = measure_text(np.frombuffer(data, dtype=np.uint8), offsets.astype(np.int64))
+    together = measure(data, offsets.astype(np.int64))
     for row, text in zip(together, texts, strict=True):
         assert dict(zip(STATISTICS, row.tolist(), strict=True)) == measure_string(text)
 
@@ -214,7 +211,7 @@ def test_a_character_cut_at_the_end_of_a_text_is_not_read_past_it(cut: int) -> N
     whole = "ab 😀".encode()
     data = whole[: len(whole) - cut] + b"x the the"
     offsets = np.array([0, len(whole) - cut, len(data)], dtype=np.int64)
-    rows = measure_text(np.frombuffer(data, dtype=np.uint8), offsets)
+    rows = measure(data, offsets)
     assert rows[1].tolist() == list(measure_string("x the the").values())
 
 
@@ -256,8 +253,9 @@ def test_repeated_lines_and_paragraphs_count_without_the_first() -> None:
     assert measured["duplicate_line_character_share"] == pytest.approx(20 / measured["character_count"])
 
 
-def test_scripts_without_spaces_have_a_word_for_each_letter() -> None:
+def test_scripts_without_spaces_are_divided_into_words() -> None:
     assert measure_string("我爱你。")["word_count"] == 3
+    assert measure_string("我们去图书馆。")["word_count"] == 3
     assert measure_string("ที่")["word_count"] == 1  # one consonant with two marks
     assert measure_string("한국어 단어")["word_count"] == 2
     assert measure_string("naïve Ünïcödé слово")["word_count"] == 3

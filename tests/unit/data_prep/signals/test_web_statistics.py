@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.edits import edit, merge_cuts
+from data_prep.signals.segmentation import mark_words
 from data_prep.signals.text_statistics import measure_text
 from data_prep.signals.web_statistics import DATASET, PAPER, WEB_STATISTICS, c4_cuts, measure_web
 
@@ -14,7 +15,7 @@ def measure(*texts: str) -> list[dict[str, float]]:
     encoded = [text.encode() for text in texts]
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     offsets = np.cumsum([0, *map(len, encoded)])
-    rows = measure_web(data, offsets, measure_text(data, offsets))
+    rows = measure_web(data, offsets, measure_text(data, offsets, mark_words(data, offsets)))
     return [dict(zip(WEB_STATISTICS, row.tolist(), strict=True)) for row in rows]
 
 
@@ -106,7 +107,7 @@ def test_lines_of_fineweb() -> None:
     (measured,) = measure(text)
     assert measured["terminal_line_share"] == 2 / 4
     assert measured["short_line_share"] == 3 / 4
-    words = 8 + 2 + 6  # of the Japanese line each letter
+    words = 8 + 2 + 4  # 最後 の 行 です
     assert measured["line_feeds_per_word"] == 5 / words
     assert measured["duplicate_line_character_share_without_breaks"] == pytest.approx(5 / (40 + 5 + 5 + 7))
     long = "x" * 199 + "é"
