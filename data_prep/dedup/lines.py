@@ -49,8 +49,12 @@ def _hash_lines(data, begin, end, flags, lower, hashes, starts, stops):  # type:
         pending, is_empty = False, True
         i = start
         while i < end and data[i] != 0x0A:
-            point, size = decode(data, i, end)
-            i += size
+            if data[i] < 0x80:
+                point = np.int64(data[i])
+                i += 1
+            else:
+                point, size = decode(data, i, end)
+                i += size
             flag = flags[point] if point < flags.shape[0] else np.uint8(0)
             if flag & SPACE:
                 pending = not is_empty

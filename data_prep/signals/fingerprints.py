@@ -83,8 +83,12 @@ def _shingle(data, begin, end, shingle_words, flags, lower, units, shingles):  #
     value = np.uint64(0)
     i = begin
     while i < end:
-        point, size = decode(data, i, end)
-        i += size
+        if data[i] < 0x80:  # predicted, where the size of `decode` would have to be waited for
+            point = np.int64(data[i])
+            i += 1
+        else:
+            point, size = decode(data, i, end)
+            i += size
         if point < flags.shape[0] and (flags[point] & SPACE) != 0:
             if in_word:
                 in_word = False

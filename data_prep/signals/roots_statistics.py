@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.signals.characters import TABLE_SIZE, decode, lower_case, read_only
+from data_prep.signals.counting import clear, count, occurrences
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
 
 ROOTS_STATISTICS = (
@@ -156,39 +157,50 @@ def _has_address_part(points, first, last):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _repeated(hashes, entries, keys, counts, top_only, repeated):  # type: ignore[no-untyped-def]
+def _repeated(hashes, entries, table, top_only, repeated, histogram):  # type: ignore[no-untyped-def]
     """Share of the occurrences of n-grams that are repeated: of all that are, or of the most frequent ones."""
     if entries == 0:
         return 0.0
-    size = np.int64(4)
-    while size < 2 * entries:
-        size *= 2
-    mask = size - 1
-    for slot in range(size):
-        keys[slot] = np.uint64(0)
+    mask = clear(entries, table)
     distinct, many = 0, 0
     for k in range(entries):
-        key = hashes[k] | np.uint64(1)
-        slot = np.int64((key * _MULTIPLIER) >> np.uint64(32)) & mask
-        while keys[slot] != key and keys[slot] != np.uint64(0):
-            slot = (slot + 1) & mask
-        if keys[slot] == key:
-            if counts[slot] == 1:
-                repeated[many] = slot  # an n-gram gets here once
-                many += 1
-            counts[slot] += 1
-        else:
-            keys[slot] = key
-            counts[slot] = 1
-            distinct += 1
+        slot, times = count(hashes[k], table, mask)
+        distinct += times == 1
+        if times == 2:
+            repeated[many] = slot  # an n-gram gets here once
+            many += 1
     for k in range(many):
-        repeated[k] = counts[repeated[k]]
+        repeated[k] = occurrences(repeated[k], table)
     if top_only:
         taken = min(np.int64(np.sqrt(distinct)), many)
         if taken < many:
-            repeated[:many].sort()
-            return repeated[many - taken : many].sum() / entries
+            return _sum_of_largest(repeated, many, taken, histogram) / entries
     return repeated[:many].sum() / entries
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_of_largest(values, size, taken, histogram):  # type: ignore[no-untyped-def]
+    """Sum of the largest of values[:size], which are moved about; small values are counted, the few others sorted."""
+    histogram[:] = 0
+    large = 0
+    for k in range(size):
+        if values[k] < histogram.shape[0]:
+            histogram[values[k]] += 1
+        else:
+            values[large] = values[k]
+            large += 1
+    if large > taken:
+        values[:large].sort()
+        return values[large - taken : large].sum()
+    total = values[:large].sum()
+    left = taken - large
+    value = histogram.shape[0] - 1
+    while left:
+        here = min(left, histogram[value])
+        total += here * value
+        left -= here
+        value -= 1
+    return total
 
 
 @numba.njit(nogil=True, cache=True)
@@ -196,16 +208,13 @@ def _measure(data, offsets, begins, numbers, settings, kinds, lower, listed_keys
     longest = np.int64(0)
     for d in range(rows.shape[0]):
         longest = max(longest, offsets[d + 1] - offsets[d])
-    size = np.int64(4)
-    while size < 2 * (longest + 4):
-        size *= 2
     points = np.empty(longest + 4, np.uint32)
     is_begin = np.empty(longest + 4, np.bool_)
     hashes = np.empty(longest + 4, np.uint64)
     words = np.empty(longest + 4, np.uint64)
     repeated = np.empty(longest + 4, np.int64)
-    keys = np.empty(size, np.uint64)
-    counts = np.empty(size, np.int32)
+    histogram = np.empty(256, np.int64)
+    table = np.empty(4 + 3 * (longest + 4), np.uint64)  # of which at most 8/3 of the entries are used
     for d in range(rows.shape[0]):
         _measure_document(
             data,
@@ -223,8 +232,8 @@ def _measure(data, offsets, begins, numbers, settings, kinds, lower, listed_keys
             hashes,
             words,
             repeated,
-            keys,
-            counts,
+            histogram,
+            table,
             rows[d],
         )
 
@@ -246,8 +255,8 @@ def _measure_document(  # type: ignore[no-untyped-def]
     hashes,
     words,
     repeated,
-    keys,
-    counts,
+    histogram,
+    table,
     row,
 ):
     removes, longest_word, character_gram, word_gram = setting[0] != 0, setting[1], setting[2], setting[3]
@@ -262,8 +271,12 @@ def _measure_document(  # type: ignore[no-untyped-def]
         # one part between separators goes to points[start:length]
         part_separators = 0
         while i < end:
-            point, size = decode(data, i, end)
-            kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
+            if data[i] < 0x80:  # predicted, where the size of `decode` would have to be waited for
+                point, following, kind = np.int64(data[i]), i + 1, kinds[data[i]]
+            else:
+                point, size = decode(data, i, end)
+                following = i + size
+                kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
             separator = kind & (_BLANK | _TAB | _LINE_FEED)
             if not separator:
                 break
@@ -272,7 +285,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
                 points[length] = 0x20 if separator == _BLANK else point
                 special += 1
                 length += 1
-            i += size
+            i = following
         separators |= part_separators
         joined = length
         if removes and length and separators:
@@ -282,8 +295,12 @@ def _measure_document(  # type: ignore[no-untyped-def]
         first, last = np.int64(-1), joined
         part_special = 0
         while i < end:
-            point, size = decode(data, i, end)
-            kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
+            if data[i] < 0x80:
+                point, following, kind = np.int64(data[i]), i + 1, kinds[data[i]]
+            else:
+                point, size = decode(data, i, end)
+                following = i + size
+                kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
             if kind & (_BLANK | _TAB | _LINE_FEED):
                 break
             points[stop], is_begin[stop] = point, begins[i]
@@ -294,7 +311,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
                 if first < 0:
                     first = stop - 1
                 last = stop
-            i += size
+            i = following
         if stop == joined:
             break
         if first < 0:
@@ -316,9 +333,10 @@ def _measure_document(  # type: ignore[no-untyped-def]
                 folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
                 value = (value ^ folded) * _PRIME
                 k += 1
-            marks = _marks_of(value | np.uint64(1), listed_keys, listed_marks)
-            stop_words += (marks & _STOP) != 0
-            flagged_words += (marks & _FLAGGED) != 0
+            if listed:
+                marks = _marks_of(value | np.uint64(1), listed_keys, listed_marks)
+                stop_words += (marks & _STOP) != 0
+                flagged_words += (marks & _FLAGGED) != 0
             if joint >= 0:
                 if has_before:
                     pair = (before ^ np.uint64(joint)) * _PRIME if joint else before
@@ -360,7 +378,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
             mixed = value ^ (value >> np.uint64(32))
             hashes[entries] = mixed * _MULTIPLIER
             entries += 1
-    row[1] = _repeated(hashes, entries, keys, counts, True, repeated)
+    row[1] = _repeated(hashes, entries, table, True, repeated, histogram)
     entries = max(word_count - word_gram + 1, 0)
     for k in range(entries):
         value = np.uint64(0)
@@ -368,7 +386,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
             value = (value ^ (value >> np.uint64(29))) * _MULTIPLIER + words[k + j]
         value ^= value >> np.uint64(32)
         hashes[k] = value * _GRAM_FACTOR
-    row[2] = _repeated(hashes, entries, keys, counts, False, repeated)
+    row[2] = _repeated(hashes, entries, table, False, repeated, histogram)
 
 
 def measure_roots(

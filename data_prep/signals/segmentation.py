@@ -59,6 +59,7 @@ MODELS = ("zh", "ja", "th", "km")
 _ZH, _JA, _TH, _KM = range(4)
 _BUDOUX = {"th": "th.json"}
 _KANA_PART = 16
+_FILTER_BITS = 1 << 20
 _ZERO_WIDTH_SPACE = 0x200B
 _LOWEST_BYTE = 0xE0
 """Unspaced scripts begin at U+0E00, U+200B lies above it as well."""
@@ -77,7 +78,7 @@ def _key(points, first, size, window, model):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def score(points, place, model, keys, weights):  # type: ignore[no-untyped-def]
+def score(points, place, model, filter_, keys, weights):  # type: ignore[no-untyped-def]
     """Sum of the weights of the windows around points[place] that lie in its line."""
     start, stop = place, place + 1
     while start > 0 and place - start < _REACH and points[start - 1] != 0x0A:
@@ -91,6 +92,9 @@ def score(points, place, model, keys, weights):  # type: ignore[no-untyped-def]
         if first < start or first + _SIZES[window] > stop:
             continue
         key = _key(points, first, _SIZES[window], window, model)
+        bit = np.int64(key >> np.uint64(20)) & (_FILTER_BITS - 1)
+        if not filter_[bit >> 3] & (1 << (bit & 7)):  # most windows have no weight, and the filter fits in the cache
+            continue
         slot = np.int64(key >> np.uint64(40)) & mask
         while keys[slot] != key:
             if keys[slot] == np.uint64(0):
@@ -119,16 +123,22 @@ def _is_kana(point):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _mark_words(data, offsets, flags, keys, weights, biases, points, places, begins):  # type: ignore[no-untyped-def]
+def _mark_words(data, offsets, flags, filter_, keys, weights, biases, points, places, begins):  # type: ignore[no-untyped-def]
     """Set begins[i] where byte i begins a word of an unspaced script, or what follows one."""
     for d in range(offsets.shape[0] - 1):
         end = offsets[d + 1]
         i = offsets[d]
-        while i < end and data[i] < _LOWEST_BYTE:
+        while i < end:
+            if data[i] >= _LOWEST_BYTE:
+                point, _ = decode(data, i, end)
+                if point < flags.shape[0] and (flags[point] & UNSPACED) != 0:
+                    break
             i += 1
+        if i == end:
+            continue
         # from a little before the first such letter to the end of the text
         count, kana, han = 0, 0, 0
-        i = max(i - 4, offsets[d])
+        i = max(i - 4 * _REACH, offsets[d])
         while i > offsets[d] and (data[i] & 0xC0) == 0x80:
             i -= 1
         while i < end:
@@ -152,17 +162,19 @@ def _mark_words(data, offsets, flags, keys, weights, biases, points, places, beg
                 if before != script or model < 0:
                     begins[places[k]] = True
                 else:
-                    begins[places[k]] = 2 * score(text, k, model, keys, weights) > biases[model]
+                    begins[places[k]] = 2 * score(text, k, model, filter_, keys, weights) > biases[model]
                 before = script
             elif before != -2 and not flag & MARK:
                 begins[places[k]] = True
                 before = np.int64(-2)
 
 
-def hash_weights(
-    models: dict[int, dict[str, dict[str, int]]],
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """An open-addressed table of the weights of all models; twice the sum that must be passed, for each model."""
+_Tables = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+
+def _hash_weights(models: dict[int, dict[str, dict[str, int]]]) -> _Tables:
+    """A filter of what has a weight, an open-addressed table of the weights of all models, and twice the sum that must
+    be passed, for each model."""
     entries = []
     biases = np.zeros(len(MODELS), dtype=np.int64)
     for model, windows in models.items():
@@ -174,20 +186,23 @@ def hash_weights(
                     entries.append((int(_key(points, 0, size, window, model)), weight))
     table = 1 << (4 * len(entries)).bit_length()
     keys, weights = np.zeros(table, dtype=np.uint64), np.zeros(table, dtype=np.int32)
+    filter_ = np.zeros(_FILTER_BITS // 8, dtype=np.uint8)
     for key, weight in entries:
         slot = key >> 40 & (table - 1)
         while keys[slot]:
             slot = (slot + 1) & (table - 1)
         keys[slot], weights[slot] = key, weight
-    return read_only(keys), read_only(weights), read_only(biases)
+        bit = key >> 20 & (_FILTER_BITS - 1)
+        filter_[bit >> 3] |= 1 << (bit & 7)
+    return read_only(filter_), read_only(keys), read_only(weights), read_only(biases)
 
 
 @lru_cache(maxsize=1)
-def _tables() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def _tables() -> _Tables:
     models = {}
     for number, language in enumerate(MODELS):
         models[number] = json.loads(model_path(language).read_text(encoding="utf-8"))
-    return hash_weights(models)
+    return _hash_weights(models)
 
 
 def model_path(language: str) -> Path:

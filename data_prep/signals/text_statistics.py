@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.signals.characters import LETTER, MARK, NUMBER, SPACE, UNSPACED, WORD, character_flags, decode, read_only
+from data_prep.signals.counting import clear, count, occurrences
 from data_prep.signals.segmentation import mark_words
 
 COUNTS = (
@@ -92,40 +93,15 @@ def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _cleared_mask(entries, keys, counts):  # type: ignore[no-untyped-def]
-    """Empty a table with room for twice the entries and return its size minus one."""
-    size = np.int64(4)
-    while size < 2 * entries:
-        size *= 2
-    for slot in range(size):
-        keys[slot] = np.uint64(0)
-        counts[slot] = 0
-    return size - 1
-
-
-@numba.njit(nogil=True, cache=True)
-def _slot_of(key, keys, mask):  # type: ignore[no-untyped-def]
-    """The slot that holds the key, which is put there if it is new; linear probing."""
-    slot = np.int64((key * _MULTIPLIER) >> np.uint64(32)) & mask
-    while keys[slot] != key:
-        if keys[slot] == np.uint64(0):
-            keys[slot] = key
-            break
-        slot = (slot + 1) & mask
-    return slot
-
-
-@numba.njit(nogil=True, cache=True)
-def _repeats(hashes, characters, entries, keys, counts):  # type: ignore[no-untyped-def]
+def _repeats(hashes, characters, entries, table):  # type: ignore[no-untyped-def]
     """Number of repeated entries, and the characters in them."""
-    mask = _cleared_mask(entries, keys, counts)
+    mask = clear(entries, table)
     repeated, repeated_characters = 0, 0
     for k in range(entries):
-        slot = _slot_of(hashes[k], keys, mask)
-        if counts[slot]:
+        _, times = count(hashes[k], table, mask)
+        if times > 1:
             repeated += 1
             repeated_characters += characters[k]
-        counts[slot] = 1
     return repeated, repeated_characters
 
 
@@ -166,9 +142,12 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
     while True:
         at_end = i >= end
         if at_end:
-            point, size, flag = np.int64(32), np.int64(0), np.uint8(SPACE)
+            point, following, flag = np.int64(32), i, np.uint8(SPACE)
+        elif data[i] < 0x80:  # a branch of its own: predicted, where the size of `decode` would have to be waited for
+            point, following, flag = np.int64(data[i]), i + 1, flags[data[i]]
         else:
             point, size = decode(data, i, end)
+            following = i + size
             flag = flags[point] if point < flags.shape[0] else np.uint8(0)
         is_space = (flag & SPACE) != 0
         is_unspaced = (flag & UNSPACED) != 0
@@ -194,7 +173,7 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             if flag & WORD:
                 if last_byte == first_byte:
                     first_byte, first_character = i, characters
-                last_byte, last_character = i + size, characters + 1
+                last_byte, last_character = following, characters + 1
                 has_letter |= (flag & LETTER) != 0
         # pieces: 1 letters, 2 numbers, 3 symbols, 4 white space, where one blank joins what follows it
         if flag & (LETTER | MARK):
@@ -222,7 +201,7 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             ellipses += 1
             dots = 0
         characters += 1
-        i += size
+        i = following
     distinct_stop_words = 0
     while stop_words:
         distinct_stop_words += stop_words & 1
@@ -242,7 +221,7 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, keys, counts, row):  # type: ignore[no-untyped-def]
+def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, table, row):  # type: ignore[no-untyped-def]
     """Top 2- to 4-grams and repeated 5- to 10-grams.
 
     An n-gram can only repeat where its first n - 1 words do, so each n looks at the positions that the one before
@@ -258,20 +237,18 @@ def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, ke
             candidates -= 1
         if candidates < 2:
             break
-        mask = _cleared_mask(candidates, keys, counts)
+        mask = clear(candidates, table)
         best_count, best_slot = 1, np.int64(-1)
         covered, covered_to = 0, 0
         for k in range(candidates):
             p = kept[k]
             gram = (grams[p] ^ (grams[p] >> np.uint64(29))) * _MULTIPLIER + hashes[p + n - 1]
-            gram |= np.uint64(1)
             grams[p] = gram
-            slot = _slot_of(gram, keys, mask)
+            slot, times = count(gram, table, mask)
             slots[k] = slot
-            counts[slot] += 1
-            if counts[slot] > best_count:
-                best_count, best_slot = counts[slot], slot
-            if n > _LARGEST_TOP_GRAM and counts[slot] > 1:
+            if times > best_count:
+                best_count, best_slot = times, slot
+            if n > _LARGEST_TOP_GRAM and times > 1:
                 covered += stops[p + n - 1] - max(covered_to, starts[p])
                 covered_to = stops[p + n - 1]
         left = 0
@@ -280,7 +257,7 @@ def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, ke
             if n <= _LARGEST_TOP_GRAM and slots[k] == best_slot:
                 covered += stops[p + n - 1] - max(covered_to, starts[p])
                 covered_to = stops[p + n - 1]
-            if counts[slots[k]] > 1:
+            if occurrences(slots[k], table) > 1:
                 kept[left] = p
                 left += 1
         row[_TOP_GRAM_COLUMN + n - _SMALLEST_GRAM] = covered / characters
@@ -326,7 +303,7 @@ def _character_count(data, start, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure_lines(data, begin, end, flags, hashes, characters, keys, counts, row):  # type: ignore[no-untyped-def]
+def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # type: ignore[no-untyped-def]
     """Lines and paragraphs; `hashes` and `characters` are scratch: lines from the front, paragraphs from the back."""
     all_lines, lines, paragraphs, bullets, ellipses = 0, 0, 0, 0, 0
     longest, total = 0, 0
@@ -379,13 +356,11 @@ def _measure_lines(data, begin, end, flags, hashes, characters, keys, counts, ro
     row[_PARAGRAPH_COLUMN] = paragraphs
     row[8] = bullets / max(lines, 1)
     row[9] = ellipses / max(lines, 1)
-    repeated, repeated_characters = _repeats(hashes, characters, lines, keys, counts)
+    repeated, repeated_characters = _repeats(hashes, characters, lines, table)
     row[12] = repeated / max(lines, 1)
     row[14] = repeated_characters / text_characters
     first_paragraph = back - paragraphs + 1
-    repeated, repeated_characters = _repeats(
-        hashes[first_paragraph:], characters[first_paragraph:], paragraphs, keys, counts
-    )
+    repeated, repeated_characters = _repeats(hashes[first_paragraph:], characters[first_paragraph:], paragraphs, table)
     row[13] = repeated / max(paragraphs, 1)
     row[15] = repeated_characters / text_characters
     row[25] = longest
@@ -398,22 +373,18 @@ def _measure_documents(data, offsets, flags, begins, rows):  # type: ignore[no-u
     for d in range(rows.shape[0]):
         longest = max(longest, offsets[d + 1] - offsets[d])
     most = longest + 4  # lines and paragraphs together are at most one per byte, words one per two bytes
-    size = np.int64(4)
-    while size < most + 4:
-        size *= 2
     hashes = np.empty(most, np.uint64)
     starts = np.empty(most, np.int64)
     stops = np.empty(most // 2 + 4, np.int64)
     grams = np.empty(most // 2 + 4, np.uint64)
     kept = np.empty(most // 2 + 4, np.int64)
     slots = np.empty(most // 2 + 4, np.int64)
-    keys = np.empty(2 * size, np.uint64)
-    counts = np.empty(2 * size, np.int32)
+    table = np.empty(4 + 3 * most, np.uint64)  # of which at most 8/3 of the entries are used
     for d in range(rows.shape[0]):
         row = rows[d]
         words = _measure_words(data, offsets[d], offsets[d + 1], flags, begins, hashes, starts, stops, row)
-        _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, keys, counts, row)
-        _measure_lines(data, offsets[d], offsets[d + 1], flags, hashes, starts, keys, counts, row)
+        _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, table, row)
+        _measure_lines(data, offsets[d], offsets[d + 1], flags, hashes, starts, table, row)
 
 
 def measure_text(

@@ -293,7 +293,7 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
     for d in range(rows.shape[0]):
         row = rows[d]
         start, end = offsets[d], offsets[d + 1]
-        lines, terminal, short = 0, 0, 0
+        lines, terminal, short, brackets, lorem = 0, 0, 0, 0, 0
         while start < end:
             stop, characters, has_citation = _next_line(data, start, end)
             row[2] += stop < end
@@ -308,9 +308,9 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
                 point, _ = decode(data, lead, last)
                 terminal += point < flags.shape[0] and (flags[point] & TERMINAL) != 0
                 for i in range(first, last):
-                    row[5] += data[i] == 0x7B
+                    brackets += data[i] == 0x7B
                     if (data[i] | 0x20) == 0x6C and i + 1 < last and (data[i + 1] | 0x20) == 0x6F:  # lo
-                        row[6] += _phrase_at(data, i, last) == _LOREM
+                        lorem += _phrase_at(data, i, last) == _LOREM
                 if has_citation:
                     copied = _without_citations(data, first, last, scratch)
                     bits = _c4_line(scratch, 0, copied, flags, sentences)
@@ -321,6 +321,7 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
                 row[9] += bits & 1
                 row[10] += bits >> 1
             start = stop + 1
+        row[5], row[6] = brackets, lorem
         row[0] = terminal / max(lines, 1)
         row[1] = short / max(lines, 1)
 
