@@ -65,7 +65,8 @@ def line_chart(
     for x, label in marks:
         if x_low <= x <= x_high:
             out.append(f'<line class="mark" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-            out.append(f'<text class="tick" x="{px(x) + 5:.1f}" y="{HEIGHT - BOTTOM - 8}">{escape(label)}</text>')
+            # At the top: a loss is low where most of the marks are.
+            out.append(f'<text class="tick" x="{px(x) + 5:.1f}" y="{TOP + 12}">{escape(label)}</text>')
     for one in drawn:
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in one.points)
         out.append(f'<polyline class="line {one.style}" points="{path}"/>')

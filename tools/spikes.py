@@ -20,7 +20,7 @@ from pretrain.config import TrainConfig
 from pretrain.monitor.metrics import ABANDONED_FILE, read_metrics
 from pretrain.spikes.detector import SIGNS, Detector, DetectorSettings, Verdict
 from pretrain.spikes.ledger import LEDGER_FILE, Entry, describe, read_ledger, rollbacks
-from tools.charts import Series, line_chart
+from tools.charts import TOP, WIDTH, Series, line_chart
 
 METRICS_FILE, RESOLVED_FILE = "metrics.jsonl", "config.resolved.yaml"
 EXAMPLES = """examples:
@@ -161,8 +161,19 @@ def picture(run: Path) -> str:
     svg = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
     opening, rest = svg.split(">", 1)
     return (
-        f'{opening} xmlns="http://www.w3.org/2000/svg">{_STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+        f'{opening} xmlns="http://www.w3.org/2000/svg">{_STYLE}<rect width="100%" height="100%" fill="#fff"/>'
+        f"{_legend(bool(branches))}{rest}\n"
     )
+
+
+def _legend(with_abandoned: bool) -> str:
+    names = [("strong", "loss, nats: kept"), *([("second", "abandoned")] if with_abandoned else [])]
+    parts = []
+    for row, (style, name) in enumerate(names):
+        y = TOP + 14 + 16 * row
+        parts.append(f'<line class="line {style}" x1="{WIDTH - 150}" x2="{WIDTH - 126}" y1="{y - 4}" y2="{y - 4}"/>')
+        parts.append(f'<text x="{WIDTH - 120}" y="{y}">{name}</text>')
+    return "".join(parts)
 
 
 def _rollbacks(run: Path) -> list[Entry]:
