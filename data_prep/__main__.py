@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> None:
     share = Share.parse(options.share) if getattr(options, "share", None) else None
     if share is not None and options.restart is not None:
         raise ValueError("--share and --restart exclude each other: one process alone removes what was written")
-    run = RunDirectory(config.output, share)
+    run = RunDirectory(config.output, share, config.executor)
     if options.command == "why":
         from data_prep.why import explain
 

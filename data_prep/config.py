@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from foundation.configuration import Settings
 
-SourceKind = Literal["jsonl", "parquet", "warc", "html", "text", "python", "docstrings", "manual"]
+SourceKind = Literal["jsonl", "parquet", "warc", "html", "arxiv", "text", "python", "docstrings", "manual"]
 RuleSet = Literal["gopher", "c4_paper", "c4_dataset", "mc4", "fineweb", "roots", "ccnet", "code", "language"]
 
 
@@ -115,6 +115,10 @@ class DataConfig(Settings):
     output: Path
     seed: int = 1234
     workers: int = Field(default=2, ge=1)
+    """Processes that work at the same time."""
+    executor: Literal["local", "ray"] = "local"
+    """Where they work: on this machine, or on the Ray cluster that the variable RAY_ADDRESS names. On Slurm, see
+    `slurm/data_prep.sbatch`. None of the three changes what is written."""
     shard_bytes: int = Field(default=16_000_000, gt=0)
     """Raw bytes of one shard; shards are the unit of work and of resuming."""
     maximum_document_bytes: int = Field(default=20_000_000, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -11,13 +12,13 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards import RunDirectory, Stage
+from data_prep.shards import Stage
 from foundation.progress import Progress
 
 _THREAD_SETTINGS = (
@@ -29,6 +30,8 @@ _THREAD_SETTINGS = (
     "ARROW_NUM_THREADS",
 )
 _POLL_SECONDS = 0.2
+_RAY_WORKER_GIGABYTES = 1.0
+"""What Ray sets aside for a worker; it places fewer on a machine that has less."""
 
 
 class UnitError(ValueError):
@@ -87,13 +90,17 @@ def _run_tasks(
     done: int,
 ) -> None:
     pending = [unit for task in tasks for unit in task]
+    is_on_ray = stage.run.executor == "ray"
     with (
-        tempfile.TemporaryDirectory(prefix="data_prep-") as folder,
+        # other machines see the run's folder, not this one's temporary files
+        tempfile.TemporaryDirectory(prefix=".work-", dir=stage.run.root if is_on_ray else None) as folder,
         Progress(title, done + len(pending), "units", done=done) as progress,
     ):
-        step = _TaskStep(function, tuple(tasks), folder, stage.run)
+        if is_on_ray:
+            tasks = [tuple(itertools.chain(*tasks[rank::workers])) for rank in range(min(workers, len(tasks)))]
+        step = _TaskStep(function, tuple(tasks), folder, stage)
         try:
-            _execute(step, workers, folder, _Report(progress, stage, pending))
+            (_execute_on_ray if is_on_ray else _execute)(step, workers, folder, _Report(progress, stage, pending))
         except BrokenProcessPool:
             raise UnitError(
                 f"{stage.name}: a worker process was killed, most often for lack of memory, while it worked at "
@@ -153,6 +160,39 @@ def _execute(step: _TaskStep, workers: int, folder: str, report: Callable[[], No
                 future.result()
 
 
+def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: Callable[[], None]) -> None:
+    """Run the step under datatrove's Ray executor: on the cluster that RAY_ADDRESS names, else on this machine.
+
+    Ray starts anew for every rank, which takes seconds, so a rank is a share of the units and not one of them.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UnitError("executor=ray needs Ray on every machine: pip install 'altiplano[ray]'") from None
+    _silence_datatrove()
+    from datatrove.executor.ray import RayPipelineExecutor
+
+    if not ray.is_initialized():
+        variables = {name: "1" for name in _THREAD_SETTINGS}
+        ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables})
+    executor = RayPipelineExecutor(
+        pipeline=[step],
+        tasks=len(step.tasks),
+        workers=workers,
+        logging_dir=folder,
+        skip_completed=False,
+        mem_per_cpu_gb=_RAY_WORKER_GIGABYTES,
+    )
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(executor.run)
+        while not wait([running], _POLL_SECONDS).done:
+            report()
+        report()
+        running.result()
+    if step.has_failed:
+        raise _StepError
+
+
 def _run_rank(path: Path, rank: int) -> None:
     _executor_at(path)._run_for_rank(rank)
 
@@ -202,15 +242,20 @@ class _TaskStep:
     """A datatrove pipeline step: task number `rank` is some units. What happens to it is noted in files of `folder`."""
 
     def __init__(
-        self, function: Callable[[str], None], tasks: tuple[tuple[str, ...], ...], folder: str, run: RunDirectory
+        self, function: Callable[[str], None], tasks: tuple[tuple[str, ...], ...], folder: str, stage: Stage
     ) -> None:
         self.function = function
         self.tasks = tasks
         self.folder = folder
-        self.run = run
+        self.run = stage.run
+        self.records = stage.folder
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         for unit in self.tasks[rank]:
+            if self.has_failed:
+                raise _StepError  # no new ones are begun
+            if (self.records / f"{unit}.json").is_file():
+                continue  # Ray gives a rank whose machine was lost to another one
             running = Path(self.folder, f"running-{rank}")
             running.write_text(unit, encoding="utf-8")
             try:
@@ -227,6 +272,10 @@ class _TaskStep:
         partial.write_text(f"{_message(unit, error)}\0{whole}", encoding="utf-8")
         with contextlib.suppress(FileExistsError):
             os.link(partial, Path(self.folder, "failure"))  # the first one stays
+
+    @property
+    def has_failed(self) -> bool:
+        return Path(self.folder, "failure").exists()
 
     def running(self) -> list[str]:
         """Units that were begun and not ended."""

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.config import DataConfig
 from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of, with_digests
@@ -130,11 +130,17 @@ class Share:
 
 
 class RunDirectory:
-    """The folder of one run and the places in it; with a share, for a process that does a part of a stage."""
+    """The folder of one run and the places in it.
 
-    def __init__(self, root: Path, share: Share | None = None) -> None:
+    Args:
+        share: for a process that does a part of a stage.
+        executor: where the units of a stage are worked at, see `executors`.
+    """
+
+    def __init__(self, root: Path, share: Share | None = None, executor: Literal["local", "ray"] = "local") -> None:
         self.root = Path(root)
         self.share = share
+        self.executor = executor
         self.corpus = self.root / "corpus"
         self.signals = self.root / "signals"
         self.dedup = self.root / "dedup"

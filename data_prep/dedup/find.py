@@ -141,13 +141,13 @@ class Finder:
         Raises:
             OtherTextError: a text has not as many shingles as were measured.
         """
-        minima.tofile(self._minima_file)
+        self._minima_file.write(minima.tobytes())
         for text in texts:
             shingles = shingle_set(text, self._fingerprints.shingle_words)
             measured = self._shingle_counts[self._candidates[self._taken]]
             if len(shingles) != measured:
                 raise OtherTextError(f"a text has {len(shingles)} shingles, {measured} were measured")
-            shingles.tofile(self._shingle_file)
+            self._shingle_file.write(shingles.tobytes())
             self._taken += 1
 
     def decide(self, advance: Callable[[int], None] = lambda count: None) -> Evidence:

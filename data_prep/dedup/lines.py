@@ -12,6 +12,7 @@ lines that repeat are found again in the texts. One byte for each line lies in a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -153,7 +154,11 @@ def write_line_cuts(
                 keys = hashes[is_line] ^ site
                 spill.add(part_of(keys, parts), keys, numbers[is_line], np.full(len(keys), document))
             progress.advance()
-    goes = np.memmap(scratch / "repeated_lines", dtype=np.uint8, mode="w+", shape=(max(total, 1),))
+    marks = scratch / "repeated_lines"
+    with open(marks, "wb") as place:
+        # taken now, where a full disk is an error: writing to a map of what is not there kills the process
+        os.posix_fallocate(place.fileno(), 0, max(total, 1))
+    goes = np.memmap(marks, dtype=np.uint8, mode="r+")
     mark_repeats(spill, goes, settings.line_documents, settings.lines == "keep_first")
     written, seen = 0, 0
     with (

@@ -85,4 +85,4 @@ class Spill:
         cuts = np.searchsorted(part, np.arange(self.parts + 1))
         for number in np.unique(part).tolist():
             with open(self._path(number), "ab") as file:
-                records[cuts[number] : cuts[number + 1]].tofile(file)
+                file.write(records[cuts[number] : cuts[number + 1]].tobytes())  # tofile() does not say why it fails

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.indexed_dataset.format import TokenFileError
-from foundation.atomic_files import whole_file
+from foundation.atomic_files import write_array
 
 _IDENTITY = re.compile(r".+-(\d+)/(\d+)")
 
@@ -38,8 +38,7 @@ def pack(identities: Iterable[str]) -> npt.NDArray[np.int64]:
 def write_origins(prefix: Path, packed: npt.NDArray[np.int64]) -> Path:
     """Write the file of a prefix, whole or not at all."""
     path = origins_path(prefix)
-    with whole_file(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, packed)
+    write_array(path, packed)
     return path
 
 

@@ -34,7 +34,7 @@ from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
 from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixture_weights, read_kept
-from foundation.atomic_files import whole_file, write_text
+from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table
 
 VERSION = 2
@@ -115,8 +115,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     if writer is None:
         stage.commit(name, [], counts)
         return
-    with whole_file(flags_path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, np.array(flags))
+    write_array(flags_path, np.array(flags))
     origins = write_origins(prefix, pack(identities))
     stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins], counts)
 

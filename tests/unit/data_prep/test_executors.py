@@ -143,3 +143,25 @@ def test_the_units_of_a_chain_are_done_in_order_by_one_process(tmp_path: Path, w
     of_chain = [line for line in log(tmp_path) if line[0] in UNITS[2:5]]
     assert [line[0] for line in of_chain] == list(UNITS[2:5]) and len({line[1] for line in of_chain}) == 1
     assert sorted(line[0] for line in log(tmp_path)) == sorted(UNITS)
+
+
+@pytest.mark.slow
+def test_the_same_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
+    write_unit(UNITS[2], stage)
+    with pytest.raises(UnitError, match=r"^web-00003: raw\.jsonl:7: something is wrong$"):
+        run_units(partial(write_unit, stage=stage, fail_at=UNITS[3]), UNITS, 2, "measure", stage)
+    before = log(tmp_path)
+    run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
+    assert set(stage.records()) == set(UNITS) and len(log(tmp_path)) == 6
+    assert log(tmp_path)[: len(before)] == before
+    assert str(os.getpid()) not in {line[1] for line in log(tmp_path)[1:]}
+    assert not list(tmp_path.glob(".work-*"))
+
+
+def test_ray_that_is_not_installed_is_an_error_that_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
+    with pytest.raises(UnitError, match=r"executor=ray needs Ray on every machine: pip install"):
+        run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)

@@ -1,0 +1,249 @@
+"""LaTeX as one text: files put in place, comments gone, the author's macros expanded, title and references cut.
+
+Done as LLaMA's authors did with arXiv (Touvron et al. 2023, arXiv:2302.13971, section 2: comments, "definitions and
+macros written by users", everything before the first section and the bibliography are removed). Mathematics and
+LaTeX's own commands stay as they are. This is a reader of TeX's surface, not TeX: macros that change how TeX reads, or
+take arguments between other characters than braces, stay where they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+_VERBATIM = re.compile(
+    r"\\begin\{(verbatim\*?|lstlisting|minted|Verbatim)\}.*?\\end\{\1\}|\\verb\*?([^a-zA-Z\s*])[^\n]*?\2", re.DOTALL
+)
+_COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*(\n[ \t]*)?")
+"""An even number of backslashes, which are line breaks, may stand before it; after an odd one the sign is text."""
+_INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{\s*([^{}]+?)\s*\}|\\input\s+([^\s{}\\]+)")
+_NEW_COMMAND = re.compile(
+    r"\\(?:re|provide)?(?:newcommand|command)\*?\s*(?:\{\s*\\([a-zA-Z@]+)\s*\}|\\([a-zA-Z@]+))\s*(?:\[(\d)\])?\s*"
+)
+_DEF = re.compile(r"\\(?:long\s*)?[eg]?def\s*\\([a-zA-Z@]+)\s*((?:#\d)*)\s*(?=\{)")
+_OPERATOR = re.compile(r"\\DeclareMathOperator(\*?)\s*\{\s*\\([a-zA-Z@]+)\s*\}\s*(?=\{)")
+_COMMAND = re.compile(r"\\([a-zA-Z@]+)")
+_ENDS = re.compile(r"\\(?:bibliography|printbibliography)\b|\\begin\{thebibliography\}|\\end\{document\}")
+_SECTION = re.compile(r"\\(?:section|chapter|part)\b\*?")
+_BEGIN = re.compile(r"\\begin\{document\}")
+_DEEPEST = 20
+_LARGEST_GROWTH = 10
+"""A text may become this many times as long by its macros; one that would is a trap, or not for people."""
+
+
+class MacroError(ValueError):
+    """The macros of a text do not come to an end."""
+
+
+def whole_text(files: Mapping[str, str], main: str) -> str:
+    """The main file with what it inputs, in place and in order, without comments; what is missing is left out."""
+    return _with_inputs(files, main, ())
+
+
+def main_file(files: Mapping[str, str]) -> str | None:
+    """The file that LaTeX would be called with: it begins a document; of several the longest, of none the longest."""
+    names = sorted(files, key=lambda name: (-len(files[name]), name))
+    documents = [name for name in names if _BEGIN.search(_without_comments(files[name]))]
+    return next(iter([*documents, *names]), None)
+
+
+def body(text: str) -> str:
+    """From the first section to the references; without a section from `\\begin{document}`, or from the start."""
+    begin = _BEGIN.search(text)
+    start = begin.end() if begin else 0
+    end = _ENDS.search(text, start)
+    stop = end.start() if end else len(text)
+    section = _SECTION.search(text, start, stop)
+    return text[section.start() if section else start : stop].strip()
+
+
+def _with_inputs(files: Mapping[str, str], name: str, above: tuple[str, ...]) -> str:
+    text = _without_comments(files[name])
+
+    def put(match: re.Match[str]) -> str:
+        wanted = (match.group(1) or match.group(2)).removeprefix("./")
+        found = next((path for path in (wanted, f"{wanted}.tex") if path in files), None)
+        return "" if found is None or found in (*above, name) else _with_inputs(files, found, (*above, name))
+
+    return _INPUT.sub(put, text)
+
+
+def _without_comments(text: str) -> str:
+    """A comment goes with its line feed and the spaces that follow, as TeX reads it; `\\%` and verbatim text stay."""
+    pieces: list[str] = []
+    done = 0
+    for match in _VERBATIM.finditer(text):
+        if match.start() >= done and not _is_in_comment(text, match.start()):
+            pieces += [_COMMENT.sub(_cut, text[done : match.start()]), match.group()]
+            done = match.end()
+    return "".join([*pieces, _COMMENT.sub(_cut, text[done:])])
+
+
+def _is_in_comment(text: str, place: int) -> bool:
+    return _COMMENT.search(text[text.rfind("\n", 0, place) + 1 : place]) is not None
+
+
+def _cut(match: re.Match[str]) -> str:
+    ends_paragraph = match.group(2) is not None and match.string[match.end() : match.end() + 1] == "\n"
+    return match.group(1) + ("\n" if ends_paragraph else "")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# macros
+
+
+@dataclass(frozen=True)
+class Macro:
+    """What stands for a command: `#1` to `#9` in its body are arguments, the first of which may have a default."""
+
+    arguments: int
+    default: str | None
+    body: str
+
+
+def expand_macros(text: str) -> str:
+    """Take the definitions of commands out of a text, and put what they say where they are used.
+
+    A definition holds for the whole text; of several of one command the last. A command that is defined by itself, as
+    `\\renewcommand` may do, stays as it is.
+
+    Raises:
+        MacroError: expansion makes the text more than ten times as long, or does not end.
+    """
+    text, macros = _take_definitions(text)
+    macros = {name: macro for name, macro in macros.items() if not _uses(macro.body, name)}
+    limit = _LARGEST_GROWTH * len(text) + 10_000
+    for _ in range(_DEEPEST):
+        expanded = _expand_once(text, macros, limit)
+        if expanded == text:
+            return text
+        text = expanded
+    raise MacroError(f"its macros still expand after {_DEEPEST} rounds")
+
+
+def _uses(text: str, name: str) -> bool:
+    return any(match.group(1) == name for match in _COMMAND.finditer(text))
+
+
+def _take_definitions(text: str) -> tuple[str, dict[str, Macro]]:
+    macros: dict[str, Macro] = {}
+    pieces: list[str] = []
+    done = 0
+    for start, match in _definitions(text):
+        if start < done:
+            continue
+        name, arguments, default, place = _head(text, match)
+        found = _group(text, place, "{", "}")
+        if found is None:
+            continue
+        inner, end = found
+        if match.re is _OPERATOR:
+            inner = rf"\operatorname{match.group(1)}{{{inner}}}"
+        macros[name] = Macro(arguments, default, inner)
+        pieces.append(text[done:start])
+        done = end
+        if text[done : done + 1] == "\n":
+            done += 1
+    return "".join([*pieces, text[done:]]), macros
+
+
+def _definitions(text: str) -> Iterator[tuple[int, re.Match[str]]]:
+    found = [match for pattern in (_NEW_COMMAND, _DEF, _OPERATOR) for match in pattern.finditer(text)]
+    yield from sorted(((match.start(), match) for match in found), key=lambda item: item[0])
+
+
+def _head(text: str, match: re.Match[str]) -> tuple[str, int, str | None, int]:
+    """Name, number of arguments, default of the first and where the body begins."""
+    place, default = match.end(), None
+    if match.re is _DEF:
+        return match.group(1), match.group(2).count("#"), None, place
+    if match.re is _OPERATOR:
+        return match.group(2), 0, None, place
+    if match.group(3) and text[place : place + 1] == "[":
+        found = _group(text, place, "[", "]")
+        if found is not None:
+            default, place = found
+    return match.group(1) or match.group(2), int(match.group(3) or 0), default, place
+
+
+def _expand_once(text: str, macros: Mapping[str, Macro], limit: int) -> str:
+    pieces: list[str] = []
+    size = done = 0
+    for match in _COMMAND.finditer(text):
+        macro = macros.get(match.group(1))
+        if macro is None or match.start() < done or _is_escaped(text, match.start()):
+            continue
+        found = _arguments(text, match.end(), macro)
+        if found is None:
+            continue
+        values, end = found
+        expansion = _put_arguments(macro.body, values)
+        pieces += [text[done : match.start()], expansion]
+        size += match.start() - done + len(expansion)
+        if size > limit:
+            raise MacroError(f"its macros make it more than {_LARGEST_GROWTH} times as long")
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _put_arguments(text: str, values: list[str]) -> str:
+    def value(use: re.Match[str]) -> str:
+        number = int(use.group(1))
+        return values[number - 1] if 1 <= number <= len(values) else use.group()
+
+    return re.sub(r"#(\d)", value, text.replace("\\xspace", ""))
+
+
+def _arguments(text: str, place: int, macro: Macro) -> tuple[list[str], int] | None:
+    """The arguments of a use and where it ends; None where they are not there."""
+    values: list[str] = []
+    if macro.arguments == 0 and text[place : place + 2] == "{}":
+        place += 2  # it was there to end the command's name
+    for number in range(macro.arguments):
+        while text[place : place + 1].isspace():
+            place += 1
+        if number == 0 and macro.default is not None:
+            found = _group(text, place, "[", "]") if text[place : place + 1] == "[" else (macro.default, place)
+        elif text[place : place + 1] == "{":
+            found = _group(text, place, "{", "}")
+        else:
+            command = _COMMAND.match(text, place)
+            end = command.end() if command else place + 1
+            found = (text[place:end], end) if place < len(text) else None
+        if found is None:
+            return None
+        value, place = found
+        values.append(value)
+    return values, place
+
+
+def _group(text: str, place: int, opening: str, closing: str) -> tuple[str, int] | None:
+    """What stands between a bracket and its partner, and where that ends."""
+    if text[place : place + 1] != opening:
+        return None
+    depth = braces = 0
+    position = place
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 2
+            continue
+        if opening != "{" and character in "{}":
+            braces += 1 if character == "{" else -1
+        elif character == opening:
+            depth += 1
+        elif character == closing and braces == 0:
+            depth -= 1
+            if depth == 0:
+                return text[place + 1 : position], position + 1
+        position += 1
+    return None
+
+
+def _is_escaped(text: str, place: int) -> bool:
+    """Whether the backslash here is the second of a line break, `\\\\name`."""
+    slashes = 0
+    while place > slashes and text[place - slashes - 1] == "\\":
+        slashes += 1
+    return slashes % 2 == 1
