@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foundation.atomic_files import restrict_file_modes
+
 if TYPE_CHECKING:
     from data_prep.config import DataConfig
     from data_prep.shards import Manifest, RunDirectory
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if argument.startswith("-"):
             parser.error(f"unknown option {argument}")
     options.overrides = [*options.overrides, *left]
+    restrict_file_modes()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that worker processes are ended as well
     try:
         _run(options)

@@ -71,6 +71,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def restrict_file_modes() -> None:
+    """What this process writes from now on is for others to read at most, however generous the shell's umask is: who
+    can change a checkpoint or token file changes what the next start does."""
+    os.umask(os.umask(0o022) | 0o022)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole."""
     with whole_file(path) as temporary:

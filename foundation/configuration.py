@@ -179,6 +179,9 @@ def _parse(text: str, place: Any) -> _Tree:
         loader.dispose()
 
 
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 def _build(
     node: yaml.Node,
     location: Location,
@@ -191,6 +194,8 @@ def _build(
     origins.setdefault(location, where)
     if any(node is parent for parent in parents):
         raise ConfigError(f"{where}: {_dotted(location)}: an alias refers to the section it stands in")
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+        raise ConfigError(f"{where}: {_dotted(location)}: a value of type {node.tag!r} is not allowed")
     if isinstance(node, yaml.MappingNode):
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:

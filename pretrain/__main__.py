@@ -8,9 +8,10 @@ import sys
 import warnings
 from pathlib import Path
 
+from foundation.atomic_files import restrict_file_modes
 from foundation.configuration import load_config
 from pretrain.config import TrainConfig
-from pretrain.monitor.replicas import ReplicaDriftError
+from pretrain.exit_codes import ExitCode
 
 EXAMPLES = """examples:
   one process:          python -m pretrain --config configs/train/demo.yaml \\
@@ -19,11 +20,17 @@ EXAMPLES = """examples:
   with torchrun:        torchrun --nproc-per-node 8 -m pretrain --config configs/train/demo.yaml
   stop half-way:        … stop_after_step=100        (the same command without it goes on from the checkpoint)
 
-Run again with the same output folder, it goes on from the newest whole checkpoint, also under other degrees."""
+Run again with the same output folder, it goes on from the newest whole checkpoint, also under other degrees.
+
+stop a run: Ctrl-C, SIGUSR1, SIGTERM, or a file `stop` in the output folder: the step is finished and saved first
+
+exit codes: 0 done; 2 and 3 stop and look (wrong settings, data or checkpoint; numbers that cannot be trusted);
+  75 start again (time is up, a process or node was lost or hung); 76 start again without the nodes in
+  excluded_nodes.txt; 130 ended by a person. On a Slurm cluster slurm/pretrain.sbatch acts on them."""
 
 
 def main() -> int:
-    """Exit codes: 0 done, 2 wrong settings, data or checkpoint, 3 the numbers cannot be trusted any more."""
+    """Returns one of `ExitCode`."""
     parser = argparse.ArgumentParser(
         prog="pretrain",
         description="Train a model from token files.",
@@ -31,26 +38,69 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/train/")
+    parser.add_argument("--show", metavar="SETTING", help="print one setting, such as output, and do nothing else")
     parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as parallel.tensor=2")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     arguments = parser.parse_intermixed_args()
     # What torch, DeepSpeed and megatron-core say to their own developers, from every process.
     warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)\.")
-    first = os.environ.get("RANK", "0") == "0"
+    restrict_file_modes()
+    rank = os.environ.get("RANK", "0")
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
-        from pretrain.train import train  # after the settings are right: it takes seconds to import
-
-        train(config)
+        if arguments.show is not None:
+            print(setting(config, arguments.show))
+            return ExitCode.DONE
     except ValueError as error:
-        if first:
+        if rank == "0":
             print(f"pretrain: {error}", file=sys.stderr)
-        return 2
+        return ExitCode.REFUSED
+    return _train(config, rank)
+
+
+def _train(config: TrainConfig, rank: str) -> int:
+    from pretrain.monitor.replicas import ReplicaDriftError  # after the settings are right: torch takes seconds
+    from pretrain.node_check import NodeError, exclude_nodes, is_broken_device
+    from pretrain.rendezvous import node_name
+    from pretrain.stopping import is_lost_peer, leave
+    from pretrain.train import train
+
+    try:
+        return train(config)
+    except ValueError as error:
+        if rank == "0":
+            print(f"pretrain: {error}", file=sys.stderr)
+        if is_lost_peer(error):
+            leave(ExitCode.REQUEUE)
+        return ExitCode.REFUSED
     except (ArithmeticError, ReplicaDriftError) as error:
-        if first:
+        if rank == "0":
             print(f"pretrain: {error}", file=sys.stderr)
-        return 3
-    return 0
+        return ExitCode.UNTRUSTED
+    except NodeError as error:
+        print(f"pretrain: rank {rank}: {error}: not to be used again", file=sys.stderr)
+        if rank == "0" or node_name() in error.nodes:
+            exclude_nodes(config.output, error)
+        leave(ExitCode.EXCLUDE_NODE)
+    except RuntimeError as error:
+        if is_broken_device(error):
+            exclude_nodes(config.output, NodeError([node_name()], str(error).splitlines()[0]))
+            print(f"pretrain: rank {rank} on {node_name()}: {error}", file=sys.stderr)
+            leave(ExitCode.EXCLUDE_NODE)
+        if not is_lost_peer(error):
+            raise
+        print(f"pretrain: rank {rank} has lost a peer: {error}", file=sys.stderr)
+        leave(ExitCode.REQUEUE)
+
+
+def setting(config: TrainConfig, name: str) -> object:
+    """The setting of a dotted name. Raises ValueError when there is none."""
+    value: object = config
+    for part in name.split("."):
+        if part not in getattr(type(value), "model_fields", {}):
+            raise ValueError(f"--show {name}: there is no setting of this name")
+        value = getattr(value, part)
+    return value
 
 
 if __name__ == "__main__":

@@ -170,9 +170,25 @@ class ObjectiveConfig(Settings):
 BLANK_TOKENS = ("mask_token", "long_mask_token", "start_token", "end_token")
 
 
+class Degrees(Settings):
+    """One way to lay a model over processes, see `ParallelConfig.preferred`; the data axis takes what is left."""
+
+    tensor: int = Field(default=1, gt=0)
+    pipeline: int = Field(default=1, gt=0)
+    sequence: bool = False
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    """Left out: that of `batch`."""
+
+    def __str__(self) -> str:
+        return f"tensor {self.tensor} × pipeline {self.pipeline}"
+
+
 class ParallelConfig(Settings):
     """Degrees of the three axes; their product is the number of processes."""
 
+    preferred: tuple[Degrees, ...] = ()
+    """Instead of the degrees below: the first of these that fits the processes that there are is taken, so that the
+    same command goes on when a cluster comes back with fewer nodes, see `pretrain/elastic.py`."""
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
     data: int | None = Field(default=None, gt=0)
@@ -185,6 +201,11 @@ class ParallelConfig(Settings):
     def _sequence_has_an_effect(self) -> ParallelConfig:
         if self.sequence and self.tensor == 1:
             raise ValueError("sequence: has no effect with tensor 1; leave it out or raise tensor")
+        if self.preferred:
+            for name in ("tensor", "pipeline", "data", "sequence"):
+                value = getattr(self, name)
+                if value != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: {value} has no effect: parallel.preferred chooses the degrees")
         return self
 
 
@@ -280,9 +301,38 @@ class CheckpointConfig(Settings):
         return self
 
 
+class HangConfig(Settings):
+    """Seconds without a sign of life after which a run is taken to hang, by what it is doing, see
+    `pretrain/monitor/watchdog.py`."""
+
+    starting_seconds: float = Field(default=1800, gt=0)
+    """From the first process that is there to the first step: building the model, reading the checkpoint."""
+    training_seconds: float = Field(default=600, gt=0)
+    """One step."""
+    evaluating_seconds: float = Field(default=1800, gt=0)
+    """One evaluation."""
+    saving_seconds: float = Field(default=1800, gt=0)
+    """One checkpoint."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """By activity."""
+        return {name.removesuffix("_seconds"): value for name, value in self.model_dump().items()}
+
+
 class MonitorConfig(Settings):
     """What is watched while the run goes on."""
 
+    hang: HangConfig = HangConfig()
+    stragglers_every_steps: int = Field(default=100, gt=0)
+    """The time that each rank spends in its passes is compared this often, see `pretrain/monitor/stragglers.py`."""
+    straggler_share: float = Field(default=0.25, gt=0)
+    """A node is named when it takes longer than the rest by more than this share, twice in a row."""
+    memory_stop_share: float = Field(default=0.03, ge=0, lt=1)
+    """When less of a node's memory is left, the run saves and asks to be started afresh, before the kernel ends it."""
+
+    wandb_project: str | None = Field(default=None, min_length=1)
+    """Send the metrics to this project of Weights & Biases too; see `pretrain/monitor/weights_and_biases.py`."""
     replicas_every_steps: int = Field(default=100, gt=0)
     """Weights that several processes hold are compared this often, at the start, and never saved when they differ.
     LayerNorm weights drifted apart over BLOOM's tensor ranks unseen (BigScience chronicles of the 176B run)."""

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pretrain import rendezvous
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch
 from pretrain.deepspeed_config import deepspeed_config
@@ -41,6 +42,7 @@ with warnings.catch_warnings():
     import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.pipe import LayerSpec, PipelineModule, TiedLayerSpec
+    from deepspeed.runtime.pipe.schedule import BackwardPass, ForwardPass
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
     from deepspeed.runtime.utils import partition_balanced
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
@@ -115,7 +117,8 @@ def join_processes(timeout_seconds: int) -> int:
     alone = "WORLD_SIZE" not in os.environ
     if alone:
         os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
-    limit_cpu_threads(int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])))
+    on_node = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # torchrun's name, DeepSpeed's name
+    limit_cpu_threads(int(on_node or os.environ["WORLD_SIZE"]))
     if local_device().type == "cpu":
         # DeepSpeed would build a shared-memory collective for CPUs that ignores process groups; gloo does not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -126,6 +129,8 @@ def join_processes(timeout_seconds: int) -> int:
     timeout = timedelta(seconds=timeout_seconds)
     if alone:
         start_alone(timeout)
+    elif not dist.is_initialized():
+        rendezvous.join(timeout)
     with redirect_stdout(StringIO()):
         deepspeed.init_distributed(communication_backend(), auto_mpi_discovery=False, timeout=timeout)
     return dist.get_world_size()
@@ -433,6 +438,14 @@ class Engine:
             return update(*arguments, **settings)
 
         self._engine.optimizer.step = hooked
+
+    def time_passes(self, around: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+        """From now on, run the forward and the backward pass of a micro-batch as `around(pass)`."""
+        passes = (ForwardPass, BackwardPass)
+        instructions = self._engine._INSTRUCTION_MAP  # the class's; ours is the instance's
+        self._engine._INSTRUCTION_MAP = {
+            kind: around(function) if kind in passes else function for kind, function in instructions.items()
+        }
 
     def parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(global name, this rank's shard) of every parameter of this stage, in the precision of the forward pass."""

@@ -17,13 +17,17 @@ from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.data.objective import Arrange, Batch, arrange
 from pretrain.engine import Engine
+from pretrain.exit_codes import ExitCode
+from pretrain.monitor.health import Health
 from pretrain.monitor.metrics import MetricsWriter
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.replicas import check_replicas
+from pretrain.monitor.weights_and_biases import WeightsAndBiases
 from pretrain.schedule import learning_rate
 from pretrain.spikes.documents import write_skipped_samples
 from pretrain.spikes.ledger import Entry, describe, rollbacks
 from pretrain.spikes.watch import FACT, SpikeWatch
+from pretrain.stopping import StopRequests
 from pretrain.topology import Topology
 
 
@@ -43,17 +47,24 @@ class Run:
     facts: dict[str, Any]
     spikes: SpikeWatch
     checkpoints: CheckpointWriter
+    stops: StopRequests
+    health: Health
+    board: WeightsAndBiases | None = None
 
 
 class SpikeError(ArithmeticError):
     """The loss has spiked, and nothing that could be done on its own has helped."""
 
 
-def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
-    """Train from `step` finished steps and `samples` consumed samples to the end or to `stop_after_step`.
+def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
+    """Train from `step` finished steps and `samples` consumed samples to the end, to `stop_after_step`, or until
+    somebody asks to stop.
 
     Args:
         notes: what the person at the terminal should know before the first step.
+
+    Returns:
+        What the process is to say to whoever started it.
 
     Raises:
         SpikeError: the loss has spiked, and nothing that could be done on its own has helped.
@@ -62,7 +73,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
     config, engine, spikes = run.config, run.engine, run.spikes
     schedule, sizes = config.schedule, config.batch.sizes
     last_step = min(schedule.total_steps, config.stop_after_step or schedule.total_steps)
-    metrics = MetricsWriter(config.output / "metrics.jsonl", step) if engine.rank == 0 else None
+    metrics = MetricsWriter(config.output / "metrics.jsonl", step, run.board) if engine.rank == 0 else None
     progress = TrainingProgress(config, run.topology, step, last_step) if engine.rank == 0 else None
     if progress:
         progress.start(notes)
@@ -72,7 +83,12 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
     if step == 0 and spikes.enabled:
         save(run, step, samples)  # a spike before the first checkpoint needs one to go back to
     batches = batches_from(run, samples)
+    saved_step, stop = step, None
     while step < last_step:
+        run.health.begin("training", step + 1)
+        stop = run.stops.agreed()
+        if stop is not None:
+            break
         started = time.perf_counter()
         first_sample = int(run.training.skipped.samples_at(samples))
         sequence_length = int(run.training.lengths(first_sample)[0])
@@ -120,9 +136,12 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             run.checkpoints.wait()  # the answer looks at what is there
             tell_saved(run, metrics, progress)
             step, samples = roll_back(run, spikes.answer(verdict, step, batch_size), metrics, progress)
+            saved_step = step
             batches = batches_from(run, samples)
             continue
+        run.health.after_step(step, metrics, progress)
         if run.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
+            run.health.begin("evaluating", step)
             loss, tokens = evaluate(run, run.held_out)
             if metrics and progress:
                 metrics.write("evaluation", step=step, loss=loss, perplexity=math.exp(min(loss, 700.0)), tokens=tokens)
@@ -131,9 +150,16 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
             check_replicas(engine.parameters(), engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
             save(run, step, samples)
+            saved_step = step
         tell_saved(run, metrics, progress)
+    if stop is not None and saved_step != step:
+        save(run, step, samples)
+    run.health.begin("saving", step)
     run.checkpoints.wait()
     tell_saved(run, metrics, progress)
+    if stop is not None and metrics and progress:
+        metrics.write("event", step=step, event="stopped", reason=stop.reason, exit_code=int(stop.exit_code))
+        progress.stopped(step, stop)
     if progress and spikes.suspects:
         progress.note(
             "the last steps may be a spike: `python -m tools.spikes` shows what is known, docs/on_call.md helps"
@@ -142,6 +168,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> None:
         progress.finish()
     if metrics:
         metrics.close()
+    return stop.exit_code if stop is not None else ExitCode.DONE
 
 
 def _arrange(run: Run, split: str) -> Arrange | None:
@@ -165,6 +192,7 @@ def batches_from(run: Run, samples: int) -> Iterator[Batch]:
 
 def save(run: Run, step: int, samples: int) -> None:
     """Begin to save a checkpoint from all ranks. Collective."""
+    run.health.begin("saving", step)
     facts = {
         **run.facts,
         # Phases may be added later, for samples that are not reached yet: the digest is of what was.
@@ -189,6 +217,7 @@ def tell_saved(run: Run, metrics: MetricsWriter | None, progress: TrainingProgre
                 in_background=saved.in_background,
             )
             progress.saved(saved.folder)
+            run.health.after_save(saved.step, saved.folder, metrics, progress)
 
 
 def roll_back(
@@ -212,6 +241,7 @@ def roll_back(
             f"step {answer.step}: the loss has spiked since step {answer.onset} and the run stops: {answer.reason}. "
             f"See docs/on_call.md and `python -m tools.spikes {run.config.output}`"
         )
+    run.health.begin("starting", answer.step)
     reader = CheckpointReader(step_folder(run.config.output / "checkpoints", answer.to_step))
     load_checkpoint(run.engine, reader)
     run.spikes.restore(reader.index.get(FACT))

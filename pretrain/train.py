@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,32 +19,59 @@ from pretrain.config import TrainConfig, check_vocabulary, check_world_size
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
 from pretrain.data.skips import SkippedRanges
+from pretrain.elastic import fit_processes
 from pretrain.engine import Engine, join_processes, versions
+from pretrain.exit_codes import ExitCode
 from pretrain.loop import Run, train_loop
+from pretrain.monitor.health import Health
+from pretrain.monitor.watchdog import Watchdog
+from pretrain.monitor.weights_and_biases import WeightsAndBiases
+from pretrain.node_check import NodeError, check_device
+from pretrain.rendezvous import node_name
 from pretrain.spikes.watch import FACT, SpikeWatch, open_ledger
+from pretrain.stopping import StopRequests, control_group
 from pretrain.topology import Topology
 
-COLLECTIVE_TIMEOUT_SECONDS = 1800
+COLLECTIVE_MARGIN_SECONDS = 300
+"""Collectives give up later than the watchdog, which says more."""
 T = TypeVar("T")
 
 
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig) -> ExitCode:
     """Train, or go on with a run that was stopped: the newest whole checkpoint in the output folder is taken up.
 
     Called in every process of the launcher.
 
+    Returns:
+        What the process is to say to whoever started it.
+
     Raises:
         ValueError: on every rank, when a setting, the data or a checkpoint does not fit; says which and how.
+        NodeError: on every rank, when some nodes cannot train and others can.
         SpikeError, FloatingPointError: see `train_loop`.
     """
-    world_size = join_processes(COLLECTIVE_TIMEOUT_SECONDS)
-    train_joined(config, world_size)
+    check_device()
+    longest = max(config.monitor.hang.limits.values())
+    world_size = join_processes(int(longest) + COLLECTIVE_MARGIN_SECONDS)
+    exit_code = train_joined(fit_processes(config, world_size), world_size)
     dist.barrier()
     dist.destroy_process_group()
+    return exit_code
 
 
-def train_joined(config: TrainConfig, world_size: int) -> None:
+def train_joined(config: TrainConfig, world_size: int) -> ExitCode:
     """`train` in processes that have found each other."""
+    rank, hosts = dist.get_rank(), [""] * world_size
+    dist.all_gather_object(hosts, node_name())
+    attempt = _from_first_rank(datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ"))
+    with (
+        StopRequests(config.output, rank, control_group()) as stops,
+        Watchdog(config.output, rank, hosts, config.monitor.hang.limits, attempt) as watchdog,
+    ):
+        return _train(config, world_size, hosts, stops, watchdog)
+
+
+def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRequests, watchdog: Watchdog) -> ExitCode:
     data_degree = check_world_size(config, world_size)
     topology = Topology(pipe=config.parallel.pipeline, data=data_degree, tensor=config.parallel.tensor)
     training, held_out = _agreed(lambda: _open_data(config))
@@ -77,7 +105,11 @@ def train_joined(config: TrainConfig, world_size: int) -> None:
         write_resolved(config, config.output / "config.resolved.yaml")
     keep = config.checkpoint
     writer = CheckpointWriter(engine, checkpoints, keep.keep_last, keep.keep_every_steps, background=keep.background)
-    train_loop(Run(config, topology, engine, training, held_out, facts, spikes, writer), step, samples, complaints)
+    project = config.monitor.wandb_project if engine.rank == 0 else None
+    board = _agreed(lambda: WeightsAndBiases(project, config.output, settings) if project else None)
+    health = Health(config.monitor, engine, hosts, watchdog, stops)
+    run = Run(config, topology, engine, training, held_out, facts, spikes, writer, stops, health, board)
+    return train_loop(run, step, samples, complaints)
 
 
 def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
@@ -126,12 +158,17 @@ def _agreed(function: Callable[[], T]) -> T:
         result = function()
     except (ValueError, OSError) as error:
         failure = str(error)
-    failures: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    messages = sorted({message for message in failures if message})
-    if messages:
-        raise ValueError("; ".join(messages))
-    return cast(T, result)
+    failures: list[tuple[str, str | None]] = [("", None)] * dist.get_world_size()
+    dist.all_gather_object(failures, (node_name(), failure))
+    messages = sorted({message for _, message in failures if message})
+    if not messages:
+        return cast(T, result)
+    failed = {node for node, message in failures if message}
+    fine = {node for node, _ in failures} - failed
+    # What one rank does for all, it does on rank 0: that its node alone fails says nothing about the node.
+    if fine and failures[0][0] not in failed:
+        raise NodeError(sorted(failed), "; ".join(messages))
+    raise ValueError("; ".join(messages))
 
 
 def _from_first_rank(value: T) -> T:

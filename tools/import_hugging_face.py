@@ -106,6 +106,9 @@ def _parameters(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
 class _Tensors:
     """The tensors of a folder by name, read one at a time.
 
@@ -120,7 +123,9 @@ class _Tensors:
     def __init__(self, folder: Path, family: Family) -> None:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
-            raise ValueError(f"{folder}: no *.safetensors; save the model in that format first")
+            pickles = sorted(file.name for suffix in PICKLES for file in folder.glob(f"*{suffix}"))
+            why = f"{pickles[0]} is a pickle, which can run code when it is read, and is refused; " if pickles else ""
+            raise ValueError(f"{folder}: no *.safetensors; {why}save the model in that format first")
         checksum_path = folder / CHECKSUM_FILE
         if checksum_path.is_file():
             for file_name, sha256 in json.loads(checksum_path.read_text(encoding="utf-8")).items():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from foundation.atomic_files import write_text
+from pretrain.monitor.weights_and_biases import WeightsAndBiases
 
 Kind = Literal["train", "evaluation", "event"]
 
@@ -27,13 +28,15 @@ class MetricsWriter:
     Args:
         path: the `metrics.jsonl`, made when it is not there.
         resume_step: steps done by the checkpoint that the run goes on from; 0 for a new run, which abandons all lines.
+        also: is given the scalars too.
     """
 
-    def __init__(self, path: Path, resume_step: int) -> None:
+    def __init__(self, path: Path, resume_step: int, also: WeightsAndBiases | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             _abandon(path, resume_step)
         self._path = path
+        self._also = also
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
@@ -47,7 +50,7 @@ class MetricsWriter:
         Their lines carry `"branch": branch` in `metrics.abandoned.jsonl`, and TensorBoard shows them as a run of that
         name beside the kept one.
         """
-        self.close()
+        self._close_files()
         abandoned = _abandon(self._path, to_step, branch)
         board = SummaryWriter(str(self._path.parent / TENSORBOARD_FOLDER / branch))
         for line in abandoned:
@@ -65,8 +68,15 @@ class MetricsWriter:
         for name, value in values.items():
             if kind != "event" and isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._also is not None and kind != "event":
+            self._also.write(kind, step, {n: v for n, v in values.items() if isinstance(v, int | float)})
 
     def close(self) -> None:
+        self._close_files()
+        if self._also is not None:
+            self._also.close()
+
+    def _close_files(self) -> None:
         self._file.close()
         self._board.close()
 

@@ -16,6 +16,7 @@ from foundation.progress import PLAIN_LINE_SECONDS, format_seconds
 from pretrain.config import TrainConfig
 from pretrain.families.mapping import parameter_count
 from pretrain.monitor.flops import model_flops_per_token
+from pretrain.stopping import Stop
 from pretrain.topology import Topology
 
 
@@ -101,6 +102,11 @@ class TrainingProgress:
     def saved(self, folder: Path) -> None:
         """Show where a checkpoint is."""
         self._print(f"saved {folder}")
+
+    def stopped(self, step: int, stop: Stop) -> None:
+        """Say that the run ends before its time, and why."""
+        self._last_step = step
+        self._print(f"stopping: {stop.reason}; step {step:,} is saved, the same command goes on from there")
 
     def finish(self) -> None:
         """Take the live line away and say how long it took."""

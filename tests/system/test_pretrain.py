@@ -15,6 +15,7 @@ from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.monitor.metrics import read_metrics
 from tests.small_run import LENGTH, write_small_run
+from tools.report.__main__ import main
 
 
 @pytest.fixture
@@ -23,14 +24,27 @@ def run(tmp_path: Path) -> Path:
     return write_small_run(tmp_path).parent
 
 
+SECRETS = {"WANDB_API_KEY": "a-secret-that-must-stay-one", "HF_TOKEN": "another-secret-that-must-stay-one"}
+"""In the environment of every run here."""
+
+
 def pretrain(run: Path, *overrides: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pretrain"]
     if processes > 1:
         launcher = str(Path(sys.executable).with_name("deepspeed"))
         command = [launcher, "--num_gpus", str(processes), "--master_port", free_port(), "--module", "pretrain"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        **SECRETS,
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     return subprocess.run(
-        [*command, "--config", str(run / "train.yaml"), *overrides], capture_output=True, text=True, env=environment
+        [*command, "--config", str(run / "train.yaml"), *overrides],
+        capture_output=True,
+        text=True,
+        env=environment,
+        umask=0,  # the most generous one that a shell can have
     )
 
 
@@ -78,6 +92,8 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
     evaluations = [line for line in lines["train"] if line["kind"] == "evaluation"]
     assert [line["step"] for line in evaluations] == [3, 6]
 
+    assert_kept_to_itself(run / "train", result.stdout + result.stderr)
+
     # And under fewer processes: the checkpoint fits any topology.
     more = pretrain(run, "schedule.total_steps=7")
     assert more.returncode == 0, more.stderr
@@ -100,6 +116,17 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
     # Other data under the same run.
     message = refused(run, f"output={run / 'undisturbed'}", "seed=99", "schedule.total_steps=8")
     assert "written with seed=1234, now 99: set it back, or give a new output folder" in message
+
+
+def assert_kept_to_itself(output: Path, said: str) -> None:
+    """No secret of the environment in a file or on the terminal, and no file that others may write."""
+    assert main([str(output.parent)]) == 0
+    files = [*output.rglob("*"), output.parent / "report.html"]
+    assert len(files) > 10
+    for path in files:
+        assert path.stat().st_mode & 0o022 == 0, path
+        assert not path.is_file() or not any(secret.encode() in path.read_bytes() for secret in SECRETS.values()), path
+    assert not any(secret in said for secret in SECRETS.values())
 
 
 @pytest.mark.parametrize(

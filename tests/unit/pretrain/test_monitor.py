@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pretrain.config import TrainConfig
 from pretrain.monitor.flops import model_flops_per_token
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
+from pretrain.monitor.weights_and_biases import WeightsAndBiases
 from pretrain.topology import Topology
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
@@ -126,3 +129,51 @@ def test_a_terminal_gets_a_live_line() -> None:
     progress.step(train_line(1))
     progress.finish()
     assert "step 1/1" in out.getvalue() and "trained 1 steps" in out.getvalue()
+
+
+class FakeWandb(ModuleType):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.settings: dict[str, Any] = {}
+        self.logged: list[dict[str, Any]] = []
+        self.finished = 0
+
+    def init(self, **settings: Any) -> FakeWandb:
+        self.settings = settings
+        return self
+
+    def define_metric(self, name: str, step_metric: str) -> None:
+        assert (name, step_metric) == ("*", "step")
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_weights_and_biases_gets_the_scalars_and_no_second_run_after_a_rollback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    board = WeightsAndBiases("altiplano", tmp_path / "demo" / "train", {"seed": 1})
+    assert wandb.settings["project"] == "altiplano" and wandb.settings["name"] == "demo/train"
+    assert wandb.settings["resume"] == "allow" and wandb.settings["config"] == {"seed": 1}
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", 0, board)
+    writer.write("train", step=1, loss=2.5, dropped="no number")
+    writer.write("event", step=1, event="saved")
+    writer.roll_back(0, "abandoned-01")
+    writer.write("train", step=1, loss=2.0)
+    assert wandb.finished == 0
+    writer.close()
+    assert wandb.logged == [{"step": 1, "train/loss": 2.5}, {"step": 1, "train/loss": 2.0}]
+    assert wandb.finished == 1
+
+
+def test_weights_and_biases_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"monitor.wandb_project: 'p' needs wandb: pip install wandb"):
+        WeightsAndBiases("p", tmp_path, {})

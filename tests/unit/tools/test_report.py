@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from foundation.configuration import load_config, write_resolved
 from pretrain.config import TrainConfig
-from tools import report
 from tools.charts import Series, line_chart, number, smoothed, ticks
+from tools.report.__main__ import main
+from tools.verify_export import RESULT_FILE
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
 
@@ -84,12 +86,12 @@ def run(tmp_path: Path) -> Path:
         "within_bound": True,
         "samples": [{"prompt": "def ", "continuation": "f(x): return x < 1 & <script>alert(1)</script>"}],
     }
-    (folder / report.RESULT_FILE).write_text(json.dumps(check), encoding="utf-8")
+    (folder / RESULT_FILE).write_text(json.dumps(check), encoding="utf-8")
     return folder
 
 
 def written(folder: Path) -> str:
-    assert report.main([str(folder)]) == 0
+    assert main([str(folder)]) == 0
     text = (folder / "report.html").read_text(encoding="utf-8")
     Balanced().feed(text)
     return text
@@ -130,7 +132,8 @@ def test_the_page_holds_the_numbers(run: Path) -> None:
     ):
         assert shown in text, shown
     assert text.count("<svg") == 4
-    assert "missing" not in text.split("</style>")[1]
+    (missing,) = re.findall(r'class="missing">([^<]*)', text)
+    assert "token files cannot be opened here" in missing  # this run has none
 
 
 def test_the_page_is_one_file_and_what_models_write_stays_text(run: Path) -> None:
@@ -156,7 +159,7 @@ def test_rare_reasons_are_folded_and_not_lost(run: Path) -> None:
 
 
 def test_a_wrong_export_stands_out(run: Path) -> None:
-    path = run / report.RESULT_FILE
+    path = run / RESULT_FILE
     check = json.loads(path.read_text(encoding="utf-8")) | {"within_bound": False, "max_abs_difference": 1.5}
     path.write_text(json.dumps(check), encoding="utf-8")
     text = written(run)
@@ -169,11 +172,80 @@ def test_a_run_that_has_just_begun(run: Path) -> None:
     assert "Loss, nats per token" in written(run)
 
 
+def test_what_happened_on_the_way_is_told(run: Path) -> None:
+    path = run / "train" / "metrics.jsonl"
+    whole = path.read_text(encoding="utf-8").rsplit("\n", 1)[0]
+    more = [
+        {"kind": "event", "step": 3, "event": "resumed", "topology": "tensor 2 × pipeline 1 × data 3"},
+        {
+            "kind": "event",
+            "step": 4,
+            "event": "pass seconds",
+            "by_rank": [0.5, 0.5, 1.5],
+            "nodes": ["n1", "n1", "<n2>"],
+        },
+        {"kind": "event", "step": 4, "event": "straggler", "nodes": ["<n2>"], "ranks": [2], "ratio": 3.0},
+        {"kind": "event", "step": 6, "event": "saved", "checkpoint": "step-00000006", "seconds": 90.0},
+        {"kind": "event", "step": 6, "event": "stopped", "reason": "SIGUSR1 on n1", "exit_code": 75},
+        {"kind": "train", "step": 7, "loss": 1.0, "consumed_samples": 9, "mfu": 0.42, "goodput": 0.875},
+    ]
+    path.write_text(whole + "\n" + "".join(json.dumps(line) + "\n" for line in more), encoding="utf-8")
+    spike = {"kind": "transient", "step": 5, "onset": 4, "peak": 1.5, "reason": "healed"}
+    (run / "train" / "spikes.jsonl").write_text(json.dumps(spike) + "\n", encoding="utf-8")
+    text = written(run)
+    for shown in (
+        "<b>6</b><span>tensor 2 × pipeline 1 × data 3",
+        "<b>42.0%</b><span>MFU, median",
+        "<b>87.5%</b><span>of the time led to kept steps",
+        "reason SIGUSR1 on n1, exit_code 75",
+        "<td>&lt;n2&gt;</td><td>1</td><td>1.500</td>",
+        "step 5: transient; loss up to 1.50 times its level from step 4 on, healed",
+        "<td>1 min 30 s</td><td>50.0%</td>",
+    ):
+        assert shown in text, shown
+    assert text.index("&lt;n2&gt;</td><td>1<") < text.index("n1</td><td>2<")  # the slowest first
+
+
+def other_run(run: Path, folder: Path) -> Path:
+    shutil.copytree(run, folder)
+    path = folder / "train" / "metrics.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace('"loss": 4.5', '"loss": 4.75'), encoding="utf-8")
+    config = folder / "train" / "config.resolved.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("learning_rate: 0.003", "learning_rate: 0.006"), encoding="utf-8")
+    return folder
+
+
+def test_two_runs_in_one_page(run: Path, tmp_path: Path) -> None:
+    other = other_run(run, tmp_path / "other")
+    assert main([str(run), "--against", str(other)]) == 0
+    text = (run / "comparison.html").read_text(encoding="utf-8")
+    Balanced().feed(text)
+    for shown in (
+        "<th>demo</th><th>other</th>",
+        "<td>optimizer.learning_rate</td><td>0.003</td><td>0.006</td>",
+        "Of 6 common steps the loss differs most at step 2: by +0.25.",
+        "Loss of other less that of demo",
+    ):
+        assert shown in text, shown
+    assert text.count("<td>optimizer.") == 1
+
+    assert main([str(run), "--against", str(run)]) == 0
+    text = (run / "comparison.html").read_text(encoding="utf-8")
+    assert "The losses of all 6 common steps are the same." in text
+
+
+def test_nothing_to_compare_with_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main([str(run), "--against", str(tmp_path / "empty")]) == 2
+    assert "no step has been trained yet, so there is nothing to compare" in capsys.readouterr().err
+
+
 def test_faults_are_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main([str(tmp_path / "none")]) == 2
+    assert main([str(tmp_path / "none")]) == 2
     assert "none: no such folder; give the folder of a run" in capsys.readouterr().err
     (run / "ledger.json").write_text('{"documents":\n oops', encoding="utf-8")
-    assert report.main([str(run)]) == 2
+    assert main([str(run)]) == 2
     assert "ledger.json:2: not valid JSON" in capsys.readouterr().err
 
 

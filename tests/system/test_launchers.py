@@ -1,0 +1,107 @@
+"""Stopped by a person or a scheduler under each launcher, the run is saved once and goes on; two nodes without ssh."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.monitor.metrics import read_metrics
+from tests.small_run import write_small_run
+from tests.system.test_pretrain import free_port
+
+pytestmark = pytest.mark.slow
+
+ENDLESS = ("parallel.pipeline=2", "schedule.total_steps=20000", "evaluation.every_steps=20000",
+           "checkpoint.every_steps=20000", "spikes.enabled=false")  # fmt: skip
+BIN = Path(sys.executable).parent
+
+
+def launch(*command: str, log: Path) -> subprocess.Popen[bytes]:
+    """In a process group of its own, as a shell starts a command."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    with open(log, "wb") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+
+
+def torchrun(config: Path, *arguments: str) -> list[str]:
+    return [str(BIN / "torchrun"), "--nproc-per-node", "2", "--master-port", free_port(), "-m", "pretrain", "--config",
+            str(config), *arguments]  # fmt: skip
+
+
+def deepspeed(config: Path, *arguments: str) -> list[str]:
+    return [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", free_port(), "--module", "pretrain", "--config",
+            str(config), *arguments]  # fmt: skip
+
+
+def wait_for_step(folder: Path, step: int, launcher: subprocess.Popen[bytes], log: Path) -> None:
+    metrics = folder / "train" / "metrics.jsonl"
+    while not (metrics.is_file() and any(line["step"] >= step for line in read_metrics(metrics))):
+        assert launcher.poll() is None, log.read_text()
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "whole_group", "said"),
+    [
+        ("torchrun", signal.SIGTERM, False, "stopping: SIGTERM"),
+        ("deepspeed", signal.SIGTERM, False, "stopping: SIGTERM"),
+        ("deepspeed", signal.SIGINT, True, "stopping: Ctrl-C"),
+        ("alone", signal.SIGINT, True, "stopping: Ctrl-C"),
+    ],
+)
+def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_group: bool, said: str) -> None:
+    config, log = write_small_run(tmp_path), tmp_path / "log"
+    endless = ENDLESS if launcher != "alone" else ENDLESS[1:]
+    commands = {
+        "torchrun": torchrun(config, *endless),
+        "deepspeed": deepspeed(config, *endless),
+        "alone": [sys.executable, "-m", "pretrain", "--config", str(config), *endless],
+    }
+    process = launch(*commands[launcher], log=log)
+    wait_for_step(tmp_path, 3, process, log)
+    if whole_group:  # a terminal's Ctrl-C goes to every process of the foreground group
+        os.killpg(process.pid, number)
+    else:
+        target = process.pid
+        if launcher == "deepspeed":  # its front end does not pass signals on, its launcher on the node does
+            target = int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0])
+        os.kill(target, number)
+    process.wait()
+    while "is saved, the same command goes on from there" not in log.read_text():
+        time.sleep(0.3)  # deepspeed's front end ends before its processes do
+    text = log.read_text()
+    assert said in text and text.count("saved ") == 1, text
+    if launcher == "alone":
+        assert process.returncode == 130
+    (stopped,) = [line for line in read_metrics(tmp_path / "train" / "metrics.jsonl") if line.get("event") == "stopped"]
+    assert CheckpointReader(tmp_path / "train" / "checkpoints").step == stopped["step"] >= 3
+
+
+def test_exit_codes_come_through(tmp_path: Path) -> None:
+    config, log = write_small_run(tmp_path), tmp_path / "log"
+    for command in (torchrun(config, "data.mixture=none"), deepspeed(config, "data.mixture=none")):
+        code = launch(*command, log=log).wait()
+        assert code == (1 if "torchrun" in command[0] else 2), log.read_text()  # torchrun knows only this one
+        assert "none: no such file" in log.read_text()
+
+
+def test_deepspeed_with_a_host_file_and_without_ssh(tmp_path: Path) -> None:
+    config = write_small_run(tmp_path)
+    hosts, port = tmp_path / "hosts", free_port()
+    hosts.write_text("node-a slots=2\nnode-b slots=2\n")
+    processes = []
+    for rank in (0, 1):
+        command = [str(BIN / "deepspeed"), "--hostfile", str(hosts), "--no_ssh", "--node_rank", str(rank)]
+        command += ["--master_addr", "127.0.0.1", "--master_port", port, "--module", "pretrain"]
+        command += ["--config", str(config), "parallel.tensor=2", "parallel.pipeline=2"]
+        processes.append(launch(*command, log=tmp_path / f"log-{rank}"))
+    assert [process.wait() for process in processes] == [0, 0], (tmp_path / "log-0").read_text()
+    assert CheckpointReader(tmp_path / "train" / "checkpoints").step == 6
+    assert "tensor 2 × pipeline 2 × data 1" in (tmp_path / "log-0").read_text()

@@ -1,0 +1,194 @@
+"""Jobs on a real Slurm with two nodes: trained, signalled, killed, cancelled, and queued again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.checkpoint.layout import STATES
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.monitor.metrics import read_metrics
+from tests.distributed import cases
+from tests.distributed.processes import run_processes
+from tests.small_run import write_small_run
+from tests.system.slurm_cluster import POLL_SECONDS, Cluster, NoSlurm, running_cluster, site_file
+
+SCRIPT = "slurm/pretrain.sbatch"
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=2", "--time=30")
+STEPS = 150
+SETTINGS = (
+    "parallel.tensor=2",
+    "parallel.pipeline=2",
+    f"schedule.total_steps={STEPS}",
+    "evaluation.every_steps=50",
+    "checkpoint.every_steps=50",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    try:
+        with running_cluster() as running:
+            yield running
+    except NoSlurm as reason:
+        pytest.skip(f"no Slurm here: {reason}")
+
+
+class Job:
+    """A submitted training job and the folder that it works in."""
+
+    def __init__(self, cluster: Cluster, folder: Path, *arguments: str, options: tuple[str, ...] = TWO_NODES) -> None:
+        self.cluster, self.folder, self.output, self.log = cluster, folder, folder / "train", folder / "job.log"
+        config = write_small_run(folder)
+        site = {"ALTIPLANO_SITE": str(site_file(folder))}
+        self.number = cluster.submit(*options, SCRIPT, str(config), *SETTINGS, *arguments, log=self.log, **site)
+
+    def wait_for_step(self, step: int) -> None:
+        """Until metrics.jsonl has this step."""
+        metrics = self.output / "metrics.jsonl"
+        while not (metrics.is_file() and any(line["step"] >= step for line in read_metrics(metrics))):
+            self.wait_while_active()
+            time.sleep(POLL_SECONDS)
+
+    def wait_while_active(self) -> None:
+        state = self.cluster.job(self.number)["JobState"]
+        assert state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), f"{state}:\n{self.text()}"
+
+    def wait(self, state: str = "COMPLETED") -> dict[str, str]:
+        return self.cluster.wait(self.number, state, log=self.log)
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.is_file() else ""
+
+    def events(self, event: str) -> list[dict[str, object]]:
+        return [line for line in read_metrics(self.output / "metrics.jsonl") if line.get("event") == event]
+
+
+def assert_undisturbed(job: Job, tmp_path: Path) -> None:
+    """The weights and moments at the end are those of the same run without Slurm and without an interruption."""
+    config = write_small_run(tmp_path / "undisturbed")
+    run_processes(4, cases.train_command, str(config), SETTINGS)
+    ours = CheckpointReader(job.output / "checkpoints")
+    reference = CheckpointReader(tmp_path / "undisturbed" / "train" / "checkpoints")
+    assert ours.step == reference.step == STEPS
+    for name in reference.names():
+        for state in STATES:
+            assert torch.equal(ours.tensor(name, state), reference.tensor(name, state)), f"{state} of {name}"
+
+
+def test_signalled_job_is_queued_again_and_ends_with_the_bits_of_an_undisturbed_run(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "job").mkdir()
+    job = Job(cluster, tmp_path / "job")
+    job.wait_for_step(5)
+    assert {node: len(cluster.processes(node, job.number)) for node in ("n1", "n2")} == {"n1": 2, "n2": 2}
+    # What `--signal=B:USR1@300` makes Slurm do before the time limit: a signal to the batch script alone.
+    cluster.call("scancel", "--batch", "--signal=USR1", str(job.number))
+    ended = job.wait()
+    text = job.text()
+    assert ended["Restarts"] == "1", text
+    assert "stopping: SIGUSR1 on" in text and "going on from the checkpoint of step" in text
+    (stopped,) = job.events("stopped")
+    (resumed,) = job.events("resumed")
+    assert stopped["exit_code"] == 75 and stopped["step"] == resumed["step"] not in (0, 50, 100, STEPS)
+    assert_undisturbed(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_time_limit_itself(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm signals up to a minute early, so some attempt may be stopped before its first step; none is lost."""
+    (tmp_path / "job").mkdir()
+    limit = ("--nodes=2", "--ntasks-per-node=2", "--time=2", "--signal=B:USR1@60")
+    job = Job(cluster, tmp_path / "job", "schedule.total_steps=4000", "evaluation.every_steps=4000", options=limit)
+    while int(cluster.job(job.number)["Restarts"]) < 1:
+        job.wait_while_active()
+        time.sleep(POLL_SECONDS)
+    assert "asking the run to save and stop" in job.text()
+    job.wait_for_step(int(str(job.events("stopped")[0]["step"])) + 1)
+    cluster.call("scancel", str(job.number))
+    job.wait("CANCELLED")
+
+
+@pytest.mark.slow
+def test_a_rank_killed_on_the_second_node_ends_the_job_within_a_minute_and_it_is_queued_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "job").mkdir()
+    job = Job(cluster, tmp_path / "job", "checkpoint.every_steps=10")
+    job.wait_for_step(15)
+    started = time.monotonic()
+    os.kill(cluster.processes("n2", job.number)[0], signal.SIGKILL)
+    while int(cluster.job(job.number)["Restarts"]) < 1:
+        job.wait_while_active()
+        time.sleep(POLL_SECONDS)
+    assert time.monotonic() - started < 60
+    assert "back into the queue" in job.text()
+    job.wait()
+    assert_undisturbed(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_what_stays_out_of_the_queue(cluster: Cluster, tmp_path: Path) -> None:
+    """Cancelled, refused, ended by a person, or crashing again and again."""
+    (tmp_path / "cancelled").mkdir()
+    cancelled = Job(cluster, tmp_path / "cancelled")
+    cancelled.wait_for_step(5)
+    cluster.call("scancel", str(cancelled.number))
+    assert cancelled.wait("CANCELLED")["Restarts"] == "0"
+
+    (tmp_path / "refused").mkdir()
+    refused = Job(cluster, tmp_path / "refused", "parallel.tensr=2")
+    assert refused.wait("FAILED")["ExitCode"] == "2:0"
+    assert "did you mean 'tensor'?" in refused.text()
+
+    (tmp_path / "ended").mkdir()
+    ended = Job(cluster, tmp_path / "ended", "schedule.total_steps=4000", "evaluation.every_steps=4000")
+    ended.wait_for_step(5)
+    (ended.output / "stop").write_text("end\n")
+    assert ended.wait("FAILED")["ExitCode"] == "130:0"
+    assert not (ended.output / "stop").exists()
+    assert "ended by a person; not queued again" in ended.text()
+
+    # Killed before it has saved anything, three times.
+    (tmp_path / "crashing").mkdir()
+    crashing = Job(
+        cluster,
+        tmp_path / "crashing",
+        "spikes.enabled=false",
+        "schedule.total_steps=4000",
+        "checkpoint.every_steps=4000",
+    )
+    for attempt in range(3):
+        while int(cluster.job(crashing.number)["Restarts"]) < attempt:
+            time.sleep(POLL_SECONDS)
+        while not cluster.processes("n2", crashing.number):
+            crashing.wait_while_active()
+            time.sleep(POLL_SECONDS)
+        os.kill(cluster.processes("n2", crashing.number)[0], signal.SIGKILL)
+    assert crashing.wait("FAILED")["Restarts"] == "2"
+    assert "3 tries in a row have saved nothing" in crashing.text()
+
+
+@pytest.mark.slow
+def test_one_task_a_node_starts_its_processes_itself_and_a_stop_file_requeues(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    options = (
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=2",
+        "--time=30",
+        "--export=ALL,PROCESSES_PER_NODE=2",
+    )
+    job = Job(cluster, tmp_path / "job", options=options)
+    job.wait_for_step(5)
+    (job.output / "stop").touch()
+    assert job.wait()["Restarts"] == "1"
+    assert "train/stop is there" in job.text()
+    assert_undisturbed(job, tmp_path)

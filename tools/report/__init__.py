@@ -1,0 +1,1 @@
+"""One page about a whole run, or about two beside each other: `python -m tools.report RUN [--against OTHER]`."""

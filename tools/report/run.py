@@ -1,0 +1,76 @@
+"""What lies in a run's folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from foundation.configuration import load_config
+from pretrain.config import TrainConfig
+from pretrain.data.mixture import MixtureFile, load_mixture
+from pretrain.monitor.metrics import read_metrics
+from pretrain.spikes.ledger import LEDGER_FILE, read_ledger
+from tools.verify_export import RESULT_FILE
+
+
+class Run:
+    """What lies in a run's folder; parts that are not there are None."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder; give the folder of a run, such as runs/demo")
+        self.folder = folder
+        # A training output by itself will do as well.
+        self.train = folder if (folder / "metrics.jsonl").is_file() else folder / "train"
+        self.ledger = read_json(folder / "ledger.json")
+        self.check = read_json(folder / RESULT_FILE)
+        mixture = folder / "tokens" / "mixture.yaml"
+        self.mixture: MixtureFile | None = load_mixture(mixture) if mixture.is_file() else None
+        metrics = self.train / "metrics.jsonl"
+        self.metrics = read_metrics(metrics) if metrics.is_file() else []
+        resolved = self.train / "config.resolved.yaml"
+        self.config = yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.is_file() else None
+        self.settings = load_config(TrainConfig, resolved) if resolved.is_file() else None
+        self.spikes = read_ledger(self.train / LEDGER_FILE)
+        self.versions = self._versions()
+
+    def points(self, kind: str, name: str) -> list[tuple[float, float]]:
+        """(step, value) of every line of metrics that has a number by this name."""
+        lines = [line for line in self.metrics if line["kind"] == kind]
+        return [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.metrics if line["kind"] == "event" and line.get("event") == event]
+
+    @property
+    def topology(self) -> str:
+        """Of the latest start; empty when there was none."""
+        starts = [line for line in self.metrics if line.get("event") in ("started", "resumed")]
+        return str(starts[-1].get("topology", "")) if starts else ""
+
+    @property
+    def processes(self) -> int:
+        """Of the latest start."""
+        return math.prod(int(degree) for degree in re.findall(r"\d+", self.topology))
+
+    def _versions(self) -> Mapping[str, str]:
+        latest = self.train / "checkpoints" / "latest"
+        if not latest.is_file():
+            return {}
+        index = read_json(latest.parent / latest.read_text(encoding="utf-8").strip() / "checkpoint.json") or {}
+        return {name: str(version) for name, version in index.get("versions", {}).items()}
+
+
+def read_json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None

@@ -1,0 +1,142 @@
+"""How a run stands, as a table: `python -m tools.status RUN`, from any machine that sees its folder, while it goes on.
+
+With `--follow` the table is renewed until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from foundation.progress import format_seconds, summary_table
+from pretrain.monitor.watchdog import HANGS_FOLDER
+from pretrain.node_check import EXCLUDED_NODES_FILE
+from tools.report.run import Run
+from tools.report.training import spike_count
+
+RECENT_STEPS = 50
+FOLLOW_SECONDS = 5.0
+STALL_FACTOR = 10
+"""A run is called silent when nothing was written for so many times the length of a step, and for a minute at least."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.status", description="How a training run stands.")
+    parser.add_argument("run", type=Path, help="folder of the run, such as runs/demo, or its training output")
+    parser.add_argument("--follow", action="store_true", help="renew the table until Ctrl-C")
+    given = parser.parse_args(arguments)
+    try:
+        if not given.follow:
+            print_status(Run(given.run), Console())
+            return 0
+        console = Console()
+        while True:
+            run = Run(given.run)
+            console.clear()
+            print_status(run, console)
+            time.sleep(FOLLOW_SECONDS)
+    except KeyboardInterrupt:
+        return 0
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def print_status(run: Run, console: Console) -> None:
+    """The tables."""
+    steps = [line for line in run.metrics if line["kind"] == "train"]
+    if not steps:
+        console.print(f"{run.train}: no step has been trained yet", soft_wrap=True)
+        return
+    summary_table(f"{run.train}", status_rows(run, steps, datetime.now().timestamp()), console=console)
+    paces = run.events("pass seconds")
+    if paces:
+        latest = paces[-1]
+        seconds: dict[str, list[float]] = {}
+        for value, node in zip(latest["by_rank"], latest["nodes"], strict=True):
+            seconds.setdefault(node, []).append(value)
+        middle = statistics.median(latest["by_rank"]) or 1.0
+        rows = [
+            (node, len(values), statistics.mean(values), f"{statistics.mean(values) / middle:.2f}")
+            for node, values in sorted(seconds.items(), key=lambda item: -statistics.mean(item[1]))
+        ]
+        columns = ("node", "ranks", "seconds in passes a step", "of the median")
+        summary_table(f"Pace, step {latest['step']:,}", rows[:10], columns, console=console)
+
+
+def status_rows(run: Run, steps: Sequence[dict[str, Any]], now: float) -> list[tuple[str, str]]:
+    """(what, value) of everything that is known.
+
+    Args:
+        steps: the run's lines of training.
+        now: seconds since the epoch.
+    """
+    last, recent = steps[-1], steps[-RECENT_STEPS:]
+    total = run.settings.schedule.total_steps if run.settings else None
+    seconds = statistics.median(line["step_seconds"] for line in recent)
+    silence = now - (run.train / "metrics.jsonl").stat().st_mtime
+    ended = [line for line in run.metrics if line.get("event") == "stopped"]
+    if total is not None and last["step"] >= total:
+        state = "done"
+    elif ended and ended[-1]["step"] >= last["step"]:
+        state = f"stopped: {ended[-1].get('reason', '')}"
+    elif silence > max(60.0, STALL_FACTOR * seconds):
+        state = f"silent for {format_seconds(silence)}: waiting in the queue, hung or dead"
+    else:
+        state = f"goes on, last sign of life {format_seconds(silence)} ago"
+    rows = [("state", state), ("step", f"{last['step']:,}" + (f" of {total:,}" if total else ""))]
+    if total is not None and last["step"] < total:
+        rows.append(("time left", format_seconds((total - last["step"]) * seconds)))
+    before = recent[0]["loss"] if len(recent) > 1 else None
+    rows.append(
+        ("loss", _number(last["loss"]) + (f", {len(recent) - 1} steps ago {_number(before)}" if before else ""))
+    )
+    held_out = [line for line in run.metrics if line["kind"] == "evaluation"]
+    if held_out:
+        rows.append(("held-out loss", f"{_number(held_out[-1]['loss'])} at step {held_out[-1]['step']:,}"))
+    rows.append(("gradient norm", _number(last["gradient_norm"])))
+    rows.append(("learning rate", f"{last['learning_rate']:.3g}"))
+    rows.append(("tokens", f"{last['consumed_tokens']:,}"))
+    speed = statistics.median(line["tokens_per_second"] for line in recent)
+    rows.append(("tokens per second", f"{speed:,.0f}, {seconds:.3g} s a step"))
+    for name, title in (("mfu", "share of peak speed (MFU)"), ("goodput", "goodput")):
+        if isinstance(last.get(name), float):
+            rows.append((title, f"{last[name]:.1%}"))
+    if run.topology:
+        rows.append(("processes", f"{run.processes}: {run.topology}"))
+    saved = run.events("saved")
+    if saved:
+        rows.append(
+            ("newest checkpoint", f"step {saved[-1]['step']:,}, {last['step'] - saved[-1]['step']:,} steps ago")
+        )
+    rows.append(("starts", f"{len(run.events('started')) + len(run.events('resumed'))}"))
+    rows.append(("spikes", f"{spike_count(run.spikes)}"))
+    slow = run.events("straggler")
+    if slow:
+        rows.append(("slow", f"{', '.join(slow[-1]['nodes'])} at step {slow[-1]['step']:,}: × {slow[-1]['ratio']}"))
+    for name, title in ((EXCLUDED_NODES_FILE, "excluded nodes"), (HANGS_FOLDER, "hangs")):
+        path = run.train / name
+        if path.is_file():
+            nodes = {line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()}
+            rows.append((title, ", ".join(sorted(nodes))))
+        elif path.is_dir():
+            folders = sorted(path.iterdir())
+            rows.append((title, f"{len(folders)}, the last one in {folders[-1]}" if folders else "0"))
+    return rows
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
