@@ -32,8 +32,9 @@ def prepare_network(master: str) -> None:
         master: address or name of the node of rank 0. The interface that leads to it is the one that is used: on a
             single machine that is the loopback, which nobody outside can reach.
     """
-    interface = interface_of(local_address(master))
-    if interface is not None:
+    address = local_address(master)
+    interface = interface_of(address)
+    if interface is not None and not hides_behind_loopback(master, address):
         for name in INTERFACE_VARIABLES:
             # NCCL takes prefixes: "eth1" alone would also mean eth10.
             os.environ.setdefault(name, f"={interface}" if name.startswith("NCCL") else interface)
@@ -73,12 +74,14 @@ def join(timeout: timedelta) -> None:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A listening socket on one address.
+    """A listening socket on one address; on all, where the address is a name that this machine keeps to itself.
 
     Raises:
         ValueError: the port is taken, or the address is none of this machine.
     """
     family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    if hides_behind_loopback(address, str(place[0])):
+        family, place = socket.AF_INET, ("", port)
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -91,6 +94,12 @@ def listen(address: str, port: int) -> socket.socket:
         ) from None
     listener.listen(2048)  # all ranks may knock at once
     return listener
+
+
+def hides_behind_loopback(name: str, address: str) -> bool:
+    """Whether this machine resolves its own name to the loopback, as Debian's do, while others reach it by that name
+    under its real address."""
+    return address.startswith("127.") and not (name == "localhost" or name.startswith("127."))
 
 
 def local_address(master: str) -> str:

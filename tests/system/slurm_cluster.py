@@ -44,6 +44,7 @@ SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
 KillWait=10
+MinJobAge=36000
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
@@ -100,6 +101,18 @@ class Cluster:
             final = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL")
             text = log.read_text() if log and log.is_file() else ""
             assert job["JobState"] not in final, f"{job['JobState']}, {job.get('Reason')}, {job['ExitCode']}:\n{text}"
+            time.sleep(POLL_SECONDS)
+
+    def wait_for_all(self, number: int) -> set[str]:
+        """Wait until a job, or every task of an array, is completed; the nodes that they ran on."""
+        while True:
+            lines = self.call("scontrol", "--oneliner", "show", "job", str(number)).splitlines()
+            tasks = [dict(field.split("=", 1) for field in line.split(" ") if "=" in field) for line in lines]
+            states = {task["JobState"] for task in tasks}
+            if states == {"COMPLETED"}:
+                return {task["NodeList"] for task in tasks}
+            bad = states - {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "COMPLETED"}
+            assert not bad, f"job {number}: {bad}: {lines}"
             time.sleep(POLL_SECONDS)
 
     def processes(self, node: str, number: int) -> list[int]:

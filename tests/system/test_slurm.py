@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.monitor.metrics import read_metrics
+from pretrain.node_check import EXCLUDED_NODES_FILE
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
 from tests.small_run import write_small_run
-from tests.system.slurm_cluster import POLL_SECONDS, Cluster, NoSlurm, running_cluster, site_file
+from tests.system.slurm_cluster import POLL_SECONDS, REPOSITORY, Cluster, NoSlurm, running_cluster, site_file
+from tests.system.test_data_prep_kill import finish, make_corpus, start
 
 SCRIPT = "slurm/pretrain.sbatch"
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2", "--time=30")
@@ -192,3 +195,82 @@ def test_one_task_a_node_starts_its_processes_itself_and_a_stop_file_requeues(cl
     assert job.wait()["Restarts"] == "1"
     assert "train/stop is there" in job.text()
     assert_undisturbed(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_node_on_the_list_is_left_out_of_the_next_turn(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    job = Job(cluster, tmp_path / "job", options=("--nodes=1", "--ntasks-per-node=4", "--time=30"))
+    job.wait_for_step(5)
+    first = cluster.job(job.number)["NodeList"]
+    (job.output / EXCLUDED_NODES_FILE).write_text(f"{first}\t2026-01-01T00:00:00Z\tmultiplies matrices wrongly\n")
+    cluster.call("scancel", "--batch", "--signal=USR1", str(job.number))
+    ended = job.wait()
+    assert {first, ended["NodeList"]} == {"n1", "n2"}
+    assert ended["ExcNodeList"] == first and f"not on {first} again" in job.text()
+    assert_undisturbed(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_turn_with_fewer_nodes_goes_on_under_the_next_preferred_topology(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    preferred = "parallel={preferred: [{tensor: 2, pipeline: 2}, {tensor: 2}]}"
+    config = write_small_run(tmp_path / "job")
+    site = {"ALTIPLANO_SITE": str(site_file(tmp_path))}
+    starts = []
+    for nodes, last in ((2, 3), (1, 6)):
+        log = tmp_path / f"job-{nodes}.log"
+        options = (f"--nodes={nodes}", "--ntasks-per-node=2")
+        arguments = (SCRIPT, str(config), preferred, f"stop_after_step={last}")
+        cluster.wait(cluster.submit(*options, *arguments, log=log, **site), "COMPLETED", log=log)
+        starts.append(log.read_text())
+    assert "tensor 2 × pipeline 2 × data 1" in starts[0]
+    assert "tensor 2 × pipeline 1 × data 1" in starts[1] and "going on from the checkpoint of step 3" in starts[1]
+    assert CheckpointReader(tmp_path / "job" / "train" / "checkpoints").step == 6
+
+
+@pytest.mark.slow
+def test_an_array_is_a_chain_of_turns(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    config = write_small_run(tmp_path / "job")
+    log = tmp_path / "turns.log"
+    site = {"ALTIPLANO_SITE": str(site_file(tmp_path))}
+    number = cluster.submit("--array=1-2%1", "--ntasks=1", SCRIPT, str(config), log=log, **site)
+    cluster.wait_for_all(number)
+    text = log.read_text()
+    assert text.count("pretrain.sbatch, ") == 2 and text.count(": done") == 2
+    assert "all 6 steps are done already; nothing to train" in text
+
+
+@pytest.mark.slow
+def test_data_preparation_as_arrays_on_both_nodes(cluster: Cluster, tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    (tmp_path / "slurm").mkdir()
+    logs = REPOSITORY  # the script submits from the repository, and its logs lie there
+    before = set(logs.glob("data_prep-*.log"))
+    environment = {
+        **cluster.environment,
+        "ALTIPLANO_SITE": str(site_file(tmp_path)),
+        "TASKS": "4",
+        "SBATCH_OPTIONS": "--exclusive --nodes=1",
+    }
+    command = ["bash", "slurm/data_prep.sbatch", str(tmp_path / "data.yaml"), f"output={tmp_path / 'slurm' / 'run'}"]
+    try:
+        told = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+        assert told.returncode == 0, told.stdout + told.stderr
+        jobs = [int(line.split()[1].rstrip(":")) for line in told.stdout.splitlines() if line.startswith("job ")]
+        assert len(jobs) == 8
+        nodes = set()
+        for number in jobs:
+            nodes |= cluster.wait_for_all(number)
+        texts = {path.name: path.read_text() for path in set(logs.glob("data_prep-*.log")) - before}
+        assert nodes == {"n1", "n2"}, texts
+    finally:
+        for path in set(logs.glob("data_prep-*.log")) - before:
+            path.unlink()
+    finish(start(tmp_path, tmp_path / "alone", workers=2))
+    ours, alone = tmp_path / "slurm" / "run" / "tokens", tmp_path / "alone" / "run" / "tokens"
+    names = sorted(path.name for path in alone.glob("*.bin"))
+    assert names and names == sorted(path.name for path in ours.glob("*.bin"))
+    for name in (*names, *(Path(name).with_suffix(".idx").name for name in names)):
+        assert (ours / name).read_bytes() == (alone / name).read_bytes(), name

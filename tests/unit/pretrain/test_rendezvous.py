@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,22 @@ def test_the_store_listens_on_the_masters_address_alone() -> None:
         # Another address of this same machine does not reach it; it would, bound to every interface.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", port))
+
+
+def test_a_name_that_means_the_loopback_only_here_is_not_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def as_debian_does(host: str, *arguments: Any, **settings: Any) -> Any:
+        return resolve("127.0.1.1" if host == "node-1" else host, *arguments, **settings)
+
+    monkeypatch.setattr(socket, "getaddrinfo", as_debian_does)
+    with listen("node-1", 0) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+    for name in INTERFACE_VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    prepare_network("node-1")
+    assert not set(INTERFACE_VARIABLES) & set(os.environ)
 
 
 def test_a_taken_port_is_named() -> None:
