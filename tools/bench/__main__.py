@@ -12,6 +12,7 @@ AREAS = {
     "families": "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
     "tokens": "text to token files and token files to batches: ours, Megatron-LM, datatrove; MB and tokens per second",
     "train": "training steps of a LLaMA shape: ours, a plain PyTorch loop, transformers; tokens per second and memory",
+    "verdicts": "our rules beside datatrove's on the English documents, one by one, and what differs",
 }
 """Area and what it compares; each is a module of this package with `main(arguments) -> int`."""
 

@@ -92,7 +92,8 @@ def load(path: Path, megabytes: float) -> list[tuple[str, str]]:
     return [(row["text"], row["lang"]) for row in rows[::step]]
 
 
-def _concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
+def concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
+    """Bytes and offsets of texts, as Arrow keeps a string column."""
     import pyarrow as pa
 
     from data_prep.signals.measure import text_bytes
@@ -100,7 +101,8 @@ def _concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
     return text_bytes(pa.array([text for text, _ in texts], pa.large_string()))
 
 
-def _our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[str]) -> dict[str, Any]:
+def our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[str]) -> dict[str, Any]:
+    """The signals that rules ask for, of texts whose languages are known."""
     import numpy as np
 
     from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
@@ -127,10 +129,10 @@ def _our_rules(with_roots: bool) -> Callable[[Sequence[tuple[str, str]]], Work]:
         names = [name for name in RULE_SETS if with_roots or name in ("gopher", "c4_paper", "fineweb")]
         rules = [rule for name in names for rule in RULE_SETS[name]]
         languages = [language for _, language in texts]
-        _our_columns(*_concatenated(texts[:2]), with_roots, languages[:2])
+        our_columns(*concatenated(texts[:2]), with_roots, languages[:2])
 
         def work() -> dict[str, Any]:
-            failed = failures(_our_columns(*_concatenated(texts), with_roots, languages), rules)
+            failed = failures(our_columns(*concatenated(texts), with_roots, languages), rules)
             return {"rules": len(rules), "kept": int((~failed.any(axis=1)).sum())}
 
         return work
@@ -177,7 +179,7 @@ def _datatrove_filters(texts: Sequence[tuple[str, str]]) -> Work:
 def _our_minhash(texts: Sequence[tuple[str, str]]) -> Work:
     from data_prep.signals.fingerprints import fingerprint_text
 
-    data, offsets = _concatenated(texts)
+    data, offsets = concatenated(texts)
     fingerprint_text(data, offsets[:2], 5, 112, 1)
     return lambda: {"signatures": len(fingerprint_text(data, offsets, 5, 112, 1).counts)}
 
@@ -194,7 +196,7 @@ def _our_dedup(containment: float | None) -> Callable[[Sequence[tuple[str, str]]
         settings, fingerprints = DedupConfig(minimum_containment=containment), FingerprintConfig()
 
         def run(taken: Sequence[tuple[str, str]]) -> dict[str, Any]:
-            data, offsets = _concatenated(taken)
+            data, offsets = concatenated(taken)
             encoded = [text.encode() for text, _ in taken]
             hashes = np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64)
             found = fingerprint_text(
@@ -278,7 +280,7 @@ def _our_language(texts: Sequence[tuple[str, str]]) -> Work:
     from data_prep.signals.language import LanguageIdentifier
 
     identifier = LanguageIdentifier()
-    data, offsets = _concatenated(texts)
+    data, offsets = concatenated(texts)
     identifier.identify_many(data, offsets[:2])
     return lambda: {"documents": len(identifier.identify_many(data, offsets))}
 

@@ -1,0 +1,262 @@
+"""Our rules beside datatrove's, rule by rule and document by document, and where they differ, why.
+
+Each rule of datatrove's C4, Gopher and FineWeb filters is asked alone (the others are switched off), of the English
+documents of the corpus, and compared with the rule of ours that has the same threshold. Then both are asked once more
+with the known differences taken away:
+
+- our words in place of spaCy's tokens, of which punctuation marks are some; for the stop words in lower case, as the
+  paper's eight are found at the beginning of a sentence too; for the share of alphabetic words with the signs between
+  them, as we count those among all;
+- no white space at the ends of lines and of the text: datatrove compares lines as they stand, so that ". " ends no
+  sentence, and what follows the last line feed is a line;
+- n-grams as the paper has them: one that occurs once is no repetition, and the characters of repeated ones are counted
+  once, with the blanks inside.
+
+What then still differs is listed with a beginning of the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tools.bench.data import CORPUS, concatenated, load, our_columns
+
+LANGUAGE = "en"
+_FILTERS = "datatrove.pipeline.filters"
+_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A rule of datatrove's, and those of ours that ask the same."""
+
+    filter: str
+    settings: dict[str, Any]
+    ours: tuple[str, ...]
+    name: str
+    words: str = "words"
+    """Which words of ours are put in: `words`, `lower` or `runs`."""
+
+
+_QUALITY = (
+    "min_doc_words",
+    "max_doc_words",
+    "min_avg_word_length",
+    "max_avg_word_length",
+    "max_symbol_word_ratio",
+    "max_bullet_lines_ratio",
+    "max_ellipsis_lines_ratio",
+    "max_non_alpha_words_ratio",
+    "min_stop_words",
+)
+
+
+def _gopher_quality(name: str, *ours: str, words: str = "words") -> Pair:
+    off = {other: None for other in _QUALITY if other != name}
+    return Pair("GopherQualityFilter", off, tuple(f"gopher.{rule}" for rule in ours), name, words)
+
+
+def _gopher_repetition(name: str, ours: str, grams: tuple[tuple[int, float], ...] | None = None) -> Pair:
+    off: dict[str, Any] = dict.fromkeys(("dup_line_frac", "dup_para_frac", "dup_line_char_frac", "dup_para_char_frac"))
+    off |= {"top_n_grams": (), "dup_n_grams": ()}
+    del off[name]
+    if grams is not None:
+        off[name] = grams
+    return Pair("GopherRepetitionFilter", off, (f"gopher.{ours}",), name)
+
+
+def _fineweb(name: str, ours: str) -> Pair:
+    off = {"line_punct_thr": -1.0, "short_line_thr": 2.0, "char_duplicates_ratio": 2.0, "new_line_ratio": 1e9}
+    del off[name]
+    return Pair("FineWebQualityFilter", off, (f"fineweb.{ours}",), name)
+
+
+PAIRS = (
+    # the released dataset's numbers, which our c4_dataset has; datatrove's defaults are the paper's
+    Pair(
+        "C4QualityFilter",
+        {"min_num_sentences": 3, "min_words_per_line": 5},
+        ("c4_dataset.curly_brackets", "c4_dataset.lorem_ipsum", "c4_dataset.sentences"),
+        "3 sentences, 5 words",
+    ),
+    _gopher_quality("min_doc_words", "minimum_words"),
+    _gopher_quality("max_doc_words", "maximum_words"),
+    _gopher_quality("min_avg_word_length", "mean_word_length"),
+    _gopher_quality("max_avg_word_length", "maximum_mean_word_length"),
+    _gopher_quality("max_symbol_word_ratio", "hash_symbols", "ellipses"),
+    _gopher_quality("max_bullet_lines_ratio", "bullet_lines"),
+    _gopher_quality("max_ellipsis_lines_ratio", "ellipsis_lines"),
+    _gopher_quality("max_non_alpha_words_ratio", "alphabetic_words", words="runs"),
+    _gopher_quality("min_stop_words", "stop_words", words="lower"),
+    _gopher_repetition("dup_line_frac", "duplicate_lines"),
+    _gopher_repetition("dup_para_frac", "duplicate_paragraphs"),
+    _gopher_repetition("dup_line_char_frac", "duplicate_line_characters"),
+    _gopher_repetition("dup_para_char_frac", "duplicate_paragraph_characters"),
+    *(_gopher_repetition("top_n_grams", f"top_{n}_gram", ((n, most),)) for n, most in ((2, 0.2), (3, 0.18), (4, 0.16))),
+    *(_gopher_repetition("dup_n_grams", f"duplicate_{n}_gram", ((n, (20 - n) / 100),)) for n in range(5, 11)),
+    _fineweb("line_punct_thr", "terminal_lines"),
+    _fineweb("short_line_thr", "short_lines"),
+    _fineweb("char_duplicates_ratio", "duplicate_line_characters"),
+    _fineweb("new_line_ratio", "line_feeds"),
+)
+
+
+class Word(str):
+    """A word that knows where in its text it stands."""
+
+    start: int
+    stop: int
+
+
+def our_words(text: str, kind: str = "words") -> list[Word]:
+    """The words that our statistics count, without the signs around them; as `runs` with them, signs alone too."""
+    from data_prep.signals.segmentation import divide
+
+    words, at = [], 0
+    for piece in divide(text):
+        for run in re.finditer(r"\S+", piece):
+            held = [k for k, character in enumerate(run[0]) if unicodedata.category(character)[0] in "LNM"]
+            if held or kind == "runs":
+                first, last = (0, len(run[0])) if kind == "runs" else (held[0], held[-1] + 1)
+                word = Word(run[0][first:last].lower() if kind == "lower" else run[0][first:last])
+                word.start, word.stop = at + run.start() + first, at + run.start() + last
+                words.append(word)
+        at += len(piece)
+    return words
+
+
+def _covered(grams: Iterable[Sequence[Word]]) -> int:
+    """Characters of some n-grams in the order of the text, none counted twice, with what stands between words."""
+    total, done = 0, 0
+    for gram in grams:
+        total += gram[-1].stop - max(gram[0].start, done)
+        done = gram[-1].stop
+    return total
+
+
+def _top_characters(grams: Sequence[Sequence[Word]]) -> int:
+    """Of the n-gram that is most frequent (of equals, that gets so frequent first), if it is repeated at all."""
+    counts: Counter[Sequence[Word]] = Counter()
+    best: Sequence[Word] = ()
+    for gram in grams:
+        counts[gram] += 1
+        if counts[gram] > max(counts[best], 1):
+            best = gram
+    return _covered(gram for gram in grams if gram == best)
+
+
+def _repeated_characters(words: Sequence[Word], n: int) -> int:
+    """Of all n-grams that occurred before."""
+    seen: set[Sequence[Word]] = set()
+    grams = [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
+    return _covered([gram for gram in grams if gram in seen or seen.add(gram)])  # type: ignore[func-returns-value]
+
+
+@contextmanager
+def _patched(split: Callable[[str], list[Any]], is_reconciled: bool) -> Iterator[None]:
+    """datatrove's filters with another function that splits words, and with n-grams as the paper has them."""
+    repetition = importlib.import_module(f"{_FILTERS}.gopher_repetition_filter")
+    others = (importlib.import_module(f"{_FILTERS}.{name}_quality_filter") for name in ("gopher", "fineweb"))
+    with ExitStack() as patches:
+        for module in (repetition, *others):
+            patches.enter_context(patch.object(module, "split_into_words", lambda text, language=None: split(text)))
+        if is_reconciled:
+            for name, function in (
+                ("get_n_grams", lambda words, n: [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]),
+                ("find_top_duplicate", _top_characters),
+                ("find_all_duplicate", _repeated_characters),
+            ):
+                patches.enter_context(patch.object(repetition, name, function))
+        yield
+
+
+def _theirs(pair: Pair, texts: Sequence[str]) -> list[bool]:
+    """For each text whether datatrove drops it by this rule alone."""
+    from datatrove.data import Document
+
+    asked = getattr(importlib.import_module(_FILTERS), pair.filter)(**pair.settings)
+    return [asked.filter(Document(text=text, id=str(k))) is not True for k, text in enumerate(texts)]
+
+
+def _ours(texts: Sequence[str]) -> Callable[[Pair], list[bool]]:
+    from data_prep.rules import RULE_SETS
+
+    columns = our_columns(*concatenated([(text, LANGUAGE) for text in texts]), False, [LANGUAGE] * len(texts))
+    rules = {rule.name: rule for rule_set in RULE_SETS.values() for rule in rule_set}
+    return lambda pair: [
+        any(row) for row in zip(*(rules[name].fails(columns).tolist() for name in pair.ours), strict=True)
+    ]
+
+
+Drops = tuple[list[bool], list[bool]]
+"""What ours and theirs say of each text."""
+
+
+def as_they_are(texts: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> Iterator[Drops]:
+    """Ask every pair of rules of every text, which are taken as English; none is empty or blank."""
+    from datatrove.utils.text import split_into_words
+
+    ours, split = _ours(texts), lru_cache(maxsize=None)(split_into_words)
+    for pair in pairs:
+        with _patched(split, is_reconciled=False):
+            theirs = _theirs(pair, texts)
+        yield ours(pair), theirs
+
+
+def reconciled(texts: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> Iterator[Drops]:
+    """The same without the known differences."""
+    trimmed = ["\n".join(line.strip() for line in text.split("\n")).strip() for text in texts]
+    ours, split = _ours(trimmed), lru_cache(maxsize=None)(our_words)
+    for pair in pairs:
+        with _patched(partial(split, kind=pair.words), is_reconciled=True):
+            theirs = _theirs(pair, trimmed)
+        yield ours(pair), theirs
+
+
+def differing(drops: Drops) -> tuple[list[int], list[int]]:
+    """The texts that only ours drops, and that only theirs does."""
+    pairs = list(enumerate(zip(*drops, strict=True)))
+    return [k for k, (a, b) in pairs if a and not b], [k for k, (a, b) in pairs if b and not a]
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table of all rules and the documents that remain."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench verdicts", description=__doc__)
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="JSON lines, zstd, with `text` and `lang`")
+    parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
+    parser.add_argument("--shown", type=int, default=3, help="documents shown of each rule and side that remain")
+    given = parser.parse_args(arguments)
+    if not given.corpus.is_file():
+        print(f"error: there is no corpus at {given.corpus}; give one by --corpus", file=sys.stderr)
+        return 2
+    texts = [text for text, language in load(given.corpus, given.megabytes) if language == LANGUAGE and text.strip()]
+    print(f"{len(texts):,} English documents; dropped by both, only by ours, only by theirs; what is left of these")
+    print(f"{'rule of ours':52} {'both':>6} {'ours':>6} {'theirs':>6}   {'left: ours':>10} {'theirs':>6}")
+    remain = []
+    for pair, drops, left in zip(PAIRS, as_they_are(texts), reconciled(texts), strict=True):
+        ours, theirs = differing(drops)
+        left_ours, left_theirs = differing(left)
+        counts = (sum(map(all, zip(*drops, strict=True))), *map(len, (ours, theirs, left_ours, left_theirs)))
+        print("{:52} {:6} {:6} {:6}   {:10} {:6}".format(", ".join(pair.ours)[:52], *counts), flush=True)
+        for side, documents in (("ours", left_ours), ("theirs", left_theirs)):
+            remain += [(pair, side, texts[k]) for k in documents[: given.shown]]
+    for pair, side, text in remain:
+        beginning = re.sub(r"\s+", " ", text)[:_SHOWN]
+        print(f"{', '.join(pair.ours)}, only {side}: {len(text):,} characters, {beginning!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
