@@ -138,6 +138,8 @@ class ObjectiveConfig(Settings):
     """What a window of tokens teaches, see `pretrain/data/objective.py`."""
 
     kind: Literal["causal", "prefix", "blank_infilling"] = "causal"
+    separate_documents: bool = False
+    """Attention and positions begin anew with each document of a window; causal only."""
     short_span_share: float = Field(default=0.3, ge=0, le=1)
     """Of the samples have short blanks, the others a long one at the end (GLM-130B, arXiv:2210.02414, section 2.2)."""
     mask_token: int | None = Field(default=None, ge=0)
@@ -152,6 +154,8 @@ class ObjectiveConfig(Settings):
     @model_validator(mode="after")
     def _tokens_are_those_of_the_kind(self) -> ObjectiveConfig:
         given = {name: getattr(self, name) for name in BLANK_TOKENS}
+        if self.separate_documents and self.kind != "causal":
+            raise ValueError(f"separate_documents: only with kind causal; objective.kind is {self.kind}")
         if self.kind == "blank_infilling":
             for name, token in given.items():
                 if token is None:

@@ -16,6 +16,7 @@ from pretrain.config import TrainConfig
 from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.loader import SampleReader, micro_batches
 from pretrain.data.objective import Arrange, Batch, arrange
+from pretrain.data.prefetch import prefetch
 from pretrain.engine import Engine
 from pretrain.exit_codes import ExitCode
 from pretrain.monitor.health import Health
@@ -171,15 +172,21 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
     return stop.exit_code if stop is not None else ExitCode.DONE
 
 
-def _arrange(run: Run, split: str) -> Arrange | None:
+def _arrange(run: Run, split: str) -> Arrange:
     config = run.config
-    return arrange(config.objective, config.seed, split, two_dimensional=config.model.positions == "learned_2d")
+    return arrange(
+        config.objective,
+        config.seed,
+        split,
+        two_dimensional=config.model.positions == "learned_2d",
+        end_of_document=run.training.mixture.end_of_document,
+    )
 
 
 def batches_from(run: Run, samples: int) -> Iterator[Batch]:
-    """This rank's micro-batches of a run that has consumed `samples` samples."""
+    """This rank's micro-batches of a run that has consumed `samples` samples, those of the next step made ahead."""
     batch = run.config.batch
-    return micro_batches(
+    batches = micro_batches(
         run.training,
         samples,
         batch.sizes,
@@ -188,6 +195,7 @@ def batches_from(run: Run, samples: int) -> Iterator[Batch]:
         run.topology.data,
         _arrange(run, "train"),
     )
+    return prefetch(batches, ahead=run.config.accumulation_steps(run.topology.data))
 
 
 def save(run: Run, step: int, samples: int) -> None:

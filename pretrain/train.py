@@ -117,6 +117,11 @@ def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
     check_vocabulary(config, mixture.vocabulary_size)
     length = config.data.sequence_length
     training = SampleReader(mixture, length, config.seed, phases=config.data.phases)
+    if training.has_loss_masks and config.objective.kind != "causal":
+        raise ValueError(
+            f"objective.kind: {config.objective.kind} cannot be trained on {mixture.path}: its token files have loss "
+            "masks, which say of each token whether its prediction counts, and only causal samples predict each token"
+        )
     if not any(entry.heldout for entry in mixture.datasets):
         return training, None
     held_out = SampleReader(mixture, length, config.seed, "heldout")

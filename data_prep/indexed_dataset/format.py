@@ -13,6 +13,9 @@
 
 In files of ours a document is one sequence. A third section of S int8 "modes" exists in multimodal files only.
 
+`.loss_mask`, ours, beside the two where not every token is to be learnt: a byte for each token of `.bin`, 1 where the
+loss counts its prediction and 0 where it does not.
+
 Source: megatron-core 0.16.1, `megatron/core/datasets/indexed_dataset.py`, which the tests hold this to.
 """
 
@@ -57,6 +60,11 @@ def bin_path(prefix: Path) -> Path:
 def idx_path(prefix: Path) -> Path:
     """`<prefix>.idx`."""
     return Path(f"{prefix}.idx")
+
+
+def loss_mask_path(prefix: Path) -> Path:
+    """`<prefix>.loss_mask`."""
+    return Path(f"{prefix}.loss_mask")
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype[Any]:

@@ -15,6 +15,7 @@ from data_prep.indexed_dataset.format import (
     TokenFileError,
     bin_path,
     idx_path,
+    loss_mask_path,
     read_header,
 )
 
@@ -59,6 +60,15 @@ class IndexedDataset:
             self.check_index()
         self.token_count = self._bin_bytes // self.dtype.itemsize
         self._tokens = _map(data, self.dtype, 0, self.token_count)
+        self._loss_mask: npt.NDArray[np.bool_] | None = None
+        mask = loss_mask_path(self.prefix)
+        if mask.is_file():
+            if mask.stat().st_size != self.token_count:
+                raise TokenFileError(
+                    f"{mask}: {mask.stat().st_size} bytes, but {data.name} has {self.token_count} tokens, each with a "
+                    "byte there; one of them belongs to other token files"
+                )
+            self._loss_mask = _map(mask, np.dtype(np.bool_), 0, self.token_count)
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -89,6 +99,17 @@ class IndexedDataset:
         if not 0 <= start <= stop <= self.token_count:
             raise IndexError(f"{self.prefix}: no tokens [{start}, {stop}); there are {self.token_count}")
         return self._tokens[start:stop]
+
+    @property
+    def has_loss_mask(self) -> bool:
+        """Whether some of the tokens may not count in the loss."""
+        return self._loss_mask is not None
+
+    def loss_mask(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Whether the loss counts the prediction of each of the tokens [start, stop); all True without a mask."""
+        if self._loss_mask is None:
+            return np.ones(stop - start, np.bool_)
+        return self._loss_mask[start:stop]
 
     def document_at(self, token: int) -> int:
         """The document that holds this token of the stream. Logarithmic in the number of documents."""

@@ -20,6 +20,7 @@ from data_prep.indexed_dataset.format import (
     TokenFileError,
     bin_path,
     idx_path,
+    loss_mask_path,
     token_dtype,
 )
 from foundation.atomic_files import whole_file
@@ -36,22 +37,24 @@ class WrittenTokens:
     tokens: int
     bin_sha256: str
     idx_sha256: str
+    loss_mask_sha256: str | None = None
 
 
 class IndexedDatasetWriter:
-    """A context manager that makes `<prefix>.bin` and `<prefix>.idx` appear whole, or not at all.
+    """A context manager that makes `<prefix>.bin`, `<prefix>.idx` and perhaps a loss mask appear whole, or not at all.
 
-    Both are written beside their places and renamed at the end, `.idx` last: where there is an `.idx`, its `.bin` is
+    They are written beside their places and renamed at the end, `.idx` last: where there is an `.idx`, its `.bin` is
     complete. `result` is set once the `with` block has ended well.
 
     Args:
         prefix: path without `.bin`.
         vocabulary_size: entries of the tokenizer; decides the token type, and an id outside it is refused.
+        with_loss_mask: write a loss mask too; without one, that of an earlier run is removed.
     """
 
     result: WrittenTokens
 
-    def __init__(self, prefix: Path, vocabulary_size: int) -> None:
+    def __init__(self, prefix: Path, vocabulary_size: int, *, with_loss_mask: bool = False) -> None:
         self.prefix = prefix
         self.vocabulary_size = vocabulary_size
         self.dtype: np.dtype[Any] = token_dtype(vocabulary_size)
@@ -61,14 +64,20 @@ class IndexedDatasetWriter:
         self._chunk = np.empty(_CHUNK, SIZE_DTYPE)
         self._used = 0
         self._digest = hashlib.sha256()
+        self._mask_digest = hashlib.sha256()
+        self.with_loss_mask = with_loss_mask
         self._stack = ExitStack()
         self._bin: BinaryIO
         self._idx: BinaryIO
+        self._mask: BinaryIO
 
     def __enter__(self) -> IndexedDatasetWriter:
         with ExitStack() as stack:
-            # Left in reverse: .bin is closed and renamed before .idx.
-            for attribute, path in (("_idx", idx_path(self.prefix)), ("_bin", bin_path(self.prefix))):
+            # Left in reverse: the mask and .bin are closed and renamed before .idx.
+            paths = [("_idx", idx_path(self.prefix)), ("_bin", bin_path(self.prefix))]
+            if self.with_loss_mask:
+                paths.append(("_mask", loss_mask_path(self.prefix)))
+            for attribute, path in paths:
                 temporary = stack.enter_context(whole_file(path))
                 setattr(self, attribute, stack.enter_context(open(temporary, "wb", buffering=1 << 20)))
             self._stack = stack.pop_all()
@@ -78,15 +87,21 @@ class IndexedDatasetWriter:
         """Append one document, its end-of-document token included; [length], any integer type."""
         self.add_documents(tokens, np.array([len(tokens)]))
 
-    def add_documents(self, tokens: npt.NDArray[np.integer[Any]], sizes: npt.NDArray[np.integer[Any]]) -> None:
+    def add_documents(
+        self,
+        tokens: npt.NDArray[np.integer[Any]],
+        sizes: npt.NDArray[np.integer[Any]],
+        loss_mask: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         """Append many documents at once.
 
         Args:
             tokens: the documents one after another, [sum of sizes], any integer type.
             sizes: tokens of each document, [documents], each at least 1.
+            loss_mask: whether the loss counts each token, [sum of sizes]; all when left out.
 
         Raises:
-            TokenFileError: an empty or overlong document, or an id outside the vocabulary.
+            TokenFileError: an empty or overlong document, an id outside the vocabulary, or a mask that does not fit.
         """
         if len(sizes) == 0:
             return
@@ -110,9 +125,15 @@ class IndexedDatasetWriter:
                 f"{self.prefix}: token id {wrong} among documents {self.documents} to "
                 f"{self.documents + len(sizes)} is outside the vocabulary [0, {self.vocabulary_size})"
             )
+        if loss_mask is not None and not (self.with_loss_mask and len(loss_mask) == len(tokens)):
+            raise TokenFileError(f"{self.prefix}: a loss mask of {len(loss_mask)} entries for {len(tokens)} tokens")
         data = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
         self._digest.update(data)
         self._bin.write(data)
+        if self.with_loss_mask:
+            counted = np.ones(len(tokens), np.bool_) if loss_mask is None else np.ascontiguousarray(loss_mask)
+            self._mask_digest.update(counted.data.cast("B"))
+            self._mask.write(counted.data.cast("B"))
         self._add_sizes(sizes)
         self.documents += len(sizes)
         self.tokens += len(tokens)
@@ -146,7 +167,9 @@ class IndexedDatasetWriter:
         idx_sha256 = self._write_index()
         # An index of an earlier run must not stand beside the new .bin, not even between two renames.
         idx_path(self.prefix).unlink(missing_ok=True)
-        self.result = WrittenTokens(self.documents, self.tokens, self._digest.hexdigest(), idx_sha256)
+        loss_mask_path(self.prefix).unlink(missing_ok=True)
+        mask_sha256 = self._mask_digest.hexdigest() if self.with_loss_mask else None
+        self.result = WrittenTokens(self.documents, self.tokens, self._digest.hexdigest(), idx_sha256, mask_sha256)
 
     def _write_index(self) -> str:
         digest = hashlib.sha256()

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from data_prep.indexed_dataset.format import bin_path, idx_path
+from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
-from pretrain.data.objective import Arrange, Batch
+from pretrain.data.objective import Arrange, Batch, next_token_batch
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
@@ -197,6 +196,21 @@ class SampleReader:
             row[:] = self.datasets[dataset].tokens(window * length, (window + 1) * length + 1)
         return tokens
 
+    @property
+    def has_loss_masks(self) -> bool:
+        """Whether some tokens of some datasets may not count in the loss."""
+        return any(dataset.has_loss_mask for dataset in self.datasets)
+
+    def read_loss_mask(self, places: SampleLocations, length: int) -> npt.NDArray[np.bool_] | None:
+        """Whether the loss counts each of the tokens that `read` gives, [N, length + 1]; None when it counts all."""
+        if not self.has_loss_masks:
+            return None
+        counted = np.empty((len(places.dataset), length + 1), np.bool_)
+        rows = zip(counted, places.dataset.tolist(), places.window.tolist(), strict=True)
+        for row, dataset, window in rows:
+            row[:] = self.datasets[dataset].loss_mask(window * length, (window + 1) * length + 1)
+        return counted
+
     def sample(self, i: int) -> npt.NDArray[np.int64]:
         """Tokens of sample `i`, [sequence_length + 1], int64."""
         return self.samples([i])[0]
@@ -242,10 +256,12 @@ class SampleReader:
                 dataset = self.datasets[self.names.index(entry.name)]
                 recorded = entry.sha256 if self.split == "train" else entry.heldout_sha256
                 files[entry.name] = {
-                    "recorded": recorded.model_dump() if recorded else None,
+                    "recorded": recorded.model_dump(exclude_none=True) if recorded else None,
                     "bin": fingerprint(bin_path(dataset.prefix)),
                     "idx": fingerprint(idx_path(dataset.prefix)),
                 }
+                if dataset.has_loss_mask:
+                    files[entry.name]["loss_mask"] = fingerprint(loss_mask_path(dataset.prefix))
         return files
 
     def digest(self, before: int | None = None) -> str:
@@ -260,7 +276,7 @@ def micro_batches(
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
-    arrange: Arrange | None = None,
+    arrange: Arrange = partial(next_token_batch, end_of_document=None),
 ) -> Iterator[Batch]:
     """This data-parallel rank's micro-batches, for a run that has consumed `first_position` samples.
 
@@ -273,11 +289,11 @@ def micro_batches(
 
     Args:
         sizes: samples of each global batch.
-        arrange: what is made of the windows, see `pretrain/data/objective.py`; when left out, the next token is to be
-            predicted.
+        arrange: what is made of the windows, see `pretrain/data/objective.py`; when left out, each token predicts the
+            next one.
 
     Yields:
-        tokens_BS, labels_BS: int64; labels are the tokens one place later; or what `arrange` makes.
+        What `arrange` makes: tokens_BS and targets_BS, int64, with a layout and with weights where there are any.
 
     Raises:
         ValueError: the global batch cannot be divided, or the sequence length would change in the middle of one.
@@ -312,10 +328,7 @@ def micro_batches(
         for first in range(0, rows.size, micro_batch_size):
             some = slice(first, first + micro_batch_size)
             chosen = SampleLocations(places.dataset[some], places.epoch[some], places.window[some])
-            windows = reader.read(chosen, int(lengths[0]))
-            if arrange is not None:
-                yield arrange(windows, samples[rows[first // micro_batch_size]])
-                continue
-            sample_BS1 = torch.from_numpy(windows)
-            yield sample_BS1[:, :-1].contiguous(), sample_BS1[:, 1:].contiguous()
+            length = int(lengths[0])
+            numbers = samples[rows[first // micro_batch_size]]
+            yield arrange(reader.read(chosen, length), numbers, reader.read_loss_mask(chosen, length))
         start += size

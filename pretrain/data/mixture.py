@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path
+from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.reader import IndexedDataset
 from foundation.atomic_files import sha256_file
 from foundation.configuration import ConfigError, Settings, load_config
@@ -21,10 +21,12 @@ _PROBE_BYTES = 4096
 
 
 class Checksums(Settings):
-    """SHA-256 of the two files of a pair, hexadecimal."""
+    """SHA-256 of the files of a prefix, hexadecimal."""
 
     bin: str = Field(pattern="^[0-9a-f]{64}$")
     idx: str = Field(pattern="^[0-9a-f]{64}$")
+    loss_mask: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """None when the loss counts every token."""
 
 
 class DatasetEntry(Settings):
@@ -111,6 +113,10 @@ class MixtureFile:
                 f"{bin_path(prefix)}: {len(dataset)} documents and {dataset.token_count} tokens, but {self.path} "
                 f"counts {documents} and {tokens}; one of them belongs to another run of `tokenize`"
             )
+        recorded = entry.sha256 if split == "train" else entry.heldout_sha256
+        if dataset.has_loss_mask != bool(recorded and recorded.loss_mask):
+            found, told = ("is there", "does not know it") if dataset.has_loss_mask else ("is missing", "records it")
+            raise TokenFileError(f"{loss_mask_path(prefix)}: {found}, but {self.path} {told}")
         return dataset
 
     def check_checksums(self) -> None:
@@ -124,7 +130,10 @@ class MixtureFile:
                 prefix = self.prefix(entry, "train" if split == "train" else "heldout")
                 if prefix is None or recorded is None:
                     continue
-                for path, right in ((bin_path(prefix), recorded.bin), (idx_path(prefix), recorded.idx)):
+                files = [(bin_path(prefix), recorded.bin), (idx_path(prefix), recorded.idx)]
+                if recorded.loss_mask:
+                    files.append((loss_mask_path(prefix), recorded.loss_mask))
+                for path, right in files:
                     found = sha256_file(path)
                     if found != right:
                         raise TokenFileError(f"{path}: SHA-256 is {found}, but {self.path} records {right}")

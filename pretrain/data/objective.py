@@ -1,5 +1,7 @@
 """What a window of tokens teaches: the next token, a text after a prefix, or blanks to fill in.
 
+A window may hold several documents. As long as they are not separated, a token sees those before its own document too.
+
 Built on the fly, a pure function of (seed, split, sample number, tokens): the same under every topology and after a
 resume. Shape suffixes: B micro-batch size, S sequence length, C columns of a layout.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,11 @@ from pretrain.config import ObjectiveConfig
 from pretrain.model.layout import BLOCK_POSITION, COLUMNS, FIRST_SEEN, POSITION, SEEN_END
 
 Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
 Batch = tuple[Any, Any]
-"""(tokens_BS, targets_BS), or ((tokens_BS, layout_BSC), (targets_BS, weights_BS)); see `mean_loss` on the weights."""
-Arrange = Callable[[Integers, Integers], Batch]
-"""(windows [B, S + 1], sample numbers [B]) -> batch"""
+"""(tokens_BS or (tokens_BS, layout_BSC), targets_BS or (targets_BS, weights_BS)); see `mean_loss` on the weights."""
+Arrange = Callable[[Integers, Integers, "Booleans | None"], Batch]
+"""(windows [B, S + 1], sample numbers [B], which tokens the loss counts [B, S + 1] or None for all) -> batch"""
 
 SHORT_SPAN_SHARE = 0.15
 """Of a text's tokens are in [MASK] spans (Du et al. 2021, arXiv:2103.10360, section 2.1)."""
@@ -37,19 +41,25 @@ class Sample:
 
     tokens: Integers
     targets: Integers
-    is_predicted: npt.NDArray[np.bool_]
+    is_predicted: Booleans
     layout: Integers
 
 
-def arrange(objective: ObjectiveConfig, seed: int, split: str, two_dimensional: bool) -> Arrange | None:
-    """The function that makes batches of windows; None where they are taken as they are.
+def arrange(
+    objective: ObjectiveConfig, seed: int, split: str, *, two_dimensional: bool, end_of_document: int
+) -> Arrange:
+    """The function that makes batches of windows.
 
     Args:
         seed: of the run; held-out samples are arranged alike in every run.
         two_dimensional: positions as in GLM: of a blank's tokens, that of its mask and their place in the blank.
+        end_of_document: the token that ends each document.
     """
+    if objective.kind == "causal":
+        return partial(next_token_batch, end_of_document=end_of_document if objective.separate_documents else None)
 
-    def arranged(windows: Integers, samples: Integers) -> Batch:
+    def arranged(windows: Integers, samples: Integers, counted: Booleans | None) -> Batch:
+        assert counted is None, "loss masks are for causal samples; the command line says so"
         made = []
         for window, sample in zip(windows, samples.tolist(), strict=True):
             random = _random(seed if split == "train" else 0, split, sample)
@@ -58,15 +68,54 @@ def arrange(objective: ObjectiveConfig, seed: int, split: str, two_dimensional: 
                 if objective.kind == "prefix"
                 else blank_sample(window, objective, random, two_dimensional)
             )
-        predicted = np.stack([one.is_predicted for one in made])
-        weights = predicted / predicted.sum(1, keepdims=True)
         tokens, targets, layouts = (
             torch.from_numpy(np.stack(arrays))
             for arrays in zip(*((one.tokens, one.targets, one.layout) for one in made), strict=True)
         )
-        return (tokens, layouts), (targets, torch.from_numpy(weights.astype(np.float32)))
+        return (tokens, layouts), (targets, _weights(np.stack([one.is_predicted for one in made])))
 
-    return None if objective.kind == "causal" else arranged
+    return arranged
+
+
+def next_token_batch(
+    windows: Integers, samples: Integers, counted: Booleans | None, *, end_of_document: int | None
+) -> Batch:
+    """Each token predicts the one behind it.
+
+    Args:
+        end_of_document: documents are separated at this token, see `separate_documents`; None: they are not.
+    """
+    inputs: Any = torch.from_numpy(np.ascontiguousarray(windows[:, :-1]))
+    targets: Any = torch.from_numpy(np.ascontiguousarray(windows[:, 1:]))
+    if end_of_document is not None:
+        inputs = (inputs, torch.from_numpy(separate_documents(windows[:, :-1], end_of_document)))
+    if counted is not None:
+        targets = (targets, _weights(counted[:, 1:]))
+    return inputs, targets
+
+
+def separate_documents(tokens: Integers, end_of_document: int) -> Integers:
+    """The layout in which no token sees another document: [B, S, C] for inputs [B, S].
+
+    As an input, an end-of-document token opens the document behind it: its only use is to predict that document's first
+    token, which must not depend on the document before. So a document is trained on as if it stood alone, with an
+    end-of-document token in front and one, as a target, at its end; no target is lost.
+    """
+    batch, length = tokens.shape
+    places = np.arange(length)
+    opens = np.where(tokens == end_of_document, places, 0)
+    first = np.maximum.accumulate(opens, axis=1)
+    layout = np.zeros((batch, length, COLUMNS), np.int64)
+    layout[..., FIRST_SEEN] = first
+    layout[..., SEEN_END] = places + 1
+    layout[..., POSITION] = places - first
+    return layout
+
+
+def _weights(counted: Booleans) -> torch.Tensor:
+    """Of each target, fp32: they sum to one in each sample; all zero in one that predicts nothing."""
+    counts = np.maximum(counted.sum(1, keepdims=True), 1)
+    return torch.from_numpy((counted / counts).astype(np.float32))
 
 
 def _random(seed: int, split: str, sample: int) -> np.random.RandomState:

@@ -50,16 +50,18 @@ def causal_attention(
         v_BKSE = v_BKSE.repeat_interleave(groups, dim=1)
     length = q_BHSE.shape[2]
     scale = q_BHSE.shape[3] ** -0.5
-    # One transfer for the whole layer: how far each query block must look.
+    # One transfer for the whole layer: from where and how far each query block must look.
+    firsts = None if layout_BSC is None else layout_BSC[..., FIRST_SEEN].amin(0).tolist()
     ends = None if layout_BSC is None else layout_BSC[..., SEEN_END].amax(0).tolist()
     places = torch.arange(length, device=q_BHSE.device)
     blocks = []
     for start in range(0, length, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, length)
+        first = 0 if firsts is None else min(firsts[start:stop])
         end = stop if ends is None else max(stop, *ends[start:stop])
-        scores = (q_BHSE[:, :, start:stop] * scale) @ k_BKSE[:, :, :end].transpose(2, 3)
+        scores = (q_BHSE[:, :, start:stop] * scale) @ k_BKSE[:, :, first:end].transpose(2, 3)
         if slopes_H is not None:
-            distances = (places[start:stop, None] - places[:end]).abs().to(torch.float32)
+            distances = (places[start:stop, None] - places[first:end]).abs().to(torch.float32)
             # In fp32: a distance of 300 has no neighbour in bf16.
             scores = scores.float() - slopes_H[:, None, None] * distances
         if layout_BSC is None:
@@ -68,10 +70,11 @@ def causal_attention(
             scores[..., start:].masked_fill_(future, float("-inf"))
         else:
             rows = layout_BSC[:, None, start:stop, :, None]
-            unseen = (places[:end] < rows[..., FIRST_SEEN, :]) | (places[:end] >= rows[..., SEEN_END, :])
+            seen_by_some = places[first:end]
+            unseen = (seen_by_some < rows[..., FIRST_SEEN, :]) | (seen_by_some >= rows[..., SEEN_END, :])
             scores = scores.masked_fill(unseen, float("-inf"))
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v_BKSE.dtype)
-        blocks.append(weights @ v_BKSE[:, :, :end])
+        blocks.append(weights @ v_BKSE[:, :, first:end])
     return torch.cat(blocks, dim=2)
 
 

@@ -23,6 +23,9 @@ from pretrain.topology import Topology
 from pretrain.train import train as train_run
 
 
+END_OF_DOCUMENT = 2
+
+
 def tiny_config(**changes: Any) -> TrainConfig:
     """Three layers, two groups of key/value heads, a vocabulary with padding rows, clipping that bites."""
     settings: dict[str, Any] = {
@@ -57,19 +60,21 @@ def random_batches(config: TrainConfig, topology: Topology, data_rank: int, firs
     """Micro-batches of this data rank; the global batch of a step is the same under every topology."""
     batch, length = config.batch, config.data.sequence_length
     step = first_step
-    make = arrange(config.objective, config.seed, "train", config.model.positions == "learned_2d")
+    two_dimensional = config.model.positions == "learned_2d"
+    make = arrange(
+        config.objective, config.seed, "train", two_dimensional=two_dimensional, end_of_document=END_OF_DOCUMENT
+    )
     while True:
         generator = torch.Generator().manual_seed(1000 + step)
         samples = torch.randint(
             0, config.model.vocabulary_size, (batch.global_batch_size, length + 1), generator=generator
         )
+        if config.objective.separate_documents:
+            samples[samples % 7 == 0] = END_OF_DOCUMENT
         rows = samples.view(-1, topology.data, batch.micro_batch_size, length + 1)[:, data_rank]
         numbers = torch.arange(batch.global_batch_size).view(-1, topology.data, batch.micro_batch_size)[:, data_rank]
         for micro_batch, in_batch in zip(rows, numbers, strict=True):
-            if make is not None:
-                yield make(micro_batch.numpy(), (batch.global_batch_size * step + in_batch).numpy())
-            else:
-                yield micro_batch[:, :-1].contiguous(), micro_batch[:, 1:].contiguous()
+            yield make(micro_batch.numpy(), (batch.global_batch_size * step + in_batch).numpy(), None)
         step += 1
 
 

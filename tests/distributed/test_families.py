@@ -39,6 +39,8 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "glm-blanks": ("glm", {**BLANKS, "short_span_share": 0.5}),
     "glm-deepnorm-blanks": ("glm-deepnorm", {**BLANKS, "short_span_share": 0.5}),
     "bloom-prefix": ("bloom", {"kind": "prefix"}),
+    # Learned positions, so that their reset shows.
+    "gpt3-documents": ("gpt3", {"separate_documents": True}),
 }
 TOPOLOGIES = [
     Topology(pipe=1, data=1, tensor=2),
