@@ -23,13 +23,17 @@ _STAGES = {
     "measure": "every statistic, language, fingerprint and personal data of each document (signals/)",
     "dedup": "find exact and near duplicates, each pair verified (dedup/)",
     "decide": "apply the rules to the signals: kept, or dropped for a reason (verdicts/)",
-    "train-tokenizer": "learn a byte-level BPE from a sample of what is kept (tokenizer/)",
+    "train-tokenizer": "learn a BPE, byte-level or SentencePiece, from a sample of what is kept (tokenizer/)",
+    "report-tokenizer": "hold the tokenizer to one of each language alone, and to every document (tokenizer_report/)",
     "tokenize": "write Megatron token files and the mixture (tokens/)",
     "ledger": "count what became of every document (ledger.json, ledger.html)",
 }
 
 _SHARED = ("extract", "measure", "decide", "tokenize")
 """Stages whose units several machines can share out among them."""
+
+_ON_REQUEST = ("report-tokenizer",)
+"""Stages that `run` leaves out: nothing is made of what they write."""
 
 _EPILOG = """
 examples:
@@ -41,6 +45,8 @@ examples:
       after a change of the rules: choose anew which copies stay, and all that follows; nothing is measured again
   python -m data_prep why python-00000/0000012 --config configs/data/demo.yaml
       one document: its text, its signals, the verdict, the evidence
+  python -m data_prep report-tokenizer --config configs/data/demo.yaml
+      tokens per word by language, beside a tokenizer that has learnt that language alone; every document decoded again
   python -m data_prep decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
       what other rules would keep, by source and language, with examples; takes seconds and writes nothing
   python -m data_prep extract --share 3/16 --config configs/data/demo.yaml
@@ -164,9 +170,9 @@ def _run(options: argparse.Namespace) -> None:
             return
         write_resolved(config, run.root / "config.resolved.yaml")
         started = time.monotonic()
-        stages = tuple(_STAGES)
+        stages = tuple(name for name in _STAGES if name not in _ON_REQUEST)
         if options.command != "run":
-            stages = tuple(name for name in stages if name == options.command)
+            stages = tuple(name for name in _STAGES if name == options.command)
         elif options.until is not None:
             stages = stages[: stages.index(options.until) + 1]
         for name in stages:
@@ -206,6 +212,10 @@ def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
         from data_prep.tokenizer.train import train_tokenizer
 
         return train_tokenizer
+    if name == "report-tokenizer":
+        from data_prep.tokenizer.report import report_tokenizer
+
+        return report_tokenizer
     if name == "tokenize":
         from data_prep.indexed_dataset.tokenize import tokenize
 
@@ -271,6 +281,7 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
             f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
             "next:",
             f"  python -m data_prep why {example} --config {config_path}     why a document was kept or dropped",
+            f"  python -m data_prep report-tokenizer --config {config_path}     how good the tokenizer is, by language",
             "  deepspeed --module pretrain --config configs/train/demo.yaml "
             f"data.mixture={run.tokens / 'mixture.yaml'}",
         ]

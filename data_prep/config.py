@@ -87,18 +87,39 @@ class DedupConfig(Settings):
 
 
 class TokenizerConfig(Settings):
-    """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
+    """What is learnt, and from which text."""
 
+    kind: Literal["byte_level_bpe", "sentencepiece_bpe"] = "byte_level_bpe"
+    """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2), or SentencePiece BPE as LLaMA's
+    and Baichuan's (Touvron et al. 2023, arXiv:2302.13971, section 2.1)."""
     vocabulary_size: int = Field(default=16384, ge=512)
     """Entries, reserved ones included; a multiple of 128 so that the embedding divides."""
-    reserved_entries: int = Field(default=200, ge=0)
+    reserved_entries: int | None = Field(default=None, ge=0)
+    """Entries without a meaning yet; left out: 200 as in BLOOM, or none as in LLaMA."""
     sample_bytes: int = Field(default=50_000_000, gt=0)
-    """Bytes of kept text that the merges are learnt from, drawn in proportion to the sources."""
+    """Bytes of kept text that the merges are learnt from, drawn by the weights of the sources."""
+    language_exponent: float = Field(default=1.0, ge=0, le=1)
+    """Within a source, a language with a share p of its text is drawn in proportion to p to this power: 1 leaves things
+    as they are, less lifts small languages (Conneau and Lample 2019, arXiv:1901.07291, section 3.1, take 0.5)."""
+    language_weights: dict[str, float] = Field(default_factory=dict)
+    """ISO 639 code -> factor to its proportion within each source; 1 for languages that are not named."""
+    monolingual_vocabulary_size: int | None = Field(default=None, ge=512)
+    """Of the tokenizers that the report holds each language to; left out: a quarter of `vocabulary_size`, since one
+    language needs fewer entries than all together."""
+
+    @property
+    def reserved(self) -> int:
+        if self.reserved_entries is not None:
+            return self.reserved_entries
+        return 200 if self.kind == "byte_level_bpe" else 0
 
     @model_validator(mode="after")
     def _divides(self) -> TokenizerConfig:
         if self.vocabulary_size % 128:
             raise ValueError(f"vocabulary_size {self.vocabulary_size} must be a multiple of 128")
+        for language, weight in self.language_weights.items():
+            if not weight > 0:
+                raise ValueError(f"language_weights: {language} has {weight}; a factor must be positive")
         return self
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from data_prep.signals.pii import redact
+from data_prep.sources.reading import NO_LOSS
 
 
 def merge_cuts(cuts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -48,3 +51,45 @@ def edit(text: str, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tuple[
         pieces.append(redact(piece, inside))
         done = stop
     return "".join(pieces)
+
+
+def no_loss_of(metadata: str, text: str) -> list[tuple[int, int]]:
+    """The ranges of a document that are read but not learnt, in bytes of its UTF-8 text; from its metadata, JSON."""
+    if f'"{NO_LOSS}"' not in metadata:  # nearly all documents: not worth the parsing
+        return []
+    ranges = json.loads(metadata).get(NO_LOSS) or []
+    if text.isascii():
+        return [(start, stop) for start, stop in ranges]
+    return [(len(text[:start].encode()), len(text[:stop].encode())) for start, stop in ranges]
+
+
+def edit_marked(
+    text: str, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """`edit`, and where some ranges of the text have come to lie in what is left of it.
+
+    Args:
+        marks: half-open ranges in bytes, in order, without overlaps. A span that crosses the end of one is replaced on
+            either side.
+
+    Returns:
+        The edited text and its marks, in bytes; a mark of which nothing is left is left out.
+    """
+    if not marks:
+        return edit(text, spans, cuts), ()
+    data = text.encode()
+    ends = sorted({0, len(data), *(end for mark in marks for end in mark)})
+    pieces: list[str] = []
+    moved = [0]
+    for start, stop in pairwise(ends):
+
+        def clip(first: int, last: int, start: int = start, stop: int = stop) -> tuple[int, int]:
+            return max(first, start) - start, min(last, stop) - start
+
+        inside = [(kind, *clip(first, last)) for kind, first, last in spans if first < stop and last > start]
+        cut = [clip(first, last) for first, last in cuts if first < stop and last > start]
+        pieces.append(edit(data[start:stop].decode(), inside, cut))
+        moved.append(moved[-1] + len(pieces[-1].encode()))
+    place = dict(zip(ends, moved, strict=True))
+    kept = ((place[start], place[stop]) for start, stop in marks)
+    return "".join(pieces), tuple((start, stop) for start, stop in kept if start < stop)

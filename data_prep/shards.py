@@ -30,7 +30,7 @@ from data_prep.sources import FileRange, reader_of
 from foundation.atomic_files import digest, sha256_file, write_json
 from foundation.progress import Progress
 
-STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "tokenize", "ledger")
+STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "report-tokenizer", "tokenize", "ledger")
 """Every stage in its order; `--restart STAGE` removes what this one and all later ones have written."""
 
 MANIFEST_VERSION = 2
@@ -146,6 +146,7 @@ class RunDirectory:
         self.dedup = self.root / "dedup"
         self.verdicts = self.root / "verdicts"
         self.tokenizer = self.root / "tokenizer"
+        self.tokenizer_report = self.root / "tokenizer_report"
         self.tokens = self.root / "tokens"
         self.quarantine = self.root / "quarantine"
         self.commits = self.root / "commits"
@@ -159,6 +160,7 @@ class RunDirectory:
             "dedup": (self.dedup,),
             "decide": (self.verdicts,),
             "train-tokenizer": (self.tokenizer,),
+            "report-tokenizer": (self.tokenizer_report,),
             "tokenize": (self.tokens,),
             "ledger": (self.root / "ledger.json", self.root / "ledger.html"),
         }[stage]

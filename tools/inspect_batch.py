@@ -52,6 +52,8 @@ class Lineage:
         """The sample as JSON: dataset, epoch, window, and `parts`, one for each document in it."""
         described = self.reader.describe(i)
         tokens = self.reader.sample(i)
+        places = self.reader.locate([i])
+        counted = self.reader.read_loss_mask(places, len(tokens) - 1)
         d = self.reader.names.index(described.dataset)
         parts = []
         for part in described.parts:
@@ -64,6 +66,7 @@ class Lineage:
                     "url": self._url(identity),
                     "tokens": [part.start, part.stop],
                     "of": len(self.reader.datasets[d].document(part.document)),
+                    "counted": None if counted is None else int(counted[0, part.offset :][: len(piece)].sum()),
                     "text": self.encoder.decode(piece),
                 }
             )
@@ -106,7 +109,8 @@ def as_text(sample: dict[str, Any], characters: int) -> Iterator[str]:
     for part in sample["parts"]:
         start, stop = part["tokens"]
         name = part["id"] or f"document {part['document']}"
-        yield f"  {name}  tokens [{start}, {stop}) of {part['of']}  {part['url'] or ''}".rstrip()
+        counted = "" if part["counted"] is None else f", {part['counted']} of them count in the loss"
+        yield f"  {name}  tokens [{start}, {stop}) of {part['of']}{counted}  {part['url'] or ''}".rstrip()
         text = visible(part["text"])
         shown = text if len(text) <= characters else f"{text[: characters // 2]} […] {text[-characters // 2 :]}"
         yield from (f"    | {line}" for line in shown.splitlines())

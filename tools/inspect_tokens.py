@@ -28,6 +28,7 @@ from foundation.atomic_files import sha256_file
 from tools.inspect_batch import number_range
 from tools.verify_export import visible
 
+_CHUNK = 1 << 24
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 
 
@@ -45,6 +46,12 @@ def statistics_of(dataset: IndexedDataset, tokenizer: Path | None) -> Iterator[s
         f"{share:.0%} {size:,}" for share, size in zip(_QUANTILES, quantiles, strict=True)
     )
     yield f"  mean  {sizes.mean():,.1f}"
+    if dataset.has_loss_mask:
+        counted = sum(
+            int(np.count_nonzero(dataset.loss_mask(start, min(start + _CHUNK, dataset.token_count))))
+            for start in range(0, dataset.token_count, _CHUNK)
+        )
+        yield f"  the loss counts {counted:,} tokens, {counted / dataset.token_count:.1%}; the others are only read"
     every = max(1, len(dataset) // 1000)
     looked_at = [dataset.document(i) for i in range(0, len(dataset), every)]
     last, counts = np.unique([tokens[-1] for tokens in looked_at if len(tokens)], return_counts=True)
@@ -70,7 +77,12 @@ def texts_of(dataset: IndexedDataset, documents: range, tokenizer: Path, charact
     for i in documents:
         tokens = dataset.document(i)
         name = origins.identity(i) if origins else f"document {i}"
-        yield f"{name}: {len(tokens):,} tokens{_url(dataset.prefix, name) if origins else ''}"
+        counted = ""
+        if dataset.has_loss_mask:
+            mask = dataset.loss_mask(*dataset.document_range(i))
+            learnt = visible(encoder.decode(tokens[mask]))
+            counted = f", the loss counts {int(mask.sum()):,}: {learnt[:60]}{' […]' if len(learnt) > 60 else ''}"
+        yield f"{name}: {len(tokens):,} tokens{_url(dataset.prefix, name) if origins else ''}{counted}"
         text = visible(encoder.decode(tokens))
         shown = text if len(text) <= characters else f"{text[: characters // 2]} […] {text[-characters // 2 :]}"
         yield from (f"    | {line}" for line in shown.splitlines())

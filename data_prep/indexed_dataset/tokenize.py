@@ -2,12 +2,14 @@
 
     tokens/<source>.bin|idx           what is trained on
     tokens/<source>.heldout.bin|idx   what never is: documents chosen by a hash of their id
+    tokens/<source>.loss_mask         only where documents have parts that are not learnt, see `format`
     tokens/<source>.origins.npy       which document of the corpus each is, see `origins`
     tokens/mixture.yaml               counts, weights, checksums
     tokens/encoded/                   encoded shards, until their source is gathered
 
 Encoding goes shard by shard, in parallel; gathering copies documents through memory maps in the order of a keyed
 permutation. Neither holds more than a few megabytes of tokens, and the bytes are the same for any number of workers.
+Each document is decoded again as soon as it is encoded, and compared byte by byte.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +29,17 @@ import yaml
 
 from data_prep.config import DataConfig
 from data_prep.executors import run_units
-from data_prep.indexed_dataset.format import bin_path, idx_path
+from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.origins import origins_path, pack, write_origins
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
-from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixture_weights, read_kept
+from data_prep.tokenizer.encoded import Encoded, TokenizerError
+from data_prep.tokenizer.kept_documents import KeptDocument, has_no_loss, id_fraction, mixture_weights, read_kept
+from data_prep.tokenizer.sentence_piece import SPACE
+from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table
 
@@ -64,6 +70,7 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
         encode = partial(encode_shard, stage=stage, seed=config.seed, heldout_share=share)
         run_units(encode, to_encode, config.workers, "tokenize: encoding", stage)
         _refuse_all_heldout(stage, shards, unfinished, share)
+        _say_inexact(stage, to_encode)
     gather = partial(gather_source, stage=stage, shards=shards, seed=config.seed)
     run_units(gather, list(shards), config.workers, "tokenize: shuffling", stage)
     shutil.rmtree(run.tokens / "encoded", ignore_errors=True)
@@ -82,6 +89,14 @@ def _refuse_all_heldout(stage: Stage, shards: Mapping[str, list[str]], sources: 
             )
 
 
+def _say_inexact(stage: Stage, shards: Sequence[str]) -> None:
+    records = stage.records()
+    documents = sum(records[shard].counts["documents"] + records[shard].counts["heldout_documents"] for shard in shards)
+    inexact = sum(records[shard].counts["with_the_mark_for_a_space"] for shard in shards)
+    exception = f", but for U+2581 in {inexact:,} of them, which comes back as a space" if inexact else ""
+    print(f"tokenize: all {documents:,} documents come back from their tokens byte for byte{exception}")
+
+
 def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
     decided = committed_digest(run, "decide", manifest.shard_names)
     tokenizer = committed_digest(run, "train-tokenizer", ["tokenizer"])
@@ -94,30 +109,63 @@ def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) ->
 
 
 def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> None:
-    """Encode the kept documents of one shard, in its order, and mark which are held out."""
+    """Encode the kept documents of one shard, in its order, and mark which are held out.
+
+    Raises:
+        TokenizerError: a document does not come back from its tokens as it was.
+    """
     run = stage.run
     prefix, flags_path = _encoded(run, name), _flags(run, name)
-    encoder = open_encoder(run.tokenizer)
+    encoder, table = open_encoder(run.tokenizer), TokenBytes.of(ReferenceEncoder(run.tokenizer))
+    has_mask = has_no_loss(run, name)
     flags: list[bool] = []
     identities: list[str] = []
-    byte_count = 0
+    byte_count = inexact = 0
     with ExitStack() as stack:
         writer: IndexedDatasetWriter | None = None
         for batch in _batches(read_kept(run, name)):
-            writer = writer or stack.enter_context(IndexedDatasetWriter(prefix, encoder.vocabulary_size))
+            if writer is None:
+                writer = IndexedDatasetWriter(prefix, encoder.vocabulary_size, with_loss_mask=has_mask)
+                stack.enter_context(writer)
             encoded = encoder.encode([document.text for document in batch])
-            writer.add_documents(encoded.tokens, encoded.sizes)
+            inexact += _count_inexact(table, encoded, batch)
+            mask = table.loss_mask(encoded, [document.no_loss for document in batch]) if has_mask else None
+            writer.add_documents(encoded.tokens, encoded.sizes, mask)
             flags.extend(id_fraction(seed, "heldout", document.id) < heldout_share for document in batch)
             identities += [document.id for document in batch]
             byte_count += sum(len(document.text.encode()) for document in batch)
     heldout = sum(flags)
-    counts = {"documents": len(flags) - heldout, "heldout_documents": heldout, "bytes": byte_count}
+    counts = {
+        "documents": len(flags) - heldout,
+        "heldout_documents": heldout,
+        "bytes": byte_count,
+        "with_the_mark_for_a_space": inexact,
+    }
     if writer is None:
         stage.commit(name, [], counts)
         return
     write_array(flags_path, np.array(flags))
     origins = write_origins(prefix, pack(identities))
-    stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins], counts)
+    masks = [loss_mask_path(prefix)] if has_mask else []
+    stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins, *masks], counts)
+
+
+def _count_inexact(table: TokenBytes, encoded: Encoded, batch: Sequence[KeptDocument]) -> int:
+    """How many hold the character that SentencePiece's format cannot tell from a space; all others must be exact."""
+    differing = np.flatnonzero(table.inexact(encoded, [document.text for document in batch])).tolist()
+    for i in differing:
+        document = batch[i]
+        if not (table.loses_space_mark and SPACE in document.text):
+            raise TokenizerError(
+                f"document {document.id} does not come back from its tokens as it was: the encoder is at fault; "
+                "`--restart train-tokenizer` proves it anew"
+            )
+        if document.no_loss:
+            raise TokenizerError(
+                f"document {document.id} has `no_loss` and the character U+2581, which this tokenizer reads as a space "
+                "of another length, so that the ranges cannot be followed: replace the character"
+            )
+    return len(differing)
 
 
 def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
@@ -154,22 +202,37 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
     with ExitStack() as stack:
         for is_heldout in (False, True):
             if any((flag == is_heldout).any() for flag in flags):
-                writer = IndexedDatasetWriter(_prefix(run, source, is_heldout), vocabulary_size)
+                writer = IndexedDatasetWriter(
+                    _prefix(run, source, is_heldout),
+                    vocabulary_size,
+                    with_loss_mask=any(dataset.has_loss_mask for dataset in datasets),
+                )
                 writers[is_heldout] = stack.enter_context(writer)
-        for is_heldout, tokens, sizes, where in _shuffled(datasets, flags, origins, f"{seed}/documents/{source}"):
-            writers[is_heldout].add_documents(tokens, sizes)
-            gathered[is_heldout].append(where)
+        for part in _shuffled(datasets, flags, origins, f"{seed}/documents/{source}"):
+            writer = writers[part.is_heldout]
+            writer.add_documents(part.tokens, part.sizes, part.loss_mask if writer.with_loss_mask else None)
+            gathered[part.is_heldout].append(part.origins)
     outputs: list[Path] = []
     for is_heldout, writer in writers.items():
         IndexedDataset(writer.prefix).check_index()
         outputs += [bin_path(writer.prefix), idx_path(writer.prefix)]
+        if writer.with_loss_mask:
+            outputs.append(loss_mask_path(writer.prefix))
         outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout])))
         counts[_key("documents", is_heldout)] = writer.documents
         counts[_key("tokens", is_heldout)] = writer.tokens
     stage.commit(source, outputs, counts)
 
 
-_Gathered = tuple[bool, npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]
+@dataclass(frozen=True)
+class _Gathered:
+    """Some documents one after another, [documents] or [tokens]."""
+
+    is_heldout: bool
+    tokens: npt.NDArray[Any]
+    loss_mask: npt.NDArray[np.bool_]
+    sizes: npt.NDArray[np.int64]
+    origins: npt.NDArray[np.int64]
 
 
 def _shuffled(
@@ -178,28 +241,31 @@ def _shuffled(
     origins: Sequence[npt.NDArray[np.int64]],
     key: str,
 ) -> Iterator[_Gathered]:
-    """All documents of the datasets in random order, some at a time: whether held out, tokens, sizes, origins."""
+    """All documents of the datasets in random order, some at a time."""
     ends = np.cumsum([len(dataset) for dataset in datasets])
     permutation = KeyedPermutation(int(ends[-1]), key)
-    held: dict[bool, list[tuple[npt.NDArray[Any], int]]] = {False: [], True: []}
+    held: dict[bool, list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_], int]]] = {False: [], True: []}
     held_tokens = 0
 
     def release() -> Iterator[_Gathered]:
         for is_heldout, documents in held.items():
             if documents:
-                sizes = np.fromiter((len(tokens) for tokens, _ in documents), np.int64, len(documents))
-                where = np.array([origin for _, origin in documents], np.int64)
-                yield is_heldout, np.concatenate([tokens for tokens, _ in documents]), sizes, where
+                tokens, masks, where = zip(*documents, strict=True)
+                sizes = np.fromiter(map(len, tokens), np.int64, len(documents))
+                yield _Gathered(
+                    is_heldout, np.concatenate(tokens), np.concatenate(masks), sizes, np.array(where, np.int64)
+                )
                 documents.clear()
 
-    for start in range(0, int(ends[-1]), _GATHERED_DOCUMENTS):
-        order = permutation(np.arange(start, min(start + _GATHERED_DOCUMENTS, int(ends[-1]))))
+    for first in range(0, int(ends[-1]), _GATHERED_DOCUMENTS):
+        order = permutation(np.arange(first, min(first + _GATHERED_DOCUMENTS, int(ends[-1]))))
         dataset_of = np.searchsorted(ends, order, "right")
         for d, document in zip(dataset_of.tolist(), order.tolist(), strict=True):
             inner = document - int(ends[d]) + len(datasets[d])
-            tokens = datasets[d].document(inner)
-            held[bool(flags[d][inner])].append((tokens, int(origins[d][inner])))
-            held_tokens += len(tokens)
+            start, stop = datasets[d].document_range(inner)
+            mask = datasets[d].loss_mask(start, stop)
+            held[bool(flags[d][inner])].append((datasets[d].tokens(start, stop), mask, int(origins[d][inner])))
+            held_tokens += stop - start
             if held_tokens >= _GATHERED_TOKENS:
                 yield from release()
                 held_tokens = 0
@@ -266,7 +332,8 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
 
 def _checksums(run: RunDirectory, record: Record, prefix: str) -> dict[str, str]:
     folder = run.tokens.relative_to(run.root)
-    return {suffix: record.checksums[str(folder / f"{prefix}.{suffix}")] for suffix in ("bin", "idx")}
+    paths = {suffix: str(folder / f"{prefix}.{suffix}") for suffix in ("bin", "idx", "loss_mask")}
+    return {suffix: record.checksums[path] for suffix, path in paths.items() if path in record.checksums}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

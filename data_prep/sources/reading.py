@@ -10,6 +10,9 @@ from data_prep.sources.compression import ByteStream, DamagedFileError
 from data_prep.sources.ranges import FileRange, undivided
 
 EXCERPT_CHARACTERS = 200
+NO_LOSS = "no_loss"
+"""Key of the metadata: half-open ranges of characters that the model reads but does not learn, such as a question to
+which the rest is the answer. `[[0, 120]]`"""
 
 
 @dataclass(frozen=True)
@@ -99,4 +102,26 @@ def usable(
         return fault("too_large", f"{size:,} bytes of text, maximum_document_bytes is {maximum_bytes:,}")
     if not text.strip():
         return fault("empty", "no text, or white space only")
+    if NO_LOSS in metadata and (detail := _wrong_ranges(metadata[NO_LOSS], len(text))):
+        return fault("invalid_no_loss", detail)
     return Document(text, url, metadata)
+
+
+def _wrong_ranges(value: Any, characters: int) -> str | None:
+    """What is wrong with ranges of characters; None when nothing is."""
+    if value is None:
+        return None
+    is_list = isinstance(value, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair) for pair in value
+    )
+    if not is_list:
+        return f"`{NO_LOSS}` must be a list of [start, stop], it is {str(value)[:60]}"
+    done = 0
+    for start, stop in value:
+        if not done <= start < stop <= characters:
+            return (
+                f"`{NO_LOSS}` [{start}, {stop}) must be half-open in characters, in order, without overlaps, and "
+                f"inside of [{done}, {characters})"
+            )
+        done = stop
+    return None

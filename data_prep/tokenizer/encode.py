@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from data_prep.tokenizer.piece_encoder import PieceEncoder
 from foundation.atomic_files import sha256_file, write_json
 
 CHECK_FILE = "encoder_check.json"
+MODEL_FILE = "tokenizer.model"
+"""Of a SentencePiece tokenizer: what sentencepiece reads."""
 
 _PROOF_BATCH_DOCUMENTS = 64
 
@@ -36,7 +39,7 @@ class ReferenceEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "tokenizer.json"
+        self.path = path = folder / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(f"{path}: no such file; `python -m data_prep train-tokenizer` makes it")
         self.name = f"tokenizers {version('tokenizers')}"
@@ -44,6 +47,12 @@ class ReferenceEncoder:
         self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
         self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.end_of_document = _end_of_document(folder, self._tokenizer)
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What stands in `tokenizer.json`."""
+        parsed: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        return parsed
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -87,6 +96,33 @@ class GigatokenEncoder:
         return _with_end_of_document(tokens, np.diff(offsets), self.end_of_document)
 
 
+class SentencePieceEncoder:
+    """sentencepiece itself, on the `tokenizer.model` beside a `tokenizer.json`. It encodes nothing here; it is what the
+    other form of the same tokenizer is held to.
+
+    Raises:
+        TokenizerError: there is no `tokenizer.model`.
+    """
+
+    name = f"sentencepiece {version('sentencepiece')}"
+
+    def __init__(self, folder: Path, end_of_document: int, vocabulary_size: int) -> None:
+        import sentencepiece
+
+        path = folder / MODEL_FILE
+        if not path.is_file():
+            raise TokenizerError(f"{path}: no such file")
+        self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        self.end_of_document = end_of_document
+        self.vocabulary_size = vocabulary_size
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        rows = self._processor.encode(list(texts), num_threads=1)
+        sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+        tokens = np.fromiter((token for row in rows for token in row), np.uint32, int(sizes.sum()))
+        return _with_end_of_document(tokens, sizes, self.end_of_document)
+
+
 def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict[str, Any]:
     """Encode every text with both and compare every token.
 
@@ -115,7 +151,10 @@ def check_encoders(folder: Path, texts: Callable[[], Iterable[str]]) -> dict[str
     """Decide which encoder may write token files for the tokenizer in `folder`, and record it beside it.
 
     Args:
-        texts: gives a sample of the corpus that will be encoded; called once for each bulk encoder that is compared.
+        texts: gives a sample of the corpus that will be encoded; called once for each encoder that is compared.
+
+    Raises:
+        TokenizerError: sentencepiece encodes by `tokenizer.model` otherwise than the reference by `tokenizer.json`.
     """
     reference = ReferenceEncoder(folder)
     record: dict[str, Any] = {
@@ -124,6 +163,12 @@ def check_encoders(folder: Path, texts: Callable[[], Iterable[str]]) -> dict[str
         "compared": {},
         "used": reference.name,
     }
+    if (folder / MODEL_FILE).is_file():
+        original = SentencePieceEncoder(folder, reference.end_of_document, reference.vocabulary_size)
+        result = prove_equal(reference, original, texts())
+        record["compared"][original.name] = result
+        if not result["equal"]:
+            raise TokenizerError(f"{folder}: {MODEL_FILE} and tokenizer.json differ: {result['difference']}")
     for kind in BULK_ENCODERS:
         try:
             bulk = kind(folder, reference.end_of_document, reference.vocabulary_size)
@@ -164,6 +209,8 @@ _ADVERSARIAL_TEXTS = (
     "<s>strike</s> </ s> <|reserved_",
     "\x00\x01\x7f\ufeff\ufffd",
     "e\u0301 \u00e9 \u212b \ufb01 \uff11",  # composed, decomposed and compatibility forms stay apart
+    "a\u2581b \u2581\u2581 \u2585c \u2047 \u2581",
+    "  two  spaces\t\ttabs \u00a0 x  ",
     "नमस्ते दुनिया। 你好，世界。 مرحبا، بالعالم۔ こんにちは、世界…",
     "👩‍👩‍👧‍👦 🇧🇴 \U0010ffff",
     "a\u00a0b\u2003c\u2028d\u3000e\x85f\x1cg",

@@ -1,4 +1,4 @@
-"""What every encoder takes and gives."""
+"""What every tokenizer has, and what every encoder takes and gives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
+"""Names of the control entries; `</s>` ends a document."""
+
+
+def reserved_names(count: int) -> tuple[str, ...]:
+    """Names of the reserved entries, which later training may give a meaning."""
+    return tuple(f"<|reserved_{i}|>" for i in range(count))
 
 
 class TokenizerError(ValueError):

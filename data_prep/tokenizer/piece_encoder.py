@@ -48,7 +48,7 @@ class PieceEncoder:
         self.end_of_document = end_of_document
         self.vocabulary_size = vocabulary_size
         vocabulary: dict[str, int] = content["model"]["vocab"]
-        letters = _byte_letters()
+        letters = byte_letters()
         missing = [byte for byte, letter in enumerate(letters) if letter not in vocabulary]
         if missing:
             raise TokenizerError(f"{path}: no token for byte {missing[0]:#04x}")
@@ -110,7 +110,7 @@ def _refuse_what_differs(path: Path, content: Mapping[str, Any]) -> None:
             raise TokenizerError(f"altiplano {VERSION} cannot take this tokenizer: {path}: {name} is {found!r}")
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The letter that stands for each byte in the vocabulary: printable ones for themselves, others from 256 on.
 
     Source: Radford et al. 2019, GPT-2, `encoder.py`, `bytes_to_unicode`.

@@ -1,14 +1,23 @@
-"""A sample of the kept documents: by seed, in the proportions of the mixture, bounded in bytes."""
+"""Samples of the kept documents: by seed, in the proportions of sources and languages, bounded in bytes."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from data_prep.config import DataConfig
+from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.shards import Manifest, RunDirectory
 from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixture_weights, read_kept, read_kept_sizes
+
+Stratum = tuple[str, str]
+"""Source and language."""
+
+_MEASURED_SHARE = 0.05
+_MEASURED_BYTES = 2_000_000
+"""Fertility is measured on this share of a language's documents, and at most so many bytes; no tokenizer learns from
+them, neither ours nor those that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -21,67 +30,137 @@ class SampledDocument:
 
 @dataclass(frozen=True)
 class Sample:
-    """Which share of each source's kept documents to draw. A document is drawn by a hash of its id.
+    """Which share of the kept documents of each source and language to draw. A document is drawn by a hash of its id.
 
     So the same documents are drawn whatever the number of workers or the order of work, and the text is read once,
     shard by shard, with one document in memory.
+
+    Attributes:
+        shares: probability of a document of the stratum.
+        kept_bytes: of all kept documents of the stratum; strata that keep nothing are left out.
+        measured: language -> share of its documents that is kept for measuring and never drawn; empty: none is.
     """
 
     seed: int
     purpose: str
-    shares: Mapping[str, float]
-    """Source -> probability of a document of it."""
-    kept_bytes: Mapping[str, int]
-    """Source -> bytes of all its kept documents; sources that keep nothing are left out."""
+    shares: Mapping[Stratum, float]
+    kept_bytes: Mapping[Stratum, int]
+    measured: Mapping[str, float]
 
-    def draws(self, source: str, identity: str) -> bool:
-        return id_fraction(self.seed, self.purpose, identity) < self.shares.get(source, 0.0)
+    def draws(self, source: str, identity: str, language: str) -> bool:
+        share = self.shares.get((source, language), 0.0)
+        return (
+            share > 0
+            and id_fraction(self.seed, self.purpose, identity) < share
+            and not is_measured(self.seed, self.measured, identity, language)
+        )
 
     @property
     def expected_bytes(self) -> int:
-        return round(sum(self.shares[source] * self.kept_bytes[source] for source in self.shares))
+        return round(sum(share * self.kept_bytes[stratum] for stratum, share in self.shares.items()))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(source for source, _ in self.kept_bytes))
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(sorted({language for _, language in self.kept_bytes}))
 
     def read(self, run: RunDirectory, manifest: Manifest) -> Iterator[SampledDocument]:
         """The sampled documents in the order of the manifest."""
+        drawn = {source for (source, _), share in self.shares.items() if share > 0}
         for shard in manifest.shards:
-            if self.shares.get(shard.source, 0.0) > 0:
+            if shard.source in drawn:
                 for document in read_kept(run, shard.name, partial(self.draws, shard.source)):
                     yield SampledDocument(shard.source, document)
 
 
-def plan_sample(config: DataConfig, run: RunDirectory, manifest: Manifest, purpose: str, total_bytes: int) -> Sample:
-    """Divide `total_bytes` among the sources by their weights; what a small source cannot fill goes to the others.
+def is_measured(seed: int, measured: Mapping[str, float], identity: str, language: str) -> bool:
+    """Whether the report measures this document, see `measured_shares`."""
+    share = measured.get(language, 0.0)
+    return share > 0 and id_fraction(seed, "fertility", identity) < share
+
+
+def kept_bytes_of(config: DataConfig, run: RunDirectory, manifest: Manifest) -> dict[Stratum, int]:
+    """Bytes of the kept documents of each source and language, in the order of the sources.
 
     Raises:
         ValueError: nothing at all is kept.
     """
-    kept_bytes: dict[str, int] = {}
+    kept: dict[Stratum, int] = defaultdict(int)
     for shard in manifest.shards:
-        kept = int(read_kept_sizes(run, shard.name).byte_counts.sum())
-        kept_bytes[shard.source] = kept_bytes.get(shard.source, 0) + kept
-    kept_bytes = {source: size for source, size in kept_bytes.items() if size}
-    if not kept_bytes:
+        for language, size in sorted(read_kept_sizes(run, shard.name).by_language().items()):
+            kept[shard.source, language] += size
+    if not any(kept.values()):
         raise ValueError(
             f"{run.root}: no source has a kept document; `python -m data_prep ledger` says why each was dropped"
         )
+    return {stratum: size for stratum, size in kept.items() if size}
+
+
+def measured_shares(kept_bytes: Mapping[Stratum, int]) -> dict[str, float]:
+    """Language -> share of its documents that fertility is measured on."""
+    sums: dict[str, int] = defaultdict(int)
+    for (_, language), size in kept_bytes.items():
+        sums[language] += size
+    return {language: min(_MEASURED_SHARE, _MEASURED_BYTES / size) for language, size in sums.items()}
+
+
+def plan_sample(
+    config: DataConfig, run: RunDirectory, manifest: Manifest, purpose: str, total_bytes: int, *, learnt: bool = False
+) -> Sample:
+    """Divide `total_bytes` among sources and languages; what a small one cannot fill goes to the others.
+
+    Args:
+        learnt: a tokenizer learns from the sample: languages are weighed by the settings, and the documents that
+            fertility is measured on are left out.
+
+    Raises:
+        ValueError: nothing at all is kept.
+    """
+    kept_bytes = kept_bytes_of(config, run, manifest)
     given = {source.name: source.weight for source in config.sources}
-    names = list(kept_bytes)
-    weights = dict(
-        zip(names, mixture_weights(names, [given[name] for name in names], list(kept_bytes.values())), strict=True)
+    by_source: dict[str, int] = defaultdict(int)
+    for (source, _), size in kept_bytes.items():
+        by_source[source] += size
+    names = list(by_source)
+    source_weights = dict(
+        zip(names, mixture_weights(names, [given[name] for name in names], list(by_source.values())), strict=True)
     )
-    wanted: dict[str, float] = {}
-    left, open_names = float(total_bytes), names
-    while open_names:
-        total_weight = sum(weights[name] for name in open_names)
-        share = {name: left * weights[name] / total_weight for name in open_names}
-        full = [name for name in open_names if kept_bytes[name] <= share[name]]
+    weights: dict[Stratum, float] = {}
+    for source in names:
+        inner = {stratum[1]: size for stratum, size in kept_bytes.items() if stratum[0] == source}
+        proportions = language_proportions(inner, config.tokenizer) if learnt else _normalised(inner)
+        weights |= {(source, language): source_weights[source] * p for language, p in proportions.items()}
+    wanted: dict[Stratum, float] = {}
+    left, open_strata = float(total_bytes), list(kept_bytes)
+    while open_strata:
+        total_weight = sum(weights[stratum] for stratum in open_strata)
+        share = {stratum: left * weights[stratum] / total_weight for stratum in open_strata}
+        full = [stratum for stratum in open_strata if kept_bytes[stratum] <= share[stratum]]
         if not full:
             wanted.update(share)
             break
-        for name in full:
-            wanted[name] = kept_bytes[name]
-            left -= kept_bytes[name]
-        open_names = [name for name in open_names if name not in full]
-    # 1.0 exactly where a source is taken whole: no hash is below less than that for certain.
-    shares = {name: min(1.0, wanted[name] / kept_bytes[name]) for name in names}
-    return Sample(config.seed, purpose, shares, kept_bytes)
+        for stratum in full:
+            wanted[stratum] = kept_bytes[stratum]
+            left -= kept_bytes[stratum]
+        open_strata = [stratum for stratum in open_strata if stratum not in full]
+    # 1.0 exactly where a stratum is taken whole: no hash is below less than that for certain.
+    shares = {stratum: min(1.0, wanted[stratum] / kept_bytes[stratum]) for stratum in kept_bytes}
+    return Sample(config.seed, purpose, shares, kept_bytes, measured_shares(kept_bytes) if learnt else {})
+
+
+def language_proportions(sizes: Mapping[str, int], settings: TokenizerConfig) -> dict[str, float]:
+    """The share of each language within a source, from its bytes there; see `TokenizerConfig.language_exponent`."""
+    return _normalised(
+        {
+            language: settings.language_weights.get(language, 1.0) * share**settings.language_exponent
+            for language, share in _normalised(sizes).items()
+        }
+    )
+
+
+def _normalised(values: Mapping[str, float]) -> dict[str, float]:
+    total = sum(values.values())
+    return {name: value / total for name, value in values.items()}

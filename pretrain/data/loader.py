@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
-from pretrain.data.objective import Arrange, Batch, next_token_batch
+from pretrain.data.objective import NEXT_TOKEN, Arrange, Batch
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
@@ -276,7 +276,7 @@ def micro_batches(
     micro_batch_size: int,
     data_rank: int,
     data_size: int,
-    arrange: Arrange = partial(next_token_batch, end_of_document=None),
+    arrange: Arrange = NEXT_TOKEN,
 ) -> Iterator[Batch]:
     """This data-parallel rank's micro-batches, for a run that has consumed `first_position` samples.
 

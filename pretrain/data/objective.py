@@ -94,6 +94,10 @@ def next_token_batch(
     return inputs, targets
 
 
+NEXT_TOKEN: Arrange = partial(next_token_batch, end_of_document=None)
+"""Windows as they are."""
+
+
 def separate_documents(tokens: Integers, end_of_document: int) -> Integers:
     """The layout in which no token sees another document: [B, S, C] for inputs [B, S].
 

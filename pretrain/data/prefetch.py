@@ -1,7 +1,7 @@
 """Batches that are ready before they are asked for: a thread makes them while the model computes.
 
-One thread is enough, and no worker process: making a batch copies a few windows out of the page cache, and torch lets go
-of the interpreter while it computes.
+One thread is enough, and no worker process: making a batch copies a few windows out of the page cache, and torch lets
+go of the interpreter while it computes.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from pretrain.monitor.replicas import ReplicaDriftError, check_replicas
 from pretrain.topology import Topology
 from pretrain.train import train as train_run
 
-
 END_OF_DOCUMENT = 2
 
 

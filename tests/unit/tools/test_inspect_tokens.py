@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
-from data_prep.tokenizer.train import save
+from data_prep.tokenizer.byte_level import save_byte_level_bpe
 from tools import inspect_tokens
 
 END = 2
@@ -91,7 +91,7 @@ def test_statistics_and_text(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>", "<pad>"])
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokens").mkdir()
-    save(tokenizer, tmp_path / "tokenizer")
+    save_byte_level_bpe(tokenizer, tmp_path / "tokenizer")
     texts = ["llama", "altiplano", "puna\x1b[31m"]
     with IndexedDatasetWriter(tmp_path / "tokens" / "data", len(vocabulary)) as writer:
         for text in texts:

@@ -17,7 +17,7 @@ from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.shards import Manifest, RunDirectory, restart
 from data_prep.tokenizer.encode import ReferenceEncoder
-from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.encoded import Encoded, TokenizerError
 from data_prep.tokenizer.kept_documents import id_fraction
 from data_prep.tokenizer.train import train_tokenizer
 from pretrain.data.loader import SampleReader
@@ -258,3 +258,78 @@ def test_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         tokenize(config.model_copy(update={"workers": workers}), run)
         written.append(files(run))
     assert written[0] == written[1]
+
+
+def test_what_the_loss_leaves_out_stands_beside_the_tokens(
+    tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"Question {i}: {text}\nAnswer {i}: {text}!" for i, text in enumerate(make_texts(0, 120))]
+    # Every third document is learnt whole.
+    marks = {row: text.index("\nAnswer") + 1 for row, text in enumerate(texts) if row % 3}
+    metadata = {f"talks-{row // 40:05d}/{row % 40:07d}": f'{{"no_loss": [[0, {end}]]}}' for row, end in marks.items()}
+    config, run, _ = make_run(
+        tmp_path, {"talks": texts, "code": make_texts(1, 80)}, settings=SETTINGS, metadata=metadata
+    )
+    train_tokenizer(config, run)
+    tokenize(config, run)
+    assert not (run.tokens / "code.loss_mask").exists()
+    encoder = ReferenceEncoder(run.tokenizer)
+    seen = 0
+    for name in ("talks", "talks.heldout"):
+        dataset = IndexedDataset(run.tokens / name)
+        origins = Origins(run.tokens / name, "talks", len(dataset))
+        assert dataset.has_loss_mask
+        for i in range(len(dataset)):
+            shard, row = origins.identity(i).split("/")
+            number = int(shard[-5:]) * 40 + int(row)
+            learnt = encoder.decode(dataset.document(i)[dataset.loss_mask(*dataset.document_range(i))])
+            right = texts[number][marks.get(number, 0) :] + "</s>"
+            # A token that reaches over the end of the question counts.
+            assert learnt.endswith(right) and len(learnt) < len(right) + 12
+            seen += 1
+    assert seen == 120
+
+    mixture = load_mixture(run.tokens / "mixture.yaml")
+    mixture.check_checksums()
+    reader = SampleReader(mixture, 32, seed=1)
+    assert reader.has_loss_masks
+    digest = reader.digest()
+    damaged = bytearray((run.tokens / "talks.loss_mask").read_bytes())
+    damaged[5] ^= 1
+    (run.tokens / "talks.loss_mask").write_bytes(damaged)
+    with pytest.raises(TokenFileError, match=r"talks\.loss_mask: SHA-256 is"):
+        mixture.check_checksums()
+    assert SampleReader(mixture, 32, seed=1).digest() != digest, "another mask is another training run"
+    (run.tokens / "talks.loss_mask").write_bytes(damaged[:-1])
+    with pytest.raises(TokenFileError, match=r"talks\.loss_mask: \d+ bytes, but talks\.bin has \d+ tokens"):
+        SampleReader(mixture, 32, seed=1)
+    (run.tokens / "talks.loss_mask").unlink()
+    with pytest.raises(TokenFileError, match=r"talks\.loss_mask: is missing, but .* records it"):
+        SampleReader(mixture, 32, seed=1)
+    restart(run, "tokenize")
+    tokenize(config, run)
+    first = files(run)
+    restart(run, "tokenize")
+    tokenize(config.model_copy(update={"workers": 1}), run)
+    assert files(run) == first, "also with masks the bytes do not depend on the order of work"
+
+
+def test_a_wrong_token_is_found_while_it_is_written(
+    prepared: tuple[DataConfig, RunDirectory, Manifest], in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run, _ = prepared
+    restart(run, "tokenize")
+    right = stage_module.open_encoder(run.tokenizer)
+
+    class OneTokenOff:
+        vocabulary_size, end_of_document = right.vocabulary_size, right.end_of_document
+
+        def encode(self, texts: list[str]) -> Encoded:
+            encoded = right.encode(texts)
+            encoded.tokens[int(encoded.sizes[:2].sum())] ^= 1
+            return encoded
+
+    monkeypatch.setattr(stage_module, "open_encoder", lambda folder: OneTokenOff())
+    with pytest.raises(TokenizerError, match=r"document \w+-0000\d/0000002 does not come back from its tokens"):
+        tokenize(config.model_copy(update={"workers": 1}), run)
+    restart(run, "tokenize")

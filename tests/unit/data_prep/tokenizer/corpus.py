@@ -37,12 +37,16 @@ def make_run(
     settings: Mapping[str, Any] | None = None,
     weights: Mapping[str, float] | None = None,
     documents_per_shard: int = 40,
+    languages: Mapping[str, Sequence[str]] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> tuple[DataConfig, RunDirectory, Manifest]:
     """Write corpus, signals and verdicts of `sources` (name -> texts) and commit them.
 
     Args:
         dropped: ids that are not kept.
         spans: id -> redactions.
+        languages: source -> language of each of its texts; Spanish when left out.
+        metadata: id -> JSON.
     """
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -62,8 +66,9 @@ def make_run(
     for name, texts in sources.items():
         names = [shard.name for shard in manifest.shards if shard.source == name]
         for i, shard in enumerate(names):
-            part = texts[i * documents_per_shard : (i + 1) * documents_per_shard]
-            write_shard(run, shard, name, part, dropped, spans or {})
+            rows = slice(i * documents_per_shard, (i + 1) * documents_per_shard)
+            spoken = (languages or {}).get(name, ["es"] * len(texts))[rows]
+            write_shard(run, shard, name, texts[rows], dropped, spans or {}, spoken, metadata or {})
             stage.commit(shard, [run.verdicts / f"{shard}.parquet"], {})
     return config, run, manifest
 
@@ -75,13 +80,15 @@ def write_shard(
     texts: Sequence[str],
     dropped: Sequence[str],
     spans: Mapping[str, list[tuple[str, int, int]]],
+    languages: Sequence[str],
+    metadata: Mapping[str, str],
 ) -> None:
     for folder in (run.corpus, run.signals, run.verdicts):
         folder.mkdir(parents=True, exist_ok=True)
     ids = [f"{shard}/{row:07d}" for row in range(len(texts))]
+    told = [metadata.get(identity, "{}") for identity in ids]
     corpus = pa.table(
-        {"id": ids, "text": texts, "source": [source] * len(ids), "url": ids, "metadata": ["{}"] * len(ids)},
-        schema=DOCUMENTS,
+        {"id": ids, "text": texts, "source": [source] * len(ids), "url": ids, "metadata": told}, schema=DOCUMENTS
     )
     pq.write_table(corpus, run.corpus / f"{shard}.parquet", row_group_size=7)
     rows = [
@@ -98,12 +105,12 @@ def write_shard(
         {
             "id": identity,
             "source": source,
-            "language": "es",
+            "language": language,
             "kept": identity not in dropped,
             "reasons": ["gopher"] if identity in dropped else [],
             "duplicate_of": None,
             "cuts": [],
         }
-        for identity in ids
+        for identity, language in zip(ids, languages, strict=True)
     ]
     pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), run.verdicts / f"{shard}.parquet")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data_prep.config import TokenizerConfig
+from data_prep.tokenizer.byte_level import save_byte_level_bpe, train_byte_level_bpe
 from data_prep.tokenizer.encode import (
     GigatokenEncoder,
     ReferenceEncoder,
@@ -24,7 +25,6 @@ from data_prep.tokenizer.encode import (
 )
 from data_prep.tokenizer.encoded import Encoded, TokenizerError
 from data_prep.tokenizer.piece_encoder import EXCLUDED, PRE_TOKENIZER_PATTERN, PieceEncoder
-from data_prep.tokenizer.train import save, train_byte_level_bpe
 from tests.unit.data_prep.tokenizer.corpus import make_texts
 
 TEXTS = make_texts(0, 300)
@@ -33,7 +33,9 @@ TEXTS = make_texts(0, 300)
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ours")
-    save(train_byte_level_bpe(iter(TEXTS), TokenizerConfig(vocabulary_size=512, reserved_entries=20)), folder)
+    save_byte_level_bpe(
+        train_byte_level_bpe(iter(TEXTS), TokenizerConfig(vocabulary_size=512, reserved_entries=20)), folder
+    )
     return folder
 
 
@@ -51,7 +53,7 @@ def gpt2_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator([text.replace("s>", "") for text in TEXTS], trainer)
-    save(tokenizer, folder)
+    save_byte_level_bpe(tokenizer, folder)
     return folder
 
 

@@ -16,6 +16,7 @@ import yaml
 from data_prep.indexed_dataset.format import TokenFileError
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from foundation.atomic_files import sha256_file
 from foundation.configuration import ConfigError
 from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.loader import SampleReader, micro_batches
@@ -341,4 +342,30 @@ def test_no_mixture(tmp_path: Path) -> None:
 )
 def test_batch_sizes_that_are_refused(folder: Path, sizes: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+<<<<<<< HEAD
         next(micro_batches(reader(folder), 0, BatchSizes(sizes[0]), *sizes[1:]))
+=======
+        next(micro_batches(reader(folder), 0, *sizes))
+
+
+def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
+    """The weights of a batch are those of the targets, wherever the sample comes from."""
+    data = np.random.default_rng(3).integers(0, 2, IndexedDataset(changed / "books").token_count).astype(np.uint8)
+    (changed / "books.loss_mask").write_bytes(data.tobytes())
+    with pytest.raises(TokenFileError, match=r"books\.loss_mask: is there, but .*mixture\.yaml does not know it"):
+        reader(changed)
+    mixture = yaml.safe_load((changed / "mixture.yaml").read_text())
+    mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(changed / "books.loss_mask")
+    (changed / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    samples = reader(changed)
+    load_mixture(changed / "mixture.yaml").check_checksums()
+    batches = micro_batches(samples, 0, 8, 4, 0, 1)
+    for first in range(0, 80, 4):
+        tokens, (targets, weights) = next(batches)
+        for row in range(4):
+            place = samples.describe(first + row)
+            np.testing.assert_array_equal(tokens[row], samples.sample(first + row)[:-1])
+            np.testing.assert_array_equal(targets[row], samples.sample(first + row)[1:])
+            counted = data[place.start + 1 : place.stop] if place.dataset == "books" else np.ones(16, np.uint8)
+            np.testing.assert_allclose(weights[row], counted / max(1, counted.sum()), rtol=1e-6)
+>>>>>>> 1040c8a (tokenizer: SentencePiece BPE, samples by language, a report beside tokenizers of one language; loss masks from ranges of a document)

@@ -196,7 +196,7 @@ def test_separate_documents_are_trained_on_as_if_alone(name: str) -> None:
 
 def test_the_loss_counts_what_its_mask_says() -> None:
     counted = np.array([[True] * 5 + [False] * 5 + [True] * 6])
-    (_, layout), (targets, weights) = separated(list(range(10, 26)), counted)
+    _, (targets, weights) = separated(list(range(10, 26)), counted)
     assert (weights[0] > 0).tolist() == counted[0, 1:].tolist(), "of the targets, not of the inputs"
     assert weights.sum() == pytest.approx(1) and weights.dtype == torch.float32
     _, (_, none) = separated(list(range(10, 26)), np.zeros((1, 16), bool))
@@ -207,5 +207,5 @@ def test_the_loss_counts_what_its_mask_says() -> None:
 
 
 def test_separate_documents_are_for_causal_samples() -> None:
-    with pytest.raises(ValueError, match="separate_documents: only with kind causal; objective.kind is prefix"):
+    with pytest.raises(ValueError, match=r"separate_documents: only with kind causal; objective\.kind is prefix"):
         ObjectiveConfig(kind="prefix", separate_documents=True)

@@ -1,0 +1,97 @@
+"""The tokenizer's report for people: tables on the terminal, and a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from foundation.progress import summary_table
+
+_LANGUAGES_DRAWN = 40
+_OURS, _OWN, _FLAGGED = "#2a7f62", "#bbbbbb", "#c44e52"
+
+
+def print_tables(report: dict[str, Any]) -> None:
+    """Fertility, bytes per token, and what else is worth a look."""
+    rows: list[list[object]] = []
+    for language, found in report["fertility"].items():
+        if "ratio" in found:
+            verdict = "FLAGGED: more than 10 % worse" if found["flagged"] else "good"
+            own = [found["own_tokens_per_word"], found["own_vocabulary_size"], found["ratio"], verdict]
+        else:
+            own = ["", "", "", f"not compared: {found['not_compared']}"]
+        rows.append([language, found["bytes"], found["measured_words"], found["tokens_per_word"] or "", *own])
+    summary_table(
+        f"Tokens per word: {report['kind']}, {report['vocabulary_size']:,} entries, beside tokenizers of one language",
+        rows,
+        ("language", "bytes kept", "words measured", "ours", "its own", "entries", "ratio", ""),
+    )
+    summary_table("Bytes per token", list(report["bytes_per_token"].items()), ("source", "bytes per token"))
+    trip, unused, fallback = report["round_trip"], report["unused_entries"], report["byte_fallback"]
+    longest = ", ".join(repr(token["text"][:40]) for token in report["longest_tokens"][:5])
+    example = f"; the first is {trip['inexact_documents'][0]}" if trip["inexact"] else ""
+    summary_table(
+        "The rest",
+        [
+            (
+                "documents that come back byte for byte",
+                f"{trip['documents'] - trip['inexact']:,} of {trip['documents']:,}{example}",
+            ),
+            ("tokens that are a part of a character", f"{fallback['share_of_tokens']:.2%}"),
+            ("entries that no document uses", f"{unused['entries']:,}, {unused['share']:.2%}"),
+            ("longest entries", longest),
+        ],
+    )
+    flagged = [language for language, found in report["fertility"].items() if found["flagged"]]
+    if flagged:
+        print(
+            f"flagged: {', '.join(flagged)}. Lift them by tokenizer.language_weights or a smaller "
+            "tokenizer.language_exponent, or raise tokenizer.vocabulary_size"
+        )
+
+
+def draw(report: dict[str, Any]) -> bytes:
+    """A PNG: tokens per word by language beside the language's own tokenizer, and bytes per token by source."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    measured = {name: found for name, found in report["fertility"].items() if found["tokens_per_word"]}
+    languages = list(measured)[:_LANGUAGES_DRAWN][::-1]
+    sources = list(report["bytes_per_token"])[::-1]
+    figure = Figure(figsize=(11, 1.6 + 0.42 * max(len(languages), len(sources), 5)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    places = range(len(languages))
+    ours = [measured[name]["tokens_per_word"] for name in languages]
+    colours = [_FLAGGED if measured[name]["flagged"] else _OURS for name in languages]
+    bars = left.barh([place + 0.2 for place in places], ours, 0.4, color=colours)
+    own = [
+        (place, measured[name]["own_tokens_per_word"])
+        for place, name in zip(places, languages, strict=True)
+        if "ratio" in measured[name]
+    ]
+    left.barh([place - 0.2 for place, _ in own], [value for _, value in own], 0.4, color=_OWN)
+    labels = [f"{measured[name]['ratio']:.2f}×" if "ratio" in measured[name] else "not compared" for name in languages]
+    left.bar_label(bars, labels, padding=3, fontsize=8)
+    left.set_yticks(list(places), languages)
+    left.set(xlabel="tokens per word", title=f"Fertility, {report['vocabulary_size']:,} entries")
+    left.margins(x=0.12)
+    names = [
+        (_OURS, "this tokenizer"),
+        (_FLAGGED, "more than 10 % worse than the language's own"),
+        (_OWN, "one of this language alone"),
+    ]
+    handles = [left.barh([0], [0], color=colour, label=label) for colour, label in names]
+    left.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=3, fontsize=8, frameon=False)
+    values = [report["bytes_per_token"][name] for name in sources]
+    right.bar_label(
+        right.barh(sources, values, color="#4c72b0"), [f"{value:.2f}" for value in values], padding=3, fontsize=8
+    )
+    right.set(xlabel="bytes per token", title="By source")
+    right.margins(x=0.12)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110, metadata={"Software": None})
+    return image.getvalue()

@@ -1,0 +1,150 @@
+"""The bytes that each token stands for, and with them the proof that documents come back from their tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoded import Encoded, TokenizerError
+from data_prep.tokenizer.piece_encoder import byte_letters
+from data_prep.tokenizer.sentence_piece import SPACE
+
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """Text of every entry of a vocabulary.
+
+    Attributes:
+        texts: bytes of each entry; None of control and reserved entries, which stand for no text.
+        is_fallback: entries of a single byte that is a part of a character, [vocabulary]: what characters without an
+            entry are made of.
+        prefix: bytes that encoding puts before each document, and decoding takes off: SentencePiece's dummy prefix.
+    """
+
+    texts: tuple[bytes | None, ...]
+    is_fallback: npt.NDArray[np.bool_]
+    prefix: bytes
+
+    @property
+    def loses_space_mark(self) -> bool:
+        """The character that stands for a space comes back as a space."""
+        return bool(self.prefix)
+
+    @classmethod
+    def of(cls, encoder: ReferenceEncoder) -> TokenBytes:
+        """Read off `tokenizer.json`.
+
+        Raises:
+            TokenizerError: neither byte-level BPE nor SentencePiece BPE with byte fallback.
+        """
+        content = encoder.content
+        names: list[str | None] = [None] * encoder.vocabulary_size
+        for name, identity in content["model"]["vocab"].items():
+            names[identity] = name
+        for token in content["added_tokens"]:
+            names[token["id"]] = None
+        is_fallback = np.zeros(len(names), np.bool_)
+        texts: list[bytes | None] = []
+        if content["model"].get("byte_fallback"):
+            for i, name in enumerate(names):
+                byte = _BYTE_PIECE.fullmatch(name or "")
+                is_fallback[i] = byte is not None and int(byte[1], 16) >= 0x80
+                if byte:
+                    texts.append(bytes([int(byte[1], 16)]))
+                else:
+                    texts.append(None if name is None else name.replace(SPACE, " ").encode())
+            return cls(tuple(texts), is_fallback, b" ")
+        if (content["decoder"] or {}).get("type") != "ByteLevel":
+            raise TokenizerError(f"{encoder.path}: neither byte-level BPE nor SentencePiece BPE with byte fallback")
+        bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
+        for i, name in enumerate(names):
+            text = None if name is None else bytes(bytes_of[letter] for letter in name)
+            texts.append(text)
+            is_fallback[i] = text is not None and len(text) == 1 and text[0] >= 0x80
+        return cls(tuple(texts), is_fallback, b"")
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Bytes of each entry; -1 where it stands for no text."""
+        return np.array([-1 if text is None else len(text) for text in self.texts], np.int64)
+
+    @cached_property
+    def _flat(self) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(b"".join(text or b"" for text in self.texts) + b"\0", np.uint8)
+
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        ends = np.cumsum(np.maximum(self.lengths, 0))
+        return ends - np.maximum(self.lengths, 0)
+
+    def inexact(self, encoded: Encoded, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which documents are not, byte for byte, what their tokens stand for; [documents]."""
+        documents = [text.encode() for text in texts]
+        with_prefix = [self.prefix + document if document else document for document in documents]
+        data = np.frombuffer(b"".join(with_prefix) + b"\0", np.uint8)
+        ends = np.cumsum(np.fromiter(map(len, with_prefix), np.int64, len(with_prefix)))
+        result = np.empty(len(documents), np.bool_)
+        _compare(encoded.tokens, encoded.sizes, data, ends, self._flat, self._starts, self.lengths, result)
+        return result
+
+    def loss_mask(self, encoded: Encoded, no_loss: Sequence[Sequence[tuple[int, int]]]) -> npt.NDArray[np.bool_]:
+        """Whether the loss counts each token, [tokens].
+
+        A token counts unless its last byte lies in a range of `no_loss`, an end-of-document token as the one before it.
+
+        Args:
+            no_loss: of each document, half-open ranges of its bytes, in order; the tokens must be exact.
+        """
+        mask = np.ones(len(encoded.tokens), np.bool_)
+        first = 0
+        for size, ranges in zip(encoded.sizes.tolist(), no_loss, strict=True):
+            if ranges:
+                content = slice(first, first + size - 1)
+                last_bytes = np.cumsum(self.lengths[encoded.tokens[content]]) - len(self.prefix) - 1
+                bounds = np.array(ranges).reshape(-1)
+                mask[content] = np.searchsorted(bounds, last_bytes, "right") % 2 == 0
+                mask[first + size - 1] = mask[first + size - 2]
+            first += size
+        return mask
+
+
+@numba.njit(nogil=True, cache=True)
+def _compare(
+    tokens: npt.NDArray[np.uint32],
+    sizes: npt.NDArray[np.int64],
+    data: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int64],
+    flat: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    result: npt.NDArray[np.bool_],
+) -> None:
+    place = 0
+    first = 0
+    for document in range(len(sizes)):
+        end = ends[document]
+        differs = False
+        for i in range(first, first + sizes[document] - 1):
+            length = lengths[tokens[i]]
+            if length < 0 or place + length > end:
+                differs = True
+                break
+            start = starts[tokens[i]]
+            for k in range(length):
+                if data[place + k] != flat[start + k]:
+                    differs = True
+            if differs:
+                break
+            place += length
+        result[document] = differs or place != end
+        place = end
+        first += sizes[document]

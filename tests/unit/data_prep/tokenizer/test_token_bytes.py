@@ -1,0 +1,79 @@
+"""What tokens stand for: a wrong token is found, and the loss counts what it should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_prep.config import TokenizerConfig
+from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoded import Encoded
+from data_prep.tokenizer.token_bytes import TokenBytes
+from data_prep.tokenizer.train import learn
+from tests.unit.data_prep.tokenizer.corpus import make_texts
+
+TEXTS = [*make_texts(0, 300), "", "雪é👩"]
+
+
+@pytest.fixture(scope="module", params=["byte_level_bpe", "sentencepiece_bpe"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ReferenceEncoder:
+    folder = tmp_path_factory.mktemp(request.param)
+    learn(TEXTS, TokenizerConfig(kind=request.param, vocabulary_size=640, reserved_entries=5), folder)
+    return ReferenceEncoder(folder)
+
+
+def test_entries_stand_for_their_bytes(encoder: ReferenceEncoder) -> None:
+    table = TokenBytes.of(encoder)
+    assert len(table.texts) == 640 and table.texts[:3] == (None, None, None)
+    assert sum(text is None for text in table.texts) in (3 + 5, 4 + 5)
+    assert {text for text in table.texts if text is not None and len(text) == 1} >= {bytes([i]) for i in range(256)}
+    assert table.is_fallback.sum() == 128
+    for text in TEXTS[:100]:
+        tokens = encoder.encode([text]).tokens[:-1]
+        assert b"".join(table.texts[token] or b"?" for token in tokens).decode() == table.prefix.decode() + text
+
+
+def test_one_wrong_token_is_found_in_its_document_alone(encoder: ReferenceEncoder) -> None:
+    table, encoded = TokenBytes.of(encoder), encoder.encode(TEXTS)
+    assert not table.inexact(encoded, TEXTS).any()
+    ends = np.cumsum(encoded.sizes)
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        place = int(random.integers(len(encoded.tokens)))
+        document = int(np.searchsorted(ends, place, "right"))
+        if place == ends[document] - 1:
+            continue  # the end-of-document token is the writer's affair
+        tokens = encoded.tokens.copy()
+        tokens[place] = random.choice(np.flatnonzero(np.arange(640) != tokens[place]))
+        if table.texts[tokens[place]] == table.texts[encoded.tokens[place]]:
+            continue  # a byte entry beside the entry of the same letter
+        assert np.flatnonzero(table.inexact(Encoded(tokens, encoded.sizes), TEXTS)).tolist() == [document]
+    shorter = encoded.sizes.copy()
+    shorter[3] -= 1
+    shorter[4] += 1
+    assert np.flatnonzero(table.inexact(Encoded(encoded.tokens, shorter), TEXTS)).tolist() == [3, 4]
+
+
+def test_the_loss_counts_tokens_that_end_outside_of_the_ranges(encoder: ReferenceEncoder) -> None:
+    table = TokenBytes.of(encoder)
+    texts = ["snow in the altiplano", "plain", "雪雪雪 answer"]
+    encoded = encoder.encode(texts)
+    ranges = [[(0, 4), (8, 21)], [], [(0, 9)]]
+    mask = table.loss_mask(encoded, ranges)
+    first = 0
+    for text, size, inside in zip(texts, encoded.sizes.tolist(), ranges, strict=True):
+        place = -len(table.prefix)
+        for k in range(size - 1):
+            place += len(table.texts[encoded.tokens[first + k]] or b"")
+            assert mask[first + k] == (not any(start <= place - 1 < stop for start, stop in inside)), (text, k)
+        assert place == len(text.encode())
+        assert mask[first + size - 1] == mask[first + size - 2], "the end is learnt when the text before it is"
+        first += size
+    learnt = [
+        encoder.decode(part[kept])
+        for part, kept in zip(
+            *(np.split(a, np.cumsum(encoded.sizes)[:-1]) for a in (encoded.tokens, mask)), strict=True
+        )
+    ]
+    assert "snow" not in learnt[0] and "altiplano" not in learnt[0] and learnt[0].strip().startswith("in")
+    assert learnt[1].startswith("plain") and learnt[2].strip().startswith("answer")
