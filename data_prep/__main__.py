@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=description, description=description)
         _add_common(command, can_restart=True)
         if name == "run":
-            command.add_argument("--until", choices=tuple(_STAGES), metavar="STAGE", help="end after this stage")
+            until = [stage for stage in _STAGES if stage not in _ON_REQUEST]
+            command.add_argument("--until", choices=until, metavar="STAGE", help="end after this stage")
         if name in _SHARED:
             command.add_argument(
                 "--share",

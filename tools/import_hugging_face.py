@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from foundation.atomic_files import sha256_file, whole_folder
-from foundation.progress import Progress
-from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
+from foundation.atomic_files import sha256_file
 from pretrain.config import ModelConfig
-from pretrain.device import start_alone
 from pretrain.families.mapping import from_hugging_face as tensor_here
 from pretrain.families.registry import Family, family_of_type
-from pretrain.model.linear import TensorParallel
-from pretrain.model.partition import partition_of
-from pretrain.model.pipeline import WholeModel
-from tools.convert import CHECKSUM_FILE, TOKENIZER_FILES, Exported, write_safetensors
+from tools.convert import CHECKSUM_FILE, TOKENIZER_FILES
+from tools.starting_checkpoint import write_starting_checkpoint
 
 IMPORTED_RUN = "hugging face"
 """In place of a digest of data: none of ours has been seen."""
@@ -54,56 +46,18 @@ def from_hugging_face(folder: Path, out: Path) -> None:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise ValueError(f"{folder}: a {model.family} of this config.json {complaint} {min(names)!r}{more}")
 
-    fragments = [StoredFragment(name, 0, 0, math.prod(weight.shape)) for name, weight in weights.items()]
-    planned = [Exported(fragment.key("weight"), (fragment.stop,), 4 * fragment.stop) for fragment in fragments]
-    with whole_folder(out) as unfinished, Progress("import", len(weights), "weights") as progress:
-
-        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-            for part, (name, weight) in zip(planned, weights.items(), strict=True):
-                yield part.name, tensor_here(name, weight, there.read).reshape(-1)
-                progress.advance()
-
-        path = unfinished / rank_file(0)
-        write_safetensors(path, planned, tensors(), "float32")
-        if tokenizer_files := [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]:
-            (unfinished / "tokenizer").mkdir()
-            for file in tokenizer_files:
-                shutil.copyfile(file, unfinished / "tokenizer" / file.name)
-        end_of_document = written.get("eos_token_id")
-        if isinstance(end_of_document, list):
-            end_of_document = end_of_document[0]
-        index = {
-            "format": FORMAT_VERSION,
-            "step": 0,
-            "consumed_samples": 0,
-            "topology": {"tensor": 1, "pipe": 1, "data": 1},
-            "config": {"model": model.model_dump(mode="json")},
-            "data_digest": IMPORTED_RUN,
-            "versions": {"torch": torch.__version__},
-            "imported": {"from": str(folder), "end_of_document": end_of_document},
-            "parameters": _parameters(model),
-            "files": {
-                rank_file(0): {
-                    "bytes": path.stat().st_size,
-                    "sha256": sha256_file(path),
-                    "fragments": [[f.name, f.tensor_rank, f.start, f.stop] for f in fragments],
-                }
-            },
-        }
-        write_index(unfinished, index)
-
-
-def _parameters(model: ModelConfig) -> dict[str, Any]:
-    """Shape and partition of every weight, asked of the model itself; on torch's meta device it takes no memory."""
-    if not torch.distributed.is_initialized():
-        start_alone()
-    group = torch.distributed.new_group([torch.distributed.get_rank()])
-    with torch.device("meta"):
-        whole = WholeModel(model, TensorParallel(group, torch.float32))
-    return {
-        name: {"shape": list(parameter.shape), "partition": partition_to_json(partition_of(parameter))}
-        for name, parameter in whole.named_global_parameters()
-    }
+    end_of_document = written.get("eos_token_id")
+    if isinstance(end_of_document, list):
+        end_of_document = end_of_document[0]
+    write_starting_checkpoint(
+        out,
+        model,
+        lambda name: tensor_here(name, weights[name], there.read),
+        data_digest=IMPORTED_RUN,
+        origin={"from": str(folder), "end_of_document": end_of_document},
+        tokenizer_files=[folder / name for name in TOKENIZER_FILES if (folder / name).is_file()],
+        title="import",
+    )
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -109,10 +109,6 @@ def learn(name: str, config: TrainConfig) -> Learnt:
 
     def batches(split: Split) -> Iterator[Batch]:
         reader = SampleReader(mixture, length, config.seed, split)
-<<<<<<< HEAD
-        make = arrange(config.objective, config.seed, split, two_dimensional)
-        return micro_batches(reader, 0, batch.sizes, batch.micro_batch_size, 0, 1, make)
-=======
         make = arrange(
             config.objective,
             config.seed,
@@ -120,8 +116,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
             two_dimensional=two_dimensional,
             end_of_document=mixture.end_of_document,
         )
-        return micro_batches(reader, 0, batch.global_batch_size, batch.micro_batch_size, 0, 1, make)
->>>>>>> a9c59b4 (data: documents of a window can be separated, loss masks beside the tokens, batches made ahead by a thread)
+        return micro_batches(reader, 0, batch.sizes, batch.micro_batch_size, 0, 1, make)
 
     def held_out_loss() -> float:
         return engine.evaluate(batches("heldout"), EVALUATION_BATCHES * config.accumulation_steps(1))

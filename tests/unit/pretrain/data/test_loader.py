@@ -342,10 +342,7 @@ def test_no_mixture(tmp_path: Path) -> None:
 )
 def test_batch_sizes_that_are_refused(folder: Path, sizes: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-<<<<<<< HEAD
         next(micro_batches(reader(folder), 0, BatchSizes(sizes[0]), *sizes[1:]))
-=======
-        next(micro_batches(reader(folder), 0, *sizes))
 
 
 def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
@@ -359,7 +356,7 @@ def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
     (changed / "mixture.yaml").write_text(yaml.safe_dump(mixture))
     samples = reader(changed)
     load_mixture(changed / "mixture.yaml").check_checksums()
-    batches = micro_batches(samples, 0, 8, 4, 0, 1)
+    batches = micro_batches(samples, 0, BatchSizes(8), 4, 0, 1)
     for first in range(0, 80, 4):
         tokens, (targets, weights) = next(batches)
         for row in range(4):
@@ -368,4 +365,3 @@ def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
             np.testing.assert_array_equal(targets[row], samples.sample(first + row)[1:])
             counted = data[place.start + 1 : place.stop] if place.dataset == "books" else np.ones(16, np.uint8)
             np.testing.assert_allclose(weights[row], counted / max(1, counted.sum()), rtol=1e-6)
->>>>>>> 1040c8a (tokenizer: SentencePiece BPE, samples by language, a report beside tokenizers of one language; loss masks from ranges of a document)

@@ -1,0 +1,118 @@
+"""A SentencePiece vocabulary with the pieces of another one behind its own, as Chinese-LLaMA's (Cui et al. 2023,
+arXiv:2304.08177, section 3.1). No id of the old vocabulary changes.
+
+The scores of the added pieces lie below all old ones, in the order that the other vocabulary has them. So a text is
+first put together exactly as it always was, and only then are its tokens joined further into new ones: each added piece
+stands in place of a run of old tokens, and a text without any added piece is encoded as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from data_prep.tokenizer.encode import MODEL_FILE
+from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.sentence_piece import NORMAL, SPACE, parse, save_sentencepiece_bpe, to_tokenizers
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A merged vocabulary.
+
+    Attributes:
+        model: content of its `tokenizer.model`.
+        old_size: entries before; added ones follow.
+        added: the added pieces, by id.
+        shared: pieces of the other vocabulary that were there already.
+        unreachable: added pieces whose own text is encoded otherwise, because old merges divide it in another way.
+    """
+
+    model: bytes
+    old_size: int
+    added: tuple[str, ...]
+    shared: int
+    unreachable: tuple[str, ...]
+
+
+def merge_vocabularies(old: bytes, other: bytes) -> Extension:
+    """The old model with the other one's pieces behind its own.
+
+    Args:
+        old, other: contents of two `tokenizer.model`.
+
+    Raises:
+        TokenizerError: one of them is no SentencePiece BPE with byte fallback, or the other has nothing new.
+    """
+    for model in (old, other):
+        to_tokenizers(model)  # says what is not as it must be
+    merged, source = parse(old), parse(other)
+    old_size = len(merged.pieces)
+    known = {piece.piece for piece in merged.pieces}
+    lowest = min((piece.score for piece in merged.pieces if piece.type == NORMAL), default=0.0)
+    learnt = [piece.piece for piece in source.pieces if piece.type == NORMAL]
+    added = [piece for piece in learnt if piece not in known]
+    if not added:
+        raise TokenizerError(f"all {len(learnt)} pieces of the other vocabulary are in the old one: nothing to add")
+    for rank, text in enumerate(added, start=1):
+        piece = merged.pieces.add()
+        piece.piece, piece.score, piece.type = text, lowest - rank, NORMAL
+    merged.trainer_spec.vocab_size = len(merged.pieces)
+    model = merged.SerializeToString()
+    encoder = _without_prefix(model)
+    unreachable = tuple(
+        text for i, text in enumerate(added, start=old_size) if encoder.encode(text.replace(SPACE, " ")) != [i]
+    )
+    return Extension(model, old_size, tuple(added), len(learnt) - len(added), unreachable)
+
+
+def extend_tokenizer(old: Path, other: Path, out: Path) -> Extension:
+    """Merge two tokenizers' folders and write the files of the result to `out`.
+
+    Raises:
+        TokenizerError: see `merge_vocabularies`; a folder without `tokenizer.model`; or `out` is one of the two.
+    """
+    if out.resolve() in (old.resolve(), other.resolve()):
+        raise TokenizerError(f"{out}: is one of the two that are merged; give another folder")
+    extension = merge_vocabularies(read_model(old), read_model(other))
+    out.mkdir(parents=True, exist_ok=True)
+    save_sentencepiece_bpe(extension.model, out)
+    return extension
+
+
+def read_model(folder: Path) -> bytes:
+    """The `tokenizer.model` of a folder.
+
+    Raises:
+        TokenizerError: there is none.
+    """
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such file; only SentencePiece vocabularies can be extended")
+    return path.read_bytes()
+
+
+def old_pieces(old: bytes, extended: bytes) -> list[list[int]]:
+    """For each added entry, by id, the old tokens that its text was made of.
+
+    Raises:
+        TokenizerError: the extended vocabulary does not begin with the old one.
+    """
+    before, after = parse(old).pieces, parse(extended).pieces
+    for i, piece in enumerate(before):
+        if i >= len(after) or (after[i].piece, after[i].type) != (piece.piece, piece.type):
+            found = after[i].piece if i < len(after) else "nothing"
+            raise TokenizerError(
+                f"entry {i} is {piece.piece!r} in the old vocabulary and {found!r} in the extended one"
+            )
+    encoder = _without_prefix(old)
+    return [encoder.encode(piece.piece.replace(SPACE, " ")) for piece in after[len(before) :]]
+
+
+def _without_prefix(model: bytes) -> sentencepiece.SentencePieceProcessor:
+    """An encoder for the inside of a text, which has no space in front."""
+    parsed = parse(model)
+    parsed.normalizer_spec.add_dummy_prefix = False
+    return sentencepiece.SentencePieceProcessor(model_proto=parsed.SerializeToString())

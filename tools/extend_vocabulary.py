@@ -1,0 +1,125 @@
+"""Add the entries of one SentencePiece vocabulary to another, and to a model that was trained with it.
+
+    python -m tools.extend_vocabulary tokenizer OLD_TOKENIZER OTHER_TOKENIZER NEW_TOKENIZER
+    python -m tools.extend_vocabulary checkpoint CHECKPOINT OLD_TOKENIZER NEW_TOKENIZER OUT
+
+The first writes a tokenizer in which every old entry keeps its id. The second writes a checkpoint to begin a run from
+(`initial_weights=OUT`): a row of embedding and head that is new is the mean of the rows of the old tokens that its text
+was made of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.extend import extend_tokenizer, old_pieces, read_model
+from foundation.progress import summary_table
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.config import ModelConfig
+from tools.convert import TOKENIZER_FILES
+from tools.starting_checkpoint import write_starting_checkpoint
+
+EXTENDED_RUN = "extended vocabulary"
+"""In place of a digest of data: none was seen with the new vocabulary."""
+
+BY_TOKEN = ("embedding.weight", "head.weight")
+"""Weights with a row for each token."""
+
+
+def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tuple[ModelConfig, int]:
+    """Write the weights of a checkpoint with rows for a larger vocabulary; whole or not at all.
+
+    Args:
+        old, new: folders of the tokenizer that the model was trained with, and of the extended one.
+
+    Returns:
+        The model's settings, and how many rows are new.
+
+    Raises:
+        ValueError: a vocabulary that is not the model's, or that does not begin with it; a damaged checkpoint.
+        FileExistsError: `out` is there already.
+    """
+    reader = CheckpointReader(checkpoint)
+    reader.verify()
+    before = ModelConfig.model_validate(reader.config["model"])
+    sources = old_pieces(read_model(old), read_model(new))
+    size = ReferenceEncoder(old).vocabulary_size
+    if before.vocabulary_size != size:
+        raise ValueError(f"{old}: {size} entries, but the model of {reader.path} has {before.vocabulary_size}")
+    after = ModelConfig.model_validate({**before.model_dump(), "vocabulary_size": size + len(sources)})
+
+    def read(name: str) -> torch.Tensor:
+        weight = reader.tensor(name)
+        return with_new_rows(weight, size, sources, after.padded_vocabulary_size) if name in BY_TOKEN else weight
+
+    write_starting_checkpoint(
+        out,
+        after,
+        read,
+        data_digest=EXTENDED_RUN,
+        origin={"from": str(reader.path), "end_of_document": ReferenceEncoder(new).end_of_document},
+        tokenizer_files=[new / name for name in TOKENIZER_FILES if (new / name).is_file()],
+        title="extend",
+    )
+    return after, len(sources)
+
+
+def with_new_rows(weight: torch.Tensor, size: int, sources: Sequence[Sequence[int]], padded_size: int) -> torch.Tensor:
+    """Rows of the tokens [padded_size, D]: the first `size` of `weight`, a mean for each of `sources`, zeros."""
+    result = weight.new_zeros(padded_size, weight.shape[1])
+    result[:size] = weight[:size]
+    for row, tokens in enumerate(sources, start=size):
+        result[row] = weight[list(tokens)].mean(0)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.extend_vocabulary",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    tokenizer = commands.add_parser("tokenizer", help="merge two vocabularies; every id of the old one stays")
+    checkpoint = commands.add_parser("checkpoint", help="give a model rows for the entries that are new")
+    checkpoint.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder")
+    for command in (tokenizer, checkpoint):
+        command.add_argument("old", type=Path, help="folder of the old tokenizer")
+    tokenizer.add_argument("other", type=Path, help="folder of the tokenizer whose entries are added")
+    tokenizer.add_argument("out", type=Path, help="folder to write the extended tokenizer to")
+    checkpoint.add_argument("new", type=Path, help="folder of the extended tokenizer")
+    checkpoint.add_argument("out", type=Path, help="folder to write the checkpoint to")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "tokenizer":
+            extension = extend_tokenizer(given.old, given.other, given.out)
+            summary_table(
+                str(given.out),
+                [
+                    ("entries before", extension.old_size),
+                    ("added", len(extension.added)),
+                    ("in both", extension.shared),
+                    ("entries now", extension.old_size + len(extension.added)),
+                    ("added, but never by their own text", len(extension.unreachable)),
+                ],
+            )
+            print(f"next: python -m tools.extend_vocabulary checkpoint CHECKPOINT {given.old} {given.out} OUT")
+        else:
+            model, rows = extend_checkpoint(given.checkpoint, given.old, given.new, given.out)
+            print(f"{given.out}: {rows:,} rows are new; train on with initial_weights={given.out}")
+            print(f"model.vocabulary_size={model.vocabulary_size}, and token files of the tokenizer in {given.new}")
+    except (ValueError, OSError) as error:
+        print(f"extend_vocabulary: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

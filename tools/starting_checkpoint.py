@@ -1,0 +1,92 @@
+"""A checkpoint to begin a run from: weights of step 0, without an optimizer's memory."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foundation.atomic_files import sha256_file, whole_folder
+from foundation.progress import Progress
+from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
+from pretrain.config import ModelConfig
+from pretrain.device import start_alone
+from pretrain.model.linear import TensorParallel
+from pretrain.model.partition import partition_of
+from pretrain.model.pipeline import WholeModel
+from tools.convert import Exported, write_safetensors
+
+
+def write_starting_checkpoint(
+    out: Path,
+    model: ModelConfig,
+    read: Callable[[str], torch.Tensor],
+    *,
+    data_digest: str,
+    origin: dict[str, Any],
+    tokenizer_files: Sequence[Path],
+    title: str,
+) -> None:
+    """Write a checkpoint whole or not at all, one weight in memory at a time.
+
+    Args:
+        read: gives each weight by its name, whole, fp32.
+        data_digest: in place of one of data; no data of ours has been seen.
+        origin: stands in the index as `imported`.
+        title: of the progress.
+
+    Raises:
+        FileExistsError: `out` is there already.
+    """
+    parameters = _parameters(model)
+    fragments = [StoredFragment(name, 0, 0, math.prod(entry["shape"])) for name, entry in parameters.items()]
+    planned = [Exported(fragment.key("weight"), (fragment.stop,), 4 * fragment.stop) for fragment in fragments]
+    with whole_folder(out) as unfinished, Progress(title, len(fragments), "weights") as progress:
+
+        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+            for part, fragment in zip(planned, fragments, strict=True):
+                yield part.name, read(fragment.name).reshape(-1)
+                progress.advance()
+
+        path = unfinished / rank_file(0)
+        write_safetensors(path, planned, tensors(), "float32")
+        if tokenizer_files:
+            (unfinished / "tokenizer").mkdir()
+            for file in tokenizer_files:
+                shutil.copyfile(file, unfinished / "tokenizer" / file.name)
+        index = {
+            "format": FORMAT_VERSION,
+            "step": 0,
+            "consumed_samples": 0,
+            "topology": {"tensor": 1, "pipe": 1, "data": 1},
+            "config": {"model": model.model_dump(mode="json")},
+            "data_digest": data_digest,
+            "versions": {"torch": torch.__version__},
+            "imported": origin,
+            "parameters": parameters,
+            "files": {
+                rank_file(0): {
+                    "bytes": path.stat().st_size,
+                    "sha256": sha256_file(path),
+                    "fragments": [[f.name, f.tensor_rank, f.start, f.stop] for f in fragments],
+                }
+            },
+        }
+        write_index(unfinished, index)
+
+
+def _parameters(model: ModelConfig) -> dict[str, Any]:
+    """Shape and partition of every weight, asked of the model itself; on torch's meta device it takes no memory."""
+    if not torch.distributed.is_initialized():
+        start_alone()
+    group = torch.distributed.new_group([torch.distributed.get_rank()])
+    with torch.device("meta"):
+        whole = WholeModel(model, TensorParallel(group, torch.float32))
+    return {
+        name: {"shape": list(parameter.shape), "partition": partition_to_json(partition_of(parameter))}
+        for name, parameter in whole.named_global_parameters()
+    }
