@@ -32,7 +32,7 @@ from data_prep.tokenizer.report_page import draw, print_tables
 from data_prep.tokenizer.sample import is_measured, kept_bytes_of, measured_shares
 from data_prep.tokenizer.token_bytes import TokenBytes
 from data_prep.tokenizer.train import learn
-from foundation.atomic_files import whole_file, write_json
+from foundation.atomic_files import whole_file, write_array, write_json
 
 VERSION = 1
 
@@ -126,8 +126,7 @@ def measure_shard(name: str, stage: Stage, seed: int, measured: Mapping[str, flo
                 inexact.append(document.id)
     part, used_path = _part(run, name)
     write_json(part, {"languages": {language: dict(count) for language, count in counts.items()}, "inexact": inexact})
-    with whole_file(used_path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, used)
+    write_array(used_path, used)
     stage.commit(name, [part, used_path], {"documents": sum(count["documents"] for count in counts.values())})
 
 

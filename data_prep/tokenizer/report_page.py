@@ -19,12 +19,14 @@ def print_tables(report: dict[str, Any]) -> None:
             verdict = "FLAGGED" if found["flagged"] else "good"
             own = [found["own_tokens_per_word"], found["own_vocabulary_size"], found["ratio"], verdict]
         else:
-            own = ["", "", "", "too little"]
-        rows.append([language, found["bytes"], found["measured_words"], found["tokens_per_word"] or "", *own])
+            own = ["", "", "", "unknown"]
+        rows.append(
+            [language, round(found["bytes"] / 1e6, 2), found["measured_words"], found["tokens_per_word"] or "", *own]
+        )
     summary_table(
         f"Tokens per word: {report['kind']}, {report['vocabulary_size']:,} entries, beside tokenizers of one language",
         rows,
-        ("language", "bytes kept", "words", "ours", "its own", "entries", "ratio", ""),
+        ("", "MB", "words", "ours", "its own", "entries", "ratio", ""),
     )
     summary_table("Bytes per token", list(report["bytes_per_token"].items()), ("source", "bytes per token"))
     trip, unused, fallback = report["round_trip"], report["unused_entries"], report["byte_fallback"]
@@ -42,6 +44,9 @@ def print_tables(report: dict[str, Any]) -> None:
             ("longest entries", longest),
         ],
     )
+    for language, found in report["fertility"].items():
+        if "not_compared" in found:
+            print(f"{language}: not compared, {found['not_compared']}")
     flagged = [language for language, found in report["fertility"].items() if found["flagged"]]
     if flagged:
         print(

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -204,19 +205,30 @@ def loader() -> None:
     from pretrain.data.batch_sizes import BatchSizes
     from pretrain.data.loader import SampleReader, micro_batches
     from pretrain.data.mixture import load_mixture
+    from pretrain.data.objective import NEXT_TOKEN, next_token_batch
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cached = write_mixture(folder / "cached", 3, 20_000_000, sparse=False)
         reader = SampleReader(load_mixture(cached), 2048, 1)
         rows = []
-        for micro_batch_size in (1, 4):
-            batches = micro_batches(reader, 0, BatchSizes(256), micro_batch_size, 0, 1)
+        separated = partial(next_token_batch, end_of_document=2)
+        for micro_batch_size, arrange, what in (
+            (1, NEXT_TOKEN, ""),
+            (4, NEXT_TOKEN, ""),
+            (4, separated, ", separated"),
+        ):
+            batches = micro_batches(reader, 0, BatchSizes(256), micro_batch_size, 0, 1, arrange)
             next(batches)
-            start, tokens = time.process_time(), 0
+            start, samples = time.process_time(), 0
             while time.process_time() - start < 2:
-                tokens += next(batches)[0].numel()
-            rows.append([f"sequence 2048, micro-batch {micro_batch_size}", f"{tokens / 2e6:.0f} million tokens / s"])
+                next(batches)
+                samples += micro_batch_size
+            rate = f"{samples * 2048 / 2e6:.0f} million tokens / s"
+            rows.append([f"sequence 2048, micro-batch {micro_batch_size}{what}", rate])
+        for what, ahead in (("as they are asked for", 0), ("made ahead", 1)):
+            batches = micro_batches(reader, 0, BatchSizes(64), 64, 0, 1, separated)
+            rows.append([f"waiting for 64 × 2048 tokens, {what}", f"{waiting(batches, ahead) * 1e3:.2f} ms a step"])
         vast = write_mixture(folder / "vast", 10, _TRILLION // 10, sparse=True)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
@@ -227,6 +239,26 @@ def loader() -> None:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         rows.append(["first batch of 10^12 tokens, 10 datasets", f"{seconds:.2f} s, {grown:.0f} MB more memory"])
     summary_table("token files to batches, one core", rows, ["", ""])
+
+
+def waiting(batches: Iterator[object], ahead: int) -> float:
+    """Median seconds that a step of some 50 ms of products on one thread waits for its batch."""
+    import torch
+
+    from pretrain.data.prefetch import prefetch
+
+    torch.set_num_threads(1)
+    matrix = torch.randn(1024, 1024)
+    taken = prefetch(batches, ahead) if ahead else batches
+    next(taken)
+    waited = []
+    for _ in range(30):
+        for _ in range(2):
+            matrix @ matrix
+        start = time.perf_counter()
+        next(taken)
+        waited.append(time.perf_counter() - start)
+    return statistics.median(waited)
 
 
 def write_mixture(folder: Path, datasets: int, tokens: int, sparse: bool) -> Path:
