@@ -9,7 +9,6 @@ from html import escape
 import yaml
 
 from foundation.progress import format_seconds
-from pretrain.config import ModelConfig
 from pretrain.families.mapping import parameter_count
 from tools.charts import number
 from tools.report.data import documents_part, export_part, tokens_part
@@ -69,8 +68,8 @@ def _summary(run: Run) -> str:
         held_out = sum(entry.heldout_tokens for entry in run.mixture.datasets)
         tiles.append(("tokens to train on", number(tokens), f"and {number(held_out)} held out"))
     loss = run.points("train", "loss")
-    if run.config:
-        model = ModelConfig(**run.config["model"])
+    if run.settings:
+        model = run.settings.model
         shape = f"{model.layers} layers of {model.hidden_size}, {model.attention_heads} heads"
         tiles.append(("weights", number(parameter_count(model)), shape))
     if loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from foundation.configuration import load_config
+from foundation.configuration import ConfigError, load_config
 from pretrain.config import TrainConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
 from pretrain.monitor.metrics import read_metrics
@@ -35,8 +36,13 @@ class Run:
         metrics = self.train / "metrics.jsonl"
         self.metrics = read_metrics(metrics) if metrics.is_file() else []
         resolved = self.train / "config.resolved.yaml"
-        self.config = yaml.safe_load(resolved.read_text(encoding="utf-8")) if resolved.is_file() else None
-        self.settings = load_config(TrainConfig, resolved) if resolved.is_file() else None
+        # A run of another version may have settings that are unknown today: it is shown without what needs them.
+        self.settings: TrainConfig | None = None
+        self.config: dict[str, Any] | None = None
+        if resolved.is_file():
+            self.config = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+            with contextlib.suppress(ConfigError):
+                self.settings = load_config(TrainConfig, resolved)
         self.spikes = read_ledger(self.train / LEDGER_FILE)
         self.versions = self._versions()
 

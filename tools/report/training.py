@@ -30,7 +30,7 @@ def training_part(run: Run) -> str:
     marks += [(entry.onset, "spike") for entry in run.spikes if entry.kind in ("transient", "rollback")]
     held_out = run.points("evaluation", "loss")
     norm = run.points("train", "gradient_norm")
-    limit = run.config["optimizer"]["gradient_clipping"] if run.config else None
+    limit = run.settings.optimizer.gradient_clipping if run.settings else None
     norm_lines = _noisy(norm)
     if limit is not None and norm:
         norm_lines.append(Series("limit", f"limit {limit:g}", [(norm[0][0], limit), (norm[-1][0], limit)]))

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from foundation.configuration import load_config, write_resolved
 from pretrain.config import TrainConfig
+from tests.small_run import write_small_run
 from tools.charts import Series, line_chart, number, smoothed, ticks
 from tools.report.__main__ import main
 from tools.verify_export import RESULT_FILE
@@ -204,6 +206,27 @@ def test_what_happened_on_the_way_is_told(run: Path) -> None:
     ):
         assert shown in text, shown
     assert text.index("&lt;n2&gt;</td><td>1<") < text.index("n1</td><td>2<")  # the slowest first
+
+
+@pytest.mark.parametrize(("skipped", "first", "second"), [([], "1", "0"), ([[0, 1]], "0", "1")])
+def test_data_consumed_is_counted_from_the_plan(
+    tmp_path: Path, skipped: list[list[int]], first: str, second: str
+) -> None:
+    config = yaml.safe_load(write_small_run(tmp_path).read_text())
+    mixture = yaml.safe_load((tmp_path / "mixture.yaml").read_text())
+    mixture["datasets"] = [{**mixture["datasets"][0], "name": name} for name in ("one", "two")]  # they take turns
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    train = tmp_path / "train"
+    train.mkdir()
+    (train / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+    line = {"kind": "train", "step": 1, "consumed_samples": 1, "loss": 1.0}
+    (train / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    rollback = {"kind": "rollback", "step": 5, "onset": 4, "reason": "", "attempt": 1, "to_step": 0}
+    (train / "spikes.jsonl").write_text("".join(json.dumps({**rollback, "skipped": r}) + "\n" for r in skipped))
+    text = written(tmp_path)
+    assert "<p>1 samples, 32 tokens.</p>" in text
+    assert f"<td>one</td><td>{first}</td>" in text and f"<td>two</td><td>{second}</td>" in text
+    assert ("Skipped: [0, 1)." in text) == bool(skipped)
 
 
 def other_run(run: Path, folder: Path) -> Path:
