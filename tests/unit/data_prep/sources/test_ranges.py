@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from data_prep.sources import Document, Fault, reader_of
-from data_prep.sources.compression import DamagedFileError, divide_packed
+from data_prep.sources.compression import ByteStream, DamagedFileError, divide_packed
 from data_prep.sources.lines import Line, read_lines
 from data_prep.sources.ranges import FileRange, at_any_byte
 
@@ -95,6 +95,20 @@ def test_any_one_part_is_read_as_in_its_row(tmp_path: Path, suffix: str) -> None
     first = [line for piece, lines in zip(ranges, in_a_row, strict=True) if piece.start == 0 for line in lines]
     assert [texts[line.number - 1] for line in first] == [line.content for line in first]
     assert [content[line.offset : line.offset + line.size] for line in first] == [line.content for line in first]
+
+
+def test_parts_in_a_row_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(random.Random(2).randbytes(3000).hex().encode() * 3 + b"\n" * 50))
+    ranges = reader_of("jsonl").divide(str(path), path.stat().st_size, 400)
+    opened: list[str] = []
+    monkeypatch.setattr(
+        "data_prep.sources.lines.ByteStream", lambda *place: opened.append(place[0]) or ByteStream(*place)
+    )
+    read_all(ranges)
+    assert len(ranges) > 5 and len(opened) == 1
+    read_all(ranges[3:4])
+    assert len(opened) == 2
 
 
 def test_a_long_line_is_skipped_and_its_size_is_told(tmp_path: Path) -> None:
