@@ -9,7 +9,9 @@ from pydantic import Field, model_validator
 
 from foundation.configuration import Settings
 
-SourceKind = Literal["jsonl", "parquet", "warc", "html", "arxiv", "text", "python", "docstrings", "manual"]
+SourceKind = Literal[
+    "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual"
+]
 RuleSet = Literal["gopher", "c4_paper", "c4_dataset", "mc4", "fineweb", "roots", "ccnet", "code", "language"]
 
 

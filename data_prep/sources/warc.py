@@ -8,6 +8,7 @@ Source of the format: ISO 28500:2017 (WARC 1.1), section 5.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,19 +36,20 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
         return divide_packed(path, size, shard_bytes, of_lines=False)
     starts: list[int] = []
     try:
-        for start in _records(path, 0, size):
+        for start, _ in _records(path, 0, size):
             starts.append(start)
     except DamagedFileError:
         pass  # whoever reads the last range meets the damage and reports it
     return at_places(path, size, shard_bytes, starts)
 
 
-def _records(path: str, start: int, end: int) -> Iterator[int]:
-    """Where the records of bytes [start, end) of a file that is not packed start, by their lengths.
+def _records(path: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the records of bytes [start, end) of a file that is not packed start and end, by their lengths.
 
     Raises:
         DamagedFileError: a record ends early or is none, after those before it.
     """
+    size = os.path.getsize(path)
     with open(path, "rb") as file:
         while start < end:
             file.seek(start)
@@ -59,9 +61,9 @@ def _records(path: str, start: int, end: int) -> Iterator[int]:
                 if name.lower() == b"content-length" and value.strip().isdigit():
                     length = int(value)
             after = file.tell() + (length or 0) + len(b"\r\n\r\n")
-            if length is None or after > end:
+            if length is None or after > min(end, size):
                 raise DamagedFileError(f"the record that starts at byte {start:,} is not whole")
-            yield start
+            yield start, after
             start = after
 
 
@@ -80,24 +82,38 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     from warcio.archiveiterator import ArchiveIterator
     from warcio.exceptions import ArchiveLoadFailed
 
-    number = -1  # of the record that is read
-    with ByteStream(piece.path, piece.start, piece.end) as stream:
+    number, end = -1, piece.end
+    damage: Exception | None = None
+    if not suffix_of(piece.path):  # warcio takes a header that is cut off for a whole one
+        end, damage = _whole(piece)
+    with ByteStream(piece.path, piece.start, end) as stream:
         try:
-            for record in ArchiveIterator(_Stream(stream)):
+            for record in ArchiveIterator(_Stream(stream)) if end > piece.start else ():
                 number += 1
                 result = _document(record, piece, number, maximum_document_bytes)
                 while record.raw_stream.read(_BLOCK_BYTES):
                     pass
-                if record.raw_stream.limit > 0:
-                    raise DamagedFileError(f"it ends inside of record {number}")
+                if getattr(record.raw_stream, "limit", 1) > 0:  # or it does not say how long it is
+                    raise DamagedFileError(f"record {number} is not whole")
                 if result is not None:
                     yield result
-            if not suffix_of(piece.path):  # warcio takes a header that is cut off for the end
-                for _ in _records(piece.path, piece.start, piece.end):
-                    pass
-        except (DamagedFileError, ArchiveLoadFailed, EOFError) as error:
-            detail = f"{str(error).strip() or 'damaged web archive'}; what comes before is read"
-            yield Fault("damaged_file", detail, _place(piece, max(number, 0)))
+        # the last one: what warcio meets in a response that does not say of what
+        except (DamagedFileError, ArchiveLoadFailed, EOFError, AttributeError) as error:
+            damage = error
+    if damage is not None:
+        detail = f"{str(damage).strip() or 'damaged web archive'}; what comes before is read"
+        yield Fault("damaged_file", detail, _place(piece, max(number, 0)))
+
+
+def _whole(piece: FileRange) -> tuple[int, DamagedFileError | None]:
+    """Where the whole records of a range end, and what is behind them."""
+    end = piece.start
+    try:
+        for _, after in _records(piece.path, piece.start, piece.end):
+            end = after
+    except DamagedFileError as error:
+        return end, error
+    return end, None
 
 
 def _document(record: Any, piece: FileRange, number: int, maximum_bytes: int) -> Document | Fault | None:

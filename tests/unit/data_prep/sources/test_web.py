@@ -126,12 +126,20 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> Non
     path = tmp_path / name
     write_archive(path)
     content = path.read_bytes()
-    for damaged in (content[: len(content) // 2], content[: len(content) // 2] + bytes(500)):
-        path.write_bytes(damaged)
-        (piece,) = reader_of("warc").divide(str(path), len(damaged), 10**9)
-        *documents, fault = reader_of("warc").read(piece, 1_000_000)
-        assert len(documents) > 10 and all(isinstance(document, Document) for document in documents[:-1])
-        assert isinstance(fault, Fault) and fault.reason in ("damaged_file", "too_large"), fault
+    (piece,) = reader_of("warc").divide(str(path), len(content), 10**9)
+    whole = list(reader_of("warc").read(piece, 1_000_000))
+    for place in range(len(content) // 2, len(content) // 2 + 2500, 50):
+        path.write_bytes(content[:place])
+        (piece,) = reader_of("warc").divide(str(path), place, 10**9)
+        *documents, last = reader_of("warc").read(piece, 1_000_000)
+        if isinstance(last, Fault):
+            assert last.reason == "damaged_file" and len(documents) > 10 and documents == whole[: len(documents)]
+        else:  # cut between two records
+            assert [*documents, last] == whole[: len(documents) + 1]
+    path.write_bytes(content[: len(content) // 2] + bytes(500))
+    (piece,) = reader_of("warc").divide(str(path), len(content) // 2 + 500, 10**9)
+    *documents, fault = reader_of("warc").read(piece, 1_000_000)
+    assert len(documents) > 10 and isinstance(fault, Fault) and fault.reason in ("damaged_file", "too_large")
 
 
 def test_a_file_that_is_no_archive_is_one_fault(tmp_path: Path) -> None:
