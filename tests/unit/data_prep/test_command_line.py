@@ -53,6 +53,23 @@ def test_a_mistake_is_one_line_and_status_2(
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
 
 
+def test_a_stage_in_shares(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("c", "d", "e"):
+        (tmp_path / "raw" / f"{name}.txt").write_text(f"text of {name}")
+    common = ["--config", str(config), "shard_bytes=5"]
+    assert main(["extract", "--share", "0/2", *common]) == 2
+    assert "run `python -m data_prep freeze` first" in capsys.readouterr().err
+    assert main(["freeze", *common]) == 0
+    assert "books" in capsys.readouterr().out and not (tmp_path / "run" / "corpus").exists()
+    for rank, units in ((1, 2), (0, 3)):
+        assert main(["extract", "--share", f"{rank}/2", *common]) == 0
+        assert f"share {rank} of 2: its {units} of 5 units are done" in capsys.readouterr().out
+    assert main(["run", "--until", "extract", *common]) == 0
+    assert "extract: all 5 done already" in capsys.readouterr().out
+    assert main(["extract", "--share", "0/2", "--restart", "extract", *common]) == 2
+    assert "--share and --restart exclude each other" in capsys.readouterr().err
+
+
 def test_a_changed_setting_is_refused_and_restart_takes_it(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["extract", "--config", str(config)]) == 0
     assert main(["extract", "--config", str(config), "maximum_document_bytes=1000"]) == 2
