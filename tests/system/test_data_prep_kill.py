@@ -58,7 +58,9 @@ def make_corpus(folder: Path) -> None:
     (folder / "data.yaml").write_text(yaml.safe_dump(config))
 
 
-def start(corpus: Path, folder: Path, workers: int, largest_file: int | None = None) -> subprocess.Popen[str]:
+def start(
+    corpus: Path, folder: Path, workers: int, *settings: str, largest_file: int | None = None
+) -> subprocess.Popen[str]:
     """A whole run in `folder`, so that its output has the same relative name wherever it is."""
     folder.mkdir(exist_ok=True)
 
@@ -67,9 +69,16 @@ def start(corpus: Path, folder: Path, workers: int, largest_file: int | None = N
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
 
     return subprocess.Popen(
-        [sys.executable, "-m", "data_prep", "run", "--config", str(corpus / "data.yaml"), f"workers={workers}"],
+        [
+            *(sys.executable, "-m", "data_prep", "run", "--config", str(corpus / "data.yaml")),
+            *(f"workers={workers}", *settings),
+        ],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -199,6 +208,14 @@ def test_any_number_of_workers_writes_the_same_bytes(
 ) -> None:
     corpus, expected, _ = undisturbed
     finish(start(corpus, tmp_path, workers))
+    assert bytes_of(tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_bytes(undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    corpus, expected, _ = undisturbed
+    finish(start(corpus, tmp_path, 2, "executor=ray"))
     assert bytes_of(tmp_path) == expected
 
 
