@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pretrain.checkpoint.read import CheckpointReader
@@ -66,6 +67,8 @@ def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_g
     }
     process = launch(*commands[launcher], log=log)
     wait_for_step(tmp_path, 3, process, log)
+    if launcher != "torchrun":  # whose own store listens everywhere
+        assert addresses_listened_on(process.pid) <= {"127.0.0.1"}
     if whole_group:  # a terminal's Ctrl-C goes to every process of the foreground group
         os.killpg(process.pid, number)
     else:
@@ -82,6 +85,15 @@ def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_g
         assert process.returncode == 130
     (stopped,) = [line for line in read_metrics(tmp_path / "train" / "metrics.jsonl") if line.get("event") == "stopped"]
     assert CheckpointReader(tmp_path / "train" / "checkpoints").step == stopped["step"] >= 3
+
+
+def addresses_listened_on(pid: int) -> set[str]:
+    """By a process and all that it has started."""
+    front = psutil.Process(pid)
+    connections = [c for one in (front, *front.children(recursive=True)) for c in one.net_connections("inet")]
+    found = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
+    assert found or "deepspeed" not in front.cmdline()[1]
+    return found
 
 
 def test_exit_codes_come_through(tmp_path: Path) -> None:
