@@ -65,32 +65,36 @@ def _train(config: TrainConfig, rank: str) -> int:
     from pretrain.stopping import is_lost_peer, leave
     from pretrain.train import train
 
+    def say(error: Exception, *, every_rank: bool = False) -> None:
+        if every_rank or rank == "0":
+            print(f"pretrain: {f'rank {rank} on {node_name()}: ' if every_rank else ''}{error}", file=sys.stderr)
+
     try:
-        return train(config)
-    except ValueError as error:
-        if rank == "0":
-            print(f"pretrain: {error}", file=sys.stderr)
-        if is_lost_peer(error):
-            leave(ExitCode.REQUEUE)
-        return ExitCode.REFUSED
-    except (ArithmeticError, ReplicaDriftError) as error:
-        if rank == "0":
-            print(f"pretrain: {error}", file=sys.stderr)
-        return ExitCode.UNTRUSTED
+        code = train(config)
     except NodeError as error:
-        print(f"pretrain: rank {rank}: {error}: not to be used again", file=sys.stderr)
+        say(error, every_rank=True)
         if rank == "0" or node_name() in error.nodes:
             exclude_nodes(config.output, error)
-        leave(ExitCode.EXCLUDE_NODE)
-    except RuntimeError as error:
+        code = ExitCode.EXCLUDE_NODE
+    except (ValueError, RuntimeError, ArithmeticError) as error:
         if is_broken_device(error):
             exclude_nodes(config.output, NodeError([node_name()], str(error).splitlines()[0]))
-            print(f"pretrain: rank {rank} on {node_name()}: {error}", file=sys.stderr)
-            leave(ExitCode.EXCLUDE_NODE)
-        if not is_lost_peer(error):
+            say(error, every_rank=True)
+            code = ExitCode.EXCLUDE_NODE
+        elif is_lost_peer(error):
+            say(error, every_rank=True)
+            code = ExitCode.REQUEUE
+        elif isinstance(error, (ArithmeticError, ReplicaDriftError)):
+            say(error)
+            code = ExitCode.UNTRUSTED
+        elif isinstance(error, ValueError):
+            say(error)
+            code = ExitCode.REFUSED
+        else:
             raise
-        print(f"pretrain: rank {rank} has lost a peer: {error}", file=sys.stderr)
-        leave(ExitCode.REQUEUE)
+    if code != ExitCode.DONE:
+        leave(code)
+    return code
 
 
 def setting(config: TrainConfig, name: str) -> object:

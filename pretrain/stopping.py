@@ -57,9 +57,12 @@ class StopRequests:
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # On the way out with a code of its own: the first rank that is gone makes srun and the launchers end the
+            # others, and a SIGTERM that is obeyed now would turn "stop and look" into "killed".
+            leaving = number == signal.SIGTERM and (kind is not None or self._stop is not None)
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
 
     def request(self, reason: str, exit_code: ExitCode = ExitCode.REQUEUE) -> None:
         """Stop after this step; the first reason counts, except that a person's end outweighs another turn."""

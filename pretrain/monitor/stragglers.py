@@ -3,7 +3,7 @@
 In a synchronous run every rank has the same step time, because all wait for the slowest. What tells them apart is the
 time that each spends in its own forward and backward passes. Ranks that do the same work are compared: those of one
 pipeline stage over the data axis. With a data axis of one nobody else does the same work; then each rank is held to
-what it needed itself at the first check, so that a machine that becomes slow is found.
+what it needed itself at the first checks, so that a machine that becomes slow is found.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def find_stragglers(
     Args:
         seconds: in passes, by rank.
         hosts: node of each rank.
-        first: the same at the first check, which is needed when the data axis is 1.
+        first: the same at the beginning, which is needed when the data axis is 1.
     """
     paces: dict[tuple[int, int], float] = {}
     members: dict[tuple[int, int], list[int]] = {}
@@ -114,6 +114,10 @@ def find_stragglers(
     return sorted(found, key=lambda straggler: -straggler.ratio)
 
 
+EARLY_CHECKS = 3
+"""Whose median a rank is held to when nobody else does its work."""
+
+
 class StragglerWatch:
     """Compares the paces now and then; the same answer on every rank.
 
@@ -125,15 +129,19 @@ class StragglerWatch:
         self._topology = topology
         self._hosts = hosts
         self._share = share
-        self._first: list[float] | None = None
+        self._early: list[list[float]] = []
         self._slow_before: set[tuple[int, ...]] = set()
 
     def check(self, steps: int) -> tuple[list[float], list[Straggler]]:
         """Seconds in passes for a step, by rank, over the last `steps`; and who is slow. Collective."""
         gathered: list[float] = [0.0] * self._topology.world_size
         dist.all_gather_object(gathered, self._clock.take() / max(steps, 1))
-        found = find_stragglers(gathered, self._topology, self._hosts, self._share, self._first)
-        self._first = self._first or gathered
+        found = []
+        if self._topology.data > 1 or len(self._early) == EARLY_CHECKS:
+            first = [statistics.median(values) for values in zip(*self._early, strict=True)]
+            found = find_stragglers(gathered, self._topology, self._hosts, self._share, first)
+        if len(self._early) < EARLY_CHECKS:
+            self._early.append(gathered)
         again = [straggler for straggler in found if straggler.ranks in self._slow_before]
         self._slow_before = {straggler.ranks for straggler in found}
         return gathered, again

@@ -18,9 +18,12 @@ from pretrain.stopping import STOP_FILE, Stop, StopRequests, is_lost_peer
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     start_alone()
     yield
     dist.destroy_process_group()
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
@@ -37,6 +40,15 @@ def test_handlers_are_given_back(tmp_path: Path) -> None:
     with StopRequests(tmp_path, 0):
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_on_the_way_out_a_launcher_that_ends_the_others_changes_no_exit_code(tmp_path: Path) -> None:
+    with StopRequests(tmp_path, 0) as stops:
+        stops.request("memory")
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), StopRequests(tmp_path, 0):
+        1 / 0  # noqa: B018
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_ctrl_c_says_so_once_and_outweighs_what_the_launcher_sends_after_it(
