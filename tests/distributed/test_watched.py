@@ -14,7 +14,7 @@ from tests.distributed import watch_cases
 from tests.distributed.processes import run_processes
 from tests.small_run import write_small_run
 
-SHAPE = ("parallel.tensor=2", "parallel.pipeline=2", "checkpoint.every_steps=6")
+SHAPE = ("parallel.pipeline=2", "checkpoint.every_steps=6")
 
 
 def test_a_signal_to_one_rank_stops_all_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -22,13 +22,13 @@ def test_a_signal_to_one_rank_stops_all_and_the_same_command_goes_on(tmp_path: P
     for name, number in (("stopped", watch_cases.REQUEUE_SIGNAL), ("undisturbed", watch_cases.NO_SIGNAL)):
         (tmp_path / name).mkdir()
         config = str(write_small_run(tmp_path / name))
-        codes = run_processes(4, watch_cases.signalled, config, SHAPE, number)
+        codes = run_processes(2, watch_cases.signalled, config, SHAPE, number)
         checkpoints = tmp_path / name / "train" / "checkpoints"
         if number:
-            assert codes == [ExitCode.REQUEUE] * 4
+            assert codes == [ExitCode.REQUEUE] * 2
             assert CheckpointReader(checkpoints).step == 3  # the step that it was in is finished
-            codes = run_processes(4, watch_cases.signalled, config, SHAPE, watch_cases.NO_SIGNAL)
-        assert codes == [ExitCode.DONE] * 4
+            codes = run_processes(2, watch_cases.signalled, config, SHAPE, watch_cases.NO_SIGNAL)
+        assert codes == [ExitCode.DONE] * 2
         weights[name] = CheckpointReader(checkpoints)
     ours, reference = weights["stopped"], weights["undisturbed"]
     assert ours.step == reference.step == 6
