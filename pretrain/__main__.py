@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -45,6 +46,9 @@ def main() -> int:
     # What torch, DeepSpeed and megatron-core say to their own developers, from every process.
     warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)\.")
     restrict_file_modes()
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        # Until training begins, with handlers of its own, there is nothing to save.
+        signal.signal(number, lambda *_: os._exit(ExitCode.REQUEUE))
     rank = os.environ.get("RANK", "0")
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
