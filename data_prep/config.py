@@ -12,7 +12,7 @@ from foundation.configuration import Settings
 SourceKind = Literal[
     "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual"
 ]
-RuleSet = Literal["gopher", "c4_paper", "c4_dataset", "mc4", "fineweb", "roots", "ccnet", "code", "language"]
+RuleSet = Literal["gopher", "c4_paper", "c4_dataset", "mc4", "fineweb", "roots", "ccnet", "code", "language", "quality"]
 
 
 class SourceConfig(Settings):
@@ -43,6 +43,19 @@ class LanguageConfig(Settings):
     """FineWeb's threshold (Penedo et al. 2024, arXiv:2406.17557, section 3.3)."""
     keep: tuple[str, ...] = ()
     """ISO 639 codes of languages that are kept; empty: all."""
+    lines: bool = False
+    """Also identify the language of each line (`line_languages`, `line_language_probabilities`)."""
+
+
+class QualityConfig(Settings):
+    """A fastText classifier of pages, see `data_prep/signals/quality.py` and `tools/train_quality.py`."""
+
+    model: Path | None = None
+    """A fastText model with two labels; left out: `quality_probability` is not measured."""
+    label: str = "cited"
+    """The label of the pages that are wanted."""
+    minimum_probability: float = Field(default=0.5, ge=0, le=1)
+    """What the rule set `quality` asks: a page goes that is more like the others than like those wanted."""
 
 
 class FingerprintConfig(Settings):
@@ -148,10 +161,18 @@ class DataConfig(Settings):
     """A larger document is kept aside and reported."""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     language: LanguageConfig = LanguageConfig()
+    quality: QualityConfig = QualityConfig()
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     tokens: TokensConfig = TokensConfig()
+
+    @model_validator(mode="after")
+    def _quality_has_a_model(self) -> DataConfig:
+        for place, source in enumerate(self.sources):
+            if "quality" in source.rules and self.quality.model is None:
+                raise ValueError(f"sources.{place}.rules: `quality` asks a classifier, and quality.model names none")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> DataConfig:

@@ -84,6 +84,9 @@ SIGNALS = pa.schema(
         # language, fingerprints, personal data
         pa.field("language", pa.string()),
         pa.field("language_probability", pa.float64()),
+        pa.field("line_languages", pa.list_(pa.string())),  # null unless language.lines
+        pa.field("line_language_probabilities", pa.list_(pa.float32())),
+        pa.field("quality_probability", pa.float64()),  # null unless quality.model
         pa.field("exact_hash", pa.binary(16)),
         pa.field("shingle_count", pa.int64()),
         pa.field("minhash", pa.list_(pa.uint32())),

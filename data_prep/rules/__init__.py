@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from data_prep.config import DataConfig
-from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, roots
+from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, quality, roots
 from data_prep.rules.rule import Outcome, Rule, explain
 
 RULE_SETS: dict[str, tuple[Rule, ...]] = {
@@ -16,7 +16,8 @@ RULE_SETS: dict[str, tuple[Rule, ...]] = {
     "ccnet": ccnet.RULES,
     "code": code.RULES,
 }
-"""By the name that a source's `rules` gives; `language` is one more, made of the configuration."""
+"""By the name that a source's `rules` gives; `language` and `quality` are two more, made of the
+configuration."""
 
 
 def rules_named(config: DataConfig, names: Collection[str]) -> tuple[Rule, ...]:
@@ -25,7 +26,9 @@ def rules_named(config: DataConfig, names: Collection[str]) -> tuple[Rule, ...]:
     Raises:
         ValueError: there is no such set.
     """
-    known = {"language": language.rules_of(config.language), **RULE_SETS}
+    known = {"language": language.rules_of(config.language), **RULE_SETS, "quality": quality.rules_of(config.quality)}
+    if "quality" in names and config.quality.model is None:
+        raise ValueError("rule set quality asks a classifier, and quality.model names none")
     for name in names:
         if name not in known:
             raise ValueError(f"rule set {name!r} is unknown; there are {', '.join(known)}")

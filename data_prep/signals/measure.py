@@ -5,7 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from data_prep.signals.characters import read_only
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.pii import KINDS, find_pii_in_documents
+from data_prep.signals.quality import QualityClassifier
 from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
 from data_prep.signals.segmentation import MODELS, mark_words, model_path
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
@@ -30,9 +32,10 @@ from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure
 from foundation.atomic_files import sha256_file, whole_file
 from foundation.progress import Progress
 
-VERSION = 5
+VERSION = 6
 
 _EXTRACTED = "extract"
+_LINE_COLUMNS = ("line_languages", "line_language_probabilities")
 _COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})
 
 
@@ -41,7 +44,8 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
     shards = load_manifest(run).shard_names
     model = _model_path(config)
     settings = {
-        "language": {"model": sha256_file(model)},
+        "language": {"model": sha256_file(model), "lines": config.language.lines},
+        "quality": _quality_settings(config),
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
         "unicode": unicodedata.unidata_version,
@@ -53,16 +57,16 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
     """Write `signals/<shard>.parquet` for each shard of the corpus, with the columns of `documents.SIGNALS`.
 
     Raises:
-        LanguageModelError: the language model is missing or broken.
+        FastTextModelError: the language model is missing or broken.
         StaleOutputError: signals on disk were measured with other settings or from another corpus.
         ValueError: a shard of the corpus is not what the extracting stage wrote.
     """
     stage = measure_stage(config, run)
     names = load_manifest(run).shard_names
     if any(not stage.is_done(name) for name in names):
-        LanguageIdentifier(config.language.model)  # a broken model fails here, before work begins
+        Instruments.of(config)  # a broken model fails here, before work begins
         warm_up(config.fingerprints)
-    work = partial(measure_shard, stage=stage, fingerprints=config.fingerprints, model=_model_path(config))
+    work = partial(measure_shard, stage=stage, config=config)
     run_units(work, names, config.workers, "measure", stage)
 
 
@@ -85,17 +89,17 @@ def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
             progress.advance()
 
 
-def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, model: Path) -> None:
+def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
     """Signals of one shard, in the order of its documents."""
     corpus = stage.run.corpus / f"{name}.parquet"
     signals = stage.run.signals / f"{name}.parquet"
     counts: Counter[str] = Counter(
         {"documents": 0, "bytes": 0, "sampled_shingles": 0, **{f"pii:{kind}": 0 for kind in KINDS}}
     )
-    identifier = _identifier(model)
+    instruments = _instruments(config)
     with whole_file(signals) as partial_file, pq.ParquetWriter(partial_file, SIGNALS, compression="zstd") as writer:
         for documents in _read_documents(corpus):
-            measured = measure_documents(documents, fingerprints, identifier)
+            measured = measure_documents(documents, config.fingerprints, instruments)
             counts["documents"] += len(measured)
             counts["bytes"] += int(np.sum(measured.column("byte_count").to_numpy()))
             counts["sampled_shingles"] += len(pc.list_flatten(measured.column("sampled_shingles")))
@@ -105,7 +109,26 @@ def measure_shard(name: str, stage: Stage, fingerprints: FingerprintConfig, mode
     stage.commit(name, [signals], counts)
 
 
-def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, identifier: LanguageIdentifier) -> pa.Table:
+@dataclass(frozen=True)
+class Instruments:
+    """The models that texts are measured with."""
+
+    identifier: LanguageIdentifier
+    identifies_lines: bool = False
+    classifier: QualityClassifier | None = None
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Instruments:
+        """Load what the configuration names.
+
+        Raises:
+            FastTextModelError: a model is missing or broken; says which setting names it.
+        """
+        classifier = QualityClassifier(config.quality.model, config.quality.label) if config.quality.model else None
+        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier)
+
+
+def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, instruments: Instruments) -> pa.Table:
     """Signals (`documents.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
     texts = documents.column("text").combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
@@ -113,7 +136,7 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
     data, offsets = text_bytes(texts)
     columns: dict[str, Any] = {"id": documents.column("id")}
 
-    languages = identifier.identify_many(data, offsets)
+    languages = instruments.identifier.identify_many(data, offsets)
     begins = mark_words(data, offsets)
     statistics = measure_text(data, offsets, begins)
     for names, rows in (
@@ -126,6 +149,14 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
             columns[name] = column.astype(np.int64) if name in _COUNTS else np.ascontiguousarray(column)
     columns["language"] = [language for language, _ in languages]
     columns["language_probability"] = [probability for _, probability in languages]
+    columns |= dict.fromkeys((*_LINE_COLUMNS, "quality_probability"))
+    if instruments.identifies_lines:
+        lines, bounds = instruments.identifier.identify_lines(data, offsets)
+        for name, values in zip(_LINE_COLUMNS, zip(*lines, strict=True) if lines else ((), ()), strict=True):
+            inner = pa.array(values, SIGNALS.field(name).type.value_type)
+            columns[name] = pa.ListArray.from_arrays(bounds.astype(np.int32), inner)
+    if instruments.classifier is not None:
+        columns["quality_probability"] = instruments.classifier.probabilities(data, offsets)
 
     view = data.data
     bounds = offsets.tolist()
@@ -145,7 +176,9 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, iden
         [[span._asdict() for span in spans] for spans in find_pii_in_documents(data, offsets)],
         type=SIGNALS.field("pii_spans").type,
     )
-    return pa.table({field.name: _as_array(columns[field.name], field.type) for field in SIGNALS}, schema=SIGNALS)
+    return pa.table(
+        {field.name: _as_array(columns[field.name], field.type, len(texts)) for field in SIGNALS}, schema=SIGNALS
+    )
 
 
 def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -185,8 +218,19 @@ def _lists(minima: npt.NDArray[np.uint32], is_present: npt.NDArray[np.bool_]) ->
     return pa.ListArray.from_arrays(offsets, minima[is_present].ravel())
 
 
-def _as_array(column: Any, type_: pa.DataType) -> Any:
+def _as_array(column: Any, type_: pa.DataType, length: int) -> Any:
+    if column is None:
+        return pa.nulls(length, type_)
     return column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, type=type_)
+
+
+def _quality_settings(config: DataConfig) -> dict[str, str] | None:
+    path, label = config.quality.model, config.quality.label
+    if path is None:
+        return None
+    if not path.expanduser().is_file():
+        QualityClassifier(path, label)  # which raises, naming the file
+    return {"model": sha256_file(path.expanduser()), "label": label}
 
 
 def _model_path(config: DataConfig) -> Path:
@@ -196,6 +240,12 @@ def _model_path(config: DataConfig) -> Path:
     return path if path.is_file() else LanguageIdentifier(path).path  # which raises, naming the file
 
 
-@lru_cache(maxsize=2)
-def _identifier(model: Path) -> LanguageIdentifier:
-    return LanguageIdentifier(model)
+_loaded: dict[str, Instruments] = {}
+
+
+def _instruments(config: DataConfig) -> Instruments:
+    """Loaded once in each process."""
+    key = repr((config.language.model, config.language.lines, config.quality))
+    if key not in _loaded:
+        _loaded[key] = Instruments.of(config)
+    return _loaded[key]

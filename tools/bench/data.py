@@ -302,10 +302,10 @@ def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
     from data_prep.config import FingerprintConfig
     from data_prep.documents import DOCUMENTS, SIGNALS
     from data_prep.signals.language import LanguageIdentifier
-    from data_prep.signals.measure import measure_documents, warm_up
+    from data_prep.signals.measure import Instruments, measure_documents, warm_up
 
     warm_up()
-    identifier = LanguageIdentifier()
+    instruments = Instruments(LanguageIdentifier())
     folder = Path(tempfile.mkdtemp())
     ids = [f"bench-00000/{k:07d}" for k in range(len(texts))]
     more = {"source": ["bench"] * len(ids), "url": [""] * len(ids), "metadata": ["{}"] * len(ids)}
@@ -317,7 +317,7 @@ def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
             file = pq.ParquetFile(folder / "corpus.parquet")
             for group in range(file.num_row_groups):
                 documents = file.read_row_group(group, columns=["id", "text"])
-                writer.write_table(measure_documents(documents, FingerprintConfig(), identifier))
+                writer.write_table(measure_documents(documents, FingerprintConfig(), instruments))
         return {"signals": len(SIGNALS)}
 
     return work

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from data_prep.signals.language import (
     SAMPLE_CHARACTERS,
+    FastTextModelError,
     LanguageIdentifier,
-    LanguageModelError,
     installed_model_path,
     sample,
 )
@@ -125,7 +125,7 @@ def test_a_title_in_another_language_does_not_decide(identifier: LanguageIdentif
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LanguageModelError, match=r"language\.model: there is no file .*nowhere\.ftz"):
+    with pytest.raises(FastTextModelError, match=r"language\.model: there is no file .*nowhere\.ftz"):
         LanguageIdentifier(tmp_path / "nowhere.ftz")
 
 
@@ -140,7 +140,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(content)
-    with pytest.raises(LanguageModelError, match=f"model.bin is no whole fastText model .*{why}"):
+    with pytest.raises(FastTextModelError, match=f"model.bin is no whole fastText model .*{why}"):
         LanguageIdentifier(path)
 
 
@@ -149,7 +149,7 @@ def test_a_half_written_model_is_refused(tmp_path: Path, share: float) -> None:
     whole = installed_model_path().read_bytes()
     path = tmp_path / "half.ftz"
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(LanguageModelError, match="in the middle of the model"):
+    with pytest.raises(FastTextModelError, match="in the middle of the model"):
         LanguageIdentifier(path)
 
 
@@ -162,5 +162,5 @@ def test_another_model_is_read_by_its_path(tmp_path: Path) -> None:
 def test_bytes_behind_the_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.ftz"
     path.write_bytes(installed_model_path().read_bytes() + b"x")
-    with pytest.raises(LanguageModelError, match="1 bytes follow the model"):
+    with pytest.raises(FastTextModelError, match="1 bytes follow the model"):
         LanguageIdentifier(path)

@@ -12,7 +12,7 @@ from data_prep.config import FingerprintConfig
 from data_prep.documents import SIGNALS
 from data_prep.signals.fingerprints import exact_hash, shingle_set
 from data_prep.signals.language import LanguageIdentifier
-from data_prep.signals.measure import _read_documents, measure_documents, text_bytes
+from data_prep.signals.measure import Instruments, _read_documents, measure_documents, text_bytes
 from data_prep.signals.pii import find_pii
 from data_prep.signals.text_statistics import STATISTICS, measure_string
 
@@ -30,7 +30,7 @@ def table(texts: list[str]) -> pa.Table:
 
 def test_every_column_is_that_of_its_text(identifier: LanguageIdentifier) -> None:
     fingerprints = FingerprintConfig(bands=2, rows=3)
-    measured = measure_documents(table(TEXTS), fingerprints, identifier)
+    measured = measure_documents(table(TEXTS), fingerprints, Instruments(identifier))
     assert measured.schema == SIGNALS
     assert measured.column("exact_hash").null_count == 0
     for text, row in zip(TEXTS, measured.to_pylist(), strict=True):
@@ -44,12 +44,27 @@ def test_every_column_is_that_of_its_text(identifier: LanguageIdentifier) -> Non
 
 def test_a_slice_and_several_chunks_are_read_where_they_stand(identifier: LanguageIdentifier) -> None:
     fingerprints = FingerprintConfig()
-    whole = measure_documents(table(TEXTS), fingerprints, identifier)
-    assert measure_documents(table(TEXTS).slice(1, 3), fingerprints, identifier).equals(whole.slice(1, 3))
+    whole = measure_documents(table(TEXTS), fingerprints, Instruments(identifier))
+    assert measure_documents(table(TEXTS).slice(1, 3), fingerprints, Instruments(identifier)).equals(whole.slice(1, 3))
     chunks = pa.concat_tables([table(TEXTS).slice(0, 2), table(TEXTS).slice(2)])
     assert chunks.column("text").num_chunks == 2
-    assert measure_documents(chunks, fingerprints, identifier).equals(whole)
-    assert len(measure_documents(table([]), fingerprints, identifier)) == 0
+    assert measure_documents(chunks, fingerprints, Instruments(identifier)).equals(whole)
+    assert len(measure_documents(table([]), fingerprints, Instruments(identifier))) == 0
+
+
+def test_the_language_of_each_line(identifier: LanguageIdentifier) -> None:
+    german, english = "Das ist ein Satz in deutscher Sprache.", "This is a sentence in the English language."
+    texts = ["", f"{german}\n\n{english}", english + "\n"]
+    measured = measure_documents(table(texts), FingerprintConfig(), Instruments(identifier, identifies_lines=True))
+    lines = measured.column("line_languages").to_pylist()
+    assert lines[0] == []
+    assert (lines[1][0], lines[1][2], len(lines[1])) == ("de", "en", 3)
+    assert lines[2] == ["en"]
+    probabilities = measured.column("line_language_probabilities").to_pylist()
+    assert [len(row) for row in probabilities] == [0, 3, 1]
+    assert probabilities[1][0] == np.float32(identifier.identify(german + "\n")[1])
+    unasked = measure_documents(table(texts), FingerprintConfig(), Instruments(identifier))
+    assert unasked.column("line_languages").null_count == unasked.column("quality_probability").null_count == 3
 
 
 def test_bytes_are_not_copied() -> None:

@@ -1,0 +1,15 @@
+"""The rule over the probability of a quality classifier; classifier and number are the user's, see `QualityConfig`."""
+
+from __future__ import annotations
+
+from data_prep.config import QualityConfig
+from data_prep.rules.rule import Rule
+
+
+def rules_of(config: QualityConfig) -> tuple[Rule, ...]:
+    """The rule with the configured threshold.
+
+    LLaMA "discarded pages not classified as references": Touvron et al. 2023, arXiv:2302.13971, section 2.1.
+    """
+    source = "quality.minimum_probability; by default as Touvron et al. 2023, arXiv:2302.13971, section 2.1"
+    return (Rule("quality.probability", "quality_probability", "at least", config.minimum_probability, source),)

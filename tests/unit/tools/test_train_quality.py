@@ -1,0 +1,119 @@
+"""A quality classifier from its pages to the rule that asks it."""
+
+from __future__ import annotations
+
+import bz2
+import json
+from pathlib import Path
+
+import fasttext
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.config import DataConfig
+from data_prep.dedup.stage import dedup
+from data_prep.extract import extract
+from data_prep.rules.decide import decide
+from data_prep.shards import RunDirectory, StaleOutputError
+from data_prep.signals.measure import measure
+from data_prep.signals.quality import QualityClassifier
+from foundation.configuration import ConfigError, load_config
+from tools.train_quality import address_key, cited_addresses, main
+
+SCIENCE = [
+    "theorem",
+    "cell",
+    "energy",
+    "species",
+    "century",
+    "river",
+    "treaty",
+    "method",
+    "data",
+    "result",
+    "university",
+    "museum",
+]
+SHOP = "buy cheap sale discount shipping cart offer click casino bonus deal price".split()  # noqa: SIM905
+
+
+def pages(kind: list[str], count: int, seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    filler = [f"word{k}" for k in range(50)]
+    return [" ".join(generator.choice([*kind, *filler], size=60).tolist()) + "\n" for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quality")
+    rows = [{"url": f"https://good.org/{k}", "text": text} for k, text in enumerate(pages(SCIENCE, 100, 1))]
+    rows += [{"url": f"https://shop.example/{k}", "text": text} for k, text in enumerate(pages(SHOP, 300, 2))]
+    (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    references = "".join(
+        f"x &lt;ref name=a&gt;{{{{cite|url=http://www.good.org/{k}/ |t}}}}&lt;/ref&gt;" for k in range(100)
+    )
+    dump = f"<page><text>{references} see https://shop.example/1 &lt;ref name=b /&gt; and more</text></page>"
+    (folder / "wiki.xml.bz2").write_bytes(bz2.compress(dump.encode()))
+    path = folder / "quality.bin"
+    arguments = ["--pages", str(folder / "pages.jsonl"), "--cited", str(folder / "wiki.xml.bz2"), "--epochs", "20"]
+    assert main([*arguments, "--rate", "0.5", "--output", str(path)]) == 0
+    return path
+
+
+def probabilities(model: Path, texts: list[str]) -> np.ndarray:
+    data = "".join(texts).encode()
+    offsets = np.cumsum([0, *(len(text.encode()) for text in texts)]).astype(np.int64)
+    return np.array(QualityClassifier(model, "cited").probabilities(np.frombuffer(data, dtype=np.uint8), offsets))
+
+
+def test_unseen_pages_are_told_apart(model: Path) -> None:
+    assert (probabilities(model, pages(SCIENCE, 50, 3)) > 0.5).mean() > 0.95
+    assert (probabilities(model, pages(SHOP, 50, 4)) < 0.5).mean() > 0.95
+
+
+def test_fasttexts_own_library_reads_the_model(model: Path) -> None:
+    library = fasttext.load_model(str(model))
+    texts = [*pages(SCIENCE, 5, 5), *pages(SHOP, 5, 6), "unknown words only"]
+    for text, ours in zip(texts, probabilities(model, texts), strict=True):
+        labels, (probability, *_) = library.predict(text.replace("\n", " "), k=1)
+        theirs = probability if labels[0] == "__label__cited" else 1 - probability
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_addresses_of_references_alone_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml"
+    path.write_text(
+        "https://a.org &lt;ref&gt;[https://b.org/x#y B] http://c.org?d=1|z&lt;/ref&gt; <ref/> https://e.org"
+    )
+    assert list(cited_addresses(path)) == ["b.org/x", "c.org?d=1"]
+    assert address_key("HTTP://WWW.b.org/x/") == "b.org/x"
+
+
+def test_the_signal_and_the_rule(model: Path, tmp_path: Path) -> None:
+    texts = [*pages(SCIENCE, 3, 7), *pages(SHOP, 3, 8)]
+    (tmp_path / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source = {"name": "web", "kind": "jsonl", "paths": [str(tmp_path / "web.jsonl")], "rules": ["quality"]}
+    settings = {"output": tmp_path / "run", "workers": 1, "sources": [source]}
+    config = DataConfig.model_validate({**settings, "quality": {"model": model}})
+    run = RunDirectory(config.output)
+    for stage in (extract, measure, dedup, decide):
+        stage(config, run)
+    signals = pq.read_table(run.signals / "web-00000.parquet").column("quality_probability").to_numpy()
+    assert signals == pytest.approx(probabilities(model, texts))
+    verdicts = pq.read_table(run.verdicts / "web-00000.parquet").to_pylist()
+    assert [row["reasons"] for row in verdicts] == [[]] * 3 + [["quality.probability"]] * 3
+    other = DataConfig.model_validate({**settings, "quality": {"model": model, "label": "other"}})
+    with pytest.raises(StaleOutputError, match=r"quality\.label is 'other'.*--restart measure"):
+        measure(other, run)
+
+
+def test_what_cannot_work_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"has the labels cited, other; it must have two, of which .*'good' is one"):
+        QualityClassifier(model, "good")
+    path = tmp_path / "data.yaml"
+    path.write_text(f"output: {tmp_path}/run\nsources: [{{name: a, kind: text, paths: [x], rules: [quality]}}]\n")
+    with pytest.raises(ConfigError, match=r"`quality` asks a classifier, and quality\.model names none"):
+        load_config(DataConfig, path, [])
+    assert main(["--pages", "x", "--output", str(tmp_path / "m.bin")]) == 2
+    assert "give either --pages and --cited, or --cited-pages and --other-pages" in capsys.readouterr().err
