@@ -107,7 +107,8 @@ def _pages(given: argparse.Namespace) -> tuple[list[bytes], list[bytes]]:
     if by_file:
         return [text for _, text in _rows(given.cited_pages)], [text for _, text in _rows(given.other_pages)]
     addresses = set(cited_addresses(given.cited))
-    cited, others = [], []
+    cited: list[bytes] = []
+    others: list[bytes] = []
     for url, text in _rows(given.pages):
         (cited if url and address_key(url) in addresses else others).append(text)
     return cited, others
