@@ -73,6 +73,8 @@ def run_units(
     mine = [unit for task in tasks for unit in task]
     todo = {unit for unit in mine if not stage.is_done(unit)}
     if todo:
+        for unit in todo:  # a record whose outputs are lost says nothing any more
+            (stage.folder / f"{unit}.json").unlink(missing_ok=True)
         tasks = [left for task in tasks if (left := tuple(unit for unit in task if unit in todo))]
         _run_tasks(function, tasks, workers, title, stage, done=len(mine) - len(todo))
     else:
