@@ -35,6 +35,8 @@ _SHARED = ("extract", "measure", "decide", "tokenize")
 _ON_REQUEST = ("report-tokenizer",)
 """Stages that `run` leaves out: nothing is made of what they write."""
 
+_OBSTACLES_SHOWN = 5
+
 _EPILOG = """
 examples:
   python -m data_prep run --config configs/data/demo.yaml
@@ -166,6 +168,8 @@ def _run(options: argparse.Namespace) -> None:
         manifest = freeze_manifest(config, run)
         if options.command == "freeze":
             _print_manifest(manifest)
+        if options.command in ("run", "freeze", "extract") and share is None:
+            _print_obstacles(manifest)
         if share is not None:
             _run_share(config, run, options.command)
             return
@@ -227,14 +231,20 @@ def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
 
 
 def _print_manifest(manifest: Manifest) -> None:
-    """What was frozen, and which large files cannot be divided as far as one would like."""
+    """What was frozen."""
     from foundation.progress import summary_table
 
     shards = Counter(shard.source for shard in manifest.shards)
     rows = [(s.name, s.kind, len(s.files), round(s.raw_bytes / 1e6, 1), shards[s.name]) for s in manifest.sources]
     summary_table("Input", rows, ("source", "kind", "files", "MB", "shards"))
-    for told in manifest.obstacles():
-        print(told)
+
+
+def _print_obstacles(manifest: Manifest) -> None:
+    """Which large files cannot be divided as far as one would like."""
+    obstacles = list(manifest.obstacles())
+    print(*obstacles[:_OBSTACLES_SHOWN], sep="\n", end="\n" if obstacles else "")
+    if len(obstacles) > _OBSTACLES_SHOWN:
+        print(f"and {len(obstacles) - _OBSTACLES_SHOWN:,} more files of one piece")
 
 
 def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seconds: float) -> None:
