@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.encoded import BEGIN, END_OF_DOCUMENT, PAD, UNKNOWN, TokenizerError, reserved_names
 from data_prep.tokenizer.piece_encoder import PRE_TOKENIZER_PATTERN
-from foundation.atomic_files import whole_file, write_json
+from foundation.atomic_files import write_json, write_text
 
 _MINIMUM_FREQUENCY = 2
 
@@ -75,8 +75,7 @@ def train_byte_level_bpe(texts: Iterable[str], settings: TokenizerConfig, *, mus
 
 def save_byte_level_bpe(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the three files that `transformers.AutoTokenizer` loads."""
-    with whole_file(folder / "tokenizer.json") as temporary:
-        tokenizer.save(str(temporary))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     special = {"unk_token": UNKNOWN, "bos_token": BEGIN, "eos_token": END_OF_DOCUMENT, "pad_token": PAD}
     write_json(folder / "special_tokens_map.json", special)
     write_json(

@@ -29,7 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.encode import MODEL_FILE
 from data_prep.tokenizer.encoded import BEGIN, END_OF_DOCUMENT, UNKNOWN, TokenizerError, reserved_names
-from foundation.atomic_files import whole_file, write_json
+from foundation.atomic_files import whole_file, write_json, write_text
 
 SPACE = "\u2581"
 """What stands for a space in a piece."""
@@ -187,8 +187,7 @@ def save_sentencepiece_bpe(model: bytes, folder: Path) -> None:
     """Write `tokenizer.model` and the three files that `transformers.AutoTokenizer` loads."""
     with whole_file(folder / MODEL_FILE) as temporary:
         temporary.write_bytes(model)
-    with whole_file(folder / "tokenizer.json") as temporary:
-        to_tokenizers(model).save(str(temporary))
+    write_text(folder / "tokenizer.json", to_tokenizers(model).to_str(pretty=True))
     special = {"unk_token": UNKNOWN, "bos_token": BEGIN, "eos_token": END_OF_DOCUMENT}
     write_json(folder / "special_tokens_map.json", special)
     write_json(
