@@ -92,12 +92,12 @@ def test_what_goes_is_contained_in_one_that_stays(tmp_path: Path) -> None:
 
 def test_a_shingle_that_many_share_proposes_nothing(tmp_path: Path) -> None:
     generator = np.random.default_rng(6)
-    notice = prose(generator, 300)
+    notice = prose(generator, 900)  # two thirds of each page: enough of its anchors, were they not so common
     pages = [" ".join(notice + prose(generator, 400)) for _ in range(50)]
-    evidence, finder = find(tmp_path, [*pages, " ".join(pages[7].split()[200:600])], minimum_containment=0.9)
+    evidence, finder = find(tmp_path, [*pages, " ".join(pages[7].split()[850:])], minimum_containment=0.9)
     assert evidence.duplicate_of[:50].tolist() == [-1] * 50
     assert evidence.duplicate_of[50] == 7  # found by the part that only page 7 has
-    assert finder.tallies["proposed_pairs"] < 60
+    assert finder.tallies["proposed_pairs"] < 300  # of 1,275; bands propose some of them
 
 
 def test_how_many_anchors_are_enough() -> None:
