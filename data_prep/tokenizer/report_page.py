@@ -8,7 +8,7 @@ from typing import Any
 from foundation.progress import summary_table
 
 _LANGUAGES_DRAWN = 40
-_OURS, _OWN, _FLAGGED = "#2a7f62", "#bbbbbb", "#c44e52"
+_GOOD, _FLAGGED, _NOT_COMPARED, _OWN = "#2a7f62", "#c44e52", "#a9cfc1", "#bbbbbb"
 
 
 def print_tables(report: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ def print_tables(report: dict[str, Any]) -> None:
     )
     summary_table("Bytes per token", list(report["bytes_per_token"].items()), ("source", "bytes per token"))
     trip, unused, fallback = report["round_trip"], report["unused_entries"], report["byte_fallback"]
-    longest = ", ".join(repr(token["text"][:40]) for token in report["longest_tokens"][:5])
+    longest = ", ".join(repr(token["text"][:16]) for token in report["longest_tokens"][:5])
     example = f"; the first is {trip['inexact_documents'][0]}" if trip["inexact"] else ""
     summary_table(
         "The rest",
@@ -44,9 +44,9 @@ def print_tables(report: dict[str, Any]) -> None:
             ("longest entries", longest),
         ],
     )
-    for language, found in report["fertility"].items():
-        if "not_compared" in found:
-            print(f"{language}: not compared, {found['not_compared']}")
+    unknown = [language for language, found in report["fertility"].items() if "not_compared" in found]
+    if unknown:
+        print(f"not compared, most often for want of text (report.json says why): {', '.join(unknown)}")
     flagged = [language for language, found in report["fertility"].items() if found["flagged"]]
     if flagged:
         print(
@@ -63,12 +63,16 @@ def draw(report: dict[str, Any]) -> bytes:
     measured = {name: found for name, found in report["fertility"].items() if found["tokens_per_word"]}
     languages = list(measured)[:_LANGUAGES_DRAWN][::-1]
     sources = list(report["bytes_per_token"])[::-1]
-    figure = Figure(figsize=(11, 1.6 + 0.42 * max(len(languages), len(sources), 5)), layout="constrained")
+    rows = max(len(languages), len(sources), 4)
+    figure = Figure(figsize=(11, 1.5 + 0.36 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     places = range(len(languages))
     ours = [measured[name]["tokens_per_word"] for name in languages]
-    colours = [_FLAGGED if measured[name]["flagged"] else _OURS for name in languages]
+    colours = [
+        _FLAGGED if measured[name]["flagged"] else _GOOD if "ratio" in measured[name] else _NOT_COMPARED
+        for name in languages
+    ]
     bars = left.barh([place + 0.2 for place in places], ours, 0.4, color=colours)
     own = [
         (place, measured[name]["own_tokens_per_word"])
@@ -76,25 +80,27 @@ def draw(report: dict[str, Any]) -> bytes:
         if "ratio" in measured[name]
     ]
     left.barh([place - 0.2 for place, _ in own], [value for _, value in own], 0.4, color=_OWN)
-    labels = [f"{measured[name]['ratio']:.2f}×" if "ratio" in measured[name] else "not compared" for name in languages]
+    labels = [f"{measured[name]['ratio']:.2f}×" if "ratio" in measured[name] else "" for name in languages]
     left.bar_label(bars, labels, padding=3, fontsize=8)
     left.set_yticks(list(places), languages)
     left.set(xlabel="tokens per word", title=f"Fertility, {report['vocabulary_size']:,} entries")
     left.margins(x=0.12)
     names = [
-        (_OURS, "this tokenizer"),
+        (_GOOD, "this tokenizer"),
         (_FLAGGED, "more than 10 % worse than the language's own"),
-        (_OWN, "one of this language alone"),
+        (_NOT_COMPARED, "too little text to compare"),
+        (_OWN, "the language's own tokenizer"),
     ]
     handles = [left.barh([0], [0], color=colour, label=label) for colour, label in names]
-    left.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     values = [report["bytes_per_token"][name] for name in sources]
     right.bar_label(
         right.barh(sources, values, color="#4c72b0"), [f"{value:.2f}" for value in values], padding=3, fontsize=8
     )
     right.set(xlabel="bytes per token", title="By source")
     right.margins(x=0.12)
-    for axes in (left, right):
+    for axes, count in ((left, len(languages)), (right, len(sources))):
+        axes.set_ylim(count - rows - 0.6, count - 0.4)  # rows of the same height in both, from the top
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
     image = io.BytesIO()

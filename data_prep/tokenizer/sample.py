@@ -57,7 +57,11 @@ class Sample:
 
     @property
     def expected_bytes(self) -> int:
-        return round(sum(share * self.kept_bytes[stratum] for stratum, share in self.shares.items()))
+        drawn = (
+            share * (1 - self.measured.get(language, 0.0)) * self.kept_bytes[source, language]
+            for (source, language), share in self.shares.items()
+        )
+        return round(sum(drawn))
 
     @property
     def sources(self) -> tuple[str, ...]:

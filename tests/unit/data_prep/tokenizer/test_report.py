@@ -135,7 +135,7 @@ def test_the_report_counts_what_is_there(
     assert report["byte_fallback"]["share_of_tokens"] == round(fallback / sum(tokens.values()), 6) > 0
 
     output = capsys.readouterr().out
-    assert "FLAGGED" in output and "tiny: not compared, only" in output
+    assert "FLAGGED" in output and "report.json says why): tiny" in output
     assert "flagged, more than 10 % worse: xx. Lift them by tokenizer.language_weights" in output
     assert "741 of 741" in output
 
