@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -177,5 +178,5 @@ def _say(report: dict[str, Any], encoders: dict[str, Any]) -> None:
         if result["equal"]:
             print(f"train-tokenizer: {name} equals the reference on {result['documents']:,} documents")
         else:
-            print(f"train-tokenizer: {name} will not encode: {result['difference']}")
+            print(f"train-tokenizer: {name} will not encode: {shorten(result['difference'], 200)}")
     print(f"train-tokenizer: {encoders['used']} will encode")
