@@ -57,6 +57,14 @@ class ModelConfig(Settings):
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared largest logit (Baichuan 2, arXiv:2309.10305, section 2.3.2)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target's probability that all entries get alike (Szegedy et al. 2015, arXiv:1512.00567, section
+    7); in training alone."""
+    hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """After the embedding, and of what attention and MLP add to the residual stream (Vaswani et al. 2017,
+    arXiv:1706.03762, section 5.4); see `pretrain/model/dropout.py`."""
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of the attention's weights, after the softmax."""
     embedding_gradient_scale: float = Field(default=1.0, gt=0, le=1)
     """The look-up's gradient is multiplied by this (GLM-130B, arXiv:2210.02414, section 3.2)."""
     initialisation: Literal["residual_scaled", "fan_in", "deepnorm"] = "residual_scaled"
@@ -72,6 +80,10 @@ class ModelConfig(Settings):
     def padded_vocabulary_size(self) -> int:
         """Rows of the embedding and of the head: the vocabulary and, behind it, rows that no token uses."""
         return -(-self.vocabulary_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    @property
+    def has_dropout(self) -> bool:
+        return self.hidden_dropout > 0 or self.attention_dropout > 0
 
     @property
     def is_gated(self) -> bool:
@@ -340,6 +352,9 @@ class MonitorConfig(Settings):
     replicas_every_steps: int = Field(default=100, gt=0)
     """Weights that several processes hold are compared this often, at the start, and never saved when they differ.
     LayerNorm weights drifted apart over BLOOM's tensor ranks unseen (BigScience chronicles of the 176B run)."""
+    peak_flops_per_device: float | None = Field(default=None, gt=0)
+    """FLOP/s that the shares in the metrics (mfu, hfu) are of; left out: known for some GPUs in bf16, see
+    `pretrain/monitor/flops.py`, and no shares for other devices."""
 
 
 class TrainConfig(Settings):

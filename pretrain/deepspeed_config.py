@@ -23,7 +23,14 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "bf16": {"enabled": config.precision == "bf16", "immediate_grad_update": False},
         "fp16": {"enabled": False},
         # Stage 1 by name and fp32 accumulation by name: without both, DeepSpeed accumulates in bf16 and says nothing.
-        "zero_optimization": {"stage": 1, "round_robin_gradients": False, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": 1,
+            "round_robin_gradients": False,
+            "overlap_comm": False,
+            # Larger gradients are reduced where they are, without a copy. Read in fp32 alone.
+            "reduce_bucket_size": 1 << 18,
+            "contiguous_gradients": True,
+        },
         "zero_allow_untested_optimizer": False,
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
@@ -32,3 +39,11 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "dump_state": False,
     }
+
+
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found.update(flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return found

@@ -20,11 +20,18 @@ import torch.distributed as dist
 from pretrain import rendezvous
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch
-from pretrain.deepspeed_config import deepspeed_config
-from pretrain.device import communication_backend, limit_cpu_threads, local_device, start_alone
+from pretrain.deepspeed_config import deepspeed_config, flat_settings
+from pretrain.device import (
+    communication_backend,
+    keep_freed_memory,
+    limit_cpu_threads,
+    local_device,
+    start_alone,
+)
+from pretrain.model.block import HeadFactors
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
-from pretrain.model.loss import mean_loss
+from pretrain.model.loss import LossSettings, mean_loss
 from pretrain.model.partition import Partition, partition_of
 from pretrain.model.pipeline import PipelineLayer, pipeline_layers
 from pretrain.topology import Topology
@@ -119,6 +126,7 @@ def join_processes(timeout_seconds: int) -> int:
         os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
     on_node = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # torchrun's name, DeepSpeed's name
     limit_cpu_threads(int(on_node or os.environ["WORLD_SIZE"]))
+    keep_freed_memory()
     if local_device().type == "cpu":
         # DeepSpeed would build a shared-memory collective for CPUs that ignores process groups; gloo does not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -181,8 +189,17 @@ def _specification(layer: PipelineLayer) -> LayerSpec:
         return LayerSpec(_Built, layer)
     names = [f"inner.{name}" for name in layer.tied_weights]
     return TiedLayerSpec(
-        layer.tied, _Built, layer, forward_fn=lambda built, x: layer.run(built.inner, x), tied_weight_attr=names
+        layer.tied, _Built, layer, forward_fn=lambda built, x: _run(layer, built.inner, x), tied_weight_attr=names
     )
+
+
+def _run(layer: PipelineLayer, module: torch.nn.Module, x: Any) -> Any:
+    y = layer.run(module, x)
+    if isinstance(y, HeadFactors):
+        # DeepSpeed clears the weights' gradients in a hook on the last stage's outputs. A weight among these would
+        # have its gradient before the hook of the other is called; a view of it has a hook of its own.
+        return y._replace(weight_VD=y.weight_VD.view_as(y.weight_VD))
+    return y
 
 
 class _Built(torch.nn.Module):
@@ -194,7 +211,26 @@ class _Built(torch.nn.Module):
         self.inner = layer.build()
 
     def forward(self, x: Any) -> Any:
-        return self.layer.run(self.inner, x)
+        return _run(self.layer, self.inner, x)
+
+
+_PARSED_GROUPS = {
+    "bf16": "bfloat16_config",
+    "fp16": "float16_config",
+    "zero_optimization": "zero_config",
+    "pipeline": "pipeline",
+    "data_types": None,  # lie beside the other settings
+}
+"""Where DeepSpeed keeps the groups of its dictionary after it has read them."""
+
+
+def _as_understood(engine: Any, key: str) -> Any:
+    """What DeepSpeed read under a dotted key of its dictionary. Raises AttributeError when it knows no such key."""
+    group, _, name = key.rpartition(".")
+    parsed = _PARSED_GROUPS[group] if group else None
+    place = getattr(engine._config, parsed) if parsed else engine._config
+    value = place[name] if isinstance(place, dict) else getattr(place, name)
+    return "fp32" if value is torch.float32 else value
 
 
 def _tensor_group(topology: Topology) -> dist.ProcessGroup:
@@ -235,16 +271,17 @@ class Engine:
         tensor_parallel = TensorParallel(_tensor_group(topology), dtype, config.parallel.sequence)
         model = config.model
 
-        def loss(logits_SBV: torch.Tensor, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        settings = LossSettings(model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss)
+
+        def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
             return mean_loss(
-                logits_SBV,
+                head.x_SBD,
+                head.weight_VD,
                 targets_BS.transpose(0, 1).contiguous(),
                 None if weights_BS is None else weights_BS.transpose(0, 1),
                 tensor_parallel.group,
-                model.vocabulary_size,
-                model.z_loss,
-                model.maximum_z_loss,
+                settings,
             )
 
         with redirect_stdout(StringIO()):  # DeepSpeed prints its plan from rank 0, line by line
@@ -343,24 +380,22 @@ class Engine:
         found = {
             "optimizer": type(optimizer).__name__,
             "inner optimizer": type(optimizer.optimizer).__name__,
-            "zero stage": self._engine.zero_optimization_stage(),
             "gradient accumulation dtype": str(self._engine.get_data_types()[1]),
             "gradient clipping": optimizer.clip_grad,
-            "micro-batches": self._engine.gradient_accumulation_steps(),
+            "weight decay": [group["weight_decay"] for group in optimizer.optimizer.param_groups],
         }
         wanted = {
             "optimizer": expected.__name__,
             "inner optimizer": "AdamW",
-            "zero stage": 1,
             "gradient accumulation dtype": "torch.float32",
             "gradient clipping": self.config.optimizer.gradient_clipping,
-            "micro-batches": self.config.accumulation_steps(self.topology.data),
+            "weight decay": [group["weight_decay"] for group in self._parameter_groups()],
         }
-        for key, value in wanted.items():
-            if found[key] != value:
-                raise RuntimeError(
-                    f"DeepSpeed {deepspeed.__version__} chose {key} {found[key]!r} where {value!r} was asked"
-                )
+        asked = flat_settings(deepspeed_config(self.config, self.topology.data))
+        for key, value in [*wanted.items(), *asked.items()]:
+            arrived = found[key] if key in found else _as_understood(self._engine, key)
+            if arrived != value:
+                raise RuntimeError(f"DeepSpeed {deepspeed.__version__} has {key} {arrived!r} where {value!r} was asked")
 
     @property
     def device(self) -> torch.device:

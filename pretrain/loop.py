@@ -19,8 +19,10 @@ from pretrain.data.objective import Arrange, Batch, arrange
 from pretrain.data.prefetch import prefetch
 from pretrain.engine import Engine
 from pretrain.exit_codes import ExitCode
+from pretrain.monitor.flops import hardware_flops_per_token, model_flops_per_token, peak_flops
+from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.health import Health
-from pretrain.monitor.metrics import MetricsWriter
+from pretrain.monitor.metrics import MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.replicas import check_replicas
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
@@ -75,12 +77,14 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
     schedule, sizes = config.schedule, config.batch.sizes
     last_step = min(schedule.total_steps, config.stop_after_step or schedule.total_steps)
     metrics = MetricsWriter(config.output / "metrics.jsonl", step, run.board) if engine.rank == 0 else None
+    goodput = goodput_so_far(config, step) if engine.rank == 0 else None
     progress = TrainingProgress(config, run.topology, step, last_step) if engine.rank == 0 else None
     if progress:
         progress.start(notes)
     check_replicas(engine.parameters(), engine.coordinate.tensor, step)
     if metrics and step < last_step:
-        metrics.write("event", step=step, event="resumed" if step else "started", topology=str(run.topology))
+        event = "resumed" if step else "started"
+        metrics.write("event", step=step, event=event, topology=str(run.topology), time=time.time())
     if step == 0 and spikes.enabled:
         save(run, step, samples)  # a spike before the first checkpoint needs one to go back to
     batches = batches_from(run, samples)
@@ -114,7 +118,8 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
         step += 1
         samples += batch_size
         seconds = time.perf_counter() - started
-        if metrics and progress:
+        if metrics and progress and goodput:
+            goodput.step(step, seconds, counts=result.applied)
             line: dict[str, Any] = {
                 "step": step,
                 "consumed_samples": samples,
@@ -124,8 +129,9 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
                 "loss": result.loss,
                 **result.signs,
                 "learning_rate": rate,
-                "tokens_per_second": batch_size * sequence_length / seconds,
-                "step_seconds": seconds,
+                **speed(config, run.topology, batch_size, sequence_length, seconds),
+                "goodput": goodput.share(time.time()),
+                "time": time.time(),
             }
             metrics.write("train", **line, **({} if result.applied else {"dropped": True}))
             progress.step(line)
@@ -138,6 +144,8 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
             tell_saved(run, metrics, progress)
             step, samples = roll_back(run, spikes.answer(verdict, step, batch_size), metrics, progress)
             saved_step = step
+            if goodput:
+                goodput.roll_back(step)
             batches = batches_from(run, samples)
             continue
         run.health.after_step(step, metrics, progress)
@@ -172,6 +180,32 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
     return stop.exit_code if stop is not None else ExitCode.DONE
 
 
+def speed(
+    config: TrainConfig, topology: Topology, batch_size: int, sequence_length: int, seconds: float
+) -> dict[str, float]:
+    """Tokens and floating-point operations per second of a step, over all devices and of one; and the shares of the
+    device's peak, where that is known: MFU of what the model needs, HFU of what is computed with recomputation."""
+    tokens_per_second = batch_size * sequence_length / seconds
+    of_one = tokens_per_second / topology.world_size
+    model_flops = of_one * model_flops_per_token(config.model, sequence_length)
+    hardware_flops = of_one * hardware_flops_per_token(config.model, sequence_length, config.recomputation)
+    found = {
+        "tokens_per_second": tokens_per_second,
+        "tokens_per_second_per_device": of_one,
+        "model_flops_per_second_per_device": model_flops,
+        "hardware_flops_per_second_per_device": hardware_flops,
+        "step_seconds": seconds,
+    }
+    peak = peak_flops(config)
+    return found if peak is None else {**found, "mfu": model_flops / peak, "hfu": hardware_flops / peak}
+
+
+def goodput_so_far(config: TrainConfig, step: int) -> Goodput:
+    """From the run's metrics up to the checkpoint of `step` that it goes on from; a new run begins now."""
+    path = config.output / "metrics.jsonl"
+    return Goodput(read_metrics(path) if step and path.is_file() else [], time.time())
+
+
 def _arrange(run: Run, split: str) -> Arrange:
     config = run.config
     return arrange(
@@ -180,6 +214,7 @@ def _arrange(run: Run, split: str) -> Arrange:
         split,
         two_dimensional=config.model.positions == "learned_2d",
         end_of_document=run.training.mixture.end_of_document,
+        dropout=config.model.has_dropout,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from foundation.atomic_files import digest
+from foundation.atomic_files import digest, sha256_file
 from foundation.configuration import write_resolved
 from pretrain.checkpoint.layout import complete_checkpoints
 from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
@@ -80,6 +80,7 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
     _require_equal("configuration", digest(settings))
     _require_equal("token files or sample order", training.digest())
     _require_equal("library versions", digest(facts["versions"]))
+    _require_equal("program code", code_digest())
 
     engine = Engine(config, topology)
     checkpoints = config.output / "checkpoints"
@@ -174,6 +175,13 @@ def _agreed(function: Callable[[], T]) -> T:
     if fine and failures[0][0] not in failed:
         raise NodeError(sorted(failed), "; ".join(messages))
     raise ValueError("; ".join(messages))
+
+
+def code_digest() -> str:
+    """SHA-256 over our own modules that a training run is made of, names and contents."""
+    root = Path(__file__).parents[1]
+    files = [path for package in ("pretrain", "foundation", "data_prep") for path in (root / package).rglob("*.py")]
+    return digest({str(path.relative_to(root)): sha256_file(path) for path in sorted(files)})
 
 
 def _from_first_rank(value: T) -> T:

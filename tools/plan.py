@@ -27,6 +27,7 @@ from pretrain.config import TrainConfig, check_world_size
 from pretrain.device import start_alone
 from pretrain.families.mapping import parameter_count
 from pretrain.model.linear import TensorParallel
+from pretrain.model.loss import LOGITS_BYTES
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import PipelineLayer, pipeline_layers
 from pretrain.monitor.flops import model_flops_per_token
@@ -174,9 +175,13 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
                 for parameter in layer.build().parameters()
             )
         if layer.is_head:
-            # The loss keeps the probabilities of all tokens in fp32; logits and their gradient come and go.
-            kept = (between if not layer.tied else 0) + logits // dtype.itemsize * 4
-            costs.append(LayerCost(layer.flops, weights, kept, 2 * logits, is_tied=layer.tied is not None))
+            # The loss keeps the gradients of what the head multiplies; of the logits, a part comes and goes, in the
+            # precision of the weights and in fp32.
+            head = tokens * model.hidden_size + model.padded_vocabulary_size // degree * model.hidden_size
+            kept = (between if not layer.tied else 0) + head * dtype.itemsize
+            at_once = min(logits, LOGITS_BYTES)
+            transient = at_once if dtype == torch.float32 else at_once + at_once // dtype.itemsize * 4
+            costs.append(LayerCost(layer.flops, weights, kept, transient, is_tied=layer.tied is not None))
             continue
         kept = _kept_bytes(part, config, dtype) * split // degree
         recomputed = kept if layer.recompute else 0

@@ -45,7 +45,17 @@ def load_weights(engine: Engine, reader: CheckpointReader) -> None:
 
 
 NOT_OF_THE_FUNCTION = frozenset(
-    {"family", "initialisation", "initial_std", "z_loss", "maximum_z_loss", "embedding_gradient_scale"}
+    {
+        "family",
+        "initialisation",
+        "initial_std",
+        "z_loss",
+        "maximum_z_loss",
+        "embedding_gradient_scale",
+        "label_smoothing",
+        "hidden_dropout",
+        "attention_dropout",
+    }
 )
 """Settings of a model that its weights mean the same without."""
 

@@ -23,7 +23,8 @@ from pretrain.model.layout import BLOCK_POSITION, COLUMNS, FIRST_SEEN, POSITION,
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 Batch = tuple[Any, Any]
-"""(tokens_BS or (tokens_BS, layout_BSC), targets_BS or (targets_BS, weights_BS)); see `mean_loss` on the weights."""
+"""(tokens_BS or (tokens_BS, layout_BSC), targets_BS or (targets_BS, weights_BS)); see `mean_loss` on the weights. With
+dropout, the keys of the samples, int64 [B], come last in the first part: (tokens_BS, keys_B)."""
 Arrange = Callable[[Integers, Integers, "Booleans | None"], Batch]
 """(windows [B, S + 1], sample numbers [B], which tokens the loss counts [B, S + 1] or None for all) -> batch"""
 
@@ -46,7 +47,13 @@ class Sample:
 
 
 def arrange(
-    objective: ObjectiveConfig, seed: int, split: str, *, two_dimensional: bool, end_of_document: int
+    objective: ObjectiveConfig,
+    seed: int,
+    split: str,
+    *,
+    two_dimensional: bool,
+    end_of_document: int,
+    dropout: bool = False,
 ) -> Arrange:
     """The function that makes batches of windows.
 
@@ -54,9 +61,13 @@ def arrange(
         seed: of the run; held-out samples are arranged alike in every run.
         two_dimensional: positions as in GLM: of a blank's tokens, that of its mask and their place in the blank.
         end_of_document: the token that ends each document.
+        dropout: each sample brings the key of its masks.
     """
-    if objective.kind == "causal":
-        return partial(next_token_batch, end_of_document=end_of_document if objective.separate_documents else None)
+
+    def with_keys(windows: Integers, samples: Integers, counted: Booleans | None) -> Batch:
+        inputs, labels = make(windows, samples, counted)
+        keys = np.array([dropout_key(seed, split, sample) for sample in samples.tolist()])
+        return (*(inputs if isinstance(inputs, tuple) else (inputs,)), torch.from_numpy(keys)), labels
 
     def arranged(windows: Integers, samples: Integers, counted: Booleans | None) -> Batch:
         assert counted is None, "loss masks are for causal samples; the command line says so"
@@ -74,7 +85,10 @@ def arrange(
         )
         return (tokens, layouts), (targets, _weights(np.stack([one.is_predicted for one in made])))
 
-    return arranged
+    make: Arrange = arranged
+    if objective.kind == "causal":
+        make = partial(next_token_batch, end_of_document=end_of_document if objective.separate_documents else None)
+    return with_keys if dropout else make
 
 
 def next_token_batch(
@@ -120,6 +134,13 @@ def _weights(counted: Booleans) -> torch.Tensor:
     """Of each target, fp32: they sum to one in each sample; all zero in one that predicts nothing."""
     counts = np.maximum(counted.sum(1, keepdims=True), 1)
     return torch.from_numpy((counted / counts).astype(np.float32))
+
+
+def dropout_key(seed: int, split: str, sample: int) -> np.int64:
+    """What the sample's dropout masks are a function of; never the same for two samples of a run, but by chance."""
+    sequence = np.random.SeedSequence([seed, 0 if split == "train" else 1, sample], spawn_key=(1,))
+    key: np.int64 = sequence.generate_state(1, np.uint64).view(np.int64)[0]
+    return key
 
 
 def _random(seed: int, split: str, sample: int) -> np.random.RandomState:

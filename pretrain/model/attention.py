@@ -7,7 +7,7 @@ exists: on a CPU each block of queries compares positions for itself, on a GPU F
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
+from pretrain.model.dropout import ATTENTION_WEIGHTS, drop_attention, site
 from pretrain.model.layout import FIRST_SEEN, POSITION, SEEN_END
 from pretrain.model.linear import TensorParallel
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
@@ -24,12 +25,22 @@ QUERY_BLOCK = 128
 """Rows of a query block on the CPU: twice as fast as torch's fused CPU attention in bf16 at sequence 512."""
 
 
+class AttentionDropout(NamedTuple):
+    """See `pretrain/model/dropout.py`."""
+
+    rate: float
+    keys_B: torch.Tensor
+    site: int
+    first_head: int
+
+
 def causal_attention(
     q_BHSE: torch.Tensor,
     k_BKSE: torch.Tensor,
     v_BKSE: torch.Tensor,
     slopes_H: torch.Tensor | None = None,
     layout_BSC: torch.Tensor | None = None,
+    dropout: AttentionDropout | None = None,
 ) -> torch.Tensor:
     """Softmax(q kᵀ / sqrt(E) - slope · distance) v. Returns [B, H, S, E].
 
@@ -39,8 +50,10 @@ def causal_attention(
         slopes_H: ALiBi's, fp32; none when left out.
         layout_BSC: which range of positions each token sees, see `pretrain/model/layout.py`; itself and those before it
             when left out.
+        dropout: of the weights after the softmax; on a GPU the fused kernels have none that fits, so that it takes the
+            query blocks too.
     """
-    if q_BHSE.is_cuda:
+    if q_BHSE.is_cuda and dropout is None:
         if slopes_H is None and layout_BSC is None:
             return F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=True)
         return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC)
@@ -48,34 +61,94 @@ def causal_attention(
     if groups > 1:
         k_BKSE = k_BKSE.repeat_interleave(groups, dim=1)
         v_BKSE = v_BKSE.repeat_interleave(groups, dim=1)
-    length = q_BHSE.shape[2]
-    scale = q_BHSE.shape[3] ** -0.5
-    # One transfer for the whole layer: from where and how far each query block must look.
-    firsts = None if layout_BSC is None else layout_BSC[..., FIRST_SEEN].amin(0).tolist()
-    ends = None if layout_BSC is None else layout_BSC[..., SEEN_END].amax(0).tolist()
-    places = torch.arange(length, device=q_BHSE.device)
-    blocks = []
-    for start in range(0, length, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, length)
-        first = 0 if firsts is None else min(firsts[start:stop])
-        end = stop if ends is None else max(stop, *ends[start:stop])
-        scores = (q_BHSE[:, :, start:stop] * scale) @ k_BKSE[:, :, first:end].transpose(2, 3)
-        if slopes_H is not None:
-            distances = (places[start:stop, None] - places[first:end]).abs().to(torch.float32)
-            # In fp32: a distance of 300 has no neighbour in bf16.
-            scores = scores.float() - slopes_H[:, None, None] * distances
-        if layout_BSC is None:
-            # Only the square on the diagonal has a future to hide; the columns before it are all past.
-            future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
-            scores[..., start:].masked_fill_(future, float("-inf"))
-        else:
-            rows = layout_BSC[:, None, start:stop, :, None]
-            seen_by_some = places[first:end]
-            unseen = (seen_by_some < rows[..., FIRST_SEEN, :]) | (seen_by_some >= rows[..., SEEN_END, :])
-            scores = scores.masked_fill(unseen, float("-inf"))
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v_BKSE.dtype)
-        blocks.append(weights @ v_BKSE[:, :, first:end])
-    return torch.cat(blocks, dim=2)
+    result: torch.Tensor = _BlockAttention.apply(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout)
+    return result
+
+
+class _BlockAttention(torch.autograd.Function):
+    """Attention by blocks of queries. By hand, because autograd would fill a tensor like the keys with zeros for each
+    block's slice of them, and keep the weights in fp32 too. N is batch × heads."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_BHSE: torch.Tensor,
+        k_BHSE: torch.Tensor,
+        v_BHSE: torch.Tensor,
+        slopes_H: torch.Tensor | None,
+        layout_BSC: torch.Tensor | None,
+        dropout: AttentionDropout | None,
+    ) -> torch.Tensor:
+        batch, heads, length, size = q_BHSE.shape
+        ctx.scale, ctx.dropout = size**-0.5, dropout
+        q_NSE, k_NSE, v_NSE = (part.reshape(batch * heads, length, size) for part in (q_BHSE, k_BHSE, v_BHSE))
+        # One transfer for the whole layer: from where and how far each query block must look.
+        firsts = None if layout_BSC is None else layout_BSC[..., FIRST_SEEN].amin(0).tolist()
+        ends = None if layout_BSC is None else layout_BSC[..., SEEN_END].amax(0).tolist()
+        places = torch.arange(length, device=q_BHSE.device)
+        result_NSE = torch.empty_like(v_NSE, memory_format=torch.contiguous_format)
+        kept = []
+        ctx.firsts = []
+        for start in range(0, length, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, length)
+            first = 0 if firsts is None else min(firsts[start:stop])
+            end = stop if ends is None else max(stop, *ends[start:stop])
+            seen = slice(first, end)
+            scores = torch.baddbmm(
+                q_NSE.new_empty(()), q_NSE[:, start:stop], k_NSE[:, seen].transpose(1, 2), beta=0, alpha=ctx.scale
+            ).view(batch, heads, stop - start, end - first)
+            if slopes_H is not None:
+                distances = (places[start:stop, None] - places[seen]).abs().to(torch.float32)
+                # In fp32: a distance of 300 has no neighbour in bf16.
+                scores = scores.float() - slopes_H[:, None, None] * distances
+            if layout_BSC is None:
+                # Only the square on the diagonal has a future to hide; the columns before it are all past.
+                future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
+                scores[..., start:].masked_fill_(future, float("-inf"))
+            else:
+                rows = layout_BSC[:, None, start:stop, :, None]
+                unseen = (places[seen] < rows[..., FIRST_SEEN, :]) | (places[seen] >= rows[..., SEEN_END, :])
+                scores.masked_fill_(unseen, float("-inf"))
+            weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(v_NSE.dtype)
+            kept.append(weights)
+            ctx.firsts.append(first)
+            dropped = _dropped(weights, dropout, start, first)
+            torch.bmm(dropped.flatten(0, 1), v_NSE[:, seen], out=result_NSE[:, start:stop])
+        ctx.save_for_backward(q_NSE, k_NSE, v_NSE, *kept)
+        return result_NSE.view(batch, heads, length, size)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        q_NSE, k_NSE, v_NSE, *kept = ctx.saved_tensors
+        shape = upstream[0].shape
+        upstream_NSE = upstream[0].reshape(q_NSE.shape)
+        q_gradient = torch.empty_like(upstream_NSE, memory_format=torch.contiguous_format)
+        k_gradient, v_gradient = torch.zeros_like(q_gradient), torch.zeros_like(q_gradient)
+        for number, weights in enumerate(kept):
+            start = number * QUERY_BLOCK
+            block = slice(start, start + weights.shape[2])
+            first = ctx.firsts[number]
+            seen = slice(first, first + weights.shape[3])
+            dropped = _dropped(weights, ctx.dropout, start, first)
+            v_gradient[:, seen].baddbmm_(dropped.flatten(0, 1).transpose(1, 2), upstream_NSE[:, block])
+            of_weights = torch.bmm(upstream_NSE[:, block], v_NSE[:, seen].transpose(1, 2)).view_as(weights)
+            of_weights = _dropped(of_weights, ctx.dropout, start, first)  # linear, so its gradient is itself
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).flatten(0, 1)
+            torch.baddbmm(
+                q_gradient[:, block], of_scores, k_NSE[:, seen], beta=0, alpha=ctx.scale, out=q_gradient[:, block]
+            )
+            k_gradient[:, seen].baddbmm_(of_scores.transpose(1, 2), q_NSE[:, block], alpha=ctx.scale)
+        return q_gradient.view(shape), k_gradient.view(shape), v_gradient.view(shape), None, None, None
+
+
+def _dropped(
+    weights_BHQK: torch.Tensor, dropout: AttentionDropout | None, first_query: int, first_key: int
+) -> torch.Tensor:
+    if dropout is None:
+        return weights_BHQK
+    return drop_attention(
+        weights_BHQK, dropout.rate, dropout.keys_B, dropout.site, dropout.first_head, first_query, first_key
+    )
 
 
 def flex_attention(
@@ -162,9 +235,14 @@ class Attention(nn.Module):
     looks the same under any degree.
     """
 
-    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel, *, recompute_scores: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, tensor_parallel: TensorParallel, number: int, *, recompute_scores: bool = False
+    ) -> None:
         super().__init__()
         heads, kv_heads, degree = config.attention_heads, config.key_value_heads, tensor_parallel.degree
+        self.dropout = config.attention_dropout
+        self.dropout_site = site(number, ATTENTION_WEIGHTS)
+        self.first_head = tensor_parallel.rank * heads // degree
         self.head_size = config.head_size
         q_size, kv_size = heads * self.head_size, kv_heads * self.head_size
         self.local_blocks = [size // degree for size in (q_size, kv_size, kv_size)]
@@ -182,7 +260,9 @@ class Attention(nn.Module):
         elif config.positions == "alibi":
             self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 
-    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
         projected, _ = self.query_key_value(x_SBD)
         length, batch, _ = projected.shape
         parts = projected.split(self.local_blocks, -1)
@@ -193,7 +273,10 @@ class Attention(nn.Module):
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
         slopes = None if self.slopes is None else self.slopes.to(x_SBD.device)
         q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
-        arguments = (q_BHSE, k_BKSE, v_BKSE, slopes, layout_BSC)
+        dropout = None
+        if keys_B is not None and self.dropout and self.training:
+            dropout = AttentionDropout(self.dropout, keys_B, self.dropout_site, self.first_head)
+        arguments = (q_BHSE, k_BKSE, v_BKSE, slopes, layout_BSC, dropout)
         mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
         mixed, _ = self.output(mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
         return mixed

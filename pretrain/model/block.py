@@ -1,6 +1,12 @@
-"""The stages of the pipeline: embedding, block, head."""
+"""The stages of the pipeline: embedding, block, head.
+
+Each takes what the one before hands on: the activations; the layout of the samples, where they have one; and the keys
+of the samples, where dropout is on. Dropout works in training mode alone.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +14,7 @@ from torch import nn
 
 from pretrain.config import ModelConfig
 from pretrain.model.attention import Attention
+from pretrain.model.dropout import ATTENTION_OUTPUT, EMBEDDING, MLP_OUTPUT, drop_hidden, site
 from pretrain.model.layout import BLOCK_POSITION, POSITION
 from pretrain.model.linear import TensorParallel
 from pretrain.model.mlp import MLP, GatedMLP
@@ -15,7 +22,7 @@ from pretrain.model.norm import make_norm
 
 
 class Embedding(nn.Module):
-    """Token ids [B, S] to vectors [S, B, D]; and with the same weights, where they are tied, vectors to logits."""
+    """Token ids [B, S] to vectors [S, B, D]; and with the same weights, where they are tied, the head."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
@@ -24,7 +31,12 @@ class Embedding(nn.Module):
         self.logit_scale = config.logit_scale
         self.tensor_parallel = tensor_parallel
 
-    def forward(self, tokens_BS: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        tokens_BS: torch.Tensor,
+        layout_BSC: torch.Tensor | None = None,
+        keys_B: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         x_SBD = self.embedding(tokens_BS)
         if not self.tensor_parallel.sequence:  # with it, the layer has turned and split the result
             x_SBD = x_SBD.transpose(0, 1).contiguous()
@@ -32,13 +44,12 @@ class Embedding(nn.Module):
             x_SBD.register_hook(lambda gradient: gradient * self.gradient_scale)
         return x_SBD
 
-    def logits(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        """This rank's slice of the vocabulary, [S, B, V]."""
-        return self.tensor_parallel.multiply(_scaled(x_SBD, self.logit_scale), self.embedding.weight)
+    def head_factors(self, x_SBD: torch.Tensor) -> HeadFactors:
+        return HeadFactors(self.tensor_parallel.whole(_scaled(x_SBD, self.logit_scale)), self.embedding.weight)
 
 
 class EmbeddedPositions(nn.Module):
-    """What follows the look-up in some families: learned positions, and a norm."""
+    """What follows the look-up in some models: learned positions, a norm, dropout."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
@@ -46,9 +57,12 @@ class EmbeddedPositions(nn.Module):
         self.positions = nn.Embedding(rows, hidden, dtype=dtype) if config.positions.startswith("learned") else None
         self.block_positions = nn.Embedding(rows, hidden, dtype=dtype) if config.positions == "learned_2d" else None
         self.embedding_norm = make_norm(config, dtype) if config.embedding_norm else None
+        self.dropout = config.hidden_dropout
         self.tensor_parallel = tensor_parallel
 
-    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if self.positions is not None:
             length = len(x_SBD) * (self.tensor_parallel.degree if self.tensor_parallel.sequence else 1)
             places_BS = torch.arange(length, device=x_SBD.device)[None]
@@ -59,7 +73,11 @@ class EmbeddedPositions(nn.Module):
             x_SBD = x_SBD + self._embedded(self.block_positions, layout_BSC[..., BLOCK_POSITION])
         elif self.block_positions is not None:
             x_SBD = x_SBD + self.block_positions(torch.zeros(1, 1, dtype=torch.int64, device=x_SBD.device))
-        return x_SBD if self.embedding_norm is None else self.embedding_norm(x_SBD)
+        if self.embedding_norm is not None:
+            x_SBD = self.embedding_norm(x_SBD)
+        if keys_B is None or not self.dropout or not self.training:
+            return x_SBD
+        return drop_hidden(x_SBD, self.dropout, keys_B, EMBEDDING, self.tensor_parallel.first_position(x_SBD))
 
     def _embedded(self, table: nn.Embedding, places_BS: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = table(self.tensor_parallel.own_positions(places_BS, 1)).transpose(0, 1)
@@ -69,31 +87,62 @@ class EmbeddedPositions(nn.Module):
 class Block(nn.Module):
     """A transformer block: attention and MLP one after the other, beside each other, or each followed by its norm."""
 
-    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel, *, recompute_scores: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, tensor_parallel: TensorParallel, number: int, *, recompute_scores: bool = False
+    ) -> None:
         super().__init__()
         mlp = GatedMLP if config.is_gated else MLP
         self.kind = config.block
+        self.number = number
+        self.dropout = config.hidden_dropout
+        self.tensor_parallel = tensor_parallel
         self.residual_scale = deepnorm_alpha(config.layers)
         self.attention_norm = make_norm(config, tensor_parallel.dtype)
-        self.attention = Attention(config, tensor_parallel, recompute_scores=recompute_scores)
+        self.attention = Attention(config, tensor_parallel, number, recompute_scores=recompute_scores)
         if config.block != "parallel":
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
         self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)
 
-    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        def attention(x: torch.Tensor) -> torch.Tensor:
+            return self._dropped(self.attention(x, layout_BSC, keys_B), keys_B, ATTENTION_OUTPUT)
+
+        def mlp(x: torch.Tensor) -> torch.Tensor:
+            return self._dropped(self.mlp(x), keys_B, MLP_OUTPUT)
+
         if self.kind == "parallel":
             normed = self.attention_norm(x_SBD)
-            return x_SBD + self.attention(normed, layout_BSC) + self.mlp(normed)
+            return x_SBD + attention(normed) + mlp(normed)
         if self.kind == "deepnorm":
-            x = self.attention_norm(self.residual_scale * x_SBD + self.attention(x_SBD, layout_BSC))
-            return self.mlp_norm(self.residual_scale * x + self.mlp(x))
-        x = x_SBD + self.attention(self.attention_norm(x_SBD), layout_BSC)
-        return x + self.mlp(self.mlp_norm(x))
+            x = self.attention_norm(self.residual_scale * x_SBD + attention(x_SBD))
+            return self.mlp_norm(self.residual_scale * x + mlp(x))
+        x = x_SBD + attention(self.attention_norm(x_SBD))
+        return x + mlp(self.mlp_norm(x))
+
+    def _dropped(self, x_SBD: torch.Tensor, keys_B: torch.Tensor | None, place: int) -> torch.Tensor:
+        if keys_B is None or not self.dropout or not self.training:
+            return x_SBD
+        first_position = self.tensor_parallel.first_position(x_SBD)
+        return drop_hidden(x_SBD, self.dropout, keys_B, site(self.number, place), first_position)
 
 
 def deepnorm_alpha(layers: int) -> float:
     """Weight of the residual: sqrt(2 · layers). Source: GLM-130B, arXiv:2210.02414, section 2.1."""
     return float((2 * layers) ** 0.5)
+
+
+class HeadFactors(NamedTuple):
+    """What the logits are the product of: x · weightᵀ. They are never made whole in training, see `loss.py`.
+
+    Attributes:
+        x_SBD: all positions, on every tensor rank.
+        weight_VD: this rank's rows.
+    """
+
+    x_SBD: torch.Tensor
+    weight_VD: torch.Tensor
 
 
 class FinalNorm(nn.Module):
@@ -103,12 +152,14 @@ class FinalNorm(nn.Module):
         super().__init__()
         self.final_norm = make_norm(config, tensor_parallel.dtype)
 
-    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self.final_norm(x_SBD)
 
 
 class Head(nn.Module):
-    """Final norm and projection to this rank's slice of the vocabulary: [S, B, D] to logits [S, B, V]."""
+    """Final norm and projection to this rank's slice of the vocabulary."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
@@ -116,12 +167,13 @@ class Head(nn.Module):
         self.head = tensor_parallel.column(config.hidden_size, (config.padded_vocabulary_size,))
         self.is_normalised = config.normalised_head
         self.logit_scale = config.logit_scale
+        self.tensor_parallel = tensor_parallel
 
-    def forward(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
+    def head_factors(self, x_SBD: torch.Tensor) -> HeadFactors:
         # NormHead: each row's length counts for nothing, so that rare tokens' rows cannot shrink away.
-        weight = F.normalize(self.head.weight) if self.is_normalised else None
-        logits, _ = self.head(_scaled(self.final_norm(x_SBD), self.logit_scale), weight)
-        return logits
+        weight = F.normalize(self.head.weight) if self.is_normalised else self.head.weight
+        x_SBD = _scaled(self.final_norm(x_SBD), self.logit_scale)
+        return HeadFactors(self.tensor_parallel.whole(x_SBD), weight)
 
 
 def _scaled(x: torch.Tensor, scale: float) -> torch.Tensor:

@@ -102,13 +102,15 @@ class TensorParallel:
         """This rank's share of the positions, which lie along `dim`; all of them without sequence parallelism."""
         return x.chunk(self.degree, dim)[self.rank] if self.sequence else x
 
-    def multiply(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """A column-parallel product with a weight that another layer owns."""
+    def first_position(self, x_SBD: torch.Tensor) -> int:
+        """Of this rank's share of the positions."""
+        return self.rank * len(x_SBD) if self.sequence else 0
+
+    def whole(self, x: torch.Tensor) -> torch.Tensor:
+        """What a column-parallel product multiplies: all positions; the gradient is summed over the group."""
         if self.sequence:
-            whole = gather_from_sequence_parallel_region(x, group=self.group)
-        else:
-            whole = copy_to_tensor_model_parallel_region(x, self.group)
-        return torch.nn.functional.linear(whole, weight)
+            return gather_from_sequence_parallel_region(x, group=self.group)
+        return copy_to_tensor_model_parallel_region(x, self.group)
 
     def sum_partial_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sum the gradients of the weights that every rank holds whole over the group, in fp32, in each backward pass.

@@ -1,161 +1,212 @@
-"""Cross entropy with the vocabulary split over the tensor axis, and the terms that keep logits small."""
+"""Head and loss in one, with the vocabulary split over the tensor axis; and the terms that keep logits small.
+
+The logits of a whole micro-batch are the largest tensor of a small model, and their fp32 copies larger still. So they
+are made for some tokens at a time, and turned into their own gradient in place: the forward pass does the head's three
+products, and the backward pass only scales what they gave.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+LOGITS_BYTES = 1 << 26
+"""The logits that are held at a time. Smaller, the head's products lose speed; larger, memory is all that changes."""
+ROW_BYTES = 1 << 20
+"""On a CPU the softmax takes so much at a time, which stays in the cache from one operation to the next."""
 
-class TokenLosses(NamedTuple):
-    """Of each token, fp32 [S, B], the same on every tensor rank.
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is minimised: (1 - s) · nll + s · u + z · log_z² + m · largest², each averaged over the tokens.
+
+    nll is the negative log-likelihood of the target, u the mean over the vocabulary of that of every entry, log_z the
+    logarithm of the softmax's denominator, largest the largest logit.
 
     Attributes:
-        nll: negative log-likelihood, nats.
-        log_z: logarithm of the softmax's denominator.
-        largest_logit: over the real entries of the vocabulary.
+        vocabulary_size: real entries; padding rows beyond it take no probability.
+        label_smoothing: s (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+        z_loss: z (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5).
+        maximum_z_loss: m (Yang et al. 2023, Baichuan 2, arXiv:2309.10305, section 2.3.2).
     """
 
-    nll: torch.Tensor
-    log_z: torch.Tensor
-    largest_logit: torch.Tensor
+    vocabulary_size: int
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    maximum_z_loss: float = 0.0
 
 
-class _VocabularyParallelCrossEntropy(torch.autograd.Function):
+class _HeadLoss(torch.autograd.Function):
+    """N tokens, V this rank's slice of the padded vocabulary."""
+
     @staticmethod
     def forward(
         ctx: Any,
-        logits_SBV: torch.Tensor,
-        targets_SB: torch.Tensor,
+        x_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        shares_N: torch.Tensor,
         group: dist.ProcessGroup,
-        real_size: int,
-        wants_largest: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ctx.set_materialize_grads(False)
-        # A copy, also of fp32 logits: what follows works in place, and the caller's logits must survive it.
-        logits = logits_SBV.to(torch.float32, copy=True)
-        local_size = logits.shape[-1]
-        first = group.rank() * local_size
-        # Padding rows hold no token; left in, their weights would take probability from the real ones.
-        if first + local_size > real_size:
-            logits[..., max(real_size - first, 0) :] = float("-inf")
-        maximum = logits.amax(dim=-1)
-        place = logits.argmax(dim=-1) + first if wants_largest else None
-        if group.size() > 1:
-            own_maximum = maximum.clone()
-            dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=group)
-            if place is not None:  # of equal ones the first gets the gradient, under any degree
-                place.masked_fill_(own_maximum < maximum, torch.iinfo(torch.int64).max)
-                dist.all_reduce(place, op=dist.ReduceOp.MIN, group=group)
-        logits.sub_(maximum.unsqueeze(-1))
-        local_targets = targets_SB - first
-        elsewhere = (local_targets < 0) | (local_targets >= local_size)
-        local_targets = local_targets.masked_fill(elsewhere, 0).unsqueeze(-1)
-        target_logit = logits.gather(-1, local_targets).squeeze(-1).masked_fill(elsewhere, 0.0)
-        probabilities = logits.exp_()
-        sums = torch.stack([probabilities.sum(dim=-1), target_logit])
-        if group.size() > 1:
-            dist.all_reduce(sums, group=group)
-        total, target_logit = sums
-        probabilities.div_(total.unsqueeze(-1))
-        ctx.save_for_backward(probabilities, local_targets, elsewhere, place)
-        ctx.first, ctx.dtype = first, logits_SBV.dtype
-        log_total = total.log()
-        return log_total - target_logit, log_total + maximum, maximum
+        settings: LossSettings,
+        wants_gradient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x_gradient = torch.empty_like(x_ND) if wants_gradient else None
+        weight_gradient: torch.Tensor | None = None
+        totals = torch.zeros(2, dtype=torch.float32, device=x_ND.device)
+        at_once = max(1, LOGITS_BYTES // (len(weight_VD) * x_ND.element_size()))
+        buffer = x_ND.new_empty(min(at_once, len(x_ND)), len(weight_VD))
+        for start in range(0, len(x_ND), at_once):
+            some = slice(start, start + at_once)
+            logits = torch.mm(x_ND[some], weight_VD.T, out=buffer[: len(x_ND[some])])
+            totals += _losses_and_gradient(
+                logits, targets_N[some], shares_N[some], group, settings, wants_gradient=wants_gradient
+            )
+            if x_gradient is None:
+                continue
+            torch.mm(logits, weight_VD, out=x_gradient[some])
+            if weight_gradient is None:
+                weight_gradient = logits.T @ x_ND[some]
+            elif weight_gradient.dtype == logits.dtype == torch.float32:
+                weight_gradient.addmm_(logits.T, x_ND[some])
+            else:  # summed in fp32: each bf16 sum would round again
+                weight_gradient = weight_gradient.float().add_(logits.T @ x_ND[some])
+        if wants_gradient:
+            assert weight_gradient is not None
+            ctx.save_for_backward(x_gradient, weight_gradient.to(weight_VD.dtype))
+        loss, nll = totals
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
 
     @staticmethod
-    def backward(ctx: Any, *output_gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        nll_SB, log_z_SB, largest_SB = output_gradients
-        probabilities, local_targets, elsewhere, place = ctx.saved_tensors
-        # In place: the pipeline runs each backward once, and a copy of the logits is the largest tensor there is.
-        here = (~elsewhere).unsqueeze(-1).to(probabilities.dtype)
-        if log_z_SB is None:
-            probabilities.scatter_add_(-1, local_targets, -here)
-            probabilities.mul_(nll_SB.unsqueeze(-1))
-        else:
-            probabilities.mul_((nll_SB + log_z_SB).unsqueeze(-1))
-            probabilities.scatter_add_(-1, local_targets, -here * nll_SB.unsqueeze(-1))
-        if largest_SB is not None:
-            local_place = place - ctx.first
-            is_elsewhere = (local_place < 0) | (local_place >= probabilities.shape[-1])
-            gradient = largest_SB.masked_fill(is_elsewhere, 0.0).unsqueeze(-1)
-            probabilities.scatter_add_(-1, local_place.masked_fill(is_elsewhere, 0).unsqueeze(-1), gradient)
-        return probabilities.to(ctx.dtype), None, None, None, None
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_gradient, weight_gradient = ctx.saved_tensors
+        # In place: the pipeline runs each backward once.
+        return x_gradient.mul_(upstream[0]), weight_gradient.mul_(upstream[0]), None, None, None, None, None
 
 
-def token_losses(
-    logits_SBV: torch.Tensor,
-    targets_SB: torch.Tensor,
+def _losses_and_gradient(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    shares_N: torch.Tensor,
     group: dist.ProcessGroup,
-    vocabulary_size: int,
+    settings: LossSettings,
     *,
-    wants_largest: bool = True,
-) -> TokenLosses:
-    """What the losses are made of, with the vocabulary split over the tensor axis.
+    wants_gradient: bool,
+) -> torch.Tensor:
+    """What is minimised and the negative log-likelihood alone, fp32 [2], summed over the tokens by their shares; the
+    logits become their gradient."""
+    size = logits_NV.shape[1]
+    first = group.rank() * size
+    real = min(max(settings.vocabulary_size - first, 0), size)
+    rows = len(logits_NV) if logits_NV.is_cuda else max(1, ROW_BYTES // (4 * size))
+    blocks = [slice(start, start + rows) for start in range(0, len(logits_NV), rows)]
+    is_here = (targets_N >= first) & (targets_N < first + size)
+    local_N1 = (targets_N - first).masked_fill(~is_here, 0).unsqueeze(-1)
+    target_N = logits_NV.gather(1, local_N1).squeeze(1).float()
+    # fp32 from here on; over the rank's own maximum, which the ranks need not agree on first.
+    exponentials = logits_NV if logits_NV.dtype == torch.float32 else torch.empty_like(logits_NV, dtype=torch.float32)
+    maximum_N, sum_N, logit_sum_N = torch.zeros(3, len(logits_NV), dtype=torch.float32, device=logits_NV.device)
+    place_N = torch.zeros_like(targets_N)
+    for block in blocks:
+        part = exponentials[block]
+        if part.data_ptr() != logits_NV[block].data_ptr():
+            part.copy_(logits_NV[block])
+        if settings.label_smoothing:
+            logit_sum_N[block] = part[:, :real].sum(1)
+        # Padding rows hold no token; left in, their weights would take probability from the real ones.
+        part[:, real:] = float("-inf")
+        if settings.maximum_z_loss:
+            torch.max(part, 1, out=(maximum_N[block], place_N[block]))
+        else:
+            torch.amax(part, 1, out=maximum_N[block])
+        # A slice of padding rows alone has no maximum to speak of.
+        part.sub_(maximum_N[block].clamp(min=torch.finfo(torch.float32).min).unsqueeze(1)).exp_()
+        torch.sum(part, 1, out=sum_N[block])
+    largest_N = maximum_N
+    own_N = torch.ones_like(maximum_N)
+    place_N += first
+    if group.size() > 1:
+        largest_N = maximum_N.clone()
+        dist.all_reduce(largest_N, op=dist.ReduceOp.MAX, group=group)
+        own_N = (maximum_N - largest_N).exp()
+        sums = torch.stack([sum_N * own_N, target_N.masked_fill(~is_here, 0.0), logit_sum_N])
+        dist.all_reduce(sums, group=group)
+        sum_N, target_N, logit_sum_N = sums
+        if settings.maximum_z_loss:  # of equal ones the first gets the gradient, under any degree
+            place_N.masked_fill_(maximum_N < largest_N, torch.iinfo(torch.int64).max)
+            dist.all_reduce(place_N, op=dist.ReduceOp.MIN, group=group)
+    log_z_N = sum_N.log() + largest_N
+    nll_N = log_z_N - target_N
+    smoothing, real_size = settings.label_smoothing, settings.vocabulary_size
+    loss_N = nll_N
+    if smoothing:
+        loss_N = (1 - smoothing) * nll_N + smoothing * (log_z_N - logit_sum_N / real_size)
+    loss_N = loss_N + settings.z_loss * log_z_N.square() + settings.maximum_z_loss * largest_N.square()
+    totals = torch.stack([(loss_N * shares_N).sum(), (nll_N * shares_N).sum()])
+    if not wants_gradient:
+        return totals
+
+    factor_N = own_N * shares_N * (1 + 2 * settings.z_loss * log_z_N) / sum_N
+    on_target_N = (shares_N * (smoothing - 1)).masked_fill(~is_here, 0.0)
+    on_every_N = shares_N * (smoothing / real_size)
+    place_N -= first
+    is_largest_here = (place_N >= 0) & (place_N < size)
+    on_largest_N = (2 * settings.maximum_z_loss * largest_N * shares_N).masked_fill(~is_largest_here, 0.0)
+    place_N1 = place_N.masked_fill(~is_largest_here, 0).unsqueeze(1)
+    for block in blocks:
+        part = exponentials[block]
+        part.mul_(factor_N[block].unsqueeze(1))
+        part.scatter_add_(1, local_N1[block], on_target_N[block].unsqueeze(1))
+        if smoothing:
+            part[:, :real].sub_(on_every_N[block].unsqueeze(1))
+        if settings.maximum_z_loss:
+            part.scatter_add_(1, place_N1[block], on_largest_N[block].unsqueeze(1))
+        if part.data_ptr() != logits_NV[block].data_ptr():
+            logits_NV[block].copy_(part)
+    return totals
+
+
+def mean_loss(
+    x_SBD: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_SB: torch.Tensor,
+    weights_SB: torch.Tensor | None,
+    group: dist.ProcessGroup,
+    settings: LossSettings,
+) -> torch.Tensor:
+    """The number that is minimised, of the logits x · weightᵀ; without gradients, in evaluation, the mean negative
+    log-likelihood alone, in nats. fp32, the same on every tensor rank.
 
     Args:
-        logits_SBV: this rank's slice of the padded vocabulary, any float dtype; reduced in fp32.
+        x_SBD: what the head multiplies, the same on every tensor rank; its gradient is this rank's part of a sum.
+        weight_VD: this rank's rows of the head.
         targets_SB: global token ids, int64, the same on every tensor rank.
+        weights_SB: of each token; 0 where nothing is predicted. They sum to one in each sample, and the mean is over
+            samples: a sum of token losses divided by their number in a micro-batch would weigh a token by its
+            neighbours, differently under each topology. All tokens alike when left out.
         group: the process group of the tensor axis.
-        vocabulary_size: real entries; padding rows beyond it take no probability.
-        wants_largest: the largest logit will be differentiated.
 
     Raises:
         ValueError: a target lies outside the vocabulary.
 
-    Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3.
+    Source of the split: Shoeybi et al. 2019, arXiv:1909.08053, section 3.
     """
     if not torch.cuda.is_available() and targets_SB.numel():  # on a GPU the look would stall the stream
         largest, smallest = int(targets_SB.max()), int(targets_SB.min())
-        if smallest < 0 or largest >= vocabulary_size:
+        if smallest < 0 or largest >= settings.vocabulary_size:
             raise ValueError(
                 f"a target token is {smallest if smallest < 0 else largest}, "
-                f"outside the vocabulary of {vocabulary_size} entries"
+                f"outside the vocabulary of {settings.vocabulary_size} entries"
             )
-    return TokenLosses(
-        *_VocabularyParallelCrossEntropy.apply(logits_SBV, targets_SB, group, vocabulary_size, wants_largest)
+    if weights_SB is None:
+        shares_SB = torch.full(targets_SB.shape, 1 / targets_SB.numel(), dtype=torch.float32, device=x_SBD.device)
+    else:
+        shares_SB = weights_SB / targets_SB.shape[1]
+    is_training = torch.is_grad_enabled()
+    loss, nll = _HeadLoss.apply(
+        x_SBD.flatten(0, 1), weight_VD, targets_SB.flatten(), shares_SB.flatten(), group, settings, is_training
     )
-
-
-def vocabulary_parallel_cross_entropy(
-    logits_SBV: torch.Tensor, targets_SB: torch.Tensor, group: dist.ProcessGroup, vocabulary_size: int
-) -> torch.Tensor:
-    """Negative log-likelihood of each token, in nats, fp32 [S, B], the same on every tensor rank; neither masked nor
-    averaged. Arguments and errors as of `token_losses`."""
-    return token_losses(logits_SBV, targets_SB, group, vocabulary_size, wants_largest=False).nll
-
-
-def mean_loss(
-    logits_SBV: torch.Tensor,
-    targets_SB: torch.Tensor,
-    weights_SB: torch.Tensor | None,
-    group: dist.ProcessGroup,
-    vocabulary_size: int,
-    z_loss: float = 0.0,
-    maximum_z_loss: float = 0.0,
-) -> torch.Tensor:
-    """The number that is minimised: mean negative log-likelihood, plus z_loss · mean(log_z²) as in PaLM and
-    maximum_z_loss · mean(largest_logit²) as in Baichuan 2. Without gradients, in evaluation, the first term alone.
-
-    Args:
-        weights_SB: of each token; 0 where nothing is predicted. They sum to one in each sample, and the mean is over
-            samples: a sum of token losses divided by their number in a micro-batch would weigh a token by its
-            neighbours, differently under each topology. All tokens alike when left out.
-
-    Sources: Chowdhery et al. 2022, arXiv:2204.02311, section 5; Yang et al. 2023, arXiv:2309.10305, section 2.3.2.
-    """
-
-    def mean(values_SB: torch.Tensor) -> torch.Tensor:
-        if weights_SB is None:
-            return values_SB.mean()
-        return (values_SB * weights_SB).sum() / values_SB.shape[1]
-
-    parts = token_losses(logits_SBV, targets_SB, group, vocabulary_size, wants_largest=maximum_z_loss > 0)
-    loss = mean(parts.nll)
-    if torch.is_grad_enabled():
-        if z_loss:
-            loss = loss + z_loss * mean(parts.log_z.square())
-        if maximum_z_loss:
-            loss = loss + maximum_z_loss * mean(parts.largest_logit.square())
-    return loss
+    return loss if is_training else nll

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
@@ -28,7 +29,8 @@ class PipelineLayer:
         tied: layers of the same key are one module, whose weights all of them train.
         tied_weights: names of the tied module's parameters.
         recompute: the backward pass runs the layer again instead of keeping what it made on the way.
-        is_head: the module's `logits` is meant, not its `forward`; or it is the last layer in any case.
+        recompute: the backward pass runs the layer again instead of keeping what it made on the way.
+        is_head: the module's `head_factors` is meant, not its `forward`.
     """
 
     prefix: str
@@ -40,12 +42,16 @@ class PipelineLayer:
     recompute: bool = False
 
     def run(self, module: nn.Module, x: Any) -> Any:
-        """Apply the layer to what stages hand on: a tensor, or (tensor, layout) where samples have a layout."""
-        inputs = x if isinstance(x, tuple) else (x,)
+        """Apply the layer to what stages hand on: the activations, or a tuple of them, the layout [B, S, C] where
+        samples have one, and their keys [B] where dropout is on."""
+        activations, *beside = x if isinstance(x, tuple) else (x,)
         if self.is_head:
-            return module.logits(inputs[0]) if self.tied else module(inputs[0])  # type: ignore[operator]
+            return module.head_factors(activations)  # type: ignore[operator]
+        layout_BSC = next((tensor for tensor in beside if tensor.ndim == 3), None)
+        keys_B = next((tensor for tensor in beside if tensor.ndim == 1), None)
+        inputs = activations, layout_BSC, keys_B
         y = recompute(module, *inputs) if self.recompute and torch.is_grad_enabled() else module(*inputs)
-        return (y, *inputs[1:]) if isinstance(x, tuple) else y
+        return (y, *beside) if beside else y
 
 
 def pipeline_layers(
@@ -65,12 +71,12 @@ def pipeline_layers(
     head_flops = 2 * hidden * config.padded_vocabulary_size
     tied = "embedding" if config.tied_embedding else None
     layers = [PipelineLayer("", partial(Embedding, config, tensor_parallel), hidden, tied)]
-    if config.positions.startswith("learned") or config.embedding_norm:
+    if config.positions.startswith("learned") or config.embedding_norm or config.hidden_dropout:
         layers.append(PipelineLayer("", partial(EmbeddedPositions, config, tensor_parallel), hidden))
     layers += [
         PipelineLayer(
             f"layers.{index}.",
-            partial(Block, config, tensor_parallel, recompute_scores=recomputation == "selective"),
+            partial(Block, config, tensor_parallel, index, recompute_scores=recomputation == "selective"),
             block_flops,
             recompute=recomputation == "full",
         )
@@ -105,7 +111,7 @@ class WholeModel(nn.Module):
         x: Any = tokens_BS if layout_BSC is None else (tokens_BS, layout_BSC)
         for planned, layer in zip(self.planned, self.layers, strict=True):
             x = planned.run(layer, x)
-        result: torch.Tensor = x
+        result: torch.Tensor = F.linear(x.x_SBD, x.weight_VD)
         return result
 
     def named_global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

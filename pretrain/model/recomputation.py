@@ -11,6 +11,6 @@ from torch.utils.checkpoint import checkpoint
 def recompute(function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(*arguments)`, of which only the arguments are kept until the backward pass.
 
-    The random state is not kept: nothing in the model draws numbers.
+    The random state is not kept: nothing in the model draws numbers, see `dropout.py`.
     """
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

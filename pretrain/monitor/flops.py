@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from pretrain.config import ModelConfig
-from pretrain.families.mapping import parameter_count
+import torch
+
+from pretrain.config import ModelConfig, TrainConfig
+from pretrain.families.mapping import weight_shapes
+
+PEAK_BF16_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+}
+"""Of one GPU, dense, by a part of its name; the longest that fits counts. Source: NVIDIA's data sheets, whose figures
+with sparsity are twice as large."""
 
 
 def model_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
@@ -16,8 +27,45 @@ def model_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B.
     """
-    tables = {"learned": 1, "learned_2d": 2}.get(model.positions, 0) * model.maximum_positions
-    looked_up = tables + (0 if model.tied_embedding else model.vocabulary_size)
-    multiplying = parameter_count(model) - looked_up * model.hidden_size
-    attention = 12 * model.layers * model.attention_heads * model.head_size * sequence_length
-    return 6 * multiplying + attention
+    return 3 * (_forward_of_blocks(model) + _forward_of_attention(model, sequence_length) + _forward_of_head(model))
+
+
+def hardware_flops_per_token(model: ModelConfig, sequence_length: int, recomputation: str) -> int:
+    """The same with what is computed twice: blocks under full recomputation, the products of queries with keys and of
+    weights with values under selective. For the share of peak speed that the hardware works at (HFU).
+
+    Source: Korthikanti et al. 2022, arXiv:2205.05198, appendix A.
+    """
+    flops = model_flops_per_token(model, sequence_length)
+    if recomputation == "none":
+        return flops
+    attention = _forward_of_attention(model, sequence_length)
+    return flops + attention + (_forward_of_blocks(model) if recomputation == "full" else 0)
+
+
+def peak_flops(config: TrainConfig) -> float | None:
+    """FLOP/s that this process's device can do at most: as set, or by the GPU's name in bf16; None where unknown."""
+    if config.monitor.peak_flops_per_device is not None:
+        return config.monitor.peak_flops_per_device
+    if config.precision != "bf16" or not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_name()
+    fitting = [name for name in PEAK_BF16_FLOPS if name in device]
+    return PEAK_BF16_FLOPS[max(fitting, key=len)] if fitting else None
+
+
+def _forward_of_blocks(model: ModelConfig) -> int:
+    """Two operations for each weight of the blocks, norms and biases too; and for that of the last norm."""
+    return 2 * sum(
+        sum(blocks) * (shape[1] if len(shape) == 2 else 1)
+        for name, (shape, blocks) in weight_shapes(model).items()
+        if name not in ("embedding.weight", "head.weight", "positions.weight", "block_positions.weight")
+    )
+
+
+def _forward_of_attention(model: ModelConfig, sequence_length: int) -> int:
+    return 4 * model.layers * model.attention_heads * model.head_size * sequence_length
+
+
+def _forward_of_head(model: ModelConfig) -> int:
+    return 2 * model.vocabulary_size * model.hidden_size

@@ -15,6 +15,21 @@ from pretrain.monitor.weights_and_biases import WeightsAndBiases
 
 Kind = Literal["train", "evaluation", "event"]
 
+CLOCKED = frozenset(
+    {
+        "tokens_per_second",
+        "tokens_per_second_per_device",
+        "model_flops_per_second_per_device",
+        "hardware_flops_per_second_per_device",
+        "mfu",
+        "hfu",
+        "step_seconds",
+        "goodput",
+        "time",
+    }
+)
+"""What a line says about time, in which two runs of the same numbers differ."""
+
 ABANDONED_FILE = "metrics.abandoned.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,14 +30,14 @@ END_OF_DOCUMENT = 2
 
 
 def tiny_config(**changes: Any) -> TrainConfig:
-    """Three layers, two groups of key/value heads, a vocabulary with padding rows, clipping that bites."""
+    """Four layers, two groups of key/value heads, a vocabulary with padding rows, clipping that bites."""
     settings: dict[str, Any] = {
         "output": "unused",
         "seed": 7,
         "model": {
             "vocabulary_size": 250,
             "hidden_size": 32,
-            "layers": 3,
+            "layers": 4,
             "attention_heads": 4,
             "key_value_heads": 2,
             "feed_forward_size": 64,
@@ -59,9 +63,13 @@ def random_batches(config: TrainConfig, topology: Topology, data_rank: int, firs
     """Micro-batches of this data rank; the global batch of a step is the same under every topology."""
     batch, length = config.batch, config.data.sequence_length
     step = first_step
-    two_dimensional = config.model.positions == "learned_2d"
     make = arrange(
-        config.objective, config.seed, "train", two_dimensional=two_dimensional, end_of_document=END_OF_DOCUMENT
+        config.objective,
+        config.seed,
+        "train",
+        two_dimensional=config.model.positions == "learned_2d",
+        end_of_document=END_OF_DOCUMENT,
+        dropout=config.model.has_dropout,
     )
     while True:
         generator = torch.Generator().manual_seed(1000 + step)
@@ -111,6 +119,33 @@ def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarr
     return result
 
 
+def masters(engine: Engine) -> dict[str, np.ndarray] | None:
+    """The fp32 weights that the optimizer updates, put together from all ranks; on rank 0."""
+    mine = [
+        (f.name, f.shape, f.partition, engine.coordinate.tensor, f.start, f.states["weight"].cpu().numpy())
+        for f in engine.fragments()
+    ]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    if engine.rank != 0:
+        return None
+    shards: dict[str, dict[int, np.ndarray]] = {}
+    facts = {}
+    degree = engine.topology.tensor
+    for name, shape, partition, tensor_rank, start, values in (entry for part in gathered for entry in part):
+        local = shape if partition is None else partition.shard_shape(shape, degree)
+        facts[name] = partition, local
+        flat = shards.setdefault(name, {}).setdefault(tensor_rank, np.full(int(np.prod(local)), np.nan, np.float32))
+        flat[start : start + len(values)] = values
+    result = {}
+    for name, by_rank in shards.items():
+        partition, local = facts[name]
+        arrays = [torch.from_numpy(by_rank[rank].reshape(local)) for rank in range(degree)]
+        result[name] = (arrays[0] if partition is None else partition.merge(arrays)).numpy()
+        assert np.isfinite(result[name]).all(), f"{name}: a part is on no rank"
+    return result
+
+
 def put_in(fault: str) -> None:
     """Break one thing in this process, to see that a test notices."""
     import pretrain.engine as engine
@@ -156,6 +191,34 @@ def put_in(fault: str) -> None:
         vars(attention)["_GatherShared"].backward = staticmethod(
             lambda ctx, gradient: (gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()], None)
         )
+    elif fault == "masks depend on the tensor rank":
+        import pretrain.model.block as block
+
+        drop_hidden = block.drop_hidden
+        vars(block)["drop_hidden"] = lambda x, rate, keys, site, first: drop_hidden(
+            x, rate, keys + dist.get_rank(), site, first
+        )
+    elif fault == "a recomputation draws again":
+        import pretrain.model.block as block
+
+        draws = itertools.count()
+        right_drop = block.drop_hidden
+        vars(block)["drop_hidden"] = lambda x, rate, keys, site, first: right_drop(
+            x, rate, keys + next(draws), site, first
+        )
+    elif fault == "ranks smooth over their own vocabulary":
+        import pretrain.model.loss as loss
+
+        all_reduce = dist.all_reduce
+
+        def not_the_sum(tensor: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+            kept = tensor[2].clone() if tensor.ndim == 2 and len(tensor) == 3 else None
+            done = all_reduce(tensor, *arguments, **named)
+            if kept is not None:
+                tensor[2] = kept
+            return done
+
+        vars(loss)["dist"] = SimpleNamespace(**{**vars(dist), "all_reduce": not_the_sum})
     elif fault == "partial gradients are not summed":
         linear.TensorParallel.sum_partial_gradients = lambda self, parameters: None  # type: ignore[method-assign]
     elif fault:
@@ -164,9 +227,22 @@ def put_in(fault: str) -> None:
 
 def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") -> dict[str, Any]:
     """Train from the initial weights; losses, norms, and on rank 0 whole first gradients and weights."""
+    return train_many([config], topology, steps, fault)[0]
+
+
+def train_many(configs: Sequence[TrainConfig], topology: Topology, steps: int, fault: str = "") -> list[dict[str, Any]]:
+    """`train` one after the other in the same processes, whose start takes longer than a tiny model's steps."""
     join_processes(timeout_seconds=300)
     put_in(fault)
-    engine = Engine(config, topology)
+    results = []
+    for config in configs:
+        results.append(_train(Engine(config, topology), steps))
+        _forget_groups()
+    return results
+
+
+def _train(engine: Engine, steps: int) -> dict[str, Any]:
+    config, topology = engine.config, engine.topology
     first_gradients: dict[str, torch.Tensor] = {}
 
     def keep_first() -> None:
@@ -175,21 +251,33 @@ def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") 
 
     engine.before_update(keep_first)
     initial = whole(engine, dict(engine.parameters()))
+    initial_masters = masters(engine)
     batches = random_batches(config, topology, engine.coordinate.data)
     results = [engine.train_step(batches, config.optimizer.learning_rate)]
-    after_one = whole(engine, dict(engine.parameters()))
+    after_one = masters(engine)
     results += [engine.train_step(batches, config.optimizer.learning_rate) for _ in range(steps - 1)]
     held_out = random_batches(config, topology, engine.coordinate.data, first_step=500)
     evaluation = engine.evaluate(held_out, config.accumulation_steps(topology.data))
+    update = None
+    if initial_masters is not None and after_one is not None:
+        update = {name: after_one[name] - before for name, before in initial_masters.items()}
     return {
         "loss": [result.loss for result in results],
         "gradient_norm": [result.gradient_norm for result in results],
         "evaluation": evaluation,
         "initial": initial,
         "gradients": whole(engine, first_gradients),
-        "weights_after_one": after_one,
-        "weights": whole(engine, dict(engine.parameters())),
+        "update": update,
+        "weights": masters(engine),
     }
+
+
+def _forget_groups() -> None:
+    """Close the process groups of an engine that is gone: each holds threads and sockets."""
+    gc.collect()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
 
 
 FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
@@ -198,7 +286,7 @@ FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
 def drifted(topology: Topology, name: str) -> str:
     """Train a step, change the last bits of one weight on the last rank, and give back what the check says."""
     join_processes(timeout_seconds=300)
-    config = tiny_config(precision="bf16")
+    config = tiny_config(precision="bf16", model__tied_embedding=topology.pipe > 1)
     engine = Engine(config, topology)
     engine.train_step(random_batches(config, topology, engine.coordinate.data), 1e-3)
     parameters = dict(engine.parameters())
@@ -210,6 +298,41 @@ def drifted(topology: Topology, name: str) -> str:
     except ReplicaDriftError as error:
         return str(error)
     return ""
+
+
+def lost_keys(precision: str) -> list[str]:
+    """Keys of the DeepSpeed dictionary whose loss the engine's own check does not notice."""
+    import pretrain.engine as module
+    from pretrain.deepspeed_config import deepspeed_config, flat_settings
+
+    join_processes(timeout_seconds=300)
+    config, topology = tiny_config(precision=precision), Topology(1, 1, 1)
+    engine = Engine(config, topology)
+    asked = deepspeed_config(config, 1)
+    unnoticed = []
+    for lost in [*flat_settings(asked), "weight decay"]:
+        *groups, key = lost.split(".")
+
+        def changed(*arguments: Any, groups: list[str] = groups, key: str = key) -> dict[str, Any]:
+            other = copy.deepcopy(asked)
+            place = other
+            for group in groups:
+                place = place[group]
+            place[key] = "something else"
+            return other
+
+        if lost == "weight decay":
+            engine._engine.optimizer.optimizer.param_groups[1]["weight_decay"] = 0.1
+        else:
+            vars(module)["deepspeed_config"] = changed
+        try:
+            engine._check_engine()
+            unnoticed.append(lost)
+        except RuntimeError as error:
+            if lost not in str(error):
+                unnoticed.append(f"{lost}: {error}")
+        vars(module)["deepspeed_config"] = deepspeed_config
+    return unnoticed
 
 
 def train_command(config: str, overrides: Sequence[str]) -> None:

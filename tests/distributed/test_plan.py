@@ -15,4 +15,6 @@ def test_the_fullest_rank_holds_what_the_plan_says() -> None:
     config = cases.tiny_config(precision="bf16", parallel__tensor=2, parallel__pipeline=2, parallel__data=1)
     measured = run_processes(4, cases.state_memory, topology)
     assert len(set(measured)) == 2  # two stages
-    assert plan(config, 1).state == pytest.approx(max(measured), abs=500)  # DeepSpeed aligns its flat buffers
+    # With its activations the first stage is the fullest, though the last one has a norm more. DeepSpeed aligns its
+    # flat buffers.
+    assert plan(config, 1).state == pytest.approx(measured[0], abs=500)

@@ -19,11 +19,20 @@ def test_replicas_agree_after_training() -> None:
     [
         (Topology(1, 1, 2), "layers.1.mlp_norm.weight", "layers.1.mlp_norm.weight: ranks 0 | 1"),
         (Topology(1, 2, 1), "layers.1.mlp.down.weight", "shard of tensor rank 0: ranks 0 | 1"),
+        (Topology(2, 1, 1), "embedding.weight", "embedding.weight, shard of tensor rank 0: ranks 0 | 1"),
     ],
+    ids=["tensor", "data", "tied over stages"],
 )
 def test_drift_is_named_on_every_rank(topology: Topology, name: str, message: str) -> None:
     for error in run_processes(2, cases.drifted, topology, name):
         assert "step 7: 1 weights differ" in error and message in error
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_deepspeed_understood_is_held_to_what_was_asked(precision: str) -> None:
+    """Each key of the dictionary, lost on the way, is an error that names it; and so is another optimizer."""
+    (lost,) = run_processes(1, cases.lost_keys, precision)
+    assert lost == []
 
 
 @pytest.mark.parametrize("version", ["0.18.3", "0.19.0", "0.19.2+abc"])

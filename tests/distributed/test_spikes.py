@@ -13,7 +13,7 @@ import torch
 
 from pretrain.checkpoint.layout import STATES, complete_checkpoints
 from pretrain.checkpoint.read import CheckpointReader
-from pretrain.monitor.metrics import read_metrics
+from pretrain.monitor.metrics import CLOCKED, read_metrics
 from pretrain.spikes.ledger import read_ledger
 from tests.distributed import spike_cases
 from tests.distributed.processes import run_processes, start_processes
@@ -38,9 +38,8 @@ def mended(tmp_path_factory: pytest.TempPathFactory, mixture: Path) -> Path:
 
 
 def steps_of(output: Path, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    timing = {"tokens_per_second", "step_seconds"}
     lines = [line for line in read_metrics(output / file) if line["kind"] == "train"]
-    return [{key: value for key, value in line.items() if key not in timing} for line in lines]
+    return [{key: value for key, value in line.items() if key not in CLOCKED} for line in lines]
 
 
 def told(output: Path) -> list[Any]:

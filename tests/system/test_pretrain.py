@@ -13,7 +13,7 @@ import torch
 
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
-from pretrain.monitor.metrics import read_metrics
+from pretrain.monitor.metrics import CLOCKED, read_metrics
 from tests.small_run import LENGTH, write_small_run
 from tools.report.__main__ import main
 
@@ -79,9 +79,8 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
         for state in STATES:
             assert torch.equal(ours.tensor(name, state), reference.tensor(name, state)), f"{state} of {name}"
     lines = {name: read_metrics(run / name / "metrics.jsonl") for name in ("train", "undisturbed")}
-    timing = {"tokens_per_second", "step_seconds"}
     steps = {
-        name: [{key: line[key] for key in line.keys() - timing} for line in found if line["kind"] == "train"]
+        name: [{key: line[key] for key in line.keys() - CLOCKED} for line in found if line["kind"] == "train"]
         for name, found in lines.items()
     }
     assert steps["train"] == steps["undisturbed"]

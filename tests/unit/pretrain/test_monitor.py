@@ -10,11 +10,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from foundation.configuration import load_config
-from pretrain.config import TrainConfig
-from pretrain.monitor.flops import model_flops_per_token
+from pretrain.config import ModelConfig, TrainConfig
+from pretrain.monitor.flops import hardware_flops_per_token, model_flops_per_token, peak_flops
+from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
@@ -90,6 +92,73 @@ def test_flops_of_llama_7b() -> None:
     """By hand: 6 × (6,738,415,616 − 32000 × 4096) + 12 × 32 × 4096 × 2048."""
     model = load_config(TrainConfig, CONFIGS / "llama-7b.yaml").model
     assert model_flops_per_token(model, 2048) == 6 * 6_607_343_616 + 3_221_225_472
+
+
+FAMILIES = {
+    "llama": {"family": "llama", "feed_forward_size": 128},
+    "gpt3": {"family": "gpt3", "feed_forward_size": 256},
+    "palm": {"family": "palm", "feed_forward_size": 256, "key_value_heads": 1},
+    "bloom": {"family": "bloom", "feed_forward_size": 256},
+    "baichuan": {"family": "baichuan", "feed_forward_size": 128},
+    "glm": {"family": "glm", "feed_forward_size": 256},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flops_are_those_of_the_products_that_torch_counts(family: str) -> None:
+    """torch counts what the modules really multiply, on the meta device; ours adds norms and biases, and attention's
+    future, which query blocks leave out."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from pretrain.device import start_alone
+    from pretrain.model.linear import TensorParallel
+    from pretrain.model.pipeline import WholeModel
+
+    if not torch.distributed.is_initialized():
+        start_alone()
+    shape = {"vocabulary_size": 1280, "hidden_size": 64, "layers": 4, "attention_heads": 4, "key_value_heads": 4}
+    model = ModelConfig.model_validate({**shape, "maximum_positions": 128, **FAMILIES[family]})
+    whole = WholeModel(model, TensorParallel(torch.distributed.group.WORLD, torch.float32))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        whole.eval()(torch.zeros(2, 128, dtype=torch.int64))
+    forward = model_flops_per_token(model, 128) / 3
+    assert counter.get_total_flops() / 256 == pytest.approx(forward, rel=0.02)  # one query block: no future left out
+    attention = 4 * 4 * 4 * model.head_size * 128
+    blocks = forward - 2 * 1280 * 64
+    assert hardware_flops_per_token(model, 128, "none") == 3 * forward
+    assert hardware_flops_per_token(model, 128, "selective") == 3 * forward + attention
+    assert hardware_flops_per_token(model, 128, "full") == 3 * forward + blocks
+
+
+def test_the_peak_is_set_or_unknown_on_a_cpu() -> None:
+    config = load_config(TrainConfig, CONFIGS / "demo.yaml")
+    if not torch.cuda.is_available():
+        assert peak_flops(config) is None
+    known = load_config(TrainConfig, CONFIGS / "demo.yaml", ["monitor={peak_flops_per_device: 2e11}"])
+    assert peak_flops(known) == 2e11
+
+
+def test_goodput_is_the_share_of_time_in_steps_that_stand() -> None:
+    """100 s of start-up, ten steps of 10 s, of which one is dropped and three are rolled back and done again."""
+    goodput = Goodput([], now=1000.0)
+    for step in range(1, 11):
+        goodput.step(step, 10.0, counts=step != 4)
+    assert goodput.share(1200.0) == pytest.approx(90 / 200)
+    goodput.roll_back(7)
+    assert goodput.share(1200.0) == pytest.approx(60 / 200)
+    for step in (8, 9, 10):
+        goodput.step(step, 10.0, counts=True)
+    assert goodput.share(1230.0) == pytest.approx(90 / 230)
+
+
+def test_goodput_goes_on_over_a_restart() -> None:
+    """The lines of the first process are what the second knows; the hour between them is lost."""
+    kept: list[dict[str, Any]] = [{"kind": "event", "step": 0, "event": "started", "time": 0.0}]
+    kept += [{"kind": "train", "step": step, "step_seconds": 10.0, "time": 10.0 * step} for step in (1, 2, 3)]
+    kept[2]["dropped"] = True
+    goodput = Goodput(kept, now=3630.0)
+    goodput.step(4, 10.0, counts=True)
+    assert goodput.share(3640.0) == pytest.approx(30 / 3640)
 
 
 def test_a_log_gets_plain_lines() -> None:
