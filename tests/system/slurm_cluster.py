@@ -19,6 +19,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[2]
 NODES = ("n1", "n2")
 POLL_SECONDS = 0.3
+ACTIVE_STATES = {"PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING"}
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol")
 
@@ -111,7 +112,7 @@ class Cluster:
             states = {task["JobState"] for task in tasks}
             if states == {"COMPLETED"}:
                 return {task["NodeList"] for task in tasks}
-            bad = states - {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "COMPLETED"}
+            bad = states - ACTIVE_STATES - {"COMPLETED"}
             assert not bad, f"job {number}: {bad}: {lines}"
             time.sleep(POLL_SECONDS)
 

@@ -19,7 +19,15 @@ from pretrain.node_check import EXCLUDED_NODES_FILE
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
 from tests.small_run import write_small_run
-from tests.system.slurm_cluster import POLL_SECONDS, REPOSITORY, Cluster, NoSlurm, running_cluster, site_file
+from tests.system.slurm_cluster import (
+    ACTIVE_STATES,
+    POLL_SECONDS,
+    REPOSITORY,
+    Cluster,
+    NoSlurm,
+    running_cluster,
+    site_file,
+)
 from tests.system.test_data_prep_kill import finish, make_corpus, start
 
 SCRIPT = "slurm/pretrain.sbatch"
@@ -61,7 +69,7 @@ class Job:
 
     def wait_while_active(self) -> None:
         state = self.cluster.job(self.number)["JobState"]
-        assert state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), f"{state}:\n{self.text()}"
+        assert state in ACTIVE_STATES, f"{state}:\n{self.text()}"
 
     def wait(self, state: str = "COMPLETED") -> dict[str, str]:
         return self.cluster.wait(self.number, state, log=self.log)
