@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.monitor.metrics import CLOCKED, read_metrics
@@ -192,3 +194,30 @@ def test_help_teaches() -> None:
     result = subprocess.run([sys.executable, "-m", "pretrain", "--help"], capture_output=True, text=True)
     assert result.returncode == 0
     assert "deepspeed --num_gpus 8 --module pretrain" in result.stdout
+
+
+@pytest.mark.slow
+def test_what_the_loss_leaves_out_and_documents_apart(run: Path) -> None:
+    """With a loss mask and separate documents: the same losses under pipeline 2 × tensor 2, others than without."""
+
+    def losses(*overrides: str, processes: int = 1) -> list[float]:
+        output = run / f"{len(list(run.iterdir()))}"
+        result = pretrain(run, *overrides, "precision=fp32", f"output={output}", processes=processes)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return [line["loss"] for line in read_metrics(output / "metrics.jsonl") if line["kind"] == "train"]
+
+    plain, apart = losses(), losses("objective.separate_documents=true")
+    assert np.abs(np.subtract(plain, apart)).max() > 1e-4
+    mixture = yaml.safe_load((run / "mixture.yaml").read_text())
+    tokens = mixture["datasets"][0]["tokens"]
+    mask = (np.arange(tokens) // 7 % 2).astype(np.uint8)
+    (run / "text.loss_mask").write_bytes(mask.tobytes())
+    mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(run / "text.loss_mask")
+    (run / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    four = ("parallel.pipeline=2", "parallel.tensor=2")
+    masked = losses()
+    assert np.abs(np.subtract(plain, masked)).max() > 1e-3
+    np.testing.assert_allclose(losses(*four, processes=4), masked, rtol=1e-5)
+    both = ("objective.separate_documents=true",)
+    np.testing.assert_allclose(losses(*four, *both, processes=4), losses(*both), rtol=1e-5)
+    assert "objective.kind: prefix cannot be trained on" in refused(run, "objective.kind=prefix", f"output={run / 'p'}")
