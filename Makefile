@@ -23,6 +23,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: lint
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[eval]"
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed

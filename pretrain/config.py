@@ -67,6 +67,10 @@ class ModelConfig(Settings):
     """Of the attention's weights, after the softmax."""
     embedding_gradient_scale: float = Field(default=1.0, gt=0, le=1)
     """The look-up's gradient is multiplied by this (GLM-130B, arXiv:2210.02414, section 3.2)."""
+    embedding_learning_rate_ratio: float = Field(default=1.0, gt=0)
+    """Of the embedding's steps to those of other weights. AdamW's steps have one size for all, so an embedding that is
+    drawn sqrt(hidden_size) times as widely as the matrices, as PaLM's is for an optimizer with steps relative to a
+    weight's size (arXiv:2204.02311, section 5), needs steps that much larger."""
     initialisation: Literal["residual_scaled", "fan_in", "deepnorm"] = "residual_scaled"
     """See `pretrain/model/init.py`."""
     initial_std: float = Field(default=0.02, gt=0)

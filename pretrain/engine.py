@@ -364,14 +364,18 @@ class Engine:
         return tuple(shape)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Weight decay on matrices; none on norms, as every family's paper has it."""
-        matrices = [p for p in self._parameters.values() if p.ndim > 1]
-        vectors = [p for p in self._parameters.values() if p.ndim == 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.optimizer.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+        """Weight decay on matrices, the same for all in each step; none on norms, as every family's paper has it."""
+        decay, ratio = self.config.optimizer.weight_decay, self.config.model.embedding_learning_rate_ratio
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in self._parameters.items():
+            kind = (0.0, 1.0) if parameter.ndim == 1 else (decay, 1.0)
+            if name == "embedding.weight":
+                kind = (decay / ratio, ratio)
+            groups.setdefault(kind, []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": of_group, "learning_rate_ratio": steps}
+            for (of_group, steps), parameters in groups.items()
         ]
-        return [group for group in groups if group["params"]]
 
     def _check_engine(self) -> None:
         """Hold what DeepSpeed chose to what was asked for: its choices depend on keys that are easy to lose."""
@@ -429,7 +433,7 @@ class Engine:
         self._norm_limit = norm_limit
         self._set_batch_size(batch_size or self.config.batch.global_batch_size)
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["learning_rate_ratio"]
         loss = self._engine.train_batch(batches)
         squares = [torch.zeros((), device=local_device()) for _ in range(self.topology.world_size)]
         dist.all_gather(squares, self._embedding_square)

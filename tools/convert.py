@@ -18,9 +18,9 @@ from foundation.atomic_files import sha256_file, whole_folder, write_json
 from foundation.progress import Progress
 from pretrain.config import ModelConfig
 from pretrain.data.mixture import load_mixture
-from pretrain.families import baichuan, llama, mapping
+from pretrain.families import baichuan, mapping
 from pretrain.families.mapping import Weight
-from pretrain.families.registry import family_of
+from pretrain.families.registry import format_of
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers splits them."""
@@ -28,7 +28,12 @@ SHARD_BYTES = 5_000_000_000
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 """Either is a tokenizer: of `tokenizers`, of SentencePiece."""
 
-TOKENIZER_FILES = (*TOKENIZERS, "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+SPECIAL_TOKENS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+
+TOKENIZER_FILES = (*TOKENIZERS, *SPECIAL_TOKENS_FILES, "vocab.json", "merges.txt")
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Entries of `config.json` and of `generation_config.json`."""
 
 CHECKSUM_FILE = "checksums.json"
 """SHA-256 of each file of weights; `from-hf` holds the files to it."""
@@ -66,10 +71,11 @@ def to_hugging_face(
     out: Path,
     *,
     tokenizer: Path,
-    end_of_document: int,
+    end_of_document: int | None,
     dtype: Dtype,
     shard_bytes: int,
     form: Form = "own",
+    imported: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` reads; whole or not at all.
 
@@ -77,9 +83,12 @@ def to_hugging_face(
 
     Args:
         tokenizer: folder with `tokenizer.json`, which is copied.
-        end_of_document: token that separates documents; generation begins and stops with it.
+        end_of_document: token that separates documents; generation begins and stops with it, as every text in training
+            did, whatever other token the tokenizer calls its first.
         dtype: of the written weights; the checkpoint holds float32.
         shard_bytes: the weights are split over several files, with an index, where they need more.
+        imported: `special_tokens` and `generation_config` that a model came with, which it keeps; `end_of_document`
+            then counts for nothing.
 
     Raises:
         ValueError: a weight is missing, unknown, or has another shape than the model's settings say; or the family or
@@ -87,13 +96,15 @@ def to_hugging_face(
         FileExistsError: `out` is there already.
     """
     model = ModelConfig.model_validate(checkpoint.config["model"])
-    family = family_of(model)
     if form == "llama" and model.family != "baichuan":
         raise ValueError(f"the form of LLaMA is for Baichuan; the checkpoint's model is of family {model.family}")
-    weights = baichuan.as_llama(model) if form == "llama" else family.weights(model)
-    written_config = (llama if form == "llama" else family).hugging_face_config(
-        model, dtype=dtype, end_of_document=end_of_document
-    )
+    written = baichuan.AS_LLAMA if form == "llama" else format_of(model)
+    weights = written.places(model)
+    written_config = written.hugging_face_config(model, dtype=dtype, end_of_document=end_of_document)
+    generation: dict[str, Any] = dict.fromkeys(SPECIAL_TOKENS, end_of_document)
+    if imported is not None:
+        written_config |= {**dict.fromkeys(SPECIAL_TOKENS), **imported["special_tokens"]}
+        generation = imported["generation_config"]
     _check_names(set(checkpoint.names()), set(weights))
     if not any((tokenizer / file_name).is_file() for file_name in TOKENIZERS):
         raise ValueError(f"{tokenizer / TOKENIZERS[0]}: no such file; the tokenizer belongs to the exported model")
@@ -126,11 +137,20 @@ def to_hugging_face(
             )
         write_json(folder / CHECKSUM_FILE, checksums)
         write_json(folder / "config.json", written_config)
-        tokens = {"bos_token_id": end_of_document, "eos_token_id": end_of_document, "pad_token_id": end_of_document}
-        write_json(folder / "generation_config.json", tokens)
+        write_json(folder / "generation_config.json", generation)
         for file_name in TOKENIZER_FILES:
             if (tokenizer / file_name).is_file():
                 shutil.copyfile(tokenizer / file_name, folder / file_name)
+                if imported is None and file_name in SPECIAL_TOKENS_FILES:
+                    _begin_with_end_of_document(folder / file_name)
+
+
+def _begin_with_end_of_document(path: Path) -> None:
+    """The tokenizer's first token is the one that stood before each text in training; one that was never seen there has
+    an embedding that means nothing."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "eos_token" in content:
+        write_json(path, {**content, "bos_token": content["eos_token"]})
 
 
 def _check_names(found: set[str], expected: set[str]) -> None:
@@ -162,11 +182,14 @@ def _split(planned: Mapping[str, list[Exported]], shard_bytes: int) -> list[list
 def _read(
     checkpoint: Checkpoint, weights: Mapping[str, Weight], names: list[str], fold_norm: bool, progress: Progress
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in names:
+    def parts(name: str) -> Iterable[tuple[str, torch.Tensor]]:
         tensor = checkpoint.tensor(name)
         if fold_norm and name == "head.weight":
             tensor = torch.nn.functional.normalize(tensor)
-        yield from mapping.to_hugging_face(name, weights[name], tensor).items()
+        return mapping.to_hugging_face(name, weights[name], tensor).items()
+
+    for name in names:
+        yield from parts(name)  # of which nothing is left here when the next one is read
         progress.advance()
 
 
@@ -189,10 +212,13 @@ def write_safetensors(
     with open(path, "wb") as file:
         file.write(len(head).to_bytes(8, "little"))
         file.write(head)
-        for part, (name, tensor) in zip(planned, tensors, strict=True):
+        remaining = iter(tensors)
+        for part in planned:  # no zip, which holds the last tensor while it asks for the next
+            name, tensor = next(remaining)
             assert (name, tuple(tensor.shape)) == (part.name, part.shape)
-            stored = tensor.to(getattr(torch, dtype)).contiguous()
-            file.write(stored.view(torch.uint8).numpy().data)
+            file.write(tensor.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().data)
+            del tensor
+        assert next(remaining, None) is None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -241,8 +267,9 @@ def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtyp
     checkpoint = CheckpointReader(path)
     imported = checkpoint.index.get("imported")
     if imported and mixture_path is None:
-        tokenizer, end_of_document = checkpoint.path / "tokenizer", imported["end_of_document"]
+        tokenizer, end_of_document = checkpoint.path / "tokenizer", None
     else:
+        imported = None
         mixture = load_mixture(mixture_path or Path(checkpoint.config["data"]["mixture"]))
         if mixture.vocabulary_size != checkpoint.config["model"]["vocabulary_size"]:
             raise ValueError(
@@ -258,6 +285,7 @@ def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtyp
         dtype=dtype,
         shard_bytes=SHARD_BYTES,
         form=form,
+        imported=imported,
     )
 
 

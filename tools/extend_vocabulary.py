@@ -22,7 +22,7 @@ from data_prep.tokenizer.extend import extend_tokenizer, old_pieces, read_model
 from foundation.progress import summary_table
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
-from tools.convert import TOKENIZER_FILES
+from tools.convert import SPECIAL_TOKENS, TOKENIZER_FILES
 from tools.starting_checkpoint import write_starting_checkpoint
 
 EXTENDED_RUN = "extended vocabulary"
@@ -58,12 +58,13 @@ def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tupl
         weight = reader.tensor(name)
         return with_new_rows(weight, size, sources, after.padded_vocabulary_size) if name in BY_TOKEN else weight
 
+    ends = dict.fromkeys(SPECIAL_TOKENS, ReferenceEncoder(new).end_of_document)
     write_starting_checkpoint(
         out,
         after,
         read,
         data_digest=EXTENDED_RUN,
-        origin={"from": str(reader.path), "end_of_document": ReferenceEncoder(new).end_of_document},
+        origin={"from": str(reader.path), "special_tokens": ends, "generation_config": ends},
         tokenizer_files=[new / name for name in TOKENIZER_FILES if (new / name).is_file()],
         title="extend",
     )

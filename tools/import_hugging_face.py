@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 
 from foundation.atomic_files import sha256_file
 from pretrain.config import ModelConfig
+from pretrain.families.format import Format
 from pretrain.families.mapping import from_hugging_face as tensor_here
-from pretrain.families.registry import Family, family_of_type
-from tools.convert import CHECKSUM_FILE, TOKENIZER_FILES
+from pretrain.families.registry import format_of_type
+from tools.convert import CHECKSUM_FILE, SPECIAL_TOKENS, TOKENIZER_FILES
 from tools.starting_checkpoint import write_starting_checkpoint
 
 IMPORTED_RUN = "hugging face"
@@ -33,28 +34,27 @@ def from_hugging_face(folder: Path, out: Path) -> None:
     if not config_path.is_file():
         raise ValueError(f"{config_path}: no such file; give the folder of a model in Hugging Face's format")
     written: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-    family = family_of_type(str(written.get("model_type")))
-    try:
-        model = ModelConfig.model_validate(family.model_settings(written))
-    except KeyError as error:
-        raise ValueError(f"{config_path}: {error.args[0]}: missing") from None
-    weights = family.weights(model)
-    there = _Tensors(folder, family)
+    there_format = format_of_type(str(written.get("model_type")))
+    model = ModelConfig.model_validate(there_format.model_settings(written))
+    weights = there_format.places(model)
+    there = _Tensors(folder, there_format)
     wanted = {rows.name for weight in weights.values() for rows in weight.parts}
     for complaint, names in (("has no tensor", wanted - there.names), ("has an unknown tensor", there.names - wanted)):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise ValueError(f"{folder}: a {model.family} of this config.json {complaint} {min(names)!r}{more}")
 
-    end_of_document = written.get("eos_token_id")
-    if isinstance(end_of_document, list):
-        end_of_document = end_of_document[0]
+    special_tokens = {name: written[name] for name in SPECIAL_TOKENS if name in written}
+    generation_path = folder / "generation_config.json"
+    generation = (
+        json.loads(generation_path.read_text(encoding="utf-8")) if generation_path.is_file() else special_tokens
+    )
     write_starting_checkpoint(
         out,
         model,
         lambda name: tensor_here(name, weights[name], there.read),
         data_digest=IMPORTED_RUN,
-        origin={"from": str(folder), "end_of_document": end_of_document},
+        origin={"from": str(folder), "special_tokens": special_tokens, "generation_config": generation},
         tokenizer_files=[folder / name for name in TOKENIZER_FILES if (folder / name).is_file()],
         title="import",
     )
@@ -67,14 +67,14 @@ class _Tensors:
     """The tensors of a folder by name, read one at a time.
 
     Args:
-        family: decides which names are copies or masks and are passed over, and how old files without the prefix of the
+        there: decides which names are copies or masks and are passed over, and how old files without the prefix of the
             whole model (`transformer.`, `model.`) are understood.
 
     Raises:
         ValueError: no weights, a damaged file, or one tensor in two files.
     """
 
-    def __init__(self, folder: Path, family: Family) -> None:
+    def __init__(self, folder: Path, there: Format) -> None:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             pickles = sorted(file.name for suffix in PICKLES for file in folder.glob(f"*{suffix}"))
@@ -88,7 +88,7 @@ class _Tensors:
                         f"{folder / file_name}: missing or damaged: {checksum_path.name} has another SHA-256"
                     )
         self._place: dict[str, tuple[Any, str]] = {}
-        ignored = re.compile("|".join(family.IGNORED))
+        ignored = re.compile("|".join(there.ignored))
         for file in files:
             try:
                 opened = safe_open(file, framework="pt", device="cpu")
@@ -97,7 +97,7 @@ class _Tensors:
             for stored in opened.keys():  # noqa: SIM118
                 if ignored.fullmatch(stored):
                     continue
-                name = f"{family.PREFIX}{stored}" if _is_bare(stored, family.PREFIX) else stored
+                name = f"{there.prefix}{stored}" if _is_bare(stored, there.prefix) else stored
                 if name in self._place:
                     raise ValueError(f"{file}: tensor {stored!r} stands in another file too")
                 self._place[name] = opened, stored

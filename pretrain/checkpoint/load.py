@@ -55,6 +55,7 @@ NOT_OF_THE_FUNCTION = frozenset(
         "label_smoothing",
         "hidden_dropout",
         "attention_dropout",
+        "embedding_learning_rate_ratio",
     }
 )
 """Settings of a model that its weights mean the same without."""

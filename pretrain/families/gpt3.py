@@ -6,106 +6,71 @@ from collections.abc import Mapping
 from typing import Any
 
 from pretrain.config import ModelConfig
-from pretrain.families.mapping import Source, Weight, known, map_weights, require, same
-
-MODEL_TYPE = "gpt2"
-PREFIX = "transformer."
-IGNORED = (r".*\.attn\.(masked_)?bias", r"lm_head\.weight")
-"""Masks that old versions saved; the head, which is tied."""
+from pretrain.families.format import REQUIRED, Format, full_heads, known
+from pretrain.families.mapping import same, with_bias
 
 
-def _linear(ours: str, theirs: str) -> dict[str, Source]:
-    """GPT-2's Conv1D keeps its weights inputs first."""
-    return {f"{ours}.weight": Source((f"{theirs}.weight",), "transposed"), f"{ours}.bias": same(f"{theirs}.bias")}
+def _to_config(model: ModelConfig) -> dict[str, Any]:
+    return {"activation_function": "gelu_new" if model.activation == "gelu_tanh" else "gelu"}
 
 
-def _norm(ours: str, theirs: str) -> dict[str, Source]:
-    return {f"{ours}.{part}": same(f"{theirs}.{part}") for part in ("weight", "bias")}
-
-
-SOURCES: dict[str, Source] = {
-    "embedding.weight": same("transformer.wte.weight"),
-    "positions.weight": same("transformer.wpe.weight"),
-    **_norm("layers.{}.attention_norm", "transformer.h.{}.ln_1"),
-    **_linear("layers.{}.attention.query_key_value", "transformer.h.{}.attn.c_attn"),
-    **_linear("layers.{}.attention.output", "transformer.h.{}.attn.c_proj"),
-    **_norm("layers.{}.mlp_norm", "transformer.h.{}.ln_2"),
-    **_linear("layers.{}.mlp.up", "transformer.h.{}.mlp.c_fc"),
-    **_linear("layers.{}.mlp.down", "transformer.h.{}.mlp.c_proj"),
-    **_norm("final_norm", "transformer.ln_f"),
-}
-
-
-def weights(model: ModelConfig) -> dict[str, Weight]:
-    """Every weight of the model by our name, in the model's order, with its place in Hugging Face's format.
-
-    Raises:
-        ValueError: transformers' GPT-2 does not compute what the model's settings say.
-    """
-    require(
-        model,
-        "transformers' GPT-2",
-        positions="learned",
-        norm="layer",
-        embedding_norm=False,
-        block="sequential",
-        activation=("gelu_tanh", "gelu"),
-        biases=True,
-        tied_embedding=True,
-        key_value_heads=model.attention_heads,
-        attention_head_size=(None, model.hidden_size // model.attention_heads),
-        logit_scale=1.0,
-    )
-    return map_weights(model, SOURCES)
-
-
-def hugging_face_config(model: ModelConfig, *, dtype: str, end_of_document: int) -> dict[str, Any]:
-    """The content of `config.json`, which makes transformers build the same model."""
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": model.vocabulary_size,
-        "n_embd": model.hidden_size,
-        "n_layer": model.layers,
-        "n_head": model.attention_heads,
-        "n_inner": model.feed_forward_size,
-        "n_positions": model.maximum_positions,
-        "activation_function": "gelu_new" if model.activation == "gelu_tanh" else "gelu",
-        "layer_norm_epsilon": model.norm_epsilon,
-        "initializer_range": model.initial_std,
-        "attn_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-        "tie_word_embeddings": True,
-        "bos_token_id": end_of_document,
-        "eos_token_id": end_of_document,
-        "use_cache": True,
-        "dtype": dtype,
-    }
-
-
-def model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `ModelConfig` from the content of `config.json`.
-
-    Raises:
-        ValueError: it asks for something that our block does not compute.
-    """
+def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     known(config, "activation_function", "gelu_new", "gelu_pytorch_tanh", "gelu")
-    known(config, "scale_attn_weights", True)
-    known(config, "scale_attn_by_inverse_layer_idx", False)
-    known(config, "add_cross_attention", False)
-    known(config, "tie_word_embeddings", True)
-    hidden = config["n_embd"]
     return {
-        "family": "gpt3",
-        "vocabulary_size": config["vocab_size"],
-        "hidden_size": hidden,
-        "layers": config["n_layer"],
-        "attention_heads": config["n_head"],
         "key_value_heads": config["n_head"],
-        "feed_forward_size": config.get("n_inner") or 4 * hidden,
-        "maximum_positions": config.get("n_positions", 1024),
+        "feed_forward_size": config.get("n_inner", 4 * config["n_embd"]),
         "activation": "gelu" if config.get("activation_function") == "gelu" else "gelu_tanh",
-        "norm_epsilon": config.get("layer_norm_epsilon", 1e-5),
-        "initial_std": config.get("initializer_range", 0.02),
     }
+
+
+FORMAT = Format(
+    family="gpt3",
+    name="transformers' GPT-2",
+    model_type="gpt2",
+    architecture="GPT2LMHeadModel",
+    prefix="transformer.",
+    weights={
+        "embedding.weight": same("transformer.wte.weight"),
+        "positions.weight": same("transformer.wpe.weight"),
+        # GPT-2's Conv1D keeps its weights inputs first.
+        **with_bias("layers.{}.attention_norm", "transformer.h.{}.ln_1"),
+        **with_bias("layers.{}.attention.query_key_value", "transformer.h.{}.attn.c_attn", "transposed"),
+        **with_bias("layers.{}.attention.output", "transformer.h.{}.attn.c_proj", "transposed"),
+        **with_bias("layers.{}.mlp_norm", "transformer.h.{}.ln_2"),
+        **with_bias("layers.{}.mlp.up", "transformer.h.{}.mlp.c_fc", "transposed"),
+        **with_bias("layers.{}.mlp.down", "transformer.h.{}.mlp.c_proj", "transposed"),
+        **with_bias("final_norm", "transformer.ln_f"),
+    },
+    computes={
+        "positions": "learned",
+        "norm": "layer",
+        "embedding_norm": False,
+        "block": "sequential",
+        "activation": ("gelu_tanh", "gelu"),
+        "biases": True,
+        "tied_embedding": True,
+        "logit_scale": 1.0,
+    },
+    computes_by_size=full_heads,
+    entries={
+        "vocab_size": ("vocabulary_size", REQUIRED),
+        "n_embd": ("hidden_size", REQUIRED),
+        "n_layer": ("layers", REQUIRED),
+        "n_head": ("attention_heads", REQUIRED),
+        "n_inner": ("feed_forward_size", None),
+        "n_positions": ("maximum_positions", 1024),
+        "layer_norm_epsilon": ("norm_epsilon", 1e-5),
+        "initializer_range": ("initial_std", 0.02),
+    },
+    constants={
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    },
+    unread={"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    to_config=_to_config,
+    from_config=_from_config,
+    # Masks that old versions saved; the head, which is tied.
+    ignored=(r".*\.attn\.(masked_)?bias", r"lm_head\.weight"),
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pretrain.config import ModelConfig
 
@@ -70,7 +70,14 @@ class Source:
 
 
 def same(*names: str) -> Source:
+    """Rows as they are."""
     return Source(names)
+
+
+def with_bias(ours: str, theirs: str, layout: Layout = "rows") -> dict[str, Source]:
+    """Weight and bias of a layer, whose bias cannot be transposed."""
+    bias: Layout = "rows" if layout == "transposed" else layout
+    return {f"{ours}.weight": Source((f"{theirs}.weight",), layout), f"{ours}.bias": Source((f"{theirs}.bias",), bias)}
 
 
 def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -176,27 +183,3 @@ def from_hugging_face(name: str, weight: Weight, read: Callable[[str], torch.Ten
     if padding:
         parts.append(torch.zeros((padding, *weight.shape[1:]), dtype=parts[0].dtype))
     return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def require(model: ModelConfig, architecture: str, **settings: Any) -> None:
-    """Refuse a model that an architecture over there does not compute.
-
-    Raises:
-        ValueError: a setting of the model has another value than given here.
-    """
-    for field, value in settings.items():
-        found = getattr(model, field)
-        if found not in (value if isinstance(value, tuple) else (value,)):
-            wanted = " or ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            raise ValueError(f"model.{field}: {found} cannot be expressed as {architecture}, which has {wanted}")
-
-
-def known(config: Mapping[str, Any], field: str, *allowed: Any) -> None:
-    """Refuse a `config.json` with a setting that our block does not compute; a missing one counts as the first.
-
-    Raises:
-        ValueError: names the field and what would be right.
-    """
-    if config.get(field, allowed[0]) not in allowed:
-        wanted = " or ".join(repr(value) for value in allowed)
-        raise ValueError(f"config.json: {field}: {config[field]!r} is not supported, only {wanted}")

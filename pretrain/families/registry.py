@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, cast
-
 from pretrain.config import ModelConfig
 from pretrain.families import baichuan, bloom, gpt3, llama, palm
-from pretrain.families.mapping import Weight
+from pretrain.families.format import Format
+
+FORMATS = (llama.FORMAT, gpt3.FORMAT, bloom.FORMAT, palm.FORMAT, baichuan.FORMAT)
 
 
-class Family(Protocol):
-    """What each family's file declares."""
-
-    MODEL_TYPE: str
-    """In `config.json`."""
-    PREFIX: str
-    """Of all names but the head's; files of the model without a head leave it out."""
-    IGNORED: tuple[str, ...]
-    """Patterns of names over there that hold nothing trained, or a copy."""
-
-    def weights(self, model: ModelConfig) -> dict[str, Weight]: ...
-
-    def hugging_face_config(self, model: ModelConfig, *, dtype: str, end_of_document: int) -> dict[str, Any]: ...
-
-    def model_settings(self, config: Mapping[str, Any]) -> dict[str, Any]: ...
-
-
-FAMILIES: dict[str, Family] = {
-    "llama": cast(Family, llama),
-    "gpt3": cast(Family, gpt3),
-    "bloom": cast(Family, bloom),
-    "palm": cast(Family, palm),
-    "baichuan": cast(Family, baichuan),
-}
-
-
-def family_of(model: ModelConfig) -> Family:
-    """The file of the model's family.
+def format_of(model: ModelConfig) -> Format:
+    """Of the model's family.
 
     Raises:
         ValueError: nothing that transformers loads computes the family.
     """
-    if model.family not in FAMILIES:
-        raise ValueError(f"model.family: no model of transformers computes {model.family}, so it cannot be converted")
-    return FAMILIES[model.family]
+    for found in FORMATS:
+        if found.family == model.family:
+            return found
+    raise ValueError(f"model.family: no model of transformers computes {model.family}, so it cannot be converted")
 
 
-def family_of_type(model_type: str) -> Family:
-    """The family that a Hugging Face configuration's `model_type` stands for.
+def format_of_type(model_type: str) -> Format:
+    """The one that a Hugging Face configuration's `model_type` stands for.
 
     Raises:
         ValueError: none of ours.
     """
-    for family in FAMILIES.values():
-        if model_type == family.MODEL_TYPE:
-            return family
-    names = ", ".join(sorted(family.MODEL_TYPE for family in FAMILIES.values()))
+    for found in FORMATS:
+        if found.model_type == model_type:
+            return found
+    names = ", ".join(sorted(found.model_type for found in FORMATS))
     raise ValueError(f"config.json: model_type: {model_type!r} is none that can be imported: {names}")

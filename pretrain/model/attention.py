@@ -6,7 +6,6 @@ exists: on a CPU each block of queries compares positions for itself, on a GPU F
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 
 from pretrain.config import ModelConfig
 from pretrain.model.dropout import ATTENTION_WEIGHTS, drop_attention, site
+from pretrain.model.flex import flex_attention
 from pretrain.model.layout import FIRST_SEEN, POSITION, SEEN_END
 from pretrain.model.linear import TensorParallel
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
@@ -151,65 +151,6 @@ def _dropped(
     )
 
 
-def flex_attention(
-    q_BHSE: torch.Tensor,
-    k_BKSE: torch.Tensor,
-    v_BKSE: torch.Tensor,
-    slopes_H: torch.Tensor | None,
-    layout_BSC: torch.Tensor | None,
-) -> torch.Tensor:
-    """The same by FlexAttention (Dong et al. 2024, arXiv:2412.05496): the GPU's way for ALiBi and for layouts."""
-    from torch.nn.attention import flex_attention as flex
-
-    def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
-        assert slopes_H is not None
-        return score - slopes_H[head] * (query - key).abs()
-
-    # Beside the layout, so that the layers of a stage, which all get the same one, make it once.
-    mask = getattr(layout_BSC, "block_mask", None)
-    if mask is None:
-        mask = _block_mask(layout_BSC) if layout_BSC is not None else _causal_mask(q_BHSE.shape[2], q_BHSE.device)
-        if layout_BSC is not None:
-            layout_BSC.block_mask = mask  # type: ignore[attr-defined]
-    attend = _compiled(flex.flex_attention) if q_BHSE.is_cuda else flex.flex_attention
-    result: torch.Tensor = attend(
-        q_BHSE,
-        k_BKSE,
-        v_BKSE,
-        score_mod=None if slopes_H is None else with_slope,
-        block_mask=mask,
-        enable_gqa=q_BHSE.shape[1] != k_BKSE.shape[1],
-    )
-    return result
-
-
-@lru_cache(maxsize=1)
-def _compiled(function: Any) -> Any:
-    return torch.compile(function, dynamic=False)
-
-
-def _block_mask(layout_BSC: torch.Tensor) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
-
-    def is_seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
-        return (key >= first_BS[batch, query]) & (key < end_BS[batch, query])
-
-    batch, length = first_BS.shape
-    return create_block_mask(is_seen, batch, None, length, length, device=str(layout_BSC.device))
-
-
-@lru_cache(maxsize=4)
-def _causal_mask(length: int, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def is_past(batch: Any, head: Any, query: Any, key: Any) -> Any:
-        return key <= query
-
-    return create_block_mask(is_past, None, None, length, length, device=str(device))
-
-
 class _GatherShared(torch.autograd.Function):
     """Put the ranks' slices of the last dim together; backward sums what all ranks send back and takes its slice."""
 
@@ -268,15 +209,17 @@ class Attention(nn.Module):
         parts = projected.split(self.local_blocks, -1)
         q, k, v = (part.reshape(length, batch, -1, self.head_size) for part in (parts[0], *self._own_heads(*parts[1:])))
         if self.rotary is not None:
-            cos, sin = (table.to(x_SBD.device) for table in self.rotary)
+            # Moved once: a copy in each forward pass would make the GPU wait.
+            self.rotary = cos, sin = self.rotary[0].to(x_SBD.device), self.rotary[1].to(x_SBD.device)
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
-        slopes = None if self.slopes is None else self.slopes.to(x_SBD.device)
+        if self.slopes is not None:
+            self.slopes = self.slopes.to(x_SBD.device)
         q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
         dropout = None
         if keys_B is not None and self.dropout and self.training:
             dropout = AttentionDropout(self.dropout, keys_B, self.dropout_site, self.first_head)
-        arguments = (q_BHSE, k_BKSE, v_BKSE, slopes, layout_BSC, dropout)
+        arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout)
         mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
         mixed, _ = self.output(mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
         return mixed

@@ -129,10 +129,10 @@ def test_logits_equal_transformers(checkpoint: Path) -> None:
     reader = CheckpointReader(checkpoint)
     config = cases.tiny_config().model
     theirs = LlamaForCausalLM(
-        LlamaConfig(**llama.hugging_face_config(config, dtype="float32", end_of_document=1))
+        LlamaConfig(**llama.FORMAT.hugging_face_config(config, dtype="float32", end_of_document=1))
     ).eval()
     state = {}
-    for name, weight in llama.weights(config).items():
+    for name, weight in llama.FORMAT.places(config).items():
         state.update(mapping.to_hugging_face(name, weight, reader.tensor(name)))
     theirs.load_state_dict(state)
     tokens = torch.randint(0, config.vocabulary_size, (2, 40), generator=torch.Generator().manual_seed(3))

@@ -20,7 +20,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama", "key_value_heads": 2},
     "gpt3": {"family": "gpt3"},
     # One key/value head for two tensor ranks, and a head size that is not hidden_size / attention_heads.
-    "palm": {"family": "palm", "key_value_heads": 1, "attention_head_size": 16, "logit_scale": 0.2},
+    "palm": {
+        "family": "palm",
+        "key_value_heads": 1,
+        "attention_head_size": 16,
+        "logit_scale": 0.2,
+        "embedding_learning_rate_ratio": 4.0,
+    },
     # Six heads: no power of two.
     "bloom": {"family": "bloom", "attention_heads": 6, "key_value_heads": 6, "hidden_size": 48},
     "baichuan-alibi": {"family": "baichuan", "positions": "alibi", "normalised_head": True, "maximum_z_loss": 2e-4},
@@ -56,7 +62,7 @@ def config_of(name: str, **changes: Any) -> TrainConfig:
     model = {f"model__{key}": value for key, value in FAMILIES[family].items()}
     # An epsilon of the gradients' size, see test_parity.
     optimizer = {"learning_rate": 1e-2, "epsilon": 1e-2, "gradient_clipping": 0.3}
-    return cases.tiny_config(objective=objective, optimizer=optimizer, **model, **changes)
+    return cases.tiny_config(objective=objective, optimizer=optimizer, **{**model, **changes})
 
 
 @cache
@@ -102,6 +108,22 @@ def held_to_one_process(name: str, ours: dict[str, Any]) -> None:
         # An update is the difference of two weights, of which those of norms are a thousand times as large.
         tolerance = 10 * TOLERANCE if key == "update" else TOLERANCE
         assert difference < tolerance, f"{key} of {parameter}: {difference:.1e}"
+
+
+def test_the_embedding_takes_larger_steps_and_decays_as_the_others() -> None:
+    config = config_of("palm")
+    lost = config.optimizer.learning_rate * config.optimizer.weight_decay
+
+    def learnt(name: str, run: dict[str, Any]) -> np.ndarray:
+        """What AdamW's step was, without the decay."""
+        whole: np.ndarray = run["weights_after_one"][name] - run["initial"][name] * (1 - lost)
+        return whole
+
+    ours = trained("palm", Topology(1, 1, 1))
+    plain = trained("palm", Topology(1, 1, 1), model__embedding_learning_rate_ratio=1.0)
+    for name in ("embedding.weight", "layers.1.mlp.down.weight"):
+        ratio = 4.0 if name == "embedding.weight" else 1.0
+        np.testing.assert_allclose(learnt(name, ours), ratio * learnt(name, plain), rtol=1e-4, atol=2e-6, err_msg=name)
 
 
 @pytest.mark.slow

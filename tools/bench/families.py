@@ -38,7 +38,13 @@ MODELS: dict[str, dict[str, Any]] = {
     "LLaMA": {"family": "llama", **GATED},
     "LLaMA 2 (grouped queries)": {"family": "llama", **GATED, "key_value_heads": 2},
     "GPT-3": {"family": "gpt3"},
-    "PaLM": {"family": "palm", **GATED, "key_value_heads": 1, "logit_scale": HIDDEN**-0.5},
+    "PaLM": {
+        "family": "palm",
+        **GATED,
+        "key_value_heads": 1,
+        "logit_scale": HIDDEN**-0.5,
+        "embedding_learning_rate_ratio": HIDDEN**0.5,
+    },
     "BLOOM": {"family": "bloom", "initial_std": (1 / (3 * HIDDEN)) ** 0.5},
     "Baichuan 7B": {"family": "baichuan", **GATED},
     "Baichuan 2 13B": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class StandIn:
         self.config = {"model": dict(MODEL)}
         self.tensors = {
             name: torch.randn(weight.shape, generator=generator) * 0.3
-            for name, weight in llama.weights(ModelConfig(**MODEL)).items()  # type: ignore[arg-type]
+            for name, weight in llama.FORMAT.places(ModelConfig(**MODEL)).items()  # type: ignore[arg-type]
         }
 
     def names(self) -> list[str]:
@@ -164,3 +165,33 @@ def test_the_command_line_prints_the_fault(tmp_path: Path, capsys: pytest.Captur
     assert convert.main(["to-hf", str(tmp_path / "none"), str(tmp_path / "hf")]) == 2
     printed = capsys.readouterr().err
     assert str(tmp_path / "none") in printed and "Traceback" not in printed
+
+
+def test_a_text_begins_with_what_stood_before_each_in_training(tmp_path: Path, tokenizer: Path) -> None:
+    """The tokenizer knows another first token, which no sample had; its embedding has learnt nothing."""
+    from transformers import AutoTokenizer
+
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "b", "eos_token": "a"}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    export(StandIn(), tmp_path / "hf", tokenizer, end_of_document=0)
+    exported = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (exported.bos_token_id, exported.eos_token_id) == (0, 0)
+    generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation == {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    assert json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8")) == names, "the run's own"
+
+
+def test_one_weight_is_in_memory_at_a_time(tmp_path: Path, tokenizer: Path) -> None:
+    class Counting(StandIn):
+        handed_out: list[weakref.ref[torch.Tensor]]
+
+        def tensor(self, name: str) -> torch.Tensor:
+            assert not any(reference() is not None for reference in self.handed_out), "an earlier weight is still held"
+            tensor = self.tensors[name].clone()
+            self.handed_out.append(weakref.ref(tensor))
+            return tensor
+
+    checkpoint = Counting()
+    checkpoint.handed_out = []
+    export(checkpoint, tmp_path / "hf", tokenizer)
+    assert len(checkpoint.handed_out) == len(checkpoint.tensors)

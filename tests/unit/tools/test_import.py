@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.families import mapping
-from pretrain.families.registry import family_of
+from pretrain.families.registry import format_of
 from tests.unit.pretrain.families import twin
 from tests.unit.pretrain.families.small import SMALL, build, random_tokens, small_model
 from tools import convert
@@ -60,7 +60,7 @@ def test_there_and_back_and_there_again(name: str, tmp_path: Path, tokenizer: Pa
     from_hugging_face(tmp_path / "hf", tmp_path / "imported")
     reader = CheckpointReader(tmp_path / "imported")
     reader.verify()
-    real = family_of(small_model(name)).weights(small_model(name))
+    real = format_of(small_model(name)).places(small_model(name))
     for key, weight in real.items():
         assert torch.equal(reader.tensor(key)[: weight.unpadded_rows], original.tensor(key)[: weight.unpadded_rows])
         assert not reader.tensor(key)[weight.unpadded_rows :].any()
@@ -107,7 +107,7 @@ def test_baichuan_as_its_authors_have_it(name: str, tmp_path: Path, tokenizer: P
     model = small_model(name)
     weights = {
         key: mapping.from_hugging_face(key, weight, stored.__getitem__)
-        for key, weight in family_of(model).weights(model).items()
+        for key, weight in format_of(model).places(model).items()
     }
     tokens = random_tokens(model, length=40)
     from_hugging_face(tmp_path / "hf", tmp_path / "imported")
@@ -119,7 +119,7 @@ def test_files_as_transformers_writes_them(tmp_path: Path) -> None:
     """bfloat16 and shards of its own; and GPT-2's old files, without the prefix and with masks in them."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    settings = family_of(small_model("gpt3")).hugging_face_config(
+    settings = format_of(small_model("gpt3")).hugging_face_config(
         small_model("gpt3"), dtype="bfloat16", end_of_document=1
     )
     model = GPT2LMHeadModel(GPT2Config(**settings)).bfloat16()
@@ -188,7 +188,25 @@ def test_a_damaged_file_and_foreign_settings_are_named(tmp_path: Path, tokenizer
 def test_what_has_no_counterpart_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.family: no model of transformers computes glm"):
         export(InMemory("glm"), tmp_path / "hf", tokenizer)
-    with pytest.raises(ValueError, match=r"model\.positions: alibi cannot be expressed as LLaMA, which has rotary"):
+    with pytest.raises(ValueError, match=r"model\.positions: alibi cannot be expressed as transformers' LLaMA"):
         export(InMemory("baichuan-alibi"), tmp_path / "hf", tokenizer, form="llama")
     with pytest.raises(ValueError, match="the form of LLaMA is for Baichuan"):
         export(InMemory("bloom"), tmp_path / "hf", tokenizer, form="llama")
+
+
+def test_special_tokens_of_an_imported_model_are_kept(tmp_path: Path, tokenizer: Path) -> None:
+    """Its first token, several last ones and its ways of generating come out as they went in."""
+    export(InMemory("llama"), tmp_path / "hf", tokenizer)
+    theirs = {"bos_token_id": 7, "eos_token_id": [2, 9], "pad_token_id": None}
+    generation = {**theirs, "temperature": 0.6, "top_p": 0.9}
+    config_path = tmp_path / "hf" / "config.json"
+    config_path.write_text(json.dumps({**json.loads(config_path.read_text()), **theirs}))
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps(generation))
+    names = {"bos_token": "b", "eos_token": "a", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(names))
+    from_hugging_face(tmp_path / "hf", tmp_path / "imported")
+    assert convert.main(["to-hf", str(tmp_path / "imported"), str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "generation_config.json").read_text()) == generation
+    written = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert {name: written[name] for name in theirs} == theirs
+    assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text()) == names

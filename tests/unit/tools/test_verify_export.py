@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from pretrain.config import ModelConfig
+from tests.small_run import MODEL, write_small_run
+from tests.unit.pretrain.families.small import build
 from tools import verify_export
+from tools.convert import to_hugging_face
+from tools.import_hugging_face import from_hugging_face
 from tools.verify_export import compare_logits, visible
 
 
@@ -48,3 +55,35 @@ def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
 def test_the_command_line_prints_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify_export.main([str(tmp_path), str(tmp_path / "hf")]) == 2
     assert "hf/config.json: no such file; `python -m tools.convert to-hf` writes" in capsys.readouterr().err
+
+
+def test_a_model_imported_and_exported_again_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has seen no data of ours, so the held-out text is named; in float16, which rounds."""
+    write_small_run(tmp_path)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    model = ModelConfig.model_validate(MODEL)
+    tensors = {name: parameter.detach() for name, parameter in build(model).named_global_parameters()}
+
+    class InMemory:
+        def __init__(self) -> None:
+            self.config = {"model": model.model_dump(mode="json")}
+
+        def names(self) -> list[str]:
+            return list(tensors)
+
+        def tensor(self, name: str) -> torch.Tensor:
+            return tensors[name]
+
+    settings = {"tokenizer": tmp_path / "tokenizer", "end_of_document": 2, "dtype": "float16", "shard_bytes": 10**9}
+    to_hugging_face(InMemory(), tmp_path / "hf", **settings)
+    from_hugging_face(tmp_path / "hf", tmp_path / "imported")
+    command = [str(tmp_path / "imported"), str(tmp_path / "hf"), "--prompts", "a"]
+    assert verify_export.main(command) == 2
+    assert "an imported model; name held-out text to compare on with --mixture" in capsys.readouterr().err
+    assert verify_export.main([*command, "--mixture", str(tmp_path / "mixture.yaml")]) == 0
+    assert json.loads((tmp_path / "exported_check.json").read_text())["dtype"] == "float16"

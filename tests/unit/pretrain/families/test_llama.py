@@ -1,45 +1,12 @@
-"""Parameter counts as published, and weights that transformers' model computes the same with."""
+"""The mapping of LLaMA's weights, tensor by tensor."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
 
-from foundation.configuration import Settings, load_config
 from pretrain.config import ModelConfig
 from pretrain.families import llama, mapping
-
-CONFIGS = Path(__file__).parents[4] / "configs" / "model"
-
-
-class ModelFile(Settings):
-    model: ModelConfig
-
-
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [
-        ("llama-7b", 6_738_415_616),
-        ("llama-13b", 13_015_864_320),
-        ("llama-33b", 32_528_943_616),
-        ("llama-65b", 65_285_660_672),
-        ("llama2-7b", 6_738_415_616),
-        ("llama2-13b", 13_015_864_320),
-        ("llama2-70b", 68_976_648_192),
-    ],
-)
-def test_parameter_counts_are_the_published_ones(name: str, published: int) -> None:
-    model = load_config(ModelFile, CONFIGS / f"{name}.yaml").model
-    assert mapping.parameter_count(model) == published
-
-
-def test_every_model_file_is_read() -> None:
-    names = {path.stem for path in CONFIGS.glob("*.yaml")}
-    assert names >= {"demo", "llama-7b", "llama2-70b"}
-    for name in names:
-        load_config(ModelFile, CONFIGS / f"{name}.yaml")
 
 
 def small_model(**changes: int) -> ModelConfig:
@@ -58,7 +25,7 @@ def small_model(**changes: int) -> ModelConfig:
 def test_weights_go_there_and_back() -> None:
     torch.manual_seed(1)
     model = small_model()
-    for name, weight in llama.weights(model).items():
+    for name, weight in llama.FORMAT.places(model).items():
         tensor = torch.randn(weight.shape)
         theirs = mapping.to_hugging_face(name, weight, tensor)
         back = mapping.from_hugging_face(name, weight, theirs.__getitem__)
@@ -71,11 +38,13 @@ def test_names_and_shapes_are_those_of_transformers() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model = small_model()
-    reference = LlamaForCausalLM(LlamaConfig(**llama.hugging_face_config(model, dtype="float32", end_of_document=3)))
+    reference = LlamaForCausalLM(
+        LlamaConfig(**llama.FORMAT.hugging_face_config(model, dtype="float32", end_of_document=3))
+    )
     expected = {name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()}
     found = {
         rows.name: (rows.stop - rows.start, *weight.shape[1:])
-        for weight in llama.weights(model).values()
+        for weight in llama.FORMAT.places(model).values()
         for rows in weight.parts
     }
     assert found == expected
@@ -86,14 +55,14 @@ def test_the_settings_arrive_in_transformers() -> None:
     from transformers import LlamaConfig
 
     model = ModelConfig(**(small_model().model_dump() | {"rope_theta": 5e5, "norm_epsilon": 3e-6}))
-    config = LlamaConfig(**llama.hugging_face_config(model, dtype="float32", end_of_document=3))
+    config = LlamaConfig(**llama.FORMAT.hugging_face_config(model, dtype="float32", end_of_document=3))
     assert config.rope_parameters["rope_theta"] == 5e5
     assert config.rms_norm_eps == 3e-6
     assert (config.vocab_size, config.eos_token_id, config.tie_word_embeddings) == (130, 3, False)
 
 
 def test_a_misshapen_tensor_is_named() -> None:
-    weight = llama.weights(small_model())["layers.1.mlp.down.weight"]
+    weight = llama.FORMAT.places(small_model())["layers.1.mlp.down.weight"]
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down\.weight: shape \(48, 32\).*\(32, 48\)"):
         mapping.to_hugging_face("layers.1.mlp.down.weight", weight, torch.zeros(48, 32))
     with pytest.raises(ValueError, match=r"down_proj\.weight: shape \(48, 32\), but layers\.1\.mlp\.down"):

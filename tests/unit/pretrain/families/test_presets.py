@@ -14,23 +14,29 @@ from tests.unit.pretrain.families.small import SMALL, build, small_model
 CONFIGS = Path(__file__).parents[4] / "configs" / "model"
 
 EXACT = {
-    # Released weights.
+    # Of the released weights, as KerasHub's presets list them.
     "gpt2-124m": 124_439_808,
     "gpt2-355m": 354_823_168,
     "gpt2-774m": 774_030_080,
     "gpt2-1.5b": 1_557_611_200,
-    # The models' pages.
+    # The models' cards: bigscience/bloom-560m and so on.
     "bloom-560m": 559_214_592,
     "bloom-1b1": 1_065_314_304,
     "bloom-1b7": 1_722_408_960,
     "bloom-3b": 3_002_557_440,
     "bloom-7b1": 7_069_016_064,
     "bloom-176b": 176_247_271_424,
+    # The table in the README of baichuan-inc/Baichuan-13B.
     "baichuan-7b": 7_000_559_616,
     "baichuan-13b": 13_264_901_120,
-    # Sums of the released files' shapes.
-    "baichuan2-7b": 7_505_973_248,
-    "baichuan2-13b": 13_896_668_160,
+    # Of the released weights as loaded: KerasHub's preset (7B), pyllama's README (33B, 65B), LoRAM's tables (the rest).
+    "llama-7b": 6_738_415_616,
+    "llama-13b": 13_015_864_320,
+    "llama-33b": 32_528_943_616,
+    "llama-65b": 65_285_660_672,
+    "llama2-7b": 6_738_415_616,
+    "llama2-13b": 13_015_864_320,
+    "llama2-70b": 68_976_648_192,
 }
 ROUNDED = {
     # Brown et al. 2020, table 2.1: two or three digits.
@@ -46,9 +52,15 @@ ROUNDED = {
     "palm-8b": (8.63e9, 0.005e9),
     "palm-62b": (62.50e9, 0.005e9),
     "palm-540b": (540.35e9, 0.01e9),
+    # Yang et al. 2023, by name only: no count was published.
+    "baichuan2-7b": (7.5e9, 0.05e9),
+    "baichuan2-13b": (13.9e9, 0.05e9),
     # Du et al. 2021, section 3.1, and Zeng et al. 2022, by name only.
     "glm-110m": (110e6, 1e6),
     "glm-335m": (335e6, 1e6),
+    "glm-410m": (410e6, 1e6),
+    "glm-515m": (515e6, 1e6),
+    "glm-2b": (2e9, 0.1e9),
     "glm-10b": (10e9, 0.2e9),
     "glm-130b": (130e9, 1.5e9),
 }
@@ -74,8 +86,8 @@ def test_the_count_rounds_to_the_published_one(name: str) -> None:
 
 
 def test_every_preset_is_counted() -> None:
-    held = {*EXACT, *ROUNDED}
-    assert {path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith(("demo", "llama"))} == held
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"demo", *EXACT, *ROUNDED}
+    preset("demo")
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -20,7 +20,7 @@ from transformers import (
 
 from pretrain.config import ModelConfig
 from pretrain.families import mapping
-from pretrain.families.registry import family_of
+from pretrain.families.registry import format_of
 from tests.unit.pretrain.families import twin
 from tests.unit.pretrain.families.small import SMALL, build, random_tokens, small_model
 
@@ -56,10 +56,10 @@ def loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", REFERENCES)
 def test_equals_transformers(name: str) -> None:
     config = small_model(name)
-    family = family_of(config)
+    there = format_of(config)
     settings, architecture = REFERENCES[name]
-    reference = architecture(settings(**family.hugging_face_config(config, dtype="float32", end_of_document=1))).eval()
-    weights = family.weights(config)
+    reference = architecture(settings(**there.hugging_face_config(config, dtype="float32", end_of_document=1))).eval()
+    weights = there.places(config)
     state = {}
     for key, parameter in build(config).named_global_parameters():
         state.update(mapping.to_hugging_face(key, weights[key], parameter.detach()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -13,11 +12,12 @@ import torch.nn.functional as F
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
 from pretrain.model import loss
-from pretrain.model.attention import QUERY_BLOCK, causal_attention, flex_attention
+from pretrain.model.attention import QUERY_BLOCK, causal_attention
 from pretrain.model.init import whole_weight
 from pretrain.model.loss import LossSettings, mean_loss
 from pretrain.model.norm import RMSNorm
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
+from tests.attention_cases import KINDS, plain_attention, random_heads, seen_by
 
 CONFIG = ModelConfig(
     vocabulary_size=250,
@@ -57,37 +57,18 @@ def test_block_causal_attention_is_attention(length: int, key_value_heads: int) 
 
 @pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
 @pytest.mark.parametrize("length", [5, QUERY_BLOCK + 70])
-@pytest.mark.parametrize("kind", ["none", "prefix", "documents"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_ranges_and_slopes_are_those_of_a_plain_mask(kind: str, length: int, slopes: torch.Tensor | None) -> None:
-    """In query blocks, and by the GPU's FlexAttention, whose forward pass torch also runs on a CPU."""
-    generator = torch.Generator().manual_seed(length)
-    q, k, v = (torch.randn(2, 4, length, 16, generator=generator, requires_grad=True) for _ in range(3))
-    places = torch.arange(length)
-    seen = (places <= places[:, None]).expand(2, length, length)
-    layout = None
-    if kind == "prefix":
-        prefix = torch.tensor([3, length // 2 + 1])[:, None]
-        layout = torch.stack([torch.zeros(2, length, dtype=torch.int64), torch.maximum(places + 1, prefix)], -1)
-        seen = seen | (places < prefix[:, None])
-    elif kind == "documents":
-        starts = torch.stack([places // 40 * 40, places // 3 * 3])
-        layout = torch.stack([starts, (places + 1).expand(2, length)], -1)
-        seen = seen & (places >= starts[..., None])
-    bias = torch.zeros(2, 1, length, length).masked_fill(~seen[:, None], float("-inf"))
-    if slopes is not None:
-        bias = bias - slopes[:, None, None] * (places[:, None] - places).abs()
-    reference = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    q, k, v = random_heads(length)
+    layout, seen = seen_by(kind, length)
+    reference = plain_attention(q, k, v, seen, slopes)
     ours = causal_attention(q, k, v, slopes, layout)
     torch.testing.assert_close(ours, reference)
-    upstream = torch.randn(ours.shape, generator=generator)
+    upstream = torch.randn(ours.shape)
     for mine, theirs in zip(
         torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(reference, (q, k, v), upstream), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is slow without being compiled
-        on_gpu = flex_attention(q.detach(), k.detach(), v.detach(), slopes, layout)
-        torch.testing.assert_close(on_gpu, reference)
 
 
 def test_slopes_are_the_published_ones() -> None:

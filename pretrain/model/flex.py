@@ -1,0 +1,104 @@
+"""FlexAttention (Dong et al. 2024, arXiv:2412.05496): the GPU's way for ALiBi and for layouts.
+
+It computes only the tiles of scores that a mask of tiles lists, and looks at single positions in those that are seen in
+part. That mask is made from the ranges that tokens see, tile by tile: a mask of S × S booleans is never there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from pretrain.model.layout import FIRST_SEEN, SEEN_END
+
+TILE = 128
+"""Rows and columns of a tile; FlexAttention's own default."""
+
+
+def flex_attention(
+    q_BHSE: torch.Tensor,
+    k_BKSE: torch.Tensor,
+    v_BKSE: torch.Tensor,
+    slopes_H: torch.Tensor | None,
+    layout_BSC: torch.Tensor | None,
+) -> torch.Tensor:
+    """As `causal_attention`. Compiled on a GPU; on a CPU plain and slow, for tests."""
+    from torch.nn.attention import flex_attention as flex
+
+    def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
+        assert slopes_H is not None
+        return score - slopes_H[head] * (query - key).abs()
+
+    attend = _compiled(flex.flex_attention) if q_BHSE.is_cuda else flex.flex_attention
+    result: torch.Tensor = attend(
+        q_BHSE,
+        k_BKSE,
+        v_BKSE,
+        score_mod=None if slopes_H is None else with_slope,
+        block_mask=_causal_mask(q_BHSE.shape[2], q_BHSE.device) if layout_BSC is None else _mask_of(layout_BSC),
+        enable_gqa=q_BHSE.shape[1] != k_BKSE.shape[1],
+    )
+    return result
+
+
+@lru_cache(maxsize=1)
+def _compiled(function: Any) -> Any:
+    return torch.compile(function, dynamic=False)
+
+
+def _mask_of(layout_BSC: torch.Tensor) -> Any:
+    # Kept on the layout, so that the layers of a stage, which all get the same one, make it once.
+    mask = getattr(layout_BSC, "tile_mask", None)
+    if mask is None:
+        first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
+
+        def is_seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            return (key >= first_BS[batch, query]) & (key < end_BS[batch, query])
+
+        mask = layout_BSC.tile_mask = tile_mask(first_BS, end_BS, is_seen)  # type: ignore[attr-defined]
+    return mask
+
+
+@lru_cache(maxsize=4)
+def _causal_mask(length: int, device: torch.device) -> Any:
+    def is_past(batch: Any, head: Any, query: Any, key: Any) -> Any:
+        return key <= query
+
+    places_BS = torch.arange(length, device=device)[None]
+    return tile_mask(torch.zeros_like(places_BS), places_BS + 1, is_past)
+
+
+def tile_mask(first_BS: torch.Tensor, end_BS: torch.Tensor, is_seen: Callable[[Any, Any, Any, Any], Any]) -> Any:
+    """FlexAttention's mask of tiles, for tokens that see the half-open range [first, end) each.
+
+    Args:
+        is_seen: (batch, head, query, key) -> whether the key lies in the query's range, for tiles seen in part.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    batch, length = first_BS.shape
+    tiles = -(-length // TILE)
+    # Of each tile of queries; the last, shorter one is filled up with its own last query.
+    places = torch.arange(tiles * TILE, device=first_BS.device).clamp_max(length - 1)
+    first = first_BS[:, places].view(batch, tiles, TILE, 1)
+    end = end_BS[:, places].view(batch, tiles, TILE, 1)
+    starts = torch.arange(tiles, device=first_BS.device) * TILE
+    # Some query may see something of it; every query sees all of it.
+    is_touched = (starts < end.amax(2)) & (starts + TILE > first.amin(2))
+    is_whole = (starts >= first.amax(2)) & (starts + TILE <= end.amin(2))
+    return BlockMask.from_kv_blocks(
+        *_listed(is_touched & ~is_whole),
+        *_listed(is_whole),
+        BLOCK_SIZE=TILE,
+        mask_mod=is_seen,
+        seq_lengths=(length, length),
+    )
+
+
+def _listed(tiles_BQK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How many tiles of each row are meant, and which, those first: int32, [B, 1, Q] and [B, 1, Q, K]."""
+    which = tiles_BQK.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return tiles_BQK.sum(-1).to(torch.int32)[:, None], which.to(torch.int32)[:, None].contiguous()
