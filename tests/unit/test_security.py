@@ -17,7 +17,7 @@ from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.data.mixture import load_mixture
-from pretrain.families.registry import family_of_type
+from pretrain.families.registry import format_of_type
 from tools.import_hugging_face import _Tensors
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_pickled_weights_are_refused_and_not_read(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     torch.save({"weight": Mischief(trace)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model.bin is a pickle, which can run code when it is read"):
-        _Tensors(tmp_path, family_of_type("llama"))
+        _Tensors(tmp_path, format_of_type("llama"))
     assert not trace.exists()
     pickle.loads(pickle.dumps(Mischief(trace)))  # the trap does work
     assert trace.exists()
