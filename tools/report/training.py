@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,20 @@ def events_part(run: Run) -> str:
     if resumed:
         steps = ", ".join(f"{line['step']:,}" for line in resumed)
         out.append(f"<p>Stopped and resumed at step {steps}.</p>")
-    rows = [(f"{line['step']:,}", str(line["event"]), _details(line)) for line in told]
+    rows = [(f"{line['step']:,}", _clock(line), str(line["event"]), _details(line)) for line in told]
     if len(rows) > SHOWN_EVENTS:
         out.append(f"<p>The last {SHOWN_EVENTS} of {len(rows):,}.</p>")
-    out.append(table(("step", "event", "more"), rows[-SHOWN_EVENTS:], wide_last=True))
+    out.append(table(("step", "UTC", "event", "more"), rows[-SHOWN_EVENTS:], wide_last=True))
     return "".join(out)
 
 
+def _clock(line: dict[str, Any]) -> str:
+    """When it was, in UTC; nothing for runs of a version that did not write it."""
+    return datetime.fromtimestamp(line["time"], timezone.utc).strftime("%m-%d %H:%M:%S") if "time" in line else ""
+
+
 def _details(line: dict[str, Any]) -> str:
-    parts = [f"{name} {value}" for name, value in line.items() if name not in ("kind", "step", "event")]
+    parts = [f"{name} {value}" for name, value in line.items() if name not in ("kind", "step", "event", "time")]
     text = ", ".join(parts)
     return text if len(text) <= 160 else f"{text[:157]}…"
 
