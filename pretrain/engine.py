@@ -367,7 +367,8 @@ class Engine:
         """Weight decay on matrices, the same for all in each step; none on norms, as every family's paper has it."""
         decay, ratio = self.config.optimizer.weight_decay, self.config.model.embedding_learning_rate_ratio
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in self._parameters.items():
+        # Matrices first on every stage: in the order of the groups DeepSpeed sums the gradient norm.
+        for name, parameter in sorted(self._parameters.items(), key=lambda item: item[1].ndim == 1):
             kind = (0.0, 1.0) if parameter.ndim == 1 else (decay, 1.0)
             if name == "embedding.weight":
                 kind = (decay / ratio, ratio)

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig, LanguageConfig, RuleSet, SourceConfig
+from data_prep.config import DataConfig, LanguageConfig, QualityConfig, RuleSet, SourceConfig
 from data_prep.documents import SIGNALS
-from data_prep.rules import RULE_SETS, Rule, code, explain, gopher, language, rules_named, rules_of_source
+from data_prep.rules import RULE_SETS, Rule, code, explain, gopher, language, quality, rules_named, rules_of_source
 from data_prep.rules.decide import failures
 from data_prep.signals.text_statistics import measure_string
 
@@ -125,9 +125,10 @@ def test_each_threshold_of_roots_is_that_of_the_language(
 
 
 def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None:
-    rules = (*ALL_RULES, *language.rules_of(LanguageConfig()))
+    configured = (*language.rules_of(LanguageConfig()), *quality.rules_of(QualityConfig()))
+    rules = (*ALL_RULES, *configured)
     assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
-    assert set(RULE_SETS) | {"language"} == set(get_args(RuleSet))
+    assert set(RULE_SETS) | {"language", "quality"} == set(get_args(RuleSet))
     assert len({rule.name for rule in rules}) == len(rules)
     for rule in rules:
         assert rule.signal in SIGNALS.names
