@@ -17,7 +17,7 @@ from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.single import load_single_process_model
-from tests.unit.pretrain.families.small import build, small_model
+from tests.unit.pretrain.families.small import InMemory, small_model
 from tools import convert, evaluate
 from tools.import_hugging_face import from_hugging_face
 
@@ -47,20 +47,8 @@ def exported(tmp_path: Path) -> Path:
     (tmp_path / "mixture.yaml").write_text(yaml.safe_dump({**mixture, "datasets": [entry]}))
 
     model = small_model("llama").model_copy(update={"vocabulary_size": 257})
-    tensors = {name: parameter.detach() for name, parameter in build(model).named_global_parameters()}
-
-    class InMemory:
-        def __init__(self) -> None:
-            self.config = {"model": model.model_dump(mode="json")}
-
-        def names(self) -> list[str]:
-            return list(tensors)
-
-        def tensor(self, name: str) -> torch.Tensor:
-            return tensors[name]
-
     settings = {"tokenizer": tmp_path / "tokenizer", "end_of_document": 0, "dtype": "float32", "shard_bytes": 10**9}
-    convert.to_hugging_face(InMemory(), tmp_path / "hf", **settings)
+    convert.to_hugging_face(InMemory(model), tmp_path / "hf", **settings)
     return tmp_path / "hf"
 
 

@@ -15,7 +15,7 @@ from pretrain.checkpoint.single import load_single_process_model
 from pretrain.families import mapping
 from pretrain.families.registry import format_of
 from tests.unit.pretrain.families import twin
-from tests.unit.pretrain.families.small import SMALL, build, random_tokens, small_model
+from tests.unit.pretrain.families.small import SMALL, InMemory, build, random_tokens, small_model
 from tools import convert
 from tools.import_hugging_face import from_hugging_face
 
@@ -32,21 +32,6 @@ def tokenizer(tmp_path: Path) -> Path:
     return folder
 
 
-class InMemory:
-    """A checkpoint of a small model."""
-
-    def __init__(self, name: str) -> None:
-        model = small_model(name)
-        self.config = {"model": model.model_dump(mode="json")}
-        self.tensors = {key: parameter.detach() for key, parameter in build(model).named_global_parameters()}
-
-    def names(self) -> list[str]:
-        return list(self.tensors)
-
-    def tensor(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
-
-
 def export(checkpoint: InMemory | CheckpointReader, out: Path, tokenizer: Path, form: convert.Form = "own") -> None:
     convert.to_hugging_face(
         checkpoint, out, tokenizer=tokenizer, end_of_document=1, dtype="float32", shard_bytes=30_000, form=form
@@ -55,7 +40,7 @@ def export(checkpoint: InMemory | CheckpointReader, out: Path, tokenizer: Path, 
 
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_there_and_back_and_there_again(name: str, tmp_path: Path, tokenizer: Path) -> None:
-    original = InMemory(name)
+    original = InMemory(small_model(name))
     export(original, tmp_path / "hf", tokenizer)
     from_hugging_face(tmp_path / "hf", tmp_path / "imported")
     reader = CheckpointReader(tmp_path / "imported")
@@ -78,7 +63,7 @@ def test_the_logits_are_the_same_on_both_sides(name: str, tmp_path: Path, tokeni
     """Tied and untied, with padding rows of the vocabulary; a Baichuan in the form of LLaMA, NormHead folded in."""
     from transformers import AutoModelForCausalLM
 
-    original = InMemory(name)
+    original = InMemory(small_model(name))
     export(original, tmp_path / "hf", tokenizer, form="llama" if name.startswith("baichuan") else "own")
     theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(report.values())
@@ -99,7 +84,7 @@ def test_the_logits_are_the_same_on_both_sides(name: str, tmp_path: Path, tokeni
 @pytest.mark.parametrize("name", ["baichuan-alibi", "baichuan2"])
 def test_baichuan_as_its_authors_have_it(name: str, tmp_path: Path, tokenizer: Path) -> None:
     """Read by the twin from the exported names: W_pack, and a head that is normalised when it is used."""
-    export(InMemory(name), tmp_path / "hf", tokenizer)
+    export(InMemory(small_model(name)), tmp_path / "hf", tokenizer)
     stored: dict[str, torch.Tensor] = {}
     for file in (tmp_path / "hf").glob("*.safetensors"):
         stored.update(load_file(file))
@@ -147,7 +132,7 @@ def test_files_as_transformers_writes_them(tmp_path: Path) -> None:
     ],
 )
 def test_a_faulty_tensor_is_named(fault: str, message: str, tmp_path: Path, tokenizer: Path) -> None:
-    export(InMemory("gpt3"), tmp_path / "hf", tokenizer)
+    export(InMemory(small_model("gpt3")), tmp_path / "hf", tokenizer)
     (tmp_path / "hf" / convert.CHECKSUM_FILE).unlink()
     name = "transformer.h.1.mlp.c_fc.bias"
     for file in (tmp_path / "hf").glob("*.safetensors"):
@@ -166,7 +151,7 @@ def test_a_faulty_tensor_is_named(fault: str, message: str, tmp_path: Path, toke
 
 
 def test_a_damaged_file_and_foreign_settings_are_named(tmp_path: Path, tokenizer: Path) -> None:
-    export(InMemory("llama"), tmp_path / "hf", tokenizer)
+    export(InMemory(small_model("llama")), tmp_path / "hf", tokenizer)
     file = next((tmp_path / "hf").glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -187,16 +172,16 @@ def test_a_damaged_file_and_foreign_settings_are_named(tmp_path: Path, tokenizer
 
 def test_what_has_no_counterpart_is_refused(tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.family: no model of transformers computes glm"):
-        export(InMemory("glm"), tmp_path / "hf", tokenizer)
+        export(InMemory(small_model("glm")), tmp_path / "hf", tokenizer)
     with pytest.raises(ValueError, match=r"model\.positions: alibi cannot be expressed as transformers' LLaMA"):
-        export(InMemory("baichuan-alibi"), tmp_path / "hf", tokenizer, form="llama")
+        export(InMemory(small_model("baichuan-alibi")), tmp_path / "hf", tokenizer, form="llama")
     with pytest.raises(ValueError, match="the form of LLaMA is for Baichuan"):
-        export(InMemory("bloom"), tmp_path / "hf", tokenizer, form="llama")
+        export(InMemory(small_model("bloom")), tmp_path / "hf", tokenizer, form="llama")
 
 
 def test_special_tokens_of_an_imported_model_are_kept(tmp_path: Path, tokenizer: Path) -> None:
     """Its first token, several last ones and its ways of generating come out as they went in."""
-    export(InMemory("llama"), tmp_path / "hf", tokenizer)
+    export(InMemory(small_model("llama")), tmp_path / "hf", tokenizer)
     theirs = {"bos_token_id": 7, "eos_token_id": [2, 9], "pad_token_id": None}
     generation = {**theirs, "temperature": 0.6, "top_p": 0.9}
     config_path = tmp_path / "hf" / "config.json"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from pretrain.config import ModelConfig
 from tests.small_run import MODEL, write_small_run
-from tests.unit.pretrain.families.small import build
+from tests.unit.pretrain.families.small import InMemory
 from tools import verify_export
 from tools.convert import to_hugging_face
 from tools.import_hugging_face import from_hugging_face
@@ -67,20 +67,8 @@ def test_a_model_imported_and_exported_again_is_compared(tmp_path: Path, capsys:
     (tmp_path / "tokenizer").mkdir()
     tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
     model = ModelConfig.model_validate(MODEL)
-    tensors = {name: parameter.detach() for name, parameter in build(model).named_global_parameters()}
-
-    class InMemory:
-        def __init__(self) -> None:
-            self.config = {"model": model.model_dump(mode="json")}
-
-        def names(self) -> list[str]:
-            return list(tensors)
-
-        def tensor(self, name: str) -> torch.Tensor:
-            return tensors[name]
-
     settings = {"tokenizer": tmp_path / "tokenizer", "end_of_document": 2, "dtype": "float16", "shard_bytes": 10**9}
-    to_hugging_face(InMemory(), tmp_path / "hf", **settings)
+    to_hugging_face(InMemory(model), tmp_path / "hf", **settings)
     from_hugging_face(tmp_path / "hf", tmp_path / "imported")
     command = [str(tmp_path / "imported"), str(tmp_path / "hf"), "--prompts", "a"]
     assert verify_export.main(command) == 2

@@ -78,3 +78,17 @@ def build(config: ModelConfig, seed: int = 3) -> WholeModel:
 def random_tokens(config: ModelConfig, length: int = 150, batch: int = 2) -> torch.Tensor:
     """[B, S]; longer than a query block of the attention."""
     return torch.randint(0, config.vocabulary_size, (batch, length), generator=torch.Generator().manual_seed(11))
+
+
+class InMemory:
+    """A checkpoint of a model with lively weights, without a file."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.config = {"model": model.model_dump(mode="json")}
+        self.tensors = {key: parameter.detach() for key, parameter in build(model).named_global_parameters()}
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
