@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards import Stage
+from foundation.atomic_files import NoRoomError, room_for
 from foundation.progress import Progress
 
 _THREAD_SETTINGS = (
@@ -152,7 +153,8 @@ def _execute(step: _TaskStep, workers: int, folder: str, report: Callable[[], No
         return
     # By a file that each worker reads once: sent along with every task, the list of all tasks would grow as its square.
     path = Path(folder, "executor")
-    path.write_bytes(pickle.dumps(executor))
+    with room_for(path):
+        path.write_bytes(pickle.dumps(executor))
     with _one_thread_per_worker(), _pool(workers) as pool:
         running = {pool.submit(_run_rank, path, rank) for rank in ranks}
         while running:
@@ -259,7 +261,8 @@ class _TaskStep:
             if (self.records / f"{unit}.json").is_file():
                 continue  # Ray gives a rank whose machine was lost to another one
             running = Path(self.folder, f"running-{rank}")
-            running.write_text(unit, encoding="utf-8")
+            with room_for(running):
+                running.write_text(unit, encoding="utf-8")
             try:
                 with self.run.used_by_worker():
                     self.function(unit)
@@ -271,7 +274,8 @@ class _TaskStep:
     def _note_failure(self, rank: int, unit: str, error: Exception) -> None:
         whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         partial = Path(self.folder, f"failure.{rank}.partial")
-        partial.write_text(f"{_message(unit, error)}\0{whole}", encoding="utf-8")
+        with room_for(partial):
+            partial.write_text(f"{_message(unit, error)}\0{whole}", encoding="utf-8")
         with contextlib.suppress(FileExistsError):
             os.link(partial, Path(self.folder, "failure"))  # the first one stays
 
@@ -290,7 +294,7 @@ class _TaskStep:
 
 
 def _message(unit: str, error: Exception) -> str:
-    if isinstance(error, ValueError):
+    if isinstance(error, (ValueError, NoRoomError)):
         return f"{unit}: {error}"
     return f"{unit}: {type(error).__name__}: {error}"
 

@@ -20,7 +20,7 @@ from data_prep.documents import DOCUMENTS
 from data_prep.executors import run_units
 from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest, load_manifest
 from data_prep.sources import Document, Fault, reader_of
-from foundation.atomic_files import whole_file
+from foundation.atomic_files import room_for, whole_file
 
 VERSION = 1
 
@@ -110,11 +110,12 @@ class _Rows:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._flush()
-        finally:
-            self._writer.close()
+        with room_for(self._path):
+            try:
+                if kind is None:
+                    self._flush()
+            finally:
+                self._writer.close()
 
     def add(self, identity: str, source: str, document: Document) -> int:
         """Hold one document; returns the bytes of its text."""
@@ -130,7 +131,8 @@ class _Rows:
 
     def _flush(self) -> None:
         if self._columns["id"]:
-            self._writer.write_table(pa.table(dict(self._columns), schema=DOCUMENTS))
+            with room_for(self._path):
+                self._writer.write_table(pa.table(dict(self._columns), schema=DOCUMENTS))
         self._columns = {name: [] for name in DOCUMENTS.names}
         self._held_bytes = 0
 

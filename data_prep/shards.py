@@ -27,7 +27,7 @@ from typing import Any, Literal
 from data_prep.config import DataConfig
 from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of, with_digests
 from data_prep.sources import FileRange, reader_of
-from foundation.atomic_files import digest, sha256_file, write_json
+from foundation.atomic_files import digest, room_for, sha256_file, write_json
 from foundation.progress import Progress
 
 STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "report-tokenizer", "tokenize", "ledger")
@@ -172,7 +172,8 @@ class RunDirectory:
         Raises:
             ValueError: another process holds it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        with room_for(self.root / ".lock"):
+            self.root.mkdir(parents=True, exist_ok=True)
         with open(self.root / ".lock", "a+") as file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_EX if self.share is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -190,9 +191,10 @@ class RunDirectory:
             if self.share is not None:
                 yield
                 return
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with room_for(self.root / ".lock"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             with open(self._worker_lock(), "w") as workers:
                 fcntl.flock(workers, fcntl.LOCK_EX)  # a killed run's workers end within moments
             yield

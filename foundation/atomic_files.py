@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -16,6 +17,44 @@ import numpy as np
 import numpy.typing as npt
 
 PARTIAL_SUFFIX = ".partial"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NoRoomError(OSError):
+    """The disk, a quota or the limit on the size of a file has no room; names the file and says what to do."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """While `path`, or its temporary name, is written.
+
+    Raises:
+        NoRoomError: for the system's error, which names no file, when there is no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM or isinstance(error, NoRoomError):
+            raise
+        raise NoRoomError(error.errno, _no_room(error.errno, path)) from error
+
+
+def _no_room(number: int, path: Path) -> str:
+    again = "run the same command again: what is done is kept"
+    path = path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))
+    names = (path.with_name(path.name + PARTIAL_SUFFIX), path)
+    written = next((name.stat().st_size for name in names if name.is_file()), 0)
+    told = f"{os.strerror(number)}: {path}, of which {written:,} bytes were written"
+    if number == errno.EFBIG:
+        return f"{told}; let this process write larger files (`ulimit -f`) and {again}"
+    disk = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir()))
+    told += f"; {disk.free:,} of {disk.total:,} bytes are free there"
+    if number == errno.EDQUOT:
+        return f"{told}, but not to this user: make room in your quota and {again}"
+    return f"{told}: make room and {again}"
 
 
 @contextmanager
@@ -28,18 +67,21 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: the block ended without having written to the temporary name.
+        NoRoomError: the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(path.name + PARTIAL_SUFFIX)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
     try:
-        yield temporary
-        if not temporary.is_file():
-            raise FileNotFoundError(f"{path}: nothing was written to {temporary.name}")
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with room_for(temporary):
+            yield temporary
+            if not temporary.is_file():
+                raise FileNotFoundError(f"{path}: nothing was written to {temporary.name}")
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -32,6 +32,7 @@ from data_prep.dedup.groups import Groups
 from data_prep.dedup.near import BAND_FIELDS, band_keys, propose_by_bands
 from data_prep.dedup.spill import Spill, part_of, parts_for
 from data_prep.signals.fingerprints import shingle_set
+from foundation.atomic_files import room_for
 
 _SHINGLE_BYTES = 8
 _BYTES_PER_ENTRY = 40
@@ -128,9 +129,11 @@ class Finder:
     def taking_candidates(self) -> Iterator[None]:
         """Within this context `add_candidates` is called, for all candidates in their order."""
         self._taken = 0
+        shingles, minima = self._scratch / "shingles", self._scratch / "minima"
         with (
-            open(self._scratch / "shingles", "wb") as self._shingle_file,
-            open(self._scratch / "minima", "wb") as self._minima_file,
+            room_for(shingles),  # by far the larger one
+            open(shingles, "wb") as self._shingle_file,
+            open(minima, "wb") as self._minima_file,
         ):
             yield
         assert self._taken == len(self._candidates), "every candidate has a text"

@@ -30,7 +30,7 @@ from data_prep.dedup.spill import Spill, part_of, parts_for
 from data_prep.dedup.texts import read_texts
 from data_prep.shards import RunDirectory, Shard
 from data_prep.signals.characters import SPACE, WORD, character_flags, decode, lower_case, read_only
-from foundation.atomic_files import whole_file
+from foundation.atomic_files import room_for, whole_file
 from foundation.progress import Progress
 
 LINES = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
@@ -155,7 +155,7 @@ def write_line_cuts(
                 spill.add(part_of(keys, parts), keys, numbers[is_line], np.full(len(keys), document))
             progress.advance()
     marks = scratch / "repeated_lines"
-    with open(marks, "wb") as place:
+    with room_for(marks), open(marks, "wb") as place:
         # taken now, where a full disk is an error: writing to a map of what is not there kills the process
         os.posix_fallocate(place.fileno(), 0, max(total, 1))
     goes = np.memmap(marks, dtype=np.uint8, mode="r+")

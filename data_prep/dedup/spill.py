@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from foundation.atomic_files import room_for
+
 _COPIES = 6
 """Of a part in memory while it is sorted: the records, their columns, the order, what is gathered by it."""
 _MOST_PARTS = 4096
@@ -84,5 +86,6 @@ class Spill:
             part, records = part[order], records[order]
         cuts = np.searchsorted(part, np.arange(self.parts + 1))
         for number in np.unique(part).tolist():
-            with open(self._path(number), "ab") as file:
+            path = self._path(number)
+            with room_for(path), open(path, "ab") as file:
                 file.write(records[cuts[number] : cuts[number + 1]].tobytes())  # tofile() does not say why it fails

@@ -23,7 +23,7 @@ from data_prep.indexed_dataset.format import (
     loss_mask_path,
     token_dtype,
 )
-from foundation.atomic_files import whole_file
+from foundation.atomic_files import room_for, whole_file
 
 _CHUNK = 1 << 20
 """Documents of which sizes, offsets and boundaries are held or converted at a time."""
@@ -129,11 +129,13 @@ class IndexedDatasetWriter:
             raise TokenFileError(f"{self.prefix}: a loss mask of {len(loss_mask)} entries for {len(tokens)} tokens")
         data = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
         self._digest.update(data)
-        self._bin.write(data)
+        with room_for(bin_path(self.prefix)):
+            self._bin.write(data)
         if self.with_loss_mask:
             counted = np.ones(len(tokens), np.bool_) if loss_mask is None else np.ascontiguousarray(loss_mask)
             self._mask_digest.update(counted.data.cast("B"))
-            self._mask.write(counted.data.cast("B"))
+            with room_for(loss_mask_path(self.prefix)):
+                self._mask.write(counted.data.cast("B"))
         self._add_sizes(sizes)
         self.documents += len(sizes)
         self.tokens += len(tokens)
@@ -176,7 +178,8 @@ class IndexedDatasetWriter:
 
         def write(data: bytes) -> None:
             digest.update(data)
-            self._idx.write(data)
+            with room_for(idx_path(self.prefix)):
+                self._idx.write(data)
 
         chunks = [*self._full_chunks, self._chunk[: self._used]]
         write(IndexHeader(self.dtype, self.documents, self.documents).pack())

@@ -14,7 +14,7 @@ file (`segmenter_*.json`), made by `tools/train_segmenter.py` from texts under f
 
 That of Khmer is of a tenth of the same help, held out; the others are of sentences of Universal Dependencies, whose
 idea of a word differs from that of any tool (jieba 0.772 on the same sentences, Janome 0.925, PyThaiNLP's dictionary
-0.713).
+0.713). Those of Chinese and Japanese are slightly optimistic: the same sentences chose the sizes of the two models too.
 
 Han letters are taken as Japanese in a document of which at least one in 16 of them is kana, else as Chinese. U+200B
 always divides. In other unspaced scripts (Lao, Tibetan, Myanmar, ...) each letter with its marks is a word.

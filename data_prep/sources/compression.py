@@ -16,13 +16,17 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from data_prep.sources.ranges import FileRange, at_places
 
 _BLOCK_BYTES = 1 << 18
 _ZSTD_MAGIC = 0xFD2FB528
 _ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_ZSTD_DICTIONARY_FRAME = 0x184D2A5D
+_ZSTD_DICTIONARY_MAGIC = 0xEC30A437
+_ZSTD_DICTIONARY_BYTES = 1 << 23
+"""Of a dictionary at the most, packed and unpacked: what a decoder must support, see `_zstd_dictionary`."""
 _ZSTD_WINDOW_BYTES = 1 << 31
 """As `zstd --long=31` writes it."""
 
@@ -83,11 +87,7 @@ class ByteStream:
         self._file: IO[bytes] = cast("IO[bytes]", raw)
         if self._suffix == ".gz":
             self._file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
-        elif self._suffix == ".zst":
-            import zstandard
-
-            unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
-            self._file = cast("IO[bytes]", unpacker.stream_reader(raw, read_across_frames=True))
+        self._is_begun = False
 
     def __enter__(self) -> ByteStream:
         return self
@@ -111,15 +111,56 @@ class ByteStream:
     def _read_zst(self, size: int) -> bytes:
         import zstandard
 
+        if not self._is_begun:
+            dictionary = _zstd_dictionary(self._path)
+            unpacker = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_ZSTD_WINDOW_BYTES)
+            self._file = cast("IO[bytes]", unpacker.stream_reader(self._raw, read_across_frames=True))
+            self._is_begun = True
         try:
             block = self._file.read(size)
         except zstandard.ZstdError as error:
+            if "Dictionary mismatch" in str(error):
+                raise DamagedFileError(
+                    "a zstd frame was packed with a dictionary that the file does not begin with; unpack the file with "
+                    "`zstd -D DICTIONARY` first"
+                ) from None
             raise DamagedFileError(f"damaged zstd file: {error}") from None
         if not block and size:
             # the library gives what there is and says nothing when a frame ends early
             for _ in _zstd_frames(self._path, self._start, self._end):
                 pass
         return block
+
+
+def _zstd_dictionary(path: str) -> Any:
+    """The dictionary of all frames of a file, which stands in its first frame; None when there is none.
+
+    Source: IIPC, Zstandard Compression for WARC Files 1.0, "Dictionary frame format" and "Window and dictionary
+    limits".
+
+    Raises:
+        DamagedFileError: the first frame should be a dictionary and is none, or too large a one.
+    """
+    import zstandard
+
+    with open(path, "rb") as file:
+        head = file.read(8)
+        if len(head) < 8 or int.from_bytes(head[:4], "little") != _ZSTD_DICTIONARY_FRAME:
+            return None
+        size = int.from_bytes(head[4:], "little")
+        content = file.read(min(size, _ZSTD_DICTIONARY_BYTES))
+    if int.from_bytes(content[:4], "little") == _ZSTD_MAGIC and len(content) == size:
+        try:
+            size = zstandard.get_frame_parameters(content).content_size
+            if size <= _ZSTD_DICTIONARY_BYTES:
+                content = zstandard.ZstdDecompressor().decompress(content)
+        except zstandard.ZstdError as error:
+            raise DamagedFileError(f"damaged zstd file: its dictionary cannot be unpacked: {error}") from None
+    if size > _ZSTD_DICTIONARY_BYTES:
+        raise DamagedFileError(f"its zstd dictionary has {size:,} bytes; at most {_ZSTD_DICTIONARY_BYTES:,} are read")
+    if int.from_bytes(content[:4], "little") != _ZSTD_DICTIONARY_MAGIC or len(content) < size:
+        raise DamagedFileError("damaged zstd file: its first frame should hold a dictionary, and does not")
+    return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

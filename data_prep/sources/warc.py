@@ -1,15 +1,17 @@
-"""Web archives (`.warc`, `.warc.gz`): the main text of each page that was answered, and text that was extracted before.
+"""Web archives (`.warc`, `.warc.gz`, `.warc.zst`): the main text of each page, and text that was extracted before.
 
 Documents are the `response` records with status 200 and a type of HTML or plain text, and `conversion` records of plain
 text (Common Crawl's WET files). Other records are no documents.
 
-Source of the format: ISO 28500:2017 (WARC 1.1), section 5.
+Source of the format: ISO 28500:2017 (WARC 1.1), section 5; packed by zstd, with a dictionary in the first frame or
+without one: IIPC, Zstandard Compression for WARC Files 1.0.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from data_prep.sources.compression import (
@@ -23,17 +25,18 @@ from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, usable
 
 _HTML = ("text/html", "application/xhtml+xml")
+_MAGIC = b"WARC/"
 _LONGEST_HEADER = 1 << 16
 _BLOCK_BYTES = 1 << 16
 
 
 def _accepts(path: str) -> bool:
-    return path.lower().endswith((".warc", ".warc.gz"))
+    return path.lower().endswith((".warc", ".warc.gz", ".warc.zst"))
 
 
 def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
     if suffix_of(path):
-        return divide_packed(path, size, shard_bytes, of_lines=False)
+        return list(_at_records(divide_packed(path, size, shard_bytes, of_lines=False)))
     starts: list[int] = []
     try:
         for start, _ in _records(path, 0, size):
@@ -41,6 +44,26 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
     except DamagedFileError:
         pass  # whoever reads the last range meets the damage and reports it
     return at_places(path, size, shard_bytes, starts)
+
+
+def _at_records(ranges: list[FileRange]) -> Iterator[FileRange]:
+    """The ranges, each with those behind it that begin inside of a record: one may be many frames or members."""
+    whole = ranges[0]
+    for piece in ranges[1:]:
+        if _begins_record(piece):
+            yield whole
+            whole = piece
+        else:
+            whole = replace(whole, end=piece.end)
+    yield whole
+
+
+def _begins_record(piece: FileRange) -> bool:
+    with ByteStream(piece.path, piece.start, piece.end) as stream:
+        try:
+            return stream.read(len(_MAGIC)) == _MAGIC
+        except DamagedFileError:
+            return True  # whoever reads it reports it
 
 
 def _records(path: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -53,7 +76,7 @@ def _records(path: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     with open(path, "rb") as file:
         while start < end:
             file.seek(start)
-            if not file.readline(_LONGEST_HEADER).startswith(b"WARC/"):
+            if not file.readline(_LONGEST_HEADER).startswith(_MAGIC):
                 raise DamagedFileError(f"no record starts at byte {start:,}")
             length = None
             while (line := file.readline(_LONGEST_HEADER)).strip():

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from foundation.atomic_files import digest, sha256_file, whole_file, whole_folder, write_json, write_text
+from foundation.atomic_files import (
+    NoRoomError,
+    digest,
+    room_for,
+    sha256_file,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -77,3 +89,26 @@ def test_digests(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
     assert digest({"b": [1, 2], "a": None}) == hashlib.sha256(b'{"a":null,"b":[1,2]}').hexdigest()
     assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [
+        (errno.ENOSPC, r"; [\d,]+ of [\d,]+ bytes are free there: make room and run the same command again: what"),
+        (errno.EDQUOT, r"; [\d,]+ of [\d,]+ bytes are free there, but not to this user: make room in your quota and"),
+        (errno.EFBIG, r"; let this process write larger files \(`ulimit -f`\) and run the same command again: what"),
+    ],
+)
+def test_without_room_the_file_and_what_to_do_are_named(tmp_path: Path, number: int, end: str) -> None:
+    path = tmp_path / "inner" / "a.bin"
+    told = re.escape(f"{os.strerror(number)}: {path}, of which 3 bytes were written") + end
+    for nested in (False, True):
+        with pytest.raises(NoRoomError, match=f"^{told}"), whole_file(tmp_path / "b"), whole_file(path) as temporary:
+            temporary.write_bytes(b"abc")
+            if nested:
+                with room_for(temporary):
+                    raise OSError(number, os.strerror(number))
+            raise OSError(number, os.strerror(number))
+    assert not list((tmp_path / "inner").iterdir())
+    with pytest.raises(PermissionError), room_for(path):
+        raise PermissionError(errno.EACCES, "no")

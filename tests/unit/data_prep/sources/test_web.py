@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import random
+import struct
 from pathlib import Path
 
 import pytest
+import zstandard
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -57,9 +60,32 @@ def page(number: int) -> bytes:
     return f"<html><body><main><p>Page {number} has words and {noise}.</p></main></body></html>".encode()
 
 
-def write_archive(path: Path, pages: int = 30) -> None:
+def dictionary_frame(content: bytes) -> bytes:
+    return struct.pack("<II", 0x184D2A5D, len(content)) + content
+
+
+@functools.cache
+def dictionary() -> zstandard.ZstdCompressionDict:
+    samples = [
+        b"WARC/1.0\r\nWARC-Type: response\r\n" + random.Random(n).randbytes(200).hex().encode() for n in range(99)
+    ]
+    return zstandard.train_dictionary(4096, samples)
+
+
+def packed_by_record(records: list[bytes], kind: str) -> bytes:
+    """As the IIPC has it: one record is one frame, or two; a dictionary stands in front, packed or not."""
+    if kind == "plain":
+        return b"".join(zstandard.ZstdCompressor(write_checksum=True).compress(record) for record in records)
+    packer = zstandard.ZstdCompressor(dict_data=dictionary(), write_checksum=True)
+    frames = [packer.compress(part) for record in records for part in (record[:100], record[100:])]
+    inner = dictionary().as_bytes()
+    return dictionary_frame(zstandard.compress(inner) if kind == "packed dictionary" else inner) + b"".join(frames)
+
+
+def write_archive(path: Path, pages: int = 30, kind: str = "plain") -> None:
     """Responses among requests, other types and failures, as a crawler leaves them."""
-    with open(path, "wb") as file:
+    records: list[bytes] = []
+    with io.BytesIO() as file:
         writer = WARCWriter(file, gzip=path.suffix == ".gz")
 
         def add(kind: str, url: str, content: bytes, content_type: str, status: str = "200 OK", *more: str) -> None:
@@ -70,6 +96,9 @@ def write_archive(path: Path, pages: int = 30) -> None:
                     url, kind, io.BytesIO(content), http_headers=http, warc_content_type=content_type
                 )
             )
+            records.append(file.getvalue())
+            file.seek(0)
+            file.truncate()
 
         add("warcinfo", "", b"software: x", "application/warc-fields")
         for number in range(pages):
@@ -83,14 +112,25 @@ def write_archive(path: Path, pages: int = 30) -> None:
         chunked = b"5\r\nplain\r\n6\r\n words\r\n0\r\n\r\n"
         add("response", "http://example.org/t", chunked, "text/plain", "200 OK", "Transfer-Encoding", "chunked")
         add("conversion", "http://example.org/wet", b"Extracted before.", "text/plain")
+    path.write_bytes(packed_by_record(records, kind) if path.suffix == ".zst" else b"".join(records))
 
 
-@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.warc", "plain"),
+        ("a.warc.gz", "plain"),
+        ("a.warc.zst", "plain"),
+        ("a.warc.zst", "dictionary"),
+        ("a.warc.zst", "packed dictionary"),
+    ],
+)
 @pytest.mark.parametrize("shard_bytes", [10**9, 3000])
-def test_the_pages_of_an_archive_however_it_is_divided(tmp_path: Path, name: str, shard_bytes: int) -> None:
+def test_the_pages_of_an_archive_however_it_is_divided(tmp_path: Path, name: str, kind: str, shard_bytes: int) -> None:
     path = tmp_path / name
-    write_archive(path)
+    write_archive(path, kind=kind)
     reader, size = reader_of("warc"), path.stat().st_size
+    assert reader.accepts(str(path))
     ranges = reader.divide(str(path), size, shard_bytes)
     assert len(ranges) == 1 if shard_bytes > size else len(ranges) >= 5
     found = [document for piece in ranges for document in reader.read(piece, 1_000_000)]
@@ -121,7 +161,7 @@ def test_faults_of_records_are_told_with_their_place(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz"])
+@pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.warc.zst"])
 def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write_archive(path)
@@ -140,6 +180,25 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> Non
     (piece,) = reader_of("warc").divide(str(path), len(content) // 2 + 500, 10**9)
     *documents, fault = reader_of("warc").read(piece, 1_000_000)
     assert len(documents) > 10 and isinstance(fault, Fault) and fault.reason in ("damaged_file", "too_large")
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (b"", "packed with a dictionary that the file does not begin with; unpack the file with `zstd -D DICTIONARY`"),
+        (dictionary_frame(b"no dictionary"), "its first frame should hold a dictionary, and does not"),
+        (dictionary_frame(zstandard.compress(b"no dictionary")), "its first frame should hold a dictionary, and does"),
+        (dictionary_frame(zstandard.compress(b"x" * 50)[:-2]), "its dictionary cannot be unpacked"),
+        (dictionary_frame(zstandard.compress(bytes(1 << 24))), "its zstd dictionary has 16,777,216 bytes; at most"),
+    ],
+)
+def test_an_archive_without_its_dictionary_is_refused(tmp_path: Path, head: bytes, told: str) -> None:
+    path = tmp_path / "a.warc.zst"
+    write_archive(path, kind="dictionary")
+    path.write_bytes(head + path.read_bytes()[8 + len(dictionary().as_bytes()) :])
+    (piece,) = reader_of("warc").divide(str(path), path.stat().st_size, 10**9)
+    (fault,) = reader_of("warc").read(piece, 1_000_000)
+    assert isinstance(fault, Fault) and fault.reason == "damaged_file" and told in fault.detail
 
 
 def test_a_file_that_is_no_archive_is_one_fault(tmp_path: Path) -> None:
