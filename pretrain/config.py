@@ -357,8 +357,8 @@ class MonitorConfig(Settings):
     """Weights that several processes hold are compared this often, at the start, and never saved when they differ.
     LayerNorm weights drifted apart over BLOOM's tensor ranks unseen (BigScience chronicles of the 176B run)."""
     peak_flops_per_device: float | None = Field(default=None, gt=0)
-    """FLOP/s that the shares in the metrics (mfu, hfu) are of; left out: known for some GPUs in bf16, see
-    `pretrain/monitor/flops.py`, and no shares for other devices."""
+    """FLOP/s that the shares in the metrics (mfu, hfu) are of; left out: known for some GPUs in bf16, and
+    measured at the start on other devices, see `pretrain/monitor/flops.py`."""
 
 
 class TrainConfig(Settings):

@@ -19,7 +19,7 @@ from pretrain.data.objective import Arrange, Batch, arrange
 from pretrain.data.prefetch import prefetch
 from pretrain.engine import Engine
 from pretrain.exit_codes import ExitCode
-from pretrain.monitor.flops import hardware_flops_per_token, model_flops_per_token, peak_flops
+from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token, peak_flops
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.health import Health
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
@@ -79,12 +79,14 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
     metrics = MetricsWriter(config.output / "metrics.jsonl", step, run.board) if engine.rank == 0 else None
     goodput = goodput_so_far(config, step) if engine.rank == 0 else None
     progress = TrainingProgress(config, run.topology, step, last_step) if engine.rank == 0 else None
+    peak = peak_flops(config)
     if progress:
-        progress.start(notes)
+        progress.start(notes, peak)
     check_replicas(engine.parameters(), engine.coordinate.tensor, step)
     if metrics and step < last_step:
         event = "resumed" if step else "started"
-        metrics.write("event", step=step, event=event, topology=str(run.topology), time=time.time())
+        shares_of = {"peak_flops_per_device": peak.flops_per_second, "peak_source": peak.source}
+        metrics.write("event", step=step, event=event, topology=str(run.topology), **shares_of, time=time.time())
     if step == 0 and spikes.enabled:
         save(run, step, samples)  # a spike before the first checkpoint needs one to go back to
     batches = batches_from(run, samples)
@@ -129,7 +131,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
                 "loss": result.loss,
                 **result.signs,
                 "learning_rate": rate,
-                **speed(config, run.topology, batch_size, sequence_length, seconds),
+                **speed(config, run.topology, batch_size, sequence_length, seconds, peak),
                 "goodput": goodput.share(time.time()),
                 "time": time.time(),
             }
@@ -181,23 +183,23 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
 
 
 def speed(
-    config: TrainConfig, topology: Topology, batch_size: int, sequence_length: int, seconds: float
+    config: TrainConfig, topology: Topology, batch_size: int, sequence_length: int, seconds: float, peak: Peak
 ) -> dict[str, float]:
     """Tokens and floating-point operations per second of a step, over all devices and of one; and the shares of the
-    device's peak, where that is known: MFU of what the model needs, HFU of what is computed with recomputation."""
+    device's peak: MFU of what the model needs, HFU of what is computed with recomputation."""
     tokens_per_second = batch_size * sequence_length / seconds
     of_one = tokens_per_second / topology.world_size
     model_flops = of_one * model_flops_per_token(config.model, sequence_length)
     hardware_flops = of_one * hardware_flops_per_token(config.model, sequence_length, config.recomputation)
-    found = {
+    return {
         "tokens_per_second": tokens_per_second,
         "tokens_per_second_per_device": of_one,
         "model_flops_per_second_per_device": model_flops,
         "hardware_flops_per_second_per_device": hardware_flops,
         "step_seconds": seconds,
+        "mfu": model_flops / peak.flops_per_second,
+        "hfu": hardware_flops / peak.flops_per_second,
     }
-    peak = peak_flops(config)
-    return found if peak is None else {**found, "mfu": model_flops / peak, "hfu": hardware_flops / peak}
 
 
 def goodput_so_far(config: TrainConfig, step: int) -> Goodput:

@@ -108,9 +108,9 @@ def status_rows(run: Run, steps: Sequence[dict[str, Any]], now: float) -> list[t
     rows.append(("tokens", f"{last['consumed_tokens']:,}"))
     speed = statistics.median(line["tokens_per_second"] for line in recent)
     rows.append(("tokens per second", f"{speed:,.0f}, {seconds:.3g} s a step"))
-    for name, title in (("mfu", "share of peak speed (MFU)"), ("goodput", "goodput")):
+    for name, title, of in (("mfu", "share of peak speed (MFU)", run.peak), ("goodput", "goodput", "")):
         if isinstance(last.get(name), float):
-            rows.append((title, f"{last[name]:.1%}"))
+            rows.append((title, f"{last[name]:.1%}" + (f" of {of}" if of else "")))
     if run.topology:
         rows.append(("processes", f"{run.processes}: {run.topology}"))
     saved = run.events("saved")

@@ -23,6 +23,7 @@ CLOCKED = frozenset(
         "hardware_flops_per_second_per_device",
         "mfu",
         "hfu",
+        "peak_flops_per_device",
         "step_seconds",
         "goodput",
         "time",

@@ -15,9 +15,12 @@ from rich.text import Text
 from foundation.progress import PLAIN_LINE_SECONDS, format_seconds
 from pretrain.config import TrainConfig
 from pretrain.families.mapping import parameter_count
-from pretrain.monitor.flops import model_flops_per_token
+from pretrain.monitor.flops import Peak
 from pretrain.stopping import Stop
 from pretrain.topology import Topology
+
+_DISPENSABLE = ("held-out", "rate", "norm")
+"""Parts of the live line that a narrow terminal does without, in this order; what follows them has to be seen."""
 
 
 class TrainingProgress:
@@ -38,12 +41,11 @@ class TrainingProgress:
         self._console = console or Console()
         self._live: Live | None = None
         self._sizes = config.batch.sizes
-        self._flops_per_token = model_flops_per_token(config.model, config.data.sequence_length)
         self._start = self._last_line = time.monotonic()
         self._held_out = ""
 
-    def start(self, notes: Sequence[str]) -> None:
-        """Say what is about to happen."""
+    def start(self, notes: Sequence[str], peak: Peak) -> None:
+        """Say what is about to happen, and what MFU will be a share of."""
         config = self._config
         tokens = [size * config.data.sequence_length for size in (self._sizes.all[0], self._sizes.full)]
         growing = f"{tokens[0]:,} to " if self._sizes.ramp else ""
@@ -59,6 +61,8 @@ class TrainingProgress:
             return
         if self._first_step:
             self._print(f"going on from the checkpoint of step {self._first_step:,}, to step {self._last_step:,}")
+        self._print(f"MFU is the share of {peak}")
+        self._print(f"a table of how the run stands, from any terminal: python -m tools.status {config.output}")
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._live = Live(Text("first step …"), console=self._console, refresh_per_second=4, transient=True)
@@ -68,17 +72,25 @@ class TrainingProgress:
     def step(self, line: Mapping[str, Any]) -> None:
         """Show a finished step; `line` is its line of metrics."""
         step = line["step"]
-        text = (
-            f"step {step:,}/{self._last_step:,}  loss {line['loss']:.4f}{self._held_out}  "
-            f"lr {line['learning_rate']:.2e}  grad {line['gradient_norm']:.2f}  "
-            f"{line['tokens_per_second']:,.0f} tokens/s  {_flops(line['tokens_per_second'] * self._flops_per_token)}"
-        )
         now = time.monotonic()
         first, done, last = (self._sizes.after(steps) for steps in (self._first_step, step, self._last_step))
         remaining = (now - self._start) / (done - first) * (last - done)
-        if remaining:
-            text += f"  {format_seconds(remaining)} left"
+        parts = {
+            "step": f"step {step:,}/{self._last_step:,}",
+            "loss": f"loss {line['loss']:.4f}",
+            "held-out": self._held_out,
+            "rate": f"lr {line['learning_rate']:.2e}",
+            "norm": f"grad {line['gradient_norm']:.2f}",
+            "speed": f"{line['tokens_per_second']:,.0f} tokens/s",
+            "share": f"MFU {line['mfu']:.1%}",
+            "left": f"{format_seconds(remaining)} left" if remaining else "",
+        }
+        text = "  ".join(filter(None, parts.values()))
         if self._live is not None:
+            for name in _DISPENSABLE:
+                if len(text) > self._console.width:
+                    parts[name] = ""
+                    text = "  ".join(filter(None, parts.values()))
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
         elif now - self._last_line >= PLAIN_LINE_SECONDS or step in (self._first_step + 1, self._last_step):
             self._last_line = now
@@ -95,7 +107,7 @@ class TrainingProgress:
 
     def evaluation(self, step: int, loss: float) -> None:
         """Show the loss on the held-out part."""
-        self._held_out = f" (held-out {loss:.4f})"
+        self._held_out = f"held-out {loss:.4f}"
         if self._live is None:
             self._print(f"step {step:,}: held-out loss {loss:.4f}")
 
@@ -115,17 +127,10 @@ class TrainingProgress:
         steps = self._last_step - self._first_step
         if steps > 0:
             seconds = time.monotonic() - self._start
+            held_out = f" ({self._held_out})" if self._held_out else ""
             rest = self._config.schedule.total_steps - self._last_step
             stopped = f"; stopped here as asked, {rest:,} more to go" if rest else ""
-            self._print(f"trained {steps:,} steps in {format_seconds(seconds)}{self._held_out}{stopped}")
+            self._print(f"trained {steps:,} steps in {format_seconds(seconds)}{held_out}{stopped}")
 
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
-
-
-def _flops(per_second: float) -> str:
-    """Model FLOP/s over all processes, in the unit that fits."""
-    for unit, size in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12)):
-        if per_second >= size:
-            return f"{per_second / size:,.1f} {unit}"
-    return f"{per_second / 1e9:,.1f} GFLOP/s"

@@ -88,7 +88,8 @@ def _summary(run: Run) -> str:
         tiles.append(("tokens per second", f"{middle:,.0f}", f"{format_seconds(seconds)} in steps"))
     mfu = run.points("train", "mfu")
     if mfu:
-        tiles.append(("share of peak speed", f"{statistics.median(value for _, value in mfu):.1%}", "MFU, median"))
+        note = "MFU, median" + (f", of {run.peak}" if run.peak else "")
+        tiles.append(("share of peak speed", f"{statistics.median(value for _, value in mfu):.1%}", note))
     goodput = run.points("train", "goodput")
     if goodput:
         tiles.append(("goodput", f"{goodput[-1][1]:.1%}", "of the time led to kept steps"))

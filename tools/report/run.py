@@ -15,6 +15,7 @@ import yaml
 from foundation.configuration import ConfigError, load_config
 from pretrain.config import TrainConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
+from pretrain.monitor.flops import Peak
 from pretrain.monitor.metrics import read_metrics
 from pretrain.spikes.ledger import LEDGER_FILE, read_ledger
 from tools.verify_export import RESULT_FILE
@@ -57,8 +58,18 @@ class Run:
     @property
     def topology(self) -> str:
         """Of the latest start; empty when there was none."""
+        return str(self._start.get("topology", ""))
+
+    @property
+    def peak(self) -> str:
+        """What the shares of peak speed are of since the latest start; empty when nobody has said so."""
+        flops, source = self._start.get("peak_flops_per_device"), self._start.get("peak_source", "")
+        return str(Peak(flops, source)) if isinstance(flops, int | float) else ""
+
+    @property
+    def _start(self) -> dict[str, Any]:
         starts = [line for line in self.metrics if line.get("event") in ("started", "resumed")]
-        return str(starts[-1].get("topology", "")) if starts else ""
+        return starts[-1] if starts else {}
 
     @property
     def processes(self) -> int:

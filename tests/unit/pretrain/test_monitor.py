@@ -15,7 +15,7 @@ from rich.console import Console
 
 from foundation.configuration import load_config
 from pretrain.config import ModelConfig, TrainConfig
-from pretrain.monitor.flops import hardware_flops_per_token, model_flops_per_token, peak_flops
+from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token, peak_flops
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
@@ -24,9 +24,18 @@ from pretrain.topology import Topology
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
 
+PEAK = Peak(2e12, "measured")
+
 
 def train_line(step: int, loss: float = 2.5) -> dict[str, Any]:
-    return {"step": step, "loss": loss, "learning_rate": 1e-3, "gradient_norm": 0.5, "tokens_per_second": 3000.0}
+    return {
+        "step": step,
+        "loss": loss,
+        "learning_rate": 1e-3,
+        "gradient_norm": 0.5,
+        "tokens_per_second": 3000.0,
+        "mfu": 0.421,
+    }
 
 
 def write_steps(path: Path, resume_step: int, last_step: int, loss: float) -> None:
@@ -130,12 +139,18 @@ def test_flops_are_those_of_the_products_that_torch_counts(family: str) -> None:
     assert hardware_flops_per_token(model, 128, "full") == 3 * forward + blocks
 
 
-def test_the_peak_is_set_or_unknown_on_a_cpu() -> None:
-    config = load_config(TrainConfig, CONFIGS / "demo.yaml")
-    if not torch.cuda.is_available():
-        assert peak_flops(config) is None
+def test_the_peak_is_set_known_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     known = load_config(TrainConfig, CONFIGS / "demo.yaml", ["monitor={peak_flops_per_device: 2e11}"])
-    assert peak_flops(known) == 2e11
+    assert str(peak_flops(known)) == "200.0 GFLOP/s a process, monitor.peak_flops_per_device"
+    if not torch.cuda.is_available():
+        for precision in ("bf16", "fp32"):
+            measured = peak_flops(load_config(TrainConfig, CONFIGS / "demo.yaml", [f"precision={precision}"]))
+            assert 0 < measured.flops_per_second < 1e15
+            assert measured.source.startswith("measured at the start") and measured.source.endswith(precision)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 PCIe")
+    sheet = peak_flops(load_config(TrainConfig, CONFIGS / "demo.yaml"))
+    assert str(sheet) == "756.0 TFLOP/s a process, NVIDIA H100 PCIe in bf16 by its data sheet"
 
 
 def test_goodput_is_the_share_of_time_in_steps_that_stand() -> None:
@@ -165,7 +180,7 @@ def test_a_log_gets_plain_lines() -> None:
     config = load_config(TrainConfig, CONFIGS / "demo.yaml", ["schedule={total_steps: 8, warmup_steps: 1}"])
     out = io.StringIO()
     progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 2, 5, Console(file=out, width=40))
-    progress.start(["rank 3 is slow"])
+    progress.start(["rank 3 is slow"], PEAK)
     for step in (3, 4, 5):
         progress.step(train_line(step))
     progress.evaluation(5, 2.25)
@@ -174,30 +189,39 @@ def test_a_log_gets_plain_lines() -> None:
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("training ") and "tensor 2 × pipeline 2 × data 2" in lines[0]
     assert lines[1:3] == ["note: rank 3 is slow", "going on from the checkpoint of step 2, to step 5"]
-    assert lines[3].startswith("step 3/5  loss 2.5000  lr 1.00e-03  grad 0.50  3,000 tokens/s") and "left" in lines[3]
-    assert lines[4].startswith("step 5/5") and "left" not in lines[4]
-    assert lines[5:7] == ["step 5: held-out loss 2.2500", "saved checkpoints/step-00000005"]
-    assert lines[7].startswith("trained 3 steps in ") and lines[7].endswith("3 more to go")
+    assert lines[3] == "MFU is the share of 2.0 TFLOP/s a process, measured"
+    assert lines[4].endswith("python -m tools.status runs/demo/train")
+    first, last = lines[5:7]
+    assert first.startswith("step 3/5  loss 2.5000  lr 1.00e-03  grad 0.50  3,000 tokens/s  MFU 42.1%  ")
+    assert first.endswith(" left") and last.startswith("step 5/5") and last.endswith("MFU 42.1%")
+    assert lines[7:9] == ["step 5: held-out loss 2.2500", "saved checkpoints/step-00000005"]
+    assert lines[9].startswith("trained 3 steps in ") and lines[9].endswith("(held-out 2.2500); stopped here as asked, "
+                                                                            "3 more to go")  # fmt: skip
 
 
 def test_a_finished_run_says_so() -> None:
     config = load_config(TrainConfig, CONFIGS / "demo.yaml")
     out = io.StringIO()
     progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 5, 5, Console(file=out))
-    progress.start([])
+    progress.start([], PEAK)
     progress.finish()
     assert "all 5 steps are done already" in out.getvalue()
 
 
-def test_a_terminal_gets_a_live_line() -> None:
+@pytest.mark.parametrize(("width", "seen"), [(160, ("lr", "grad", "held-out")), (80, ("grad",)), (70, ())])
+def test_a_terminal_gets_a_live_line_that_fits(width: int, seen: tuple[str, ...]) -> None:
     config = load_config(TrainConfig, CONFIGS / "demo.yaml")
     out = io.StringIO()
-    console = Console(file=out, width=160, force_terminal=True)
-    progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 0, 1, console)
-    progress.start([])
-    progress.step(train_line(1))
+    console = Console(file=out, width=width, force_terminal=True)
+    progress = TrainingProgress(config, Topology(pipe=2, data=2, tensor=2), 0, 160, console)
+    progress.start([], PEAK)
+    progress.evaluation(0, 2.25)
+    progress.step(train_line(99))
     progress.finish()
-    assert "step 1/1" in out.getvalue() and "trained 1 steps" in out.getvalue()
+    (line,) = {line for line in out.getvalue().replace("\r", "\n").splitlines() if "step 99/160" in line}
+    for part in ("loss 2.5000", "3,000 tokens/s", "MFU 42.1%", " left"):
+        assert part in line
+    assert [part for part in ("lr", "grad", "held-out") if part in line] == list(seen)
 
 
 class FakeWandb(ModuleType):

@@ -19,7 +19,14 @@ def write_run(folder: Path, *more: dict[str, object], steps: int = 4) -> Path:
     folder.mkdir(parents=True)
     write_resolved(load_config(TrainConfig, CONFIGS / "demo.yaml"), folder / "config.resolved.yaml")
     lines: list[dict[str, object]] = [
-        {"kind": "event", "step": 0, "event": "started", "topology": "tensor 2 × pipeline 2 × data 2"}
+        {
+            "kind": "event",
+            "step": 0,
+            "event": "started",
+            "topology": "tensor 2 × pipeline 2 × data 2",
+            "peak_flops_per_device": 1.5e11,
+            "peak_source": "measured",
+        }
     ]
     for step in range(1, steps + 1):
         lines.append(
@@ -50,7 +57,7 @@ def test_a_run_that_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert rows["state"].startswith("goes on")
     assert rows["step"] == "4 of 160" and rows["time left"] == "5 min 12 s"
     assert rows["loss"] == "5.0000, 3 steps ago 8.0000"
-    assert rows["share of peak speed (MFU)"] == "40.0%"
+    assert rows["share of peak speed (MFU)"] == "40.0% of 150.0 GFLOP/s a process, measured"
     assert rows["processes"] == "8: tensor 2 × pipeline 2 × data 2"
     assert rows["slow"] == "n2 at step 4: × 1.4"
     assert rows["n2"].split() == ["1", "1.4", "1.40"]
