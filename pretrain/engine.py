@@ -71,12 +71,15 @@ class StepResult:
         loss: mean over the tokens of the global batch, nats.
         gradient_norm: L2 norm over the whole model, before clipping; infinity also stands for NaN.
         embedding_gradient_norm: likewise, of the word embedding alone.
+        largest_logit: over the tokens that the loss counts and the real entries of the vocabulary, before the update;
+            -infinity when no token counts.
         applied: False when the update was dropped, so that weights and moments are what they were.
     """
 
     loss: float
     gradient_norm: float
     embedding_gradient_norm: float
+    largest_logit: float
     applied: bool = True
 
     @property
@@ -85,6 +88,7 @@ class StepResult:
         return {
             "gradient_norm": self.gradient_norm,
             "embedding_gradient_norm": self.embedding_gradient_norm,
+            "largest_logit": self.largest_logit,
         }
 
     @property
@@ -271,7 +275,10 @@ class Engine:
         tensor_parallel = TensorParallel(_tensor_group(topology), dtype, config.parallel.sequence)
         model = config.model
 
-        settings = LossSettings(model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss)
+        self._largest_logit = torch.zeros((), device=local_device())
+        settings = LossSettings(
+            model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss, self._largest_logit
+        )
 
         def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
@@ -435,17 +442,20 @@ class Engine:
         self._set_batch_size(batch_size or self.config.batch.global_batch_size)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["learning_rate_ratio"]
+        self._largest_logit.fill_(-math.inf)
         loss = self._engine.train_batch(batches)
-        squares = [torch.zeros((), device=local_device()) for _ in range(self.topology.world_size)]
-        dist.all_gather(squares, self._embedding_square)
+        mine = torch.stack([self._embedding_square, self._largest_logit])
+        gathered = [torch.empty_like(mine) for _ in range(self.topology.world_size)]
+        dist.all_gather(gathered, mine)
+        squares, logits = torch.stack(gathered).unbind(1)
         norm = torch.as_tensor(self._engine.get_global_grad_norm())
-        numbers = [loss, norm, torch.stack(squares).sum().sqrt()]
+        numbers = [loss, norm, squares.sum().sqrt(), logits.max()]
         # The only place where the host waits for the device.
-        mean_loss, norm, embedding_norm = torch.stack(
+        mean_loss, norm, embedding_norm, logit = torch.stack(
             [number.detach().float().reshape(()).to(local_device()) for number in numbers]
         ).tolist()
         applied = math.isfinite(norm) and norm <= norm_limit
-        result = StepResult(mean_loss, norm, embedding_norm, applied=applied)
+        result = StepResult(mean_loss, norm, embedding_norm, logit, applied=applied)
         if result.applied and not result.is_finite:
             raise FloatingPointError(f"loss {result.loss} with a gradient norm of {norm}")
         self.updates += result.applied

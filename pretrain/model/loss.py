@@ -7,7 +7,7 @@ products, and the backward pass only scales what they gave.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,12 +31,15 @@ class LossSettings:
         label_smoothing: s (Szegedy et al. 2015, arXiv:1512.00567, section 7).
         z_loss: z (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5).
         maximum_z_loss: m (Yang et al. 2023, Baichuan 2, arXiv:2309.10305, section 2.3.2).
+        largest_logit: fp32 [], raised in place to the largest logit, of real entries and tokens that count, whenever
+            there are gradients to compute; None: nobody wants to know.
     """
 
     vocabulary_size: int
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     maximum_z_loss: float = 0.0
+    largest_logit: torch.Tensor | None = field(default=None, compare=False)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -148,6 +151,9 @@ def _losses_and_gradient(
     totals = torch.stack([(loss_N * shares_N).sum(), (nll_N * shares_N).sum()])
     if not wants_gradient:
         return totals
+    if settings.largest_logit is not None:
+        seen = largest_N.masked_fill(shares_N == 0, float("-inf")).max()
+        torch.maximum(settings.largest_logit, seen, out=settings.largest_logit)
 
     factor_N = own_N * shares_N * (1 + 2 * settings.z_loss * log_z_N) / sum_N
     on_target_N = (shares_N * (smoothing - 1)).masked_fill(~is_here, 0.0)

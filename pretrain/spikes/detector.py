@@ -205,10 +205,10 @@ class _Bounds:
     limit: float
 
     def excess(self, value: float) -> float:
-        """Of the logarithm of `value` over the level."""
-        if not math.isfinite(value):
+        """Of the logarithm of `value` over the level. What has no logarithm because it is 0 or less is low."""
+        if math.isnan(value) or value == math.inf:
             return _NOT_FINITE
-        return math.log(value) - self.level if value > 0 else -self.level
+        return math.log(value) - self.level if value > 0 else -_NOT_FINITE
 
     def is_high(self, value: float) -> bool:
         return self.excess(value) > self.limit - self.level

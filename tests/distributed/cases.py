@@ -264,6 +264,7 @@ def _train(engine: Engine, steps: int) -> dict[str, Any]:
     return {
         "loss": [result.loss for result in results],
         "gradient_norm": [result.gradient_norm for result in results],
+        "largest_logit": [result.largest_logit for result in results],
         "evaluation": evaluation,
         "initial": initial,
         "gradients": whole(engine, first_gradients),

@@ -67,6 +67,7 @@ def train_growing(config: TrainConfig, topology: Topology, steps: int, fault: st
         "loss": [result.loss for result in results],
         "gradient_norm": [result.gradient_norm for result in results],
         "embedding_gradient_norm": [result.embedding_gradient_norm for result in results],
+        "largest_logit": [result.largest_logit for result in results],
         "gradients": gradients,
         "evaluation": evaluations,
         "weights": whole(engine, dict(engine.parameters())),
@@ -94,8 +95,12 @@ def train_twin(config: TrainConfig, steps: int) -> dict[str, Any]:
         eps=settings.epsilon,
     )
 
+    largest = []
+
     def loss_of(samples: torch.Tensor) -> torch.Tensor:
         logits_SBV = model(samples[:, :-1].contiguous())[..., : config.model.vocabulary_size]
+        if torch.is_grad_enabled():
+            largest.append(float(logits_SBV.detach().max()))
         return nn.functional.cross_entropy(logits_SBV.flatten(0, 1), samples[:, 1:].transpose(0, 1).flatten())
 
     losses, norms, gradients, evaluations = [], [], [], []
@@ -113,6 +118,7 @@ def train_twin(config: TrainConfig, steps: int) -> dict[str, Any]:
         "loss": losses,
         "gradient_norm": norms,
         "embedding_gradient_norm": [np.linalg.norm(gradient["embedding.weight"]) for gradient in gradients],
+        "largest_logit": largest,
         "gradients": gradients,
         "evaluation": evaluations,
         "weights": {name: _array(parameter) for name, parameter in named.items()},

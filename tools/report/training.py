@@ -43,6 +43,8 @@ def training_part(run: Run) -> str:
     rate = [Series("strong", "", run.points("train", "learning_rate"))]
     charts.append(line_chart("Learning rate", rate, x_label="step", zero=True))
     for title, name, factor in (
+        ("Gradient norm of the embedding, unclipped", "embedding_gradient_norm", 1.0),
+        ("Largest logit", "largest_logit", 1.0),
         ("Throughput, tokens per second", "tokens_per_second", 1.0),
         ("Share of peak speed (MFU), %", "mfu", 100.0),
         ("Goodput, % of the time", "goodput", 100.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -117,8 +118,13 @@ def test_loss_and_gradients_are_torchs(
     x = torch.randn(6, 2, 32, dtype=dtype, requires_grad=True)
     weight = torch.randn(256, 32, dtype=dtype, requires_grad=True)
     targets = torch.randint(0, 250, (6, 2))
-    ours = mean_loss(x, weight, targets, None, group, LossSettings(250))
-    reference = F.cross_entropy((x @ weight.T).float()[..., :250].transpose(1, 2), targets)
+    with torch.no_grad():
+        weight[250:] *= 100  # padding rows take no part, however large
+    largest = torch.tensor(-math.inf)
+    ours = mean_loss(x, weight, targets, None, group, LossSettings(250, largest_logit=largest))
+    logits = (x @ weight.T).float()[..., :250]
+    reference = F.cross_entropy(logits.transpose(1, 2), targets)
+    assert largest == logits.max()
     torch.testing.assert_close(ours, reference)
     mine, theirs = (torch.autograd.grad(3 * of, (x, weight)) for of in (ours, reference))
     for gradient, expected in zip(mine, theirs, strict=True):
@@ -140,13 +146,19 @@ def test_the_whole_loss_is_torchs(
     targets = torch.randint(0, 250, (6, 2))
     weights = torch.rand(6, 2)
     weights /= weights.sum(0)
-    settings = LossSettings(250, label_smoothing, z_loss, maximum_z_loss)
+    weights[2, 1] = 0.0  # does not count, and so neither does its logit, the largest of all
+    with torch.no_grad():
+        x[2, 1] *= 10
+    largest = torch.tensor(-math.inf)
+    settings = LossSettings(250, label_smoothing, z_loss, maximum_z_loss, largest)
     ours = mean_loss(x, weight, targets, weights, group, settings)
     real = (x @ weight.T)[..., :250]
     smooth, plain = (
         F.cross_entropy(real.transpose(1, 2), targets, reduction="none", label_smoothing=share)
         for share in (label_smoothing, 0.0)
     )
+    torch.testing.assert_close(largest, real[weights > 0].max())
+    assert largest < real.max()
     terms = smooth + z_loss * real.logsumexp(-1) ** 2 + maximum_z_loss * real.amax(-1) ** 2
     reference = (terms * weights).sum(0).mean()
     torch.testing.assert_close(ours, reference)
@@ -154,8 +166,10 @@ def test_the_whole_loss_is_torchs(
         torch.autograd.grad(ours, (x, weight)), torch.autograd.grad(reference, (x, weight)), strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    largest.fill_(0.0)
     with torch.no_grad():
         evaluated = mean_loss(x, weight, targets, weights, group, settings)
+    assert largest == 0.0  # what is evaluated says nothing about a step
     torch.testing.assert_close(evaluated, (plain * weights).sum(0).mean())
 
 

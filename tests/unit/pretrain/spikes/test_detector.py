@@ -382,6 +382,32 @@ def test_each_early_sign_moves_the_onset(sign: str, factor: float) -> None:
     assert verdict.reason.endswith(f"; the {sign.replace('_', ' ')} was high first")
 
 
+@pytest.mark.parametrize(("least", "states"), [(2.0, {"ok", "suspect", "transient"}), (4.0, {"ok"})])
+def test_logits_alone_raise_a_suspicion_at_their_threshold(least: float, states: set[str]) -> None:
+    """Three times as large while loss and norms stay: noticed, never rolled back, and only below the setting."""
+    detector = Detector(DetectorSettings(minimum_logit_rise=least))
+    verdicts = []
+    for i, value in enumerate(level(500).tolist()):
+        signs = {"gradient_norm": 0.3, "largest_logit": 20.0 * (3.0 if i >= 300 else 1.0)}
+        verdicts.append(detector.observe(i + 1, value, signs))
+    assert {verdict.state for verdict in verdicts} == states
+    ends = [verdict for verdict in verdicts if verdict.state == "transient"]
+    if ends:
+        assert [verdict.onset for verdict in ends] == [301]
+        assert ends[0].reason == "largest logit high after 45 steps, the loss not; the largest logit was high first"
+
+
+def test_what_has_no_logarithm_is_low() -> None:
+    """A step in which no token counts: no loss, no gradient, no logit; where the usual ones are below and above one."""
+    for usual in (0.05, 20.0):
+        detector = Detector(SETTINGS)
+        for i in range(100):
+            empty = i == 60
+            signs = {name: 0.0 if empty else usual for name in ("gradient_norm", "embedding_gradient_norm")}
+            signs["largest_logit"] = -math.inf if empty else usual
+            assert detector.observe(i + 1, 0.0 if empty else usual, signs).state == "ok"
+
+
 def test_logits_that_grow_while_a_model_learns_are_no_sign() -> None:
     """From 0.3 to 30 within 200 steps, which every model's do."""
     loss, logit = level(600), 30 * (1 - np.exp(-(np.arange(600) + 0.5) / 60))
