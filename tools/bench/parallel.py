@@ -37,6 +37,9 @@ COMMUNICATION = "_distributed_c10d"
 PASSED_ON = ("torch/distributed/", "deepspeed/comm/", "deepspeed/utils/", "typing_extensions.py", "contextlib.py")
 """Files whose functions hand a call on to the process group for somebody else."""
 
+Function = tuple[str, int, str]
+"""File, line and name, as the profiler has them."""
+
 
 def main(arguments: list[str]) -> int:
     """Time every layout in processes of its own, in turns, and print medians."""
@@ -91,7 +94,8 @@ def print_results(given: argparse.Namespace, results: dict[str, list[list[dict[s
     alone, rows, waits = next(iter(LAYOUTS)), [], []
     for name, rounds in results.items():
         shares = [
-            statistics.median(sum(ranks[rank]["waiting"].values()) for ranks in rounds) for rank in range(len(rounds[0]))
+            statistics.median(sum(ranks[rank]["waiting"].values()) for ranks in rounds)
+            for rank in range(len(rounds[0]))
         ]
         memory = max(rank["peak_bytes"] for ranks in rounds for rank in ranks)
         rows.append(
@@ -191,7 +195,19 @@ def time_in_communication(profile: cProfile.Profile) -> dict[str, float]:
         if COMMUNICATION not in function[2]:
             continue
         for caller, (_, _, own, _) in called.items():
-            while any(part in caller[0] for part in PASSED_ON) and callers.get(caller):  # up to who asked for it
-                caller = max(callers[caller], key=lambda one, of=caller: callers[of][one][3])
-            seconds[f"{caller[2]} ({Path(caller[0]).name})"] += own
+            asker = who_asked(caller, callers)
+            seconds[f"{asker[2]} ({Path(asker[0]).name})"] += own
     return dict(seconds)
+
+
+def who_asked(function: Function, callers: dict[Function, Any]) -> Function:
+    """Of those that reach `function` through functions that only hand a call on, the one that spent most time so."""
+    handing_on, asking = [function], Counter[Function]()
+    for passed in handing_on:
+        if any(part in passed[0] for part in PASSED_ON):
+            for caller, (_, _, _, spent) in callers.get(passed, {}).items():
+                if not any(part in caller[0] for part in PASSED_ON):
+                    asking[caller] += spent
+                elif caller not in handing_on:
+                    handing_on.append(caller)
+    return asking.most_common(1)[0][0] if asking else function
