@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--micro-batch", type=int, default=2)
-    parser.add_argument("--global-batch", type=int, default=16)
+    parser.add_argument("--global-batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a round, after one that is not")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all layouts, one after the other")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
