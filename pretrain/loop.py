@@ -310,7 +310,8 @@ def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:
     """Mean loss over the first batches of the held-out part, the same ones each time; and how many tokens they have."""
     batch = run.config.batch
     assert held_out.sample_count is not None
-    count = min(run.config.evaluation.batches, held_out.sample_count // batch.global_batch_size)
+    count = min(run.config.evaluation.batches, -(-held_out.sample_count // batch.global_batch_size))
+    samples = min(count * batch.global_batch_size, held_out.sample_count)
     batches = micro_batches(
         held_out,
         0,
@@ -322,4 +323,5 @@ def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:
     )
     run.engine.set_sequence_length(run.config.data.sequence_length)
     loss = run.engine.evaluate(batches, count * run.config.accumulation_steps(run.topology.data))
-    return loss, count * batch.global_batch_size * run.config.data.sequence_length
+    # The mean is over the rows that fill up the last batch as well.
+    return loss * count * batch.global_batch_size / samples, samples * run.config.data.sequence_length

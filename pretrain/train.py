@@ -125,13 +125,7 @@ def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
         )
     if not any(entry.heldout for entry in mixture.datasets):
         return training, None
-    held_out = SampleReader(mixture, length, config.seed, "heldout")
-    if (held_out.sample_count or 0) < config.batch.global_batch_size:
-        raise ValueError(
-            f"{mixture.path}: the held-out part has {held_out.sample_count} samples of {length} tokens, fewer than "
-            f"batch.global_batch_size {config.batch.global_batch_size}: hold more out, or lower the batch size"
-        )
-    return training, held_out
+    return training, SampleReader(mixture, length, config.seed, "heldout")
 
 
 def _newest_whole(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:

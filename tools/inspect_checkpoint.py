@@ -10,6 +10,7 @@ from pathlib import Path
 
 from foundation.progress import Progress, summary_table
 from pretrain.checkpoint.read import CheckpointReader
+from pretrain.topology import Topology
 
 
 def inspect(path: Path, *, verify: bool, weights: bool) -> None:
@@ -22,7 +23,6 @@ def inspect(path: Path, *, verify: bool, weights: bool) -> None:
     index = reader.index
     files = index["files"]
     count = sum(math.prod(reader.shape(name)) for name in reader.names())
-    topology = index["topology"]
     skipped = [(int(start), int(stop)) for start, stop in index.get("skipped_samples", [])]
     spikes = index.get("spikes") or {"suspect": False, "ledger": []}
     healthy = "suspect: no rollback goes here" if spikes["suspect"] else "healthy"
@@ -34,7 +34,7 @@ def inspect(path: Path, *, verify: bool, weights: bool) -> None:
             ("samples consumed", reader.consumed_samples),
             ("samples skipped", ", ".join(f"[{start:,}, {stop:,})" for start, stop in skipped) or "none"),
             ("loss spikes", f"{len(spikes['ledger'])} in the ledger; {healthy}"),
-            ("written by", f"tensor {topology['tensor']} × pipeline {topology['pipe']} × data {topology['data']}"),
+            ("written by", written_by(reader)),
             ("weights", f"{count:,} in {len(reader.names()):,} parameters, padding rows included"),
             ("files", f"{len(files):,}, {sum(entry['bytes'] for entry in files.values()) / 1e6:,.1f} MB"),
             ("data digest", reader.data_digest[:16]),
@@ -64,6 +64,14 @@ def inspect(path: Path, *, verify: bool, weights: bool) -> None:
         summary_table("fp32 weights", rows, ("name", "shape", "std", "largest", "gradient rms"))
     print("configuration of the run:")
     print(json.dumps(reader.config, indent=2))
+
+
+def written_by(reader: CheckpointReader) -> str:
+    """Degrees of the mesh; of a checkpoint that `tools.reshape` has cut, both sides of it."""
+    before = reader.index.get("reshaped_from")
+    if before is None:
+        return str(reader.topology)
+    return f"{Topology(**before['topology'])}; cut for tensor {reader.tensor_degree} since"
 
 
 def main(arguments: list[str] | None = None) -> int:

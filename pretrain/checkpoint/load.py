@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch.distributed as dist
 
+from foundation.progress import Progress
 from pretrain.checkpoint.layout import STATES, CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
 from pretrain.data.skips import SkippedRanges
-from pretrain.engine import Engine
+from pretrain.engine import Engine, Fragment
 
 
 def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
@@ -63,24 +65,17 @@ NOT_OF_THE_FUNCTION = frozenset(
 
 def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
     failure: Any = None
+    fragments = list(engine.fragments())
     try:
-        for fragment in engine.fragments():
-            if reader.shape(fragment.name) != fragment.shape:
-                raise CheckpointError(
-                    f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, "
-                    f"the model {fragment.shape}"
-                )
-            for state in states:
-                fragment.states[state].copy_(
-                    reader.shard_range(
-                        fragment.name,
-                        state,
-                        engine.coordinate.tensor,
-                        engine.topology.tensor,
-                        fragment.start,
-                        fragment.stop,
-                    )
-                )
+        with ExitStack() as stack:
+            title = f"{reader.path.name}, written by {reader.topology}, read by {engine.topology}"
+            progress = Progress(title, len(fragments), "parameters of the first rank")
+            if engine.rank == 0:
+                stack.enter_context(progress)
+            for fragment in fragments:
+                _fill_fragment(fragment, engine, reader, states)
+                if engine.rank == 0:
+                    progress.advance()
     except (CheckpointError, OSError) as error:
         failure = f"rank {engine.rank}: {error}"
     failures: list[Any] = [None] * dist.get_world_size()
@@ -88,6 +83,17 @@ def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> No
     for entry in failures:
         if entry is not None:
             raise CheckpointError(entry)
+
+
+def _fill_fragment(fragment: Fragment, engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
+    if reader.shape(fragment.name) != fragment.shape:
+        raise CheckpointError(
+            f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, the model {fragment.shape}"
+        )
+    rank, degree = engine.coordinate.tensor, engine.topology.tensor
+    for state in states:
+        values = reader.shard_range(fragment.name, state, rank, degree, fragment.start, fragment.stop)
+        fragment.states[state].copy_(values)
 
 
 def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest: str) -> list[str]:

@@ -23,6 +23,8 @@ from pretrain.checkpoint.layout import (
     complete_checkpoints,
     partition_from_json,
 )
+from pretrain.model.partition import Partition
+from pretrain.topology import Topology
 
 _REMEDY = "restore it, or remove the folder to go back to the checkpoint before"
 
@@ -116,8 +118,13 @@ class CheckpointReader:
         return str(self.index["data_digest"])
 
     @property
+    def topology(self) -> Topology:
+        """That wrote it, or that it was cut for."""
+        return Topology(**self.index["topology"])
+
+    @property
     def tensor_degree(self) -> int:
-        return int(self.index["topology"]["tensor"])
+        return self.topology.tensor
 
     def names(self) -> list[str]:
         """Global parameter names."""
@@ -151,8 +158,37 @@ class CheckpointReader:
             return self._range(name, state, 0, start, stop)
         if tensor_degree == self.tensor_degree:
             return self._range(name, state, tensor_rank, start, stop)
-        shard = partition.shard(self.tensor(name, state), tensor_rank, tensor_degree)
-        return shard.reshape(-1)[start:stop]
+        return self._range_of_others(name, state, partition, tensor_rank, tensor_degree, start, stop)
+
+    def _range_of_others(
+        self, name: str, state: str, partition: Partition, rank: int, degree: int, start: int, stop: int
+    ) -> torch.Tensor:
+        """The same as `shard_range`, under a tensor degree that is not the checkpoint's, reading no more than the rows
+        that hold it."""
+        shape, dim = self.shape(name), partition.dim
+        partition.check(name, degree)
+        inner, own = math.prod(shape[dim + 1 :]), self.tensor_degree
+        width, own_width = shape[dim] // degree, shape[dim] // own
+        # Of the shard as [outer, width, inner]: the outer rows that are touched; where there is one, its columns.
+        row = width * inner
+        first, last = start // row, -(-stop // row)
+        is_cut = math.prod(shape[:dim]) == 1
+        left, right = (start // inner, -(-stop // inner)) if is_cut else (0, width)
+        touched = torch.empty(last - first, right - left, inner)
+        for other in range(own):
+            for here, there, length in partition.overlaps(rank, degree, other, own):
+                begin, end = max(here, left), min(here + length, right)
+                if begin >= end:
+                    continue
+                into = touched[:, begin - left : end - left]
+                begin, end = begin + there - here, end + there - here
+                if is_cut:
+                    into[0] = self._range(name, state, other, begin * inner, end * inner).view(-1, inner)
+                else:
+                    rows = self._range(name, state, other, first * own_width * inner, last * own_width * inner)
+                    into.copy_(rows.view(-1, own_width, inner)[:, begin:end])
+        offset = (first * width + left) * inner
+        return touched.view(-1)[start - offset : stop - offset]
 
     def _range(self, name: str, state: str, tensor_rank: int, start: int, stop: int) -> torch.Tensor:
         if state not in STATES:

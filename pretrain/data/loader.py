@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
@@ -285,7 +286,8 @@ def micro_batches(
     on over the steps, size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see each
     sample once, and a global batch holds the same samples for any data_size and micro_batch_size.
 
-    Train samples go on for ever. Held-out samples end with the last whole global batch, on all ranks alike.
+    Train samples go on for ever. The last global batch of held-out samples is filled up with repetitions of the last
+    one, whose predictions have the weight 0.
 
     Args:
         sizes: samples of each global batch.
@@ -310,11 +312,15 @@ def micro_batches(
     if first_position < 0:
         raise ValueError(f"first_position {first_position} must not be negative")
     start = first_position
-    while reader.sample_count is None or start + sizes.at(start) <= reader.sample_count:
+    while reader.sample_count is None or start < reader.sample_count:
         size = sizes.at(start)
         # Rows of this rank in a global batch, micro-batch by micro-batch.
         rows = np.arange(size).reshape(-1, data_size, micro_batch_size)[:, data_rank]
         positions = np.arange(start, start + size)
+        is_real = np.full(size, fill_value=True)
+        if reader.sample_count is not None:
+            is_real = positions < reader.sample_count
+            positions = np.minimum(positions, reader.sample_count - 1)
         samples = reader.skipped.samples_at(positions)
         lengths = reader.lengths(samples)
         if np.any(lengths != lengths[0]):
@@ -329,6 +335,14 @@ def micro_batches(
             some = slice(first, first + micro_batch_size)
             chosen = SampleLocations(places.dataset[some], places.epoch[some], places.window[some])
             length = int(lengths[0])
-            numbers = samples[rows[first // micro_batch_size]]
-            yield arrange(reader.read(chosen, length), numbers, reader.read_loss_mask(chosen, length))
+            row = rows[first // micro_batch_size]
+            batch = arrange(reader.read(chosen, length), samples[row], reader.read_loss_mask(chosen, length))
+            yield batch if is_real.all() else _without_weight(batch, ~is_real[row])
         start += size
+
+
+def _without_weight(batch: Batch, rows: npt.NDArray[np.bool_]) -> Batch:
+    """The same batch, of which these rows predict nothing."""
+    inputs, labels = batch
+    targets, weights = labels if isinstance(labels, tuple) else (labels, torch.full(labels.shape, 1 / labels.shape[1]))
+    return inputs, (targets, weights.masked_fill(torch.from_numpy(rows)[:, None], 0.0))

@@ -37,6 +37,20 @@ class Partition:
         parts = whole.split(self.blocks, self.dim)
         return torch.cat([part.chunk(degree, self.dim)[rank] for part in parts], self.dim)
 
+    def overlaps(self, rank: int, degree: int, other_rank: int, other_degree: int) -> list[tuple[int, int, int]]:
+        """What this rank's shard has in common with that of another degree: where a stretch begins along `dim` here,
+        where it begins there, and how long it is."""
+        found, first = [], 0
+        for block in self.blocks:
+            here, there = block // degree, block // other_degree
+            start = max(rank * here, other_rank * there)
+            length = min((rank + 1) * here, (other_rank + 1) * there) - start
+            if length > 0:
+                before = first // degree, first // other_degree
+                found.append((before[0] + start - rank * here, before[1] + start - other_rank * there, length))
+            first += block
+        return found
+
     def merge(self, shards: Sequence[torch.Tensor]) -> torch.Tensor:
         """The whole tensor from the shards of all ranks in order; the inverse of `shard`."""
         degree = len(shards)

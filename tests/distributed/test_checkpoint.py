@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pretrain.checkpoint.layout import STATES, CheckpointError, step_folder
+from pretrain.checkpoint.layout import STATES, CheckpointError, partition_from_json, step_folder
 from pretrain.checkpoint.read import CheckpointReader, newest_checkpoint
 from pretrain.checkpoint.save import superseded
 from pretrain.checkpoint.single import load_single_process_model
@@ -20,6 +20,7 @@ from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
 from tools.inspect_checkpoint import main as inspect_checkpoint
+from tools.reshape import main as reshape
 
 EIGHT = Topology(pipe=2, data=2, tensor=2)
 
@@ -75,6 +76,69 @@ def test_goes_on_under_another_topology(tmp_path: Path, checkpoint: Path, topolo
     for name, weight in same["restored"].items():
         np.testing.assert_array_equal(other["restored"][name], weight, err_msg=name)
     np.testing.assert_allclose(other["loss"], same["loss"], rtol=1e-3)
+
+
+def test_reshaped_beforehand_is_resumed_the_same(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cut for other tensor degrees and back: the same numbers, and a run goes on from them bit by bit alike."""
+    reference = CheckpointReader(checkpoint)
+    for number, (source, degree) in enumerate([(checkpoint, 4), (tmp_path / "0", 1), (tmp_path / "1", 2)]):
+        out = str(tmp_path / str(number))
+        assert reshape([str(source), out, "--tensor", str(degree), "--file-gb", "1e-5"]) == 0
+        reshaped = CheckpointReader(Path(out))
+        assert_same_checkpoint(reshaped, reference)
+        assert reshaped.tensor_degree == degree and len(reshaped.index["files"]) > 4
+        assert {key: value for key, value in reshaped.index.items() if key in SAME_WHEN_RESHAPED} == {
+            key: reference.index[key] for key in SAME_WHEN_RESHAPED
+        }
+    assert "4 -> 1" in capsys.readouterr().out
+    assert inspect_checkpoint([str(tmp_path / "0"), "--verify"]) == 0
+    assert "tensor 2 × pipeline 2 × data 2; cut for tensor 4 since" in capsys.readouterr().out
+    config, topology = cases.tiny_config(precision="bf16"), Topology(1, 2, 1)
+    shutil.copytree(checkpoint.parent, tmp_path / "on the way")
+    resumed = [
+        run_processes(2, cases.train_in_parts, config, topology, str(tmp_path / name), 2, 4)[0]["loss"]
+        for name in ("1", "on the way")
+    ]
+    assert resumed[0] == resumed[1]
+
+
+SAME_WHEN_RESHAPED = ("step", "consumed_samples", "updates", "config", "parameters")
+
+
+def test_what_cannot_be_reshaped_is_named(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = damaged_copy(checkpoint, tmp_path)
+    for arguments, message in (
+        ((checkpoint, tmp_path / "out", "--tensor", "3"), "does not divide by parallel.tensor=3"),
+        ((checkpoint, checkpoint.parent, "--tensor", "1"), "step-00000002: there already"),
+        ((checkpoint, tmp_path / "out", "--tensor", "0"), "must be positive"),
+    ):
+        assert reshape([str(argument) for argument in arguments]) == 2
+        assert message in capsys.readouterr().err
+    with open(damaged / "rank-00003.safetensors", "r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\1\2\3\4")
+    assert reshape([str(damaged), str(tmp_path / "out"), "--tensor", "1"]) == 2
+    assert "rank-00003.safetensors: damaged" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_stretch_of_any_shard(checkpoint: Path) -> None:
+    """Read under every degree, it is what cutting the whole parameter gives."""
+    reader, random = CheckpointReader(checkpoint), np.random.default_rng(5)
+    dimensions = set()
+    for name in reader.names():
+        partition = partition_from_json(reader.index["parameters"][name]["partition"])
+        if partition is None:
+            continue
+        dimensions.add((partition.dim, len(partition.blocks) > 1))
+        for degree in (1, 4):
+            for rank in range(degree):
+                shard = partition.shard(reader.tensor(name), rank, degree).reshape(-1)
+                for start, stop in [(0, len(shard)), *np.sort(random.integers(0, len(shard), (10, 2))).tolist()]:
+                    assert torch.equal(reader.shard_range(name, "weight", rank, degree, start, stop), shard[start:stop])
+    assert {(0, False), (0, True), (1, False)} <= dimensions
 
 
 # Rounding in another order of sums, 20 steps long. fp32: measured 9e-8 on the worst loss between two processes.

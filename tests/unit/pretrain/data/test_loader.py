@@ -247,10 +247,31 @@ def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:
     assert len({d for d, _ in found[: len(found) // 3]}) == len(samples.use()), "the first samples miss a source"
     other = reader(folder, seed=6, split="heldout").locate(np.arange(samples.sample_count))
     assert other.window.tolist() == places.window.tolist(), "another seed is measured on other text"
-    batches = [list(micro_batches(samples, 0, BatchSizes(4), 2, rank, 2)) for rank in range(2)]
-    assert len(batches[0]) == len(batches[1]) == samples.sample_count // 4
     with pytest.raises(ValueError, match="there are only"):
         samples.sample(samples.sample_count)
+
+
+def test_the_last_heldout_batch_is_filled_up_with_what_does_not_count(folder: Path) -> None:
+    samples = reader(folder, split="heldout")
+    count = samples.sample_count
+    assert count is not None and count % 8
+    batches = [list(micro_batches(samples, 0, BatchSizes(8), 2, rank, 2)) for rank in range(2)]
+    assert len(batches[0]) == len(batches[1]) == 2 * (count // 8 + 1)
+    seen, last = [], []
+    for k in range(len(batches[0])):
+        for tokens, labels in (batches[0][k], batches[1][k]):
+            if k < 2 * (count // 8):
+                assert not isinstance(labels, tuple), "a whole batch is as it is"
+                seen.extend(tokens.tolist())
+                continue
+            targets, weights = labels
+            for row, target, weight in zip(tokens.tolist(), targets.tolist(), weights, strict=True):
+                last.append(float(weight.sum()))
+                if last[-1]:
+                    assert torch.all(weight == 1 / len(row)) and row[1:] == target[:-1]
+                    seen.append(row)
+    assert seen == [samples.sample(i)[:-1].tolist() for i in range(count)]
+    assert last == pytest.approx([1.0] * (count % 8) + [0.0] * (8 - count % 8))
 
 
 def test_digest_follows_content_and_not_place(folder: Path, changed: Path) -> None:
