@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from pytest import MonkeyPatch
 
 from foundation.configuration import load_config
 from pretrain.checkpoint.load import load_checkpoint
@@ -334,6 +335,32 @@ def lost_keys(precision: str) -> list[str]:
                 unnoticed.append(f"{lost}: {error}")
         vars(module)["deepspeed_config"] = deepspeed_config
     return unnoticed
+
+
+def refused_starts(config: str) -> dict[str, str]:
+    """What a start says when the last rank was given something else than the others, by what it was."""
+    import pretrain.train as module
+
+    join_processes(timeout_seconds=300)
+    rank, last = dist.get_rank(), dist.get_world_size() - 1
+    said = {}
+    for what, (place, name, other) in {
+        "configuration": (None, "seed", 99),
+        "token files or sample order": (module.SampleReader, "digest", lambda reader, **_: "other tokens"),
+        "library versions": (module, "versions", lambda: {"torch": "another one"}),
+        "program code": (module, "code_digest", lambda: "other code"),
+    }.items():
+        overrides = [f"{name}={other}"] if place is None and rank == last else []
+        loaded = load_config(TrainConfig, Path(config), overrides)
+        with MonkeyPatch.context() as patch:
+            if place is not None and rank == last:
+                patch.setattr(place, name, other)
+            try:
+                module.train_joined(loaded, last + 1)
+                said[what] = "trained"
+            except ValueError as error:
+                said[what] = str(error)
+    return said
 
 
 def train_command(config: str, overrides: Sequence[str]) -> None:

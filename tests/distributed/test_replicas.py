@@ -1,6 +1,8 @@
-"""Weights that drift apart between processes are found and named."""
+"""Weights that drift apart between processes, and starts that are not alike, are found and named."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from pretrain.engine import refuse_faulty_versions
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
+from tests.small_run import write_small_run
 
 
 def test_replicas_agree_after_training() -> None:
@@ -44,3 +47,11 @@ def test_faulty_versions_are_refused(version: str) -> None:
 @pytest.mark.parametrize("version", ["0.18.2", "0.19.3", "0.19.8", "1.0.0"])
 def test_other_versions_are_not(version: str) -> None:
     refuse_faulty_versions(version)
+
+
+def test_ranks_that_were_started_with_something_else_are_named(tmp_path: Path) -> None:
+    for said in run_processes(2, cases.refused_starts, str(write_small_run(tmp_path))):
+        assert said == {
+            what: f"ranks [1] have another {what} than rank 0: give every node the same files"
+            for what in ("configuration", "token files or sample order", "library versions", "program code")
+        }
