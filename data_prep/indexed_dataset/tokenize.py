@@ -36,9 +36,8 @@ from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
-from data_prep.tokenizer.encoded import Encoded, TokenizerError
+from data_prep.tokenizer.encoded import SPACE, Encoded, TokenizerError
 from data_prep.tokenizer.kept_documents import KeptDocument, has_no_loss, id_fraction, mixture_weights, read_kept
-from data_prep.tokenizer.sentence_piece import SPACE
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table

@@ -1,9 +1,22 @@
-"""Byte-pair encoding over UTF-8 bytes, compiled: pieces of a text, merges of a piece, and pieces seen before.
+"""Byte-pair encoding without merging, compiled: the tokens of a piece are the one way to cover it in which no two
+neighbours would have been merged otherwise.
 
-A *piece* is what the pre-tokenizer makes of a text; no merge crosses its ends, so each is encoded on its own and what
-came out is remembered. Text repeats itself: most pieces are found in the memory and cost one look.
+Merging takes, again and again, the leftmost pair of the lowest rank. Look at two tokens side by side in the result, and
+at what was merged inside of the two: each was the lowest of all pairs, so of theirs too, and the same two tokens alone
+are merged in the same order to the same end. The other way round, if of each two neighbours it is true that together
+they are merged into just these two, then no merge of the whole can be the first to cross a bound between tokens: it
+would cross in those two alone. So a piece is encoded by finding tokens of which each two neighbours *fit*, in any order
+of search, and there is only one such way.
 
-Everything is exact. Remembered pieces are compared byte by byte; a hash only says where to look.
+The search takes the longest entry that begins at a place, then shorter ones, and goes back where none is left. Whether
+two tokens fit is read off how each came about: undo what was merged last, and ask at every step whether the pair at the
+bound had a lower rank than what was merged there instead. That holds if the merges of every entry, in the order in
+which they are made, have rising ranks; a vocabulary in which that is not so is refused.
+
+Pieces that were met before are remembered, and compared byte by byte. Everything is exact.
+
+Sources: Berglund and van der Merwe 2023, "Formalizing BPE Tokenization", arXiv:2309.08715, for the definitions; that
+valid neighbours are enough, and the search: Antwerpen and Neubeck 2024, the crate `bpe`, github.com/github/rust-gems.
 """
 
 from __future__ import annotations
@@ -17,59 +30,26 @@ from llvmlite import ir
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-MEMORY_SETS = 1 << 15
-"""Sets of two remembered pieces; a set takes 128 bytes."""
-_REMEMBERED_BYTES = 23
-_REMEMBERED_TOKENS = 8
-"""Longer pieces are encoded each time: 1.4 % of the pieces of the demo's corpus."""
+from data_prep.tokenizer.pieces import lowest
+from data_prep.tokenizer.trie import ENTRY_BITS, SLOT_BITS
 
-_PIECES = 512
-PADDING = 24
-"""Bytes that may be read, but do not count, behind the text."""
+MEMORY_SETS = 1 << 16
+"""Sets of two remembered pieces; a set takes 64 bytes, a line of the processor's cache."""
+_REMEMBERED_BYTES = 15
+_REMEMBERED_TOKENS = 4
 
-_SHORT = 64
-"""Up to this many symbols the best pair is found by looking at all of them, beyond it by a heap."""
+_PIECES = 1024
+"""Ends of pieces that are found at a time."""
 
-_HINT_BITS = 15
-_NO_PAIR = np.int64(1) << 62
+RANK_BITS = 24
+_FILTER_SHARE = 8
+"""Bits of the filter for each pair."""
 
-# Classes of bytes, see `byte_classes`.
-_INSIDE, _EXCLUDED, _LOOK = 0, 1, 2
+_LIMIT = 1 << (RANK_BITS + 1)
+"""Above all ranks."""
 
-
-def byte_classes(excluded: frozenset[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Tables for characters that end a run: class of each first byte, and of each code point below 2**16.
-
-    Args:
-        excluded: characters of the basic plane.
-    """
-    code_points = np.zeros(1 << 16, np.bool_)
-    first_bytes = np.zeros(256, np.uint8)
-    for character in excluded:
-        code_points[ord(character)] = True
-        data = character.encode()
-        first_bytes[data[0]] = _EXCLUDED if len(data) == 1 else _LOOK
-    return first_bytes, code_points
-
-
-def pair_table(
-    pairs: npt.NDArray[np.int64], merged: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """A hash table of the merges.
-
-    Args:
-        pairs: [merges, 2], ids of the two sides, in order of rank.
-        merged: [merges], id of the result.
-
-    Returns:
-        table, [slots, 2]: left << 32 | right, and rank << 32 | result; -1 where there is nothing.
-        hints, [1 << 15]: False where no pair with that hash is in the table; small enough to be always at hand.
-    """
-    slots = 1 << max(4, int(len(pairs) * 3).bit_length())
-    table = np.full((slots, 2), -1, np.int64)
-    hints = np.zeros(1 << _HINT_BITS, np.bool_)
-    _fill_pairs(pairs, merged, table, hints)
-    return table, hints
+UNREACHABLE, IRREGULAR = -1, -2
+"""Of an entry: its own text is encoded otherwise; its merges have ranks that do not rise."""
 
 
 def _generate_load(context: Any, data: Any, i: Any) -> Any:
@@ -87,318 +67,316 @@ _load: Any = intrinsic(_generate_load)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _scatter(key: np.uint64) -> np.uint64:
-    key = (key ^ (key >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
-    return key ^ (key >> np.uint64(29))
+def _scatter(left: int, right: int) -> np.uint64:
+    return np.uint64(left << ENTRY_BITS | right) * np.uint64(0x9E3779B97F4A7C15)
 
 
-@numba.njit(nogil=True, cache=True)
-def _fill_pairs(
-    pairs: npt.NDArray[np.int64],
-    merged: npt.NDArray[np.int64],
-    table: npt.NDArray[np.int64],
-    hints: npt.NDArray[np.bool_],
-) -> None:
-    mask = np.uint64(len(table) - 1)
-    for rank in range(len(pairs)):
-        key = pairs[rank, 0] << np.int64(32) | pairs[rank, 1]
-        scattered = _scatter(np.uint64(key))
-        hints[scattered >> np.uint64(64 - _HINT_BITS)] = True
-        slot = scattered & mask
-        while table[slot, 0] != -1 and table[slot, 0] != key:
-            slot = (slot + np.uint64(1)) & mask
-        table[slot, 0] = key
-        table[slot, 1] = np.int64(rank) << np.int64(32) | merged[rank]
+def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """A hash table of the merges, and a filter that says of most other pairs that they are not in it.
+
+    Args:
+        pairs: [merges, 2], entries of the two sides, in order of rank.
+
+    Returns:
+        table, [slots]: left 20 bits | right 20 bits | rank + 1: 24 bits; 0 where there is nothing.
+        filter, [bits // 64]: a bit for each hash of a pair in the table.
+    """
+    bits = max(6, int(len(pairs)).bit_length())
+    table = np.zeros(1 << (bits + 2), np.int64)
+    filter_ = np.zeros((_FILTER_SHARE << bits) // 64, np.uint64)
+    _fill_pairs(pairs, table, filter_)
+    return table, filter_
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _find_pair(left: int, right: int, table: npt.NDArray[np.int64], hints: npt.NDArray[np.bool_]) -> int:
-    """Rank << 32 | result of a pair, or `_NO_PAIR`."""
-    key = np.int64(left) << np.int64(32) | np.int64(right)
-    scattered = _scatter(np.uint64(key))
-    found = _NO_PAIR
-    if hints[scattered >> np.uint64(64 - _HINT_BITS)]:
-        mask = np.uint64(len(table) - 1)
-        slot = scattered & mask
-        while table[slot, 0] != -1:
-            if table[slot, 0] == key:
-                found = table[slot, 1]
+def _bits_of(size: int) -> np.uint64:
+    """By how much a hash is shifted to be below `size`, a power of two."""
+    bits = 0
+    while 1 << bits < size:
+        bits += 1
+    return np.uint64(64 - bits)
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_pairs(pairs: npt.NDArray[np.int64], table: npt.NDArray[np.int64], filter_: npt.NDArray[np.uint64]) -> None:
+    shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
+    for rank in range(len(pairs)):
+        scattered = _scatter(pairs[rank, 0], pairs[rank, 1])
+        bit = scattered >> filter_shift
+        filter_[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
+        key = pairs[rank, 0] << ENTRY_BITS | pairs[rank, 1]
+        slot = scattered >> shift
+        while table[slot] != 0 and table[slot] >> RANK_BITS != key:
+            slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+        table[slot] = key << RANK_BITS | (rank + 1)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _rank(
+    left: int,
+    right: int,
+    table: npt.NDArray[np.int64],
+    shift: np.uint64,
+    filter_: npt.NDArray[np.uint64],
+    filter_shift: np.uint64,
+) -> int:
+    """Rank + 1 of a pair, or `_LIMIT`."""
+    scattered = _scatter(left, right)
+    bit = scattered >> filter_shift
+    found = np.int64(_LIMIT)
+    if filter_[bit >> np.uint64(6)] >> (bit & np.uint64(63)) & np.uint64(1):
+        key = np.int64(left) << ENTRY_BITS | np.int64(right)
+        slot = scattered >> shift
+        while table[slot] != 0:
+            if table[slot] >> RANK_BITS == key:
+                found = table[slot] & ((1 << RANK_BITS) - 1)
                 break
-            slot = (slot + np.uint64(1)) & mask
+            slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
     return found
 
 
 @numba.njit(nogil=True, cache=True)
-def _merge_short(
-    count: int,
+def derive(
     symbols: npt.NDArray[np.int64],
-    found: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    entries: npt.NDArray[np.int64],
+    merged: npt.NDArray[np.int64],
     table: npt.NDArray[np.int64],
-    hints: npt.NDArray[np.bool_],
-) -> int:
-    """Merge `symbols[:count]` in place, always the leftmost pair of the lowest rank; returns how many are left."""
-    for i in range(count - 1):
-        found[i] = _find_pair(symbols[i], symbols[i + 1], table, hints)
-    while count > 1:
-        best, place = _NO_PAIR, 0
-        for i in range(count - 1):
-            if found[i] < best:
-                best, place = found[i], i
-        if best == _NO_PAIR:
-            break
-        symbols[place] = best & np.int64(0xFFFFFFFF)
-        count -= 1
-        for i in range(place + 1, count):
-            symbols[i] = symbols[i + 1]
-            found[i] = found[i + 1]
-        if place > 0:
-            found[place - 1] = _find_pair(symbols[place - 1], symbols[place], table, hints)
-        if place < count - 1:
-            found[place] = _find_pair(symbols[place], symbols[place + 1], table, hints)
-    return count
+    filter_: npt.NDArray[np.uint64],
+    origins: npt.NDArray[np.int64],
+) -> None:
+    """How each entry comes about when its own text is encoded, by merging.
 
-
-@numba.njit(nogil=True, cache=True)
-def _push(heap: npt.NDArray[np.int64], size: int, entry: int) -> int:
-    i = size
-    while i > 0:
-        parent = (i - 1) >> 1
-        if heap[parent] <= entry:
-            break
-        heap[i] = heap[parent]
-        i = parent
-    heap[i] = entry
-    return size + 1
-
-
-@numba.njit(nogil=True, cache=True)
-def _pop(heap: npt.NDArray[np.int64], size: int) -> int:
-    """Remove the smallest entry, `heap[0]`; returns the new size."""
-    size -= 1
-    entry = heap[size]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= entry:
-            break
-        heap[i] = heap[child]
-        i = child
-    heap[i] = entry
-    return size
-
-
-@numba.njit(nogil=True, cache=True)
-def _merge_long(
-    count: int, symbols: npt.NDArray[np.int64], table: npt.NDArray[np.int64], hints: npt.NDArray[np.bool_]
-) -> int:
-    """As `_merge_short`, in n log n: a heap of rank << 32 | place; entries that no longer hold are passed over."""
-    found = np.empty(count, np.int64)
-    following = np.arange(1, count + 1)
-    previous = np.arange(-1, count - 1)
-    heap = np.empty(3 * count, np.int64)  # each merge takes one entry away and adds at most two
-    low = np.int64(0xFFFFFFFF)
-    size = 0
-    found[count - 1] = _NO_PAIR
-    for i in range(count - 1):
-        found[i] = _find_pair(symbols[i], symbols[i + 1], table, hints)
-        if found[i] != _NO_PAIR:
-            size = _push(heap, size, (found[i] & ~low) | i)
-    while size:
-        entry = heap[0]
-        size = _pop(heap, size)
-        place = entry & low
-        if found[place] == _NO_PAIR or (found[place] & ~low) != (entry & ~low):
-            continue
-        gone = following[place]
-        symbols[place] = found[place] & low
-        found[gone] = _NO_PAIR
-        after = following[gone]
-        following[place] = after
-        found[place] = _NO_PAIR
-        if after < count:
-            previous[after] = place
-            found[place] = _find_pair(symbols[place], symbols[after], table, hints)
-            if found[place] != _NO_PAIR:
-                size = _push(heap, size, (found[place] & ~low) | place)
-        before = previous[place]
-        if before >= 0:
-            found[before] = _find_pair(symbols[before], symbols[place], table, hints)
-            if found[before] != _NO_PAIR:
-                size = _push(heap, size, (found[before] & ~low) | before)
-    left = 0
-    i = 0
-    while i < count:
-        symbols[left] = symbols[i]
-        left += 1
-        i = following[i]
-    return left
-
-
-@numba.njit(nogil=True, cache=True)
-def _code_point(i: int, data: npt.NDArray[np.uint8]) -> int:
-    """The character of two or three bytes that begins at byte `i`."""
-    first, second = np.int64(data[i]), np.int64(data[i + 1]) & 0x3F
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second
-    return (first & 0x0F) << 12 | second << 6 | (np.int64(data[i + 2]) & 0x3F)
-
-
-@numba.njit(nogil=True, cache=True)
-def split_pieces(
-    start: int,
-    end: int,
-    data: npt.NDArray[np.uint8],
-    first_bytes: npt.NDArray[np.uint8],
-    code_points: npt.NDArray[np.bool_],
-    stops: npt.NDArray[np.int64],
-) -> int:
-    """Where the pieces of bytes [start, end) end, as many as fit into `stops`; returns how many.
-
-    A piece is a run of characters that are not excluded, with one space before it if there is one, or what lies between
-    two of these. Text is valid UTF-8.
+    Args:
+        symbols: what the entries' texts begin as, one after another; ends: where each ends; entries: their ids.
+        merged: [merges], what each pair becomes. table, filter_: see `pair_table`.
+        origins: filled, [vocabulary]. Rank + 1 of the last merge 24 bits | its left side 20 bits | its right side 20
+            bits; 0 of what is a symbol itself; or `UNREACHABLE` or `IRREGULAR`.
     """
-    count = 0
-    while start < end and count < len(stops):
-        begins = start
-        if data[start] == 32 and start + 1 < end:
-            begins = start + 1
-        i = begins
-        while i < end:
-            kind = first_bytes[data[i]]
-            if kind == _INSIDE:
-                i += 1
-            elif kind == _LOOK and not code_points[_code_point(i, data)]:
-                i += 2 if data[i] < 0xE0 else 3
-            else:
+    shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
+    start = 0
+    for k in range(len(entries)):
+        held = symbols[start : ends[k]].copy()
+        start = ends[k]
+        count, highest, rises, last = len(held), 0, True, np.int64(0)
+        while count > 1:
+            best, place = np.int64(_LIMIT), 0
+            for i in range(count - 1):
+                rank = _rank(held[i], held[i + 1], table, shift, filter_, filter_shift)
+                if rank < best:
+                    best, place = rank, i
+            if best == _LIMIT:
                 break
-        if i == begins:
-            i = start
-            while i < end:
-                kind = first_bytes[data[i]]
-                if kind == _EXCLUDED:
-                    if data[i] == 32 and i > start and i + 1 < end:
-                        following = first_bytes[data[i + 1]]
-                        if following == _INSIDE or (following == _LOOK and not code_points[_code_point(i + 1, data)]):
-                            break
-                    i += 1
-                elif kind == _LOOK and code_points[_code_point(i, data)]:
-                    i += 2 if data[i] < 0xE0 else 3
-                else:
-                    break
-        stops[count] = i
-        count += 1
-        start = i
-    return count
+            rises = rises and best >= highest
+            highest = best
+            last = best << (2 * ENTRY_BITS) | held[place] << ENTRY_BITS | held[place + 1]
+            held[place] = merged[best - 1]
+            count -= 1
+            for i in range(place + 1, count):
+                held[i] = held[i + 1]
+        if count > 1 or held[0] != entries[k]:
+            origins[entries[k]] = UNREACHABLE
+        else:
+            origins[entries[k]] = last if rises else IRREGULAR
 
 
-def key_masks() -> npt.NDArray[np.uint64]:
-    """[length, 3]: which bits of the 24 bytes from the beginning of a piece on are its own."""
-    masks = np.zeros((_REMEMBERED_BYTES + 1, 3), np.uint64)
-    for length in range(_REMEMBERED_BYTES + 1):
-        for k in range(3):
-            masks[length, k] = (1 << (8 * min(8, max(0, length - 8 * k)))) - 1
-    return masks
+@numba.njit(nogil=True, cache=True)
+def _fit(
+    one: int,
+    two: int,
+    origins: npt.NDArray[np.int64],
+    table: npt.NDArray[np.int64],
+    shift: np.uint64,
+    filter_: npt.NDArray[np.uint64],
+    filter_shift: np.uint64,
+) -> bool:
+    """Whether the texts of two tokens, one behind the other, are encoded as these two."""
+    low = (1 << ENTRY_BITS) - 1
+    limit = np.int64(_LIMIT)  # rank + 1 of what was merged in place of the pair, or one more where that stood behind it
+    origin_one, origin_two = origins[one], origins[two]
+    while True:
+        if _rank(one, two, table, shift, filter_, filter_shift) < limit:
+            return False
+        made_one, made_two = origin_one >> (2 * ENTRY_BITS), origin_two >> (2 * ENTRY_BITS)
+        if made_one > made_two:
+            limit = made_one
+            one = origin_one & low
+            origin_one = origins[one]
+        elif made_two > 0:
+            limit = made_two + 1
+            two = origin_two >> ENTRY_BITS & low
+            origin_two = origins[two]
+        else:
+            return True
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _longest(start: int, stop: int, data: npt.NDArray[np.uint8], trie: npt.NDArray[np.uint64]) -> int:
+    """The longest entry that bytes [start, stop) begin with, or -1."""
+    slot = np.uint64(0)
+    word = trie[0]
+    found = -1
+    for i in range(start, stop):
+        child = word >> np.uint64(ENTRY_BITS) & np.uint64((1 << SLOT_BITS) - 1) ^ np.uint64(data[i])
+        word = trie[child]
+        if word >> np.uint64(ENTRY_BITS + SLOT_BITS) != slot:
+            break
+        slot = child
+        entry = np.int64(word & np.uint64((1 << ENTRY_BITS) - 1)) - 1
+        if entry >= 0:
+            found = entry
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def prefixes(
+    flat: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int64],
+    entries: npt.NDArray[np.int64],
+    trie: npt.NDArray[np.uint64],
+    shorter: npt.NDArray[np.int32],
+) -> None:
+    """Fill `shorter`, [vocabulary]: the longest other entry that each one begins with, or -1."""
+    start = 0
+    for k in range(len(entries)):
+        shorter[entries[k]] = _longest(start, ends[k] - 1, flat, trie)
+        start = ends[k]
 
 
 @numba.njit(nogil=True, cache=True)
 def encode_documents(
     data: npt.NDArray[np.uint8],
-    ends: npt.NDArray[np.int64],
+    bounds: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.uint64],
     end_of_document: int,
-    first_bytes: npt.NDArray[np.uint8],
-    code_points: npt.NDArray[np.bool_],
     byte_tokens: npt.NDArray[np.int64],
+    trie: npt.NDArray[np.uint64],
+    lengths: npt.NDArray[np.int32],
+    shorter: npt.NDArray[np.int32],
+    origins: npt.NDArray[np.int64],
     table: npt.NDArray[np.int64],
-    hints: npt.NDArray[np.bool_],
-    masks: npt.NDArray[np.uint64],
+    filter_: npt.NDArray[np.uint64],
     memory: npt.NDArray[np.uint64],
     tokens: npt.NDArray[np.uint32],
     sizes: npt.NDArray[np.int64],
 ) -> int:
     """Encode documents, an end-of-document token behind each.
 
-    Pieces are found some hundreds at a time, and then looked up, so that the processor can wait for several at once.
-
     Args:
-        data: the documents' bytes, one after another, and `PADDING` more; `ends`: where each document ends.
-        first_bytes, code_points: see `byte_classes`; byte_tokens: token of each byte.
-        table, hints: see `pair_table`; masks: see `key_masks`.
-        memory: [sets, 2, 8], zeros at first. Of each piece: 24 bytes of key, the last of which is its length, the
-            number of tokens, and up to `_REMEMBERED_TOKENS` tokens, two in each number.
-        tokens: filled; at least bytes + documents + `PADDING` long. sizes: filled, one for each document.
+        data: valid UTF-8 and at least 16 bytes more. bounds: where each document begins and ends, [documents, 2].
+        starts: where pieces begin, see `pieces`.
+        byte_tokens: of each byte, for characters that no entry begins with.
+        trie: of the reachable entries; lengths: their bytes; shorter: see `prefixes`; origins: see `derive`.
+        table, filter_: see `pair_table`.
+        memory: [sets, 8], zeros at first. Of each of two pieces: 15 bytes, their number (4 bits) and that of tokens
+            less one (2 bits) in two numbers, and four tokens in two numbers.
+        tokens: filled; at least bytes + documents + 4 long. sizes: filled, one for each document.
 
     Returns:
-        How many tokens there are.
+        How many tokens there are; -1 if a piece could not be covered, which the tables do not allow.
     """
-    mask = np.uint64(len(memory) - 1)
-    low_half = np.uint64(0xFFFFFFFF)
-    half = np.uint64(32)
-    symbols = np.empty(_SHORT, np.int64)
-    found = np.empty(_SHORT, np.int64)
+    one, half, low_half = np.uint64(1), np.uint64(32), np.uint64(0xFFFFFFFF)
+    counts = np.uint64(3) << np.uint64(62)
+    shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
+    memory_shift = _bits_of(len(memory))
+    dead = np.zeros(len(data), np.bool_)  # places that no way through a piece leads on from
     stops = np.empty(_PIECES, np.int64)
     written = 0
-    i = 0
-    for document in range(len(ends)):
+    for document in range(len(bounds)):
         first = written
-        end = ends[document]
+        i, end = bounds[document]
+        searched = i + 1
         while i < end:
-            for piece in range(split_pieces(i, end, data, first_bytes, code_points, stops)):
+            found = 0
+            while found <= _PIECES - 65 and searched < end:
+                word = searched >> 6
+                bits = starts[word] & (~np.uint64(0) << np.uint64(searched & 63))
+                while bits:
+                    stops[found] = word * 64 + np.int64(lowest(bits))
+                    bits &= bits - one
+                    found += 1
+                searched = (word + 1) * 64
+            while found and stops[found - 1] >= end:
+                found -= 1
+            if searched >= end:
+                stops[found] = end
+                found += 1
+            for piece in range(found):
                 stop = stops[piece]
                 length = stop - i
-                a, b, c, place = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+                place = np.uint64(0)
+                key, key_rest = np.uint64(0), np.uint64(0)
                 if length <= _REMEMBERED_BYTES:
-                    a = _load(data, i) & masks[length, 0]
-                    b = _load(data, i + 8) & masks[length, 1]
-                    c = _load(data, i + 16) & masks[length, 2] | np.uint64(length) << np.uint64(56)
-                    place = a * np.uint64(0x9E3779B97F4A7C15)
-                    place ^= b * np.uint64(0xC2B2AE3D27D4EB4F) ^ c * np.uint64(0x165667B19E3779F9)
-                    place = (place >> np.uint64(40)) & mask
+                    key, key_rest = _load(data, i), _load(data, i + 8)
+                    if length <= 8:
+                        key &= ~np.uint64(0) >> np.uint64(64 - 8 * length)
+                        key_rest = np.uint64(0)
+                    else:
+                        key_rest &= ~np.uint64(0) >> np.uint64(128 - 8 * length)
+                    key_rest |= np.uint64(length) << np.uint64(56)
+                    place = key * np.uint64(0x9E3779B97F4A7C15) ^ key_rest * np.uint64(0xC2B2AE3D27D4EB4F)
+                    place = (place ^ place >> half) * np.uint64(0x9E3779B97F4A7C15) >> memory_shift
                     way = -1
-                    if memory[place, 0, 0] == a and memory[place, 0, 1] == b and memory[place, 0, 2] == c:
+                    if memory[place, 0] == key and memory[place, 1] & ~counts == key_rest:
                         way = 0
-                    elif memory[place, 1, 0] == a and memory[place, 1, 1] == b and memory[place, 1, 2] == c:
-                        way = 1
+                    elif memory[place, 4] == key and memory[place, 5] & ~counts == key_rest:
+                        way = 4
                     if way >= 0:
-                        count = np.int64(memory[place, way, 3])
-                        pair = memory[place, way, 4]
-                        tokens[written] = pair & low_half
-                        tokens[written + 1] = pair >> half  # written over, if it is one too many
-                        for k in range(1, (count + 1) >> 1):
-                            pair = memory[place, way, 4 + k]
-                            tokens[written + 2 * k] = pair & low_half
-                            tokens[written + 2 * k + 1] = pair >> half
-                        written += count
+                        # All four are copied; what is too much is written over.
+                        tokens[written] = memory[place, way + 2] & low_half
+                        tokens[written + 1] = memory[place, way + 2] >> half
+                        tokens[written + 2] = memory[place, way + 3] & low_half
+                        tokens[written + 3] = memory[place, way + 3] >> half
+                        written += np.int64(memory[place, way + 1] >> np.uint64(62)) + 1
                         i = stop
                         continue
-                if length <= _SHORT:
-                    for k in range(length):
-                        symbols[k] = byte_tokens[data[i + k]]
-                    count = _merge_short(length, symbols, found, table, hints)
-                    for k in range(count):
-                        tokens[written + k] = symbols[k]
-                else:
-                    many = np.empty(length, np.int64)
-                    for k in range(length):
-                        many[k] = byte_tokens[data[i + k]]
-                    count = _merge_long(length, many, table, hints)
-                    for k in range(count):
-                        tokens[written + k] = many[k]
+                bottom = before = written
+                last = -1
+                token = _longest(i, stop, data, trie)
+                while i < stop:
+                    if token < 0 and _longest(i, stop, data, trie) < 0:
+                        # A character without an entry: no merge goes beyond it.
+                        tokens[written] = byte_tokens[data[i]]
+                        written += 1
+                        i += 1
+                        while i < stop and data[i] & 0xC0 == 0x80:
+                            tokens[written] = byte_tokens[data[i]]
+                            written += 1
+                            i += 1
+                        bottom, last = written, -1
+                        token = _longest(i, stop, data, trie)
+                        continue
+                    while token >= 0 and (
+                        dead[i + lengths[token]]
+                        or (last >= 0 and not _fit(last, token, origins, table, shift, filter_, filter_shift))
+                    ):
+                        token = np.int64(shorter[token])
+                    if token >= 0:
+                        tokens[written] = token
+                        written += 1
+                        i += lengths[token]
+                        last = token
+                        token = _longest(i, stop, data, trie)
+                    elif written == bottom:
+                        return -1
+                    else:
+                        dead[i] = True
+                        written -= 1
+                        gone = np.int64(tokens[written])
+                        i -= lengths[gone]
+                        last = np.int64(tokens[written - 1]) if written > bottom else -1
+                        token = np.int64(shorter[gone])
+                count = written - before
                 if length <= _REMEMBERED_BYTES and count <= _REMEMBERED_TOKENS:
                     # The newer of a set stands first, the older one is forgotten.
-                    for k in range(8):
-                        memory[place, 1, k] = memory[place, 0, k]
-                    memory[place, 0, 0], memory[place, 0, 1], memory[place, 0, 2] = a, b, c
-                    memory[place, 0, 3] = np.uint64(count)
-                    for k in range((count + 1) >> 1):
-                        memory[place, 0, 4 + k] = np.uint64(tokens[written + 2 * k])
-                        if 2 * k + 1 < count:
-                            memory[place, 0, 4 + k] |= np.uint64(tokens[written + 2 * k + 1]) << half
-                written += count
-                i = stop
+                    for k in range(4):
+                        memory[place, 4 + k] = memory[place, k]
+                    for k in range(count, _REMEMBERED_TOKENS):
+                        tokens[written + k - count] = 0
+                    memory[place, 0] = key
+                    memory[place, 1] = key_rest | np.uint64(count - 1) << np.uint64(62)
+                    memory[place, 2] = np.uint64(tokens[before]) | np.uint64(tokens[before + 1]) << half
+                    memory[place, 3] = np.uint64(tokens[before + 2]) | np.uint64(tokens[before + 3]) << half
         tokens[written] = end_of_document
         written += 1
         sizes[document] = written - first

@@ -12,6 +12,9 @@ import numpy.typing as npt
 UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
 """Names of the control entries; `</s>` ends a document."""
 
+SPACE = "\u2581"
+"""What stands for a space in a piece of SentencePiece's."""
+
 
 def reserved_names(count: int) -> tuple[str, ...]:
     """Names of the reserved entries, which later training may give a meaning."""

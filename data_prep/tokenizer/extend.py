@@ -14,8 +14,8 @@ from pathlib import Path
 import sentencepiece
 
 from data_prep.tokenizer.encode import MODEL_FILE
-from data_prep.tokenizer.encoded import TokenizerError
-from data_prep.tokenizer.sentence_piece import NORMAL, SPACE, parse, save_sentencepiece_bpe, to_tokenizers
+from data_prep.tokenizer.encoded import SPACE, TokenizerError
+from data_prep.tokenizer.sentence_piece import NORMAL, parse, save_sentencepiece_bpe, to_tokenizers
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.encode import MODEL_FILE
-from data_prep.tokenizer.encoded import BEGIN, END_OF_DOCUMENT, UNKNOWN, TokenizerError, reserved_names
+from data_prep.tokenizer.encoded import BEGIN, END_OF_DOCUMENT, SPACE, UNKNOWN, TokenizerError, reserved_names
 from foundation.atomic_files import whole_file, write_json, write_text
-
-SPACE = "\u2581"
-"""What stands for a space in a piece."""
 
 NORMAL, _UNKNOWN_TYPE, CONTROL, _USER_DEFINED, _UNUSED, BYTE = range(1, 7)
 """Types of pieces in the model's file (sentencepiece_model.proto)."""

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.tokenizer.encode import ReferenceEncoder
-from data_prep.tokenizer.encoded import Encoded, TokenizerError
+from data_prep.tokenizer.encoded import SPACE, Encoded, TokenizerError
 from data_prep.tokenizer.piece_encoder import byte_letters
-from data_prep.tokenizer.sentence_piece import SPACE
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 

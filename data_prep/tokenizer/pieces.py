@@ -1,0 +1,149 @@
+"""Where the pieces of a text begin, compiled: one bit for each byte.
+
+A *piece* is a part of a text that no merge reaches out of, so that each is encoded on its own. Byte-level BPE has a
+pattern that cuts the text (`mark_by_pattern`). SentencePiece takes each document as a whole, but no merge can cross two
+bytes that stand side by side in no entry of the vocabulary (`mark_by_entries`), such as a letter and a space behind it.
+
+Bytes are looked at 64 at a time; what is true of each is a bit of one number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+PADDING = 80
+"""Bytes that may be read, but do not count, behind the text."""
+
+_SPACE = 32
+
+
+def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
+    """Which of the 64 bytes from `data[i]` on are `value`: the first byte is the lowest bit."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.VectorType(ir.IntType(8), 64)
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
+        block = builder.load(address, align=1)
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        wanted = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), all_lanes)
+        return builder.bitcast(builder.icmp_unsigned("==", block, wanted), ir.IntType(64))
+
+    return numba.uint64(data, i, numba.uint8), generate
+
+
+_equal: Any = intrinsic(_generate_equal)
+
+
+def _generate_lowest(context: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set; at least one must be."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return numba.uint64(numba.uint64), generate
+
+
+lowest: Any = intrinsic(_generate_lowest)
+
+
+def excluded_tables(
+    excluded: frozenset[str],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Tables for the characters that a pattern excludes, all of them of the basic plane.
+
+    Returns:
+        The excluded ASCII characters; the pairs of bytes that others begin with, [pairs, 2]; and whether each code
+        point below 2**16 is excluded.
+    """
+    code_points = np.zeros(1 << 16, np.bool_)
+    code_points[[ord(character) for character in excluded]] = True
+    longer = sorted({tuple(character.encode()[:2]) for character in excluded if not character.isascii()})
+    ascii_ones = sorted(ord(character) for character in excluded if character.isascii())
+    return np.array(ascii_ones, np.uint8), np.array(longer, np.uint8).reshape(-1, 2), code_points
+
+
+@numba.njit(nogil=True, cache=True)
+def mark_by_pattern(
+    data: npt.NDArray[np.uint8],
+    size: int,
+    ascii_ones: npt.NDArray[np.uint8],
+    longer: npt.NDArray[np.uint8],
+    code_points: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.uint64]:
+    """Where pieces begin by the pattern ` ?[^excluded]+`, what lies between two matches being a piece as well.
+
+    Args:
+        data: valid UTF-8 and `PADDING` more bytes; documents are divided by a byte that is excluded and no space, as
+            the line feed is. Beginnings of documents are marked or not: they are known.
+        size: bytes that count. ascii_ones, longer, code_points: see `excluded_tables`.
+
+    Returns:
+        A bit for each byte, [size // 64 + 1].
+    """
+    words = size // 64 + 1
+    excluded = np.zeros(words + 1, np.uint64)
+    for word in range(words):
+        first = 64 * word
+        found = np.uint64(0)
+        for byte in ascii_ones:
+            found |= _equal(data, first, byte)
+        excluded[word] |= found
+        begun = np.uint64(0)
+        for k in range(len(longer)):
+            lead = _equal(data, first, longer[k, 0])
+            if lead:
+                begun |= lead & _equal(data, first + 1, longer[k, 1])
+        while begun:
+            place = first + np.int64(lowest(begun))
+            begun &= begun - np.uint64(1)
+            head = np.int64(data[place])
+            code, length = (head & 0x1F) << 6 | np.int64(data[place + 1]) & 0x3F, 2
+            if head >= 0xE0:
+                code, length = (code & 0x3FF) << 6 | np.int64(data[place + 2]) & 0x3F, 3
+            if code_points[code]:
+                for i in range(place, place + length):
+                    excluded[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
+    one, last = np.uint64(1), np.uint64(63)
+    starts = np.empty(words, np.uint64)
+    before, space_before = np.uint64(0), np.uint64(0)
+    for word in range(words):
+        out = excluded[word]
+        inside = ~out
+        space = _equal(data, 64 * word, np.uint8(_SPACE))
+        out_before, after_space = out << one | before, space << one | space_before
+        inside_next = inside >> one | (~excluded[word + 1] & one) << last
+        starts[word] = inside & out_before & ~after_space | space & inside_next | out & ~out_before
+        before, space_before = out >> last, space >> last
+    return starts
+
+
+@numba.njit(nogil=True, cache=True)
+def mark_by_entries(data: npt.NDArray[np.uint8], size: int, joined: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Where characters begin that no entry holds together with what stands before them.
+
+    Args:
+        data: valid UTF-8 and `PADDING` more bytes; size: bytes that count.
+        joined: [1 << 16], by two neighbouring bytes: whether some entry has them, or the second begins no character.
+
+    Returns:
+        A bit for each byte, [size // 64 + 1].
+    """
+    starts = np.zeros(size // 64 + 1, np.uint64)
+    before = np.int64(0)
+    for word in range(len(starts)):
+        bits = np.uint64(0)
+        for i in range(64):
+            byte = np.int64(data[64 * word + i])
+            bits |= np.uint64(not joined[before << 8 | byte]) << np.uint64(i)
+            before = byte
+        starts[word] = bits
+    return starts
