@@ -81,7 +81,7 @@ def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt
         table, [slots]: left 20 bits | right 20 bits | rank + 1: 24 bits; 0 where there is nothing.
         filter, [bits // 64]: a bit for each hash of a pair in the table.
     """
-    bits = max(6, int(len(pairs)).bit_length())
+    bits = max(6, len(pairs).bit_length())
     table = np.zeros(1 << (bits + 2), np.int64)
     filter_ = np.zeros((_FILTER_SHARE << bits) // 64, np.uint64)
     _fill_pairs(pairs, table, filter_)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +114,8 @@ class PieceEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         spelling = self._spelling
         if spelling.written_as:
-            documents = [spelling.prefix + text.replace(*spelling.written_as).encode() if text else b"" for text in texts]
-        else:
-            documents = [text.encode() for text in texts]
+            texts = [text.replace(*spelling.written_as) for text in texts]
+        documents = [spelling.prefix + text.encode() if text else b"" for text in texts]
         joined = _BETWEEN_DOCUMENTS.join([*documents, bytes(PADDING)])
         data = np.frombuffer(joined, np.uint8)
         sizes = np.fromiter(map(len, documents), np.int64, len(documents))
@@ -145,7 +143,7 @@ class PieceEncoder:
 
 def _flat(rows: Iterable[Sequence[int]], dtype: type) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     held = list(rows)
-    flat = np.fromiter((item for row in held for item in row), dtype)
+    flat: npt.NDArray[Any] = np.fromiter((item for row in held for item in row), dtype)
     return flat, np.cumsum(np.fromiter(map(len, held), np.int64, len(held)))
 
 

@@ -15,7 +15,7 @@ from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer import byte_level, sentence_piece
 from data_prep.tokenizer.encode import CHECK_FILE, ReferenceEncoder, check_encoders
-from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.encoded import SPACE, TokenizerError
 from data_prep.tokenizer.sample import SampledDocument, plan_sample
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_json
@@ -130,7 +130,7 @@ def check_round_trip(
         encoded = encoder.encode([text])
         content = encoded.tokens[:-1]
         if encoder.decode(content) != text or table.inexact(encoded, [text])[0]:
-            if not (table.loses_space_mark and sentence_piece.SPACE in text):
+            if not (table.loses_space_mark and SPACE in text):
                 raise TokenizerError(f"document {item.document.id} does not come back from its tokens as it was")
             inexact.append(item.document.id)
         if np.any(content == encoder.end_of_document):

@@ -85,7 +85,7 @@ def _place(
     byte: npt.NDArray[np.uint8],
     order: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """A base for each node such that no two children share a slot, those with many children first; and how many slots."""
+    """A base for each node such that no two children share a slot, and how many slots there are."""
     used = np.zeros(_BLOCK, np.bool_)
     used[0] = True
     base = np.zeros(len(first_child), np.int64)

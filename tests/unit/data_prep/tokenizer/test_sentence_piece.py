@@ -15,6 +15,7 @@ from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, SentencePieceEncoder, check_encoders
 from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.piece_encoder import PieceEncoder
 from data_prep.tokenizer.sentence_piece import (
     parse,
     save_sentencepiece_bpe,
@@ -92,12 +93,12 @@ def test_every_form_encodes_the_same(folder: Path) -> None:
     texts = [*TEXTS, *TRICKY, "a\u2581b"]
     reference = ReferenceEncoder(folder)
     right = reference.encode(texts)
-    for other in (SentencePieceEncoder(folder, 2, 768), GigatokenEncoder(folder, 2, 768)):
+    for other in (SentencePieceEncoder(folder, 2, 768), GigatokenEncoder(folder, 2, 768), PieceEncoder(folder, 2, 768)):
         found = other.encode(texts)
         np.testing.assert_array_equal(found.sizes, right.sizes, err_msg=other.name)
         np.testing.assert_array_equal(found.tokens, right.tokens, err_msg=other.name)
     record = check_encoders(folder, lambda: TEXTS)
-    assert record["used"] == GigatokenEncoder.name
+    assert record["used"] == PieceEncoder.name
     assert record["compared"][SentencePieceEncoder.name]["equal"]
 
 
