@@ -134,14 +134,15 @@ def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[]
     if name == "hf-encode":
         return _encode_only(reference.encode, path)
     if name == "gigatoken-encode":
-        # It refuses BLOOM's pieces: the same merges with GPT-2's.
         content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
-        content["pre_tokenizer"] = {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": True,
-        }
+        if content["pre_tokenizer"] is not None:
+            # It refuses BLOOM's pieces: the same merges with GPT-2's.
+            content["pre_tokenizer"] = {
+                "type": "ByteLevel",
+                "add_prefix_space": False,
+                "trim_offsets": True,
+                "use_regex": True,
+            }
         (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
         gigatoken = GigatokenEncoder(folder, reference.end_of_document, reference.vocabulary_size)
         return _encode_only(gigatoken.encode, path)
