@@ -50,7 +50,7 @@ class TrainingProgress:
         tokens = [size * config.data.sequence_length for size in (self._sizes.all[0], self._sizes.full)]
         growing = f"{tokens[0]:,} to " if self._sizes.ramp else ""
         self._print(
-            f"training {parameter_count(config.model) / 1e6:,.1f} M parameters, tensor {self._topology.tensor} × "
+            f"training {format_parameters(parameter_count(config.model))}, tensor {self._topology.tensor} × "
             f"pipeline {self._topology.pipe} × data {self._topology.data}, {config.precision}, "
             f"{growing}{tokens[1]:,} tokens a step"
         )
@@ -134,3 +134,9 @@ class TrainingProgress:
 
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
+
+
+def format_parameters(count: int) -> str:
+    """`6,738.4 M parameters`; in thousands below a million."""
+    size, unit = (count / 1e6, "M") if count >= 999_950 else (count / 1e3, "k")
+    return f"{size:,.1f} {unit} parameters"

@@ -18,7 +18,7 @@ from pretrain.config import ModelConfig, TrainConfig
 from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token, peak_flops
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
-from pretrain.monitor.progress import TrainingProgress
+from pretrain.monitor.progress import TrainingProgress, format_parameters
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
 from pretrain.topology import Topology
 
@@ -206,6 +206,11 @@ def test_a_finished_run_says_so() -> None:
     progress.start([], PEAK)
     progress.finish()
     assert "all 5 steps are done already" in out.getvalue()
+
+
+def test_small_models_are_counted_in_thousands() -> None:
+    told = [format_parameters(count) for count in (29_472, 999_999, 1_000_000, 6_738_415_616)]
+    assert told == ["29.5 k parameters", "1.0 M parameters", "1.0 M parameters", "6,738.4 M parameters"]
 
 
 @pytest.mark.parametrize(("width", "seen"), [(160, ("lr", "grad", "held-out")), (80, ("grad",)), (70, ())])
