@@ -11,7 +11,8 @@ class ExitCode(IntEnum):
     DONE = 0
     """All steps are done, or as many as `stop_after_step` says."""
     REFUSED = 2
-    """Stop and look: settings, data or a checkpoint do not fit; the message says which. Nothing was trained."""
+    """Stop and look: settings, data or a checkpoint do not fit; the message says which. Also: a node's memory
+    is short from the first step on, which is saved."""
     UNTRUSTED = 3
     """Stop and look: the numbers cannot be trusted any more (NaN, a spike that nothing helped against, weights that
     drifted apart)."""

@@ -51,9 +51,9 @@ class Health:
         """Collective at every step that is a multiple of `stragglers_every_steps`."""
         self._steps += 1
         if self._looks_at_memory:
-            reason = self._resources.out_of_memory_soon()
-            if reason is not None:
-                self._stops.request(reason)
+            stop = self._resources.out_of_memory_soon()
+            if stop is not None:
+                self._stops.request(*stop)
         if step % self._settings.stragglers_every_steps:
             return
         seconds, slow = self._stragglers.check(self._steps)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from pretrain.exit_codes import ExitCode
+
 LOOK_SECONDS = 10.0
 """At most so often; a look takes well under a millisecond."""
 CGROUPS = Path("/sys/fs/cgroup")
@@ -88,20 +90,32 @@ class ResourceWatch:
         self._node = node
         self._memory_share = memory_share
         self._next_look = 0.0
+        self._was_enough = False
         self._disk_said = False
 
-    def out_of_memory_soon(self) -> str | None:
-        """A reason to stop, or None. Looks at most every `LOOK_SECONDS`."""
+    def out_of_memory_soon(self) -> tuple[str, ExitCode] | None:
+        """Why to stop and with which code, or None. Looks at most every `LOOK_SECONDS`.
+
+        Memory that ran out over time comes back with a fresh start. Where it is short at the first look, a fresh start
+        would be there again after one step, so that somebody has to look.
+        """
         now = time.monotonic()
         if now < self._next_look:
             return None
         self._next_look = now + LOOK_SECONDS
         memory = host_memory()
         if memory.free_share >= self._memory_share:
+            self._was_enough = True
             return None
-        return (
+        reason = (
             f"memory on {self._node}: {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB are left, less "
             f"than monitor.memory_stop_share {self._memory_share:g}"
+        )
+        if self._was_enough:
+            return reason, ExitCode.REQUEUE
+        return (
+            f"{reason}, and so from the start: see what else is in memory there, use more nodes, or lower it",
+            ExitCode.REFUSED,
         )
 
     def disk_warning(self, checkpoint: Path) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pretrain.exit_codes import ExitCode
 from pretrain.monitor import resources
 from pretrain.monitor.resources import Memory, ResourceWatch, host_memory
 
@@ -40,10 +41,19 @@ def test_the_tightest_limit_counts_of_either_version_of_cgroups(tmp_path: Path) 
     assert host_memory(tmp_path, own) == Memory(available=15, total=2000)
 
 
-def test_low_memory_is_a_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "host_memory", lambda: Memory(2**30, 64 * 2**30))
-    reason = ResourceWatch("n7", memory_share=0.03).out_of_memory_soon()
-    assert reason == "memory on n7: 1.0 of 64.0 GiB are left, less than monitor.memory_stop_share 0.03"
+def test_memory_that_ran_low_asks_for_a_fresh_start_and_where_it_was_low_at_once_for_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    free = [10 * 2**30]
+    monkeypatch.setattr(resources, "host_memory", lambda: Memory(free[0], 64 * 2**30))
+    monkeypatch.setattr(resources, "LOOK_SECONDS", 0.0)
+    watch = ResourceWatch("n7", memory_share=0.03)
+    assert watch.out_of_memory_soon() is None
+    free[0] = 2**30
+    told = "memory on n7: 1.0 of 64.0 GiB are left, less than monitor.memory_stop_share 0.03"
+    assert watch.out_of_memory_soon() == (told, ExitCode.REQUEUE)
+    reason, code = ResourceWatch("n7", memory_share=0.03).out_of_memory_soon() or ("", None)
+    assert reason.startswith(f"{told}, and so from the start: ") and code == ExitCode.REFUSED
     assert ResourceWatch("n7", memory_share=0.01).out_of_memory_soon() is None
 
 
