@@ -11,6 +11,7 @@ from pathlib import Path
 
 from foundation.atomic_files import restrict_file_modes
 from foundation.configuration import load_config
+from foundation.terminal import outlast_terminal
 from pretrain.config import TrainConfig
 from pretrain.exit_codes import ExitCode
 
@@ -23,7 +24,8 @@ EXAMPLES = """examples:
 
 Run again with the same output folder, it goes on from the newest whole checkpoint, also under other degrees.
 
-stop a run: Ctrl-C, SIGUSR1, SIGTERM, or a file `stop` in the output folder: the step is finished and saved first
+stop a run: Ctrl-C, a closed terminal, SIGUSR1, SIGTERM, or a file `stop` in the output folder: the step is finished
+  and saved first
 
 exit codes: 0 done; 2 and 3 stop and look (wrong settings, data or checkpoint; numbers that cannot be trusted);
   75 start again (time is up, a process or node was lost or hung); 76 start again without the nodes in
@@ -46,6 +48,7 @@ def main() -> int:
     # What torch, DeepSpeed and megatron-core say to their own developers, from every process.
     warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)\.")
     restrict_file_modes()
+    outlast_terminal()
     for number in (signal.SIGUSR1, signal.SIGTERM):
         # Until training begins, with handlers of its own, there is nothing to save.
         signal.signal(number, lambda *_: os._exit(ExitCode.REQUEUE))

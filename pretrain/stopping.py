@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -36,8 +37,8 @@ class StopRequests:
     """Collects this rank's reasons to stop, and agrees on them with the others.
 
     SIGUSR1 and SIGTERM ask for another turn in the queue: Slurm sends one before the time limit or before it takes a
-    node away, launchers send the other to their processes. SIGINT is a person's Ctrl-C and ends the run. They may
-    arrive on some ranks only.
+    node away, launchers send the other to their processes. SIGINT, a person's Ctrl-C, ends the run, and so does
+    SIGHUP, a closed terminal's, unless `nohup` has it ignored. They may arrive on some ranks only.
 
     Args:
         output: the run's folder, where the stop file is looked for.
@@ -53,7 +54,9 @@ class StopRequests:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
-        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -61,7 +64,7 @@ class StopRequests:
         for number, handler in self._before.items():
             # On the way out with a code of its own: the first rank that is gone makes srun and the launchers end the
             # others, and a SIGTERM that is obeyed now would turn "stop and look" into "killed".
-            leaving = number == signal.SIGTERM and (kind is not None or self._stop is not None)
+            leaving = number in (signal.SIGTERM, signal.SIGHUP) and (kind is not None or self._stop is not None)
             signal.signal(number, signal.SIG_IGN if leaving else handler)
 
     def request(self, reason: str, exit_code: ExitCode = ExitCode.REQUEUE) -> None:
@@ -96,6 +99,9 @@ class StopRequests:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            self.request("the terminal was closed", ExitCode.ENDED)
+            return
         if number != signal.SIGINT:
             self.request(f"{name} on {socket.gethostname()}")
             return
@@ -107,7 +113,8 @@ class StopRequests:
             self.request("Ctrl-C", ExitCode.ENDED)
             if self._rank == 0:
                 # os.write: a signal may interrupt a print, which then refuses to be entered again.
-                os.write(2, b"\nCtrl-C: finishing this step, then saving; once more stops without saving\n")
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\nCtrl-C: finishing this step, then saving; once more stops without saving\n")
 
 
 def control_group() -> dist.ProcessGroup | None:

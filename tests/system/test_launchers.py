@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.monitor.metrics import read_metrics
 from tests.small_run import write_small_run
+from tests.system.ssh_hosts import NoSsh, SshHosts, processes_on_hosts, ssh_hosts
 from tests.system.test_pretrain import free_port
 
 pytestmark = pytest.mark.slow
@@ -24,9 +26,9 @@ ENDLESS = ("parallel.pipeline=2", "schedule.total_steps=20000", "evaluation.ever
 BIN = Path(sys.executable).parent
 
 
-def launch(*command: str, log: Path) -> subprocess.Popen[bytes]:
+def launch(*command: str, log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     """In a process group of its own, as a shell starts a command."""
-    environment = {
+    environment = environment or {
         **os.environ,
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "OMP_NUM_THREADS": "1",
@@ -123,3 +125,37 @@ def test_deepspeed_with_a_host_file_and_without_ssh(tmp_path: Path) -> None:
     assert [process.wait() for process in processes] == [0, 0], (tmp_path / "log-0").read_text()
     assert CheckpointReader(tmp_path / "train" / "checkpoints").step == 6
     assert "tensor 2 × pipeline 2 × data 1" in (tmp_path / "log-0").read_text()
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[SshHosts]:
+    (tmp_path / "ssh").mkdir()
+    try:
+        with ssh_hosts(tmp_path / "ssh") as running:
+            yield running
+    except NoSsh as reason:
+        pytest.skip(f"no sshd here: {reason}")
+
+
+def test_deepspeed_with_a_host_file_over_ssh(hosts: SshHosts, tmp_path: Path) -> None:
+    config, log = write_small_run(tmp_path), tmp_path / "log"
+
+    def over_ssh(*arguments: str) -> subprocess.Popen[bytes]:
+        command = [str(BIN / "deepspeed"), "--hostfile", str(hosts.hosts), "--master_addr", "127.0.0.1"]
+        command += ["--master_port", free_port(), "--module", "pretrain", "--config", str(config), *arguments]
+        return launch(*command, log=log, environment=hosts.environment)
+
+    assert over_ssh("parallel.pipeline=2", "stop_after_step=3").wait() == 0, log.read_text()
+    text = log.read_text()
+    assert "tensor 1 × pipeline 2 × data 1" in text and "node-b: " in text, text
+    assert CheckpointReader(tmp_path / "train" / "checkpoints").step == 3
+
+    process = over_ssh(*ENDLESS)
+    wait_for_step(tmp_path, 6, process, log)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == 1
+    while processes_on_hosts(hosts.folder):
+        time.sleep(0.3)  # they save when the command has ended
+    assert hosts.asked_to_kill() and all("deepspeed.launcher.launc" in one for one in hosts.asked_to_kill())
+    (stopped,) = [line for line in read_metrics(tmp_path / "train" / "metrics.jsonl") if line.get("event") == "stopped"]
+    assert CheckpointReader(tmp_path / "train" / "checkpoints").step == stopped["step"] >= 6

@@ -18,7 +18,8 @@ from pretrain.stopping import STOP_FILE, Stop, StopRequests, is_lost_peer
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     if not dist.is_initialized():  # by the test of another file
         start_alone()
     yield
@@ -33,6 +34,16 @@ def test_a_signal_asks_for_another_turn(tmp_path: Path, number: signal.Signals) 
         os.kill(os.getpid(), number)
         stop = stops.agreed()
     assert stop is not None and stop.exit_code == ExitCode.REQUEUE and number.name in stop.reason
+
+
+def test_a_closed_terminal_ends_the_run_and_nohup_keeps_it(tmp_path: Path) -> None:
+    with StopRequests(tmp_path, 0) as stops:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stops.agreed() == Stop("the terminal was closed", ExitCode.ENDED)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequests(tmp_path, 0) as stops:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stops.agreed() is None
 
 
 def test_handlers_are_given_back(tmp_path: Path) -> None:
