@@ -66,7 +66,9 @@ def line_chart(
         if x_low <= x <= x_high:
             out.append(f'<line class="mark" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
             # At the top: a loss is low where most of the marks are.
-            out.append(f'<text class="tick" x="{px(x) + 5:.1f}" y="{TOP + 12}">{escape(label)}</text>')
+            left = px(x) > WIDTH * 0.8  # where it would stand out on the right
+            place = f'x="{px(x) + (-5 if left else 5):.1f}" y="{TOP + 12}"' + ' text-anchor="end"' * left
+            out.append(f'<text class="tick" {place}>{escape(label)}</text>')
     for one in drawn:
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in one.points)
         out.append(f'<polyline class="line {one.style}" points="{path}"/>')

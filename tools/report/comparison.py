@@ -15,6 +15,8 @@ CURVES = (
     ("Loss, nats per token", "train", "loss", 1.0, False),
     ("Held-out loss, nats per token", "evaluation", "loss", 1.0, False),
     ("Gradient norm, unclipped", "train", "gradient_norm", 1.0, True),
+    ("Embedding gradient norm", "train", "embedding_gradient_norm", 1.0, True),
+    ("Largest logit", "train", "largest_logit", 1.0, True),
     ("Learning rate", "train", "learning_rate", 1.0, True),
     ("Throughput, tokens per second", "train", "tokens_per_second", 1.0, True),
     ("Share of peak speed (MFU), %", "train", "mfu", 100.0, True),

@@ -15,13 +15,27 @@ def missing(what: str, command: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markup: bool = False, wide_last: bool = False) -> str:
-    def cell(text: str) -> str:
-        return f"<td>{text if markup else escape(text)}</td>"
+    """Numbers stand on the right, words on the left.
 
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    Args:
+        markup: the cells are HTML.
+        wide_last: the last column takes all the room that is left, and its words are broken into lines.
+    """
+    of_words = [' class="words"' if i and _is_words([row[i] for row in rows]) else "" for i in range(len(head))]
+
+    def cell(text: str, kind: str) -> str:
+        # A path may be broken after a slash where the screen is narrow.
+        return f"<td{kind}>{text if markup else escape(text).replace('/', '/<wbr>')}</td>"
+
+    names = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, of_words, strict=True))
+    body = "".join(f"<tr>{''.join(map(cell, row, of_words))}</tr>" for row in rows)
     kind = ' class="wide-last"' if wide_last else ""
     return f'<div class="scroll"><table{kind}><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _is_words(column: Sequence[str]) -> bool:
+    """Whether most of its cells begin with a letter."""
+    return sum(text[:1].isalpha() for text in column) > len(column) / 2
 
 
 STYLE = """
@@ -41,20 +55,22 @@ h2{margin:0 0 12px;font-size:18px}h3{margin:20px 0 6px;font-size:15px}p{margin:6
 .tiles b{display:block;font-size:23px;line-height:1.25;font-variant-numeric:tabular-nums}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(460px,100%),1fr));gap:18px 26px;margin:8px 0 12px}
 figure{margin:0}figcaption{display:flex;justify-content:space-between;gap:12px;flex-wrap:wrap;font-size:14px}
-.legend{color:var(--soft);font-size:13px}.legend span{margin-left:14px;white-space:nowrap}
+.legend{color:var(--soft);font-size:13px;display:flex;gap:2px 14px;flex-wrap:wrap}.legend span{white-space:nowrap}
 .legend i{display:inline-block;width:16px;height:3px;margin-right:5px;vertical-align:middle;border-radius:2px}
 i.strong{background:var(--blue)}i.faint{background:var(--pale)}i.second{background:var(--orange)}
 i.limit{background:var(--soft)}
-svg{display:block;width:100%;height:auto}.grid{stroke:var(--line);stroke-width:1}
+svg{display:block;width:100%;height:auto;overflow:visible}.grid{stroke:var(--line);stroke-width:1}
 .tick{fill:var(--soft);font-size:12px;font-family:inherit}.mark{stroke:var(--soft);stroke-dasharray:4 4}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}.line.faint{stroke:var(--pale);stroke-width:1.2}
 .line.strong{stroke:var(--blue)}.line.second{stroke:var(--orange)}
 .line.limit{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:2 4}
 .dot{fill:var(--card);stroke-width:2}.dot.second{stroke:var(--orange)}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
-table.wide-last{width:100%}table.wide-last td:last-child{width:42%}
+.scroll{overflow-x:auto;background:linear-gradient(to left,var(--card) 30%,transparent) right/48px 100% no-repeat local,
+linear-gradient(to left,var(--line),transparent) right/12px 100% no-repeat}
+table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
+table.wide-last{width:100%}table.wide-last td:last-child{width:100%;min-width:160px;white-space:normal}
 th,td{padding:5px 18px 5px 0;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
-th{color:var(--soft);font-weight:500;font-size:13px}th:first-child,td:first-child{text-align:left}
+th{color:var(--soft);font-weight:500;font-size:13px}th:first-child,td:first-child,.words{text-align:left}
 table.wide-last th:last-child,table.wide-last td:last-child{text-align:left;padding-right:0}
 .bar{display:flex;height:14px;border-radius:3px;overflow:hidden;min-width:160px}.bar i{display:block;height:100%}
 .kept{background:var(--green)}.r0{background:#d9661f}.r1{background:#e0a030}.r2{background:#b7465c}.r3{background:#7a5ab0}
@@ -65,4 +81,6 @@ pre{background:var(--page);border:1px solid var(--line);border-radius:6px;paddin
 white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 pre b{color:var(--blue)}code{background:var(--page);border-radius:4px;padding:1px 5px;font-size:13px}
 summary{cursor:pointer;color:var(--soft)}details{margin-bottom:12px}
+@media(max-width:520px){header,main{padding:0 12px}section{padding:14px 14px 16px}.tick{font-size:19px}
+th,td{white-space:normal;padding-right:12px}}
 """

@@ -20,6 +20,8 @@ from tools.report.run import Run
 SHOWN_EVENTS = 40
 QUIET_EVENTS = ("saved", "pass seconds")
 """Told of elsewhere, or too often to be told one by one."""
+TOLD_ELSEWHERE = ("kind", "step", "event", "time", "peak_flops_per_device", "peak_source")
+"""Of an event."""
 
 
 def training_part(run: Run) -> str:
@@ -43,7 +45,7 @@ def training_part(run: Run) -> str:
     rate = [Series("strong", "", run.points("train", "learning_rate"))]
     charts.append(line_chart("Learning rate", rate, x_label="step", zero=True))
     for title, name, factor in (
-        ("Gradient norm of the embedding, unclipped", "embedding_gradient_norm", 1.0),
+        ("Embedding gradient norm", "embedding_gradient_norm", 1.0),
         ("Largest logit", "largest_logit", 1.0),
         ("Throughput, tokens per second", "tokens_per_second", 1.0),
         ("Share of peak speed (MFU), %", "mfu", 100.0),
@@ -96,7 +98,7 @@ def _clock(line: dict[str, Any]) -> str:
 
 
 def _details(line: dict[str, Any]) -> str:
-    parts = [f"{name} {value}" for name, value in line.items() if name not in ("kind", "step", "event", "time")]
+    parts = [f"{name} {value}" for name, value in line.items() if name not in TOLD_ELSEWHERE]
     text = ", ".join(parts)
     return text if len(text) <= 160 else f"{text[:157]}…"
 
