@@ -37,9 +37,10 @@ TRAIN = [
 ]
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
+PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
 BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
-DEV = ["hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6"]
+DEV = [*PERPLEXITY, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6"]
 
 setup(
     name="altiplano",
@@ -58,6 +59,7 @@ setup(
         "convert": CONVERT,
         "dev": DEV,
         "bench": BENCH,
+        "perplexity": PERPLEXITY,
         "ray": RAY,
         "eval": EVAL,
     },

@@ -12,7 +12,20 @@ from foundation.configuration import Settings
 SourceKind = Literal[
     "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual"
 ]
-RuleSet = Literal["gopher", "c4_paper", "c4_dataset", "mc4", "fineweb", "roots", "ccnet", "code", "language", "quality"]
+RuleSet = Literal[
+    "gopher",
+    "c4_paper",
+    "c4_dataset",
+    "mc4",
+    "fineweb",
+    "roots",
+    "ccnet",
+    "code",
+    "ccnet_head",
+    "ccnet_middle",
+    "language",
+    "quality",
+]
 
 
 class SourceConfig(Settings):
@@ -56,6 +69,27 @@ class QualityConfig(Settings):
     """The label of the pages that are wanted."""
     minimum_probability: float = Field(default=0.5, ge=0, le=1)
     """What the rule set `quality` asks: a page goes that is more like the others than like those wanted."""
+
+
+class LanguageModelConfig(Settings):
+    """A model of one language that gives perplexity, see `data_prep/signals/perplexity.py`; needs the extra
+    `perplexity`."""
+
+    model: Path
+    """An n-gram model that KenLM reads: binary, which is loaded at once and shared by processes, or ARPA."""
+    tokenizer: Path
+    """The SentencePiece model that cut the text it was trained on."""
+    head: float | None = Field(default=None, gt=1)
+    """The largest perplexity that the rule set `ccnet_head` keeps; `python -m tools.perplexity_bounds` prints the one
+    that 30 % of the documents of the language have, as CCNet's."""
+    middle: float | None = Field(default=None, gt=1)
+    """The largest that `ccnet_middle` keeps, which is what 60 % have for CCNet."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> LanguageModelConfig:
+        if self.head is not None and self.middle is not None and self.head >= self.middle:
+            raise ValueError(f"head {self.head:g} must be less than middle {self.middle:g}")
+        return self
 
 
 class FingerprintConfig(Settings):
@@ -162,6 +196,8 @@ class DataConfig(Settings):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
+    perplexity: dict[str, LanguageModelConfig] = Field(default_factory=dict)
+    """ISO 639 code -> a model; empty: perplexity is not measured. Documents of other languages have none."""
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -172,6 +208,22 @@ class DataConfig(Settings):
         for place, source in enumerate(self.sources):
             if "quality" in source.rules and self.quality.model is None:
                 raise ValueError(f"sources.{place}.rules: `quality` asks a classifier, and quality.model names none")
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_have_bounds(self) -> DataConfig:
+        for place, source in enumerate(self.sources):
+            for name in source.rules:
+                if not name.startswith("ccnet_"):
+                    continue
+                if not self.perplexity:
+                    raise ValueError(
+                        f"sources.{place}.rules: `{name}` asks for perplexity, and `perplexity` names no model"
+                    )
+                bound = name.removeprefix("ccnet_")
+                for language, files in self.perplexity.items():
+                    if getattr(files, bound) is None:
+                        raise ValueError(f"sources.{place}.rules: `{name}` needs perplexity.{language}.{bound}")
         return self
 
     @model_validator(mode="after")

@@ -87,6 +87,7 @@ SIGNALS = pa.schema(
         pa.field("line_languages", pa.list_(pa.string())),  # null unless language.lines
         pa.field("line_language_probabilities", pa.list_(pa.float32())),
         pa.field("quality_probability", pa.float64()),  # null unless quality.model
+        pa.field("perplexity", pa.float64()),  # null unless `perplexity` has a model of the language
         pa.field("exact_hash", pa.binary(16)),
         pa.field("shingle_count", pa.int64()),
         pa.field("minhash", pa.list_(pa.uint32())),

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from data_prep.config import DataConfig
-from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, quality, roots
+from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, perplexity, quality, roots
 from data_prep.rules.rule import Outcome, Rule, explain
 
 RULE_SETS: dict[str, tuple[Rule, ...]] = {
@@ -16,23 +16,29 @@ RULE_SETS: dict[str, tuple[Rule, ...]] = {
     "ccnet": ccnet.RULES,
     "code": code.RULES,
 }
-"""By the name that a source's `rules` gives; `language` and `quality` are two more, made of the
+"""By the name that a source's `rules` gives; `language`, `quality`, `ccnet_head` and `ccnet_middle` are made of the
 configuration."""
 
 
 def rules_named(config: DataConfig, names: Collection[str]) -> tuple[Rule, ...]:
-    """The rules of some sets, those of `language` first and then in the order of `RULE_SETS`.
+    """The rules of some sets, in the order of `RULE_SETS` with those of `language` before them, others after.
 
     Raises:
-        ValueError: there is no such set.
+        ValueError: there is no such set, or the configuration lacks the model that it asks.
     """
-    known = {"language": language.rules_of(config.language), **RULE_SETS, "quality": quality.rules_of(config.quality)}
-    if "quality" in names and config.quality.model is None:
-        raise ValueError("rule set quality asks a classifier, and quality.model names none")
+    known = ("language", *RULE_SETS, *perplexity.BUCKETS, "quality")
     for name in names:
         if name not in known:
             raise ValueError(f"rule set {name!r} is unknown; there are {', '.join(known)}")
-    return tuple(rule for name, rules in known.items() if name in names for rule in rules)
+    return tuple(rule for name in known if name in names for rule in _rules_of(config, name))
+
+
+def _rules_of(config: DataConfig, name: str) -> tuple[Rule, ...]:
+    if name == "language":
+        return language.rules_of(config.language)
+    if name == "quality":
+        return quality.rules_of(config.quality)
+    return perplexity.rules_of(name, config.perplexity) if name in perplexity.BUCKETS else RULE_SETS[name]
 
 
 def rules_of_source(config: DataConfig, source: str) -> tuple[Rule, ...]:

@@ -1,4 +1,5 @@
-"""CCNet's page rules. Its removal of repeated lines is `dedup.lines`; its buckets of perplexity need its models.
+"""CCNet's page rules. Its removal of repeated lines is `dedup.lines`; its buckets of perplexity are `ccnet_head` and
+`ccnet_middle` (`rules/perplexity.py`), which need models.
 
 Source: Wenzek et al. 2020, arXiv:1911.00359, sections 3.2 and 3.3; cc_net/mine.py (min_len, lid_threshold).
 """

@@ -9,7 +9,12 @@ from data_prep.rules.rule import Rule
 def rules_of(config: QualityConfig) -> tuple[Rule, ...]:
     """The rule with the configured threshold.
 
+    Raises:
+        ValueError: there is no classifier.
+
     LLaMA "discarded pages not classified as references": Touvron et al. 2023, arXiv:2302.13971, section 2.1.
     """
+    if config.model is None:
+        raise ValueError("rule set quality asks a classifier, and quality.model names none")
     source = "quality.minimum_probability; by default as Touvron et al. 2023, arXiv:2302.13971, section 2.1"
     return (Rule("quality.probability", "quality_probability", "at least", config.minimum_probability, source),)

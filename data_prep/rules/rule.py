@@ -79,14 +79,15 @@ class Outcome:
     """What one rule says about one document."""
 
     rule: Rule
-    value: float | str
+    value: float | str | None
     applies: bool
     passes: bool
 
 
 def explain(signals: Mapping[str, Any], rules: Collection[Rule]) -> tuple[Outcome, ...]:
     """What each rule says about one document, given as a row of signals."""
-    row = {name: np.array([signals[name]]) for name in {rule.signal for rule in rules} | {"language"}}
+    asked = {rule.signal for rule in rules} | {"language"}
+    row = {name: np.array([np.nan if signals[name] is None else signals[name]]) for name in asked}
     return tuple(
         Outcome(rule, signals[rule.signal], bool(rule.applies_to(row["language"])[0]), not rule.fails(row)[0])
         for rule in rules

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from data_prep.config import FingerprintConfig
 from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case, read_only
 
 _UNSPACED_PART = 5
@@ -197,10 +198,7 @@ class Fingerprints:
 def fingerprint_text(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
-    shingle_words: int,
-    permutations: int,
-    seed: int,
-    sample_every: int = 16,
+    settings: FingerprintConfig,
 ) -> Fingerprints:
     """Shingle counts, MinHash signatures and samples of documents, concatenated as Arrow keeps a string column.
 
@@ -209,19 +207,19 @@ def fingerprint_text(
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
     """
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
-    minima = np.empty((len(offsets) - 1, permutations), dtype=np.uint32)
+    minima = np.empty((len(offsets) - 1, settings.permutations), dtype=np.uint32)
     samples = np.empty(int(offsets[-1] - offsets[0]) + len(counts), dtype=np.uint64)  # room that is hardly touched
     sample_bounds = np.zeros(len(offsets), dtype=np.int64)
-    multipliers, additions = minhash_functions(permutations, seed)
+    multipliers, additions = minhash_functions(settings.permutations, settings.seed)
     _fingerprint_documents(
         read_only(data),
         read_only(offsets),
-        shingle_words,
+        settings.shingle_words,
         character_flags(),
         lower_case(),
         multipliers,
         additions,
-        np.uint64((2**64 - 1) // sample_every),
+        np.uint64((2**64 - 1) // settings.sample_every),
         counts,
         minima,
         samples,

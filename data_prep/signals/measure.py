@@ -23,6 +23,7 @@ from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifes
 from data_prep.signals.characters import read_only
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
+from data_prep.signals.perplexity import Perplexity, model_files
 from data_prep.signals.pii import KINDS, find_pii_in_documents
 from data_prep.signals.quality import QualityClassifier
 from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
@@ -32,7 +33,7 @@ from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure
 from foundation.atomic_files import sha256_file, whole_file
 from foundation.progress import Progress
 
-VERSION = 6
+VERSION = 7
 
 _EXTRACTED = "extract"
 _LINE_COLUMNS = ("line_languages", "line_language_probabilities")
@@ -46,6 +47,10 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
     settings = {
         "language": {"model": sha256_file(model), "lines": config.language.lines},
         "quality": _quality_settings(config),
+        "perplexity": {
+            language: dict(zip(("tokenizer", "model"), map(sha256_file, model_files(language, files)), strict=True))
+            for language, files in config.perplexity.items()
+        },
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
         "unicode": unicodedata.unidata_version,
@@ -57,7 +62,8 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
     """Write `signals/<shard>.parquet` for each shard of the corpus, with the columns of `documents.SIGNALS`.
 
     Raises:
-        FastTextModelError: the language model is missing or broken.
+        FastTextModelError: the model that identifies languages, or that of quality, is missing or broken.
+        PerplexityError: a model of perplexity is, or KenLM is not installed.
         StaleOutputError: signals on disk were measured with other settings or from another corpus.
         ValueError: a shard of the corpus is not what the extracting stage wrote.
     """
@@ -78,7 +84,7 @@ def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
         lambda: measure_text(data, offsets, mark_words(data, offsets)),
         lambda: measure_web(data, offsets, measure_text(data, offsets, mark_words(data, offsets))),
         lambda: measure_roots(data, offsets, mark_words(data, offsets), ["en"]),
-        lambda: fingerprint_text(data, offsets, settings.shingle_words, settings.permutations, settings.seed),
+        lambda: fingerprint_text(data, offsets, settings),
         lambda: jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1)),
         lambda: find_pii_in_documents(data, offsets),
         lambda: LanguageIdentifier().identify_many(data, offsets),
@@ -116,16 +122,18 @@ class Instruments:
     identifier: LanguageIdentifier
     identifies_lines: bool = False
     classifier: QualityClassifier | None = None
+    perplexity: Perplexity | None = None
 
     @classmethod
     def of(cls, config: DataConfig) -> Instruments:
         """Load what the configuration names.
 
         Raises:
-            FastTextModelError: a model is missing or broken; says which setting names it.
+            FastTextModelError, PerplexityError: a model is missing or broken; says which setting names it.
         """
         classifier = QualityClassifier(config.quality.model, config.quality.label) if config.quality.model else None
-        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier)
+        perplexity = Perplexity(config.perplexity) if config.perplexity else None
+        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier, perplexity)
 
 
 def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, instruments: Instruments) -> pa.Table:
@@ -149,7 +157,7 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, inst
             columns[name] = column.astype(np.int64) if name in _COUNTS else np.ascontiguousarray(column)
     columns["language"] = [language for language, _ in languages]
     columns["language_probability"] = [probability for _, probability in languages]
-    columns |= dict.fromkeys((*_LINE_COLUMNS, "quality_probability"))
+    columns |= dict.fromkeys((*_LINE_COLUMNS, "quality_probability", "perplexity"))
     if instruments.identifies_lines:
         lines, bounds = instruments.identifier.identify_lines(data, offsets)
         for name, values in zip(_LINE_COLUMNS, zip(*lines, strict=True) if lines else ((), ()), strict=True):
@@ -157,21 +165,17 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, inst
             columns[name] = pa.ListArray.from_arrays(bounds.astype(np.int32), inner)
     if instruments.classifier is not None:
         columns["quality_probability"] = instruments.classifier.probabilities(data, offsets)
+    if instruments.perplexity is not None:
+        found = instruments.perplexity.measure(data, offsets, columns["language"])
+        columns["perplexity"] = pa.array(found, from_pandas=True)  # not a number is null
 
     view = data.data
     bounds = offsets.tolist()
     columns["exact_hash"] = [exact_hash(view[bounds[d] : bounds[d + 1]]) for d in range(len(texts))]
-    found = fingerprint_text(
-        data,
-        offsets,
-        fingerprints.shingle_words,
-        fingerprints.permutations,
-        fingerprints.seed,
-        fingerprints.sample_every,
-    )
-    columns["shingle_count"] = found.counts
-    columns["minhash"] = _lists(found.minima, found.counts > 0)
-    columns["sampled_shingles"] = pa.ListArray.from_arrays(found.sample_bounds.astype(np.int32), found.samples)
+    prints = fingerprint_text(data, offsets, fingerprints)
+    columns["shingle_count"] = prints.counts
+    columns["minhash"] = _lists(prints.minima, prints.counts > 0)
+    columns["sampled_shingles"] = pa.ListArray.from_arrays(prints.sample_bounds.astype(np.int32), prints.samples)
     columns["pii_spans"] = pa.array(
         [[span._asdict() for span in spans] for spans in find_pii_in_documents(data, offsets)],
         type=SIGNALS.field("pii_spans").type,
@@ -245,7 +249,7 @@ _loaded: dict[str, Instruments] = {}
 
 def _instruments(config: DataConfig) -> Instruments:
     """Loaded once in each process."""
-    key = repr((config.language.model, config.language.lines, config.quality))
+    key = repr((config.language.model, config.language.lines, config.quality, config.perplexity))
     if key not in _loaded:
         _loaded[key] = Instruments.of(config)
     return _loaded[key]

@@ -11,6 +11,7 @@ AREAS = {
     "data": "statistics and rules, language, MinHash and removal, measure: ours, datatrove, rensa, fastText",
     "families": "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
     "parallel": "two processes against one: tensor, sequence, pipeline, data; speed, and where the time goes",
+    "stages": "measure and dedup from files to files: speed of one process and two, memory as the corpus grows",
     "tokens": "text to token files and token files to batches: ours, Megatron-LM, datatrove; MB and tokens per second",
     "train": "training steps of a LLaMA shape: ours, a plain PyTorch loop, transformers; tokens per second and memory",
     "verdicts": "our rules beside datatrove's on the English documents, one by one, and what differs",

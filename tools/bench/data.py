@@ -177,11 +177,12 @@ def _datatrove_filters(texts: Sequence[tuple[str, str]]) -> Work:
 
 
 def _our_minhash(texts: Sequence[tuple[str, str]]) -> Work:
+    from data_prep.config import FingerprintConfig
     from data_prep.signals.fingerprints import fingerprint_text
 
     data, offsets = concatenated(texts)
-    fingerprint_text(data, offsets[:2], 5, 112, 1)
-    return lambda: {"signatures": len(fingerprint_text(data, offsets, 5, 112, 1).counts)}
+    fingerprint_text(data, offsets[:2], FingerprintConfig())
+    return lambda: {"signatures": len(fingerprint_text(data, offsets, FingerprintConfig()).counts)}
 
 
 def _our_dedup(containment: float | None) -> Callable[[Sequence[tuple[str, str]]], Work]:
@@ -199,14 +200,7 @@ def _our_dedup(containment: float | None) -> Callable[[Sequence[tuple[str, str]]
             data, offsets = concatenated(taken)
             encoded = [text.encode() for text, _ in taken]
             hashes = np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64)
-            found = fingerprint_text(
-                data,
-                offsets,
-                fingerprints.shingle_words,
-                fingerprints.permutations,
-                fingerprints.seed,
-                fingerprints.sample_every,
-            )
+            found = fingerprint_text(data, offsets, fingerprints)
             has_signature = found.counts > 0
             passes = np.zeros(len(taken), dtype=bool)
             lengths = np.diff(found.sample_bounds)

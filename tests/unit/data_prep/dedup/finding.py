@@ -26,14 +26,7 @@ def find(
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    found = fingerprint_text(
-        data,
-        offsets,
-        FINGERPRINTS.shingle_words,
-        FINGERPRINTS.permutations,
-        FINGERPRINTS.seed,
-        FINGERPRINTS.sample_every,
-    )
+    found = fingerprint_text(data, offsets, FINGERPRINTS)
     settings = DedupConfig.model_construct(
         minimum_jaccard=minimum_jaccard, minimum_containment=minimum_containment, memory_bytes=memory_bytes
     )

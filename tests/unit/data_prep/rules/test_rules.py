@@ -9,9 +9,20 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig, LanguageConfig, QualityConfig, RuleSet, SourceConfig
+from data_prep.config import DataConfig, LanguageConfig, LanguageModelConfig, QualityConfig, RuleSet, SourceConfig
 from data_prep.documents import SIGNALS
-from data_prep.rules import RULE_SETS, Rule, code, explain, gopher, language, quality, rules_named, rules_of_source
+from data_prep.rules import (
+    RULE_SETS,
+    Rule,
+    code,
+    explain,
+    gopher,
+    language,
+    perplexity,
+    quality,
+    rules_named,
+    rules_of_source,
+)
 from data_prep.rules.decide import failures
 from data_prep.signals.text_statistics import measure_string
 
@@ -125,10 +136,15 @@ def test_each_threshold_of_roots_is_that_of_the_language(
 
 
 def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None:
-    configured = (*language.rules_of(LanguageConfig()), *quality.rules_of(QualityConfig()))
+    model = LanguageModelConfig(model=Path("m"), tokenizer=Path("t"), head=200, middle=400)
+    configured = (
+        *language.rules_of(LanguageConfig()),
+        *quality.rules_of(QualityConfig(model=Path("q"))),
+        *(rule for name in perplexity.BUCKETS for rule in perplexity.rules_of(name, {"en": model})),
+    )
     rules = (*ALL_RULES, *configured)
     assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
-    assert set(RULE_SETS) | {"language", "quality"} == set(get_args(RuleSet))
+    assert set(RULE_SETS) | {"language", "quality", *perplexity.BUCKETS} == set(get_args(RuleSet))
     assert len({rule.name for rule in rules}) == len(rules)
     for rule in rules:
         assert rule.signal in SIGNALS.names
@@ -187,6 +203,23 @@ def test_language_rules_follow_the_configuration() -> None:
     assert not fails(kept, "fr", "fr")
     _, all_kept = language.rules_of(LanguageConfig())
     assert not fails(all_kept, "xx", "xx")
+
+
+def test_buckets_of_perplexity_have_bounds_by_language() -> None:
+    english = LanguageModelConfig(model=Path("m"), tokenizer=Path("t"), head=200, middle=400)
+    german = LanguageModelConfig(model=Path("m"), tokenizer=Path("t"), head=300)
+    (head,) = perplexity.rules_of("ccnet_head", {"en": english, "de": german})
+    assert [fails(head, value, "en") for value in (200, 200.1, np.nan)] == [False, True, True]
+    assert [fails(head, value, "de") for value in (300, 300.1)] == [False, True]
+    assert not fails(head, np.nan, "fr")
+    (middle,) = perplexity.rules_of("ccnet_middle", {"en": english})
+    assert [fails(middle, value, "en") for value in (400, 400.1)] == [False, True]
+    with pytest.raises(ValueError, match=r"rule set ccnet_middle needs perplexity\.de\.middle; .*perplexity_bounds"):
+        perplexity.rules_of("ccnet_middle", {"en": english, "de": german})
+    with pytest.raises(ValueError, match="rule set ccnet_head asks for perplexity, and `perplexity` names no model"):
+        perplexity.rules_of("ccnet_head", {})
+    with pytest.raises(ValueError, match=r"rule set quality asks a classifier, and quality\.model names none"):
+        quality.rules_of(QualityConfig())
 
 
 def test_a_source_is_asked_its_own_rules_in_a_fixed_order() -> None:

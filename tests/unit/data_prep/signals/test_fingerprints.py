@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.config import FingerprintConfig
 from data_prep.signals.fingerprints import (
     exact_hash,
     fingerprint_text,
@@ -16,7 +17,7 @@ from data_prep.signals.fingerprints import (
 )
 from data_prep.signals.text_statistics import measure_string
 
-SHINGLE_WORDS = 5
+SHINGLE_WORDS = FingerprintConfig().shingle_words
 
 
 def plain_shingles(text: str, by_character: bool = False) -> set[tuple[str, ...]]:
@@ -33,7 +34,7 @@ def fingerprint(texts: list[str], permutations: int = 112, seed: int = 1) -> tup
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    found = fingerprint_text(data, offsets, SHINGLE_WORDS, permutations, seed)
+    found = fingerprint_text(data, offsets, FingerprintConfig(bands=permutations, rows=1, seed=seed))
     return found.counts, found.minima
 
 
@@ -128,7 +129,7 @@ def test_a_sample_is_the_small_hashes_of_the_set() -> None:
     encoded = [text.encode() for text in batch]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    found = fingerprint_text(data, offsets, SHINGLE_WORDS, 8, 1, sample_every=4)
+    found = fingerprint_text(data, offsets, FingerprintConfig(bands=1, rows=8, sample_every=4))
     for d, text in enumerate(encoded):
         sampled = found.samples[found.sample_bounds[d] : found.sample_bounds[d + 1]]
         whole = shingle_set(text, SHINGLE_WORDS)

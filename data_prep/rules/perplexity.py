@@ -1,0 +1,46 @@
+"""CCNet's buckets of perplexity as rules; the models and the bounds of the buckets are the user's, see
+`LanguageModelConfig`. Languages without a model are not asked: CCNet keeps them as one bucket, `all`.
+
+Source: Wenzek et al. 2020, arXiv:1911.00359, "LM filtering"; cc_net/perplexity.py, PerplexityBucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from data_prep.config import LanguageModelConfig
+from data_prep.rules.rule import Rule
+
+BUCKETS = {"ccnet_head": "head", "ccnet_middle": "middle"}
+"""Rule set -> the setting with its bound."""
+
+
+def rules_of(rule_set: str, models: Mapping[str, LanguageModelConfig]) -> tuple[Rule, ...]:
+    """One rule with a threshold for each language; `ccnet_head` keeps the head, `ccnet_middle` head and middle.
+
+    Raises:
+        ValueError: no language has a model, or one lacks the bound.
+    """
+    setting = BUCKETS[rule_set]
+    if not models:
+        raise ValueError(f"rule set {rule_set} asks for perplexity, and `perplexity` names no model")
+    thresholds: list[tuple[str, float]] = []
+    for language, files in models.items():
+        threshold = getattr(files, setting)
+        if threshold is None:
+            raise ValueError(
+                f"rule set {rule_set} needs perplexity.{language}.{setting}; `python -m tools.perplexity_bounds` "
+                "prints what a measured corpus gives"
+            )
+        thresholds.append((language, threshold))
+    return (
+        Rule(
+            f"{rule_set}.perplexity",
+            "perplexity",
+            "at most",
+            max(threshold for _, threshold in thresholds),
+            f"perplexity.LANGUAGE.{setting}; the division is that of Wenzek et al. 2020, arXiv:1911.00359",
+            only_languages=tuple(models),
+            by_language=tuple(thresholds),
+        ),
+    )

@@ -1,0 +1,130 @@
+"""Perplexity under n-gram models (KenLM) of chosen text, one model for each language.
+
+CCNet trains a tokenizer and a 5-gram model on the Wikipedia of each language and divides a language's pages by
+perplexity into head, middle and tail (Wenzek et al. 2020, arXiv:1911.00359, "LM filtering"); ROOTS asks the same models
+(Laurençon et al. 2022, arXiv:2303.03915). A text is made plain as in cc_net/text_normalizer.py, and each line of it is
+one sentence of the model. cc_net/mine.py glues all lines of a page together instead, so that the last word of a line
+and the first one of the next become one.
+
+    perplexity = 10 ^ (-(sum of log10 P of the lines) / (pieces + lines)),
+
+where each line's end counts as a piece, as in cc_net/perplexity.py.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sentencepiece import SentencePieceProcessor
+
+from data_prep.config import LanguageModelConfig
+
+_DIGIT = re.compile(r"\d")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_PLAIN_PUNCTUATION = str.maketrans(
+    {
+        **dict.fromkeys("„“”«»「」《》", '"'),
+        **dict.fromkeys("´’", "'"),
+        **dict.fromkeys("，、", ","),
+        **dict.fromkeys("∶：", ":"),
+        **dict.fromkeys("–━►", "-"),
+        **dict(zip("。；？！（）～〈〉【】％", ".;?!()~<>[]%", strict=True)),
+        "．": ". ",
+        "—": " - ",
+        "…": "...",
+    }
+)
+"""cc_net/text_normalizer.py, UNICODE_PUNCT, without its full-width 1: digits are gone before punctuation is asked."""
+
+
+class PerplexityError(ValueError):
+    """A language model or its tokenizer is missing or broken, or KenLM is not installed."""
+
+
+class Perplexity:
+    """Models by language.
+
+    Args:
+        models: ISO 639 code -> the files.
+
+    Raises:
+        PerplexityError: KenLM is not installed, or a file is missing or not what it should be; names the setting.
+    """
+
+    def __init__(self, models: Mapping[str, LanguageModelConfig]) -> None:
+        try:
+            import kenlm
+        except ImportError:
+            raise PerplexityError("perplexity needs KenLM: `pip install .[perplexity]`") from None
+        self._models: dict[str, tuple[SentencePieceProcessor, Any]] = {}
+        for language, files in models.items():
+            tokenizer, model = model_files(language, files)
+            settings = kenlm.Config()
+            settings.show_progress = False
+            settings.arpa_complain = kenlm.ARPALoadComplain.NONE
+            settings.load_method = kenlm.LoadMethod.LAZY  # mapped, so that processes share the pages of a binary file
+            try:
+                self._models[language] = (
+                    SentencePieceProcessor(model_file=str(tokenizer)),
+                    kenlm.Model(str(model), settings),
+                )
+            except (OSError, RuntimeError) as error:
+                raise PerplexityError(
+                    f"perplexity.{language}: {model} must be a model of KenLM (binary or ARPA) and {tokenizer} one of "
+                    f"SentencePiece: {error}"
+                ) from error
+
+    def measure(
+        self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], languages: Sequence[str]
+    ) -> npt.NDArray[np.float64]:
+        """Perplexity of each text under the model of its language; not a number where there is none, or no line.
+
+        Args:
+            data, offsets: text d is UTF-8 bytes [offsets[d], offsets[d + 1]).
+            languages: of each text.
+        """
+        found = np.full(len(languages), np.nan)
+        for d, (start, stop) in enumerate(pairwise(offsets.tolist())):
+            if languages[d] in self._models:
+                found[d] = self._of_text(data[start:stop].tobytes().decode(), *self._models[languages[d]])
+        return found
+
+    @staticmethod
+    def _of_text(text: str, tokenizer: SentencePieceProcessor, model: Any) -> float:
+        lines = [plain for line in text.split("\n") if (plain := normalize(line))]
+        if not lines:
+            return math.nan
+        pieces = tokenizer.encode(lines, out_type=str, num_threads=1)
+        total = sum(model.score(" ".join(line)) for line in pieces)
+        return float(10 ** (-total / sum(len(line) + 1 for line in pieces)))
+
+
+def normalize(line: str) -> str:
+    """Lower case, no accents, each digit 0, plain punctuation, no control characters and no blanks around.
+
+    Source: cc_net/text_normalizer.py, normalize.
+    """
+    line = unicodedata.normalize("NFD", line.strip().lower())
+    line = "".join(character for character in line if unicodedata.category(character) != "Mn")
+    return _CONTROL.sub("", _DIGIT.sub("0", line).translate(_PLAIN_PUNCTUATION)).strip()
+
+
+def model_files(language: str, files: LanguageModelConfig) -> tuple[Path, Path]:
+    """Tokenizer and model of a language.
+
+    Raises:
+        PerplexityError: there is no such file; names the setting.
+    """
+    tokenizer, model = files.tokenizer.expanduser(), files.model.expanduser()
+    for setting, path in (("tokenizer", tokenizer), ("model", model)):
+        if not path.is_file():
+            raise PerplexityError(f"perplexity.{language}.{setting}: there is no file {path}")
+    return tokenizer, model

@@ -1,0 +1,155 @@
+"""Stages as they are run, from files to files: speed of one process and of two, and memory as the corpus grows.
+
+Speed is of the corpus as it is. Memory is of its lines, each of them a document, so that there are many: a quarter of
+them, and all. Every figure is of a process of its own, which has first done the stage on a small corpus, so that
+imports, compiled code and worker processes are there. MB are of UTF-8 text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_prep.config import DataConfig
+from data_prep.dedup.stage import dedup
+from data_prep.extract import extract
+from data_prep.shards import RunDirectory, freeze_manifest, load_manifest, restart
+from data_prep.signals.measure import measure
+from foundation.progress import Progress, summary_table
+from tools.bench.data import CORPUS, load
+
+STAGES = {"measure": measure, "dedup": dedup}
+_WARM = "warm"
+_SHARD_BYTES = 2_000_000
+
+
+def main(arguments: list[str]) -> int:
+    """Make the corpora, run each stage in processes of its own, and print two tables."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench stages", description=__doc__)
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="JSON lines, zstd, with `text` and `lang`")
+    parser.add_argument("--megabytes", type=float, default=16, help="of the corpus, taken in equal steps")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory-bytes", type=int, default=10_000_000, help="dedup.memory_bytes")
+    parser.add_argument("--one", nargs=3, metavar=("CORPUS", "STAGE", "WORKERS"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        print(json.dumps(time_one(given.folder, *given.one, given.memory_bytes)))
+        return 0
+    if not given.corpus.is_file():
+        print(f"error: there is no corpus at {given.corpus}; give one by --corpus", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        texts = [text for text, _ in load(given.corpus, given.megabytes)]
+        lines = [line for text in texts for line in text.split("\n") if line.strip()]
+        corpora = {_WARM: texts[:64], "texts": texts, "quarter": lines[::4], "whole": lines}
+        for name, taken in corpora.items():
+            _extract(Path(folder), name, taken)
+        asked = [("texts", "measure", 1), ("texts", "measure", 2)] * given.rounds
+        asked += [(name, stage, 1) for stage in STAGES for name in ("quarter", "whole")]
+        found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+        with Progress("bench stages", len(asked), "processes") as progress:
+            for one in asked:
+                command = [sys.executable, "-m", "tools.bench", "stages", "--folder", folder]
+                command += ["--memory-bytes", str(given.memory_bytes), "--one", *map(str, one)]
+                done = subprocess.run(
+                    command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                )
+                if done.returncode:
+                    print(f"{' '.join(map(str, one))} did not run:\n{done.stderr}", file=sys.stderr)
+                    return 1
+                found.setdefault(one, []).append(json.loads(done.stdout.splitlines()[-1]))
+                progress.advance()
+    print_results(found)
+    return 0
+
+
+def _config(folder: Path, name: str, workers: int = 1, memory_bytes: int = 10**9) -> DataConfig:
+    source = {"name": name, "kind": "jsonl", "paths": [str(folder / f"{name}.jsonl")], "rules": []}
+    return DataConfig.model_validate(
+        {
+            "output": folder / name,
+            "workers": workers,
+            "shard_bytes": 20_000 if name == _WARM else _SHARD_BYTES,
+            "sources": [source],
+            "dedup": {"memory_bytes": memory_bytes},
+        }
+    )
+
+
+def _extract(folder: Path, name: str, texts: Sequence[str]) -> None:
+    (folder / f"{name}.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+    )
+    config = _config(folder, name)
+    run = RunDirectory(config.output)
+    freeze_manifest(config, run)
+    extract(config, run)
+
+
+def time_one(folder: Path, name: str, stage: str, workers: str, memory_bytes: int) -> dict[str, Any]:
+    """Do a stage on the small corpus, then on the named one, which alone is timed; the peak is of the whole process."""
+    for corpus in (_WARM, name):
+        config = _config(folder, corpus, int(workers), memory_bytes)
+        run = RunDirectory(config.output)
+        restart(run, stage)
+        before = _processor_seconds()
+        started = time.perf_counter()
+        STAGES[stage](config, run)
+        seconds = time.perf_counter() - started
+        worked = _processor_seconds() - before
+    sizes = [
+        pq.read_table(run.signals / f"{shard}.parquet", columns=["byte_count"]).column(0).to_numpy()
+        for shard in load_manifest(run).shard_names
+    ]
+    return {
+        "documents": sum(map(len, sizes)),
+        "bytes": int(sum(part.sum() for part in sizes)),
+        "seconds": seconds,
+        "processor_seconds": worked,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _processor_seconds() -> float:
+    """Of this process; what its workers take is known when they end."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def print_results(found: dict[tuple[str, str, int], list[dict[str, Any]]]) -> None:
+    """Medians of speed, and peaks of memory."""
+    alone, together = found["texts", "measure", 1], found["texts", "measure", 2]
+    size = alone[0]["bytes"] / 1e6
+    wall = [statistics.median(run["seconds"] for run in runs) for runs in (alone, together)]
+    worked = statistics.median(run["processor_seconds"] for run in alone)
+    rows = [
+        ("measure, one process", f"{size / worked:.2f}", f"{size / wall[0]:.2f}", ""),
+        ("measure, two processes", "", f"{size / wall[1]:.2f}", f"{wall[0] / wall[1]:.2f}"),
+    ]
+    title = f"{size:.1f} MB, {alone[0]['documents']:,} documents, {len(alone)} rounds, medians"
+    summary_table(title, rows, ("stage", "MB / processor s", "MB / s", "times one process"))
+    rows = []
+    for stage in STAGES:
+        few, many = (found[name, stage, 1][0] for name in ("quarter", "whole"))
+        rows += [
+            (stage, f"{run['documents']:,}", f"{run['bytes'] / 1e6:.1f}", f"{run['peak_bytes'] / 1e6:.0f}")
+            for run in (few, many)
+        ]
+    summary_table("Memory", rows, ("stage", "documents", "MB of text", "peak, MB"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
