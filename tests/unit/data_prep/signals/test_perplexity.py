@@ -46,6 +46,9 @@ ngram 2=4
 """
 
 
+NAMES = ["First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth"]
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> LanguageModelConfig:
     folder = tmp_path_factory.mktemp("perplexity")
@@ -99,7 +102,7 @@ def corpus(folder: Path, models: LanguageModelConfig, rules: list[str], **bounds
     """Ten English documents of one line, which differ in how many of its pieces the model does not know."""
     sentence = "This is a sentence in the English language and here is another one of them, number"
     (folder / "web.jsonl").write_text(
-        "".join(json.dumps({"text": f"{sentence} {'a ' * (9 * k)}"}) + "\n" for k in range(10))
+        "".join(json.dumps({"text": f"{name} {sentence} {'a ' * 9 * k}"}) + "\n" for k, name in enumerate(NAMES))
         + json.dumps({"text": "Das ist ein Satz in deutscher Sprache, und hier ist noch ein anderer."})
         + "\n"
     )
