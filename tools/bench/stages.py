@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(time_one(given.folder, *given.one, given.memory_bytes)))
+        print(json.dumps(time_one(given.folder, given.one, given.memory_bytes)))
         return 0
     if not given.corpus.is_file():
         print(f"error: there is no corpus at {given.corpus}; give one by --corpus", file=sys.stderr)
@@ -99,8 +99,9 @@ def _extract(folder: Path, name: str, texts: Sequence[str]) -> None:
     extract(config, run)
 
 
-def time_one(folder: Path, name: str, stage: str, workers: str, memory_bytes: int) -> dict[str, Any]:
+def time_one(folder: Path, asked: tuple[str, str, str], memory_bytes: int) -> dict[str, Any]:
     """Do a stage on the small corpus, then on the named one, which alone is timed; the peak is of the whole process."""
+    name, stage, workers = asked
     for corpus in (_WARM, name):
         config = _config(folder, corpus, int(workers), memory_bytes)
         run = RunDirectory(config.output)
