@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     """All steps are done, or as many as `stop_after_step` says."""
     REFUSED = 2
     """Stop and look: settings, data or a checkpoint do not fit; the message says which. Also: a node's memory
-    is short from the first step on, which is saved."""
+    is short from the first step on, or the disk is full; what can be saved is."""
     UNTRUSTED = 3
     """Stop and look: the numbers cannot be trusted any more (NaN, a spike that nothing helped against, weights that
     drifted apart)."""

@@ -163,6 +163,8 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
             save(run, step, samples)
             saved_step = step
         tell_saved(run, metrics, progress)
+        if run.checkpoints.failure is not None:  # rather than train on until the next one, which says so too
+            run.stops.request(run.checkpoints.failure, ExitCode.REFUSED)
     if stop is not None and saved_step != step:
         save(run, step, samples)
     run.health.begin("saving", step)

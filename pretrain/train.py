@@ -102,8 +102,8 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
         _agreed(start.verify)
         load_weights(engine, start)
         complaints.append(f"the weights are those of {start.path}")
-    if engine.rank == 0:
-        write_resolved(config, config.output / "config.resolved.yaml")
+    resolved = config.output / "config.resolved.yaml"
+    _agreed(lambda: write_resolved(config, resolved) if engine.rank == 0 else None)
     keep = config.checkpoint
     writer = CheckpointWriter(engine, checkpoints, keep.keep_last, keep.keep_every_steps, background=keep.background)
     project = config.monitor.wandb_project if engine.rank == 0 else None

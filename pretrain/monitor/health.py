@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pretrain.config import MonitorConfig
 from pretrain.engine import Engine
+from pretrain.exit_codes import ExitCode
 from pretrain.monitor.metrics import MetricsWriter
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.resources import ResourceWatch
@@ -54,6 +55,8 @@ class Health:
             stop = self._resources.out_of_memory_soon()
             if stop is not None:
                 self._stops.request(*stop)
+        if metrics and metrics.no_room is not None:
+            self._stops.request(metrics.no_room, ExitCode.REFUSED)
         if step % self._settings.stragglers_every_steps:
             return
         seconds, slow = self._stragglers.check(self._steps)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from foundation.atomic_files import write_text
+from foundation.atomic_files import NoRoomError, room_for, write_text
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
 
 Kind = Literal["train", "evaluation", "event"]
@@ -45,6 +46,10 @@ class MetricsWriter:
         path: the `metrics.jsonl`, made when it is not there.
         resume_step: steps done by the checkpoint that the run goes on from; 0 for a new run, which abandons all lines.
         also: is given the scalars too.
+
+    Attributes:
+        no_room: why the latest line is not in the file; None while there is room. It is no reason to lose the steps
+            since the last checkpoint: whoever writes asks now and then, and stops in good order.
     """
 
     def __init__(self, path: Path, resume_step: int, also: WeightsAndBiases | None = None) -> None:
@@ -53,6 +58,7 @@ class MetricsWriter:
             _abandon(path, resume_step)
         self._path = path
         self._also = also
+        self.no_room: str | None = None
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
@@ -79,11 +85,12 @@ class MetricsWriter:
     def write(self, kind: Kind, *, step: int, **values: Any) -> None:
         """Append one line. NaN and infinity, which JSON does not have, are written as the strings "nan" and "inf"."""
         line = {"kind": kind, "step": step, **{name: _finite(value) for name, value in values.items()}}
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if kind != "event" and isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        with self._noting_no_room():
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                if kind != "event" and isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
         if self._also is not None and kind != "event":
             self._also.write(kind, step, {n: v for n, v in values.items() if isinstance(v, int | float)})
 
@@ -93,8 +100,18 @@ class MetricsWriter:
             self._also.close()
 
     def _close_files(self) -> None:
-        self._file.close()
-        self._board.close()
+        with self._noting_no_room():
+            self._file.close()
+        with self._noting_no_room():
+            self._board.close()
+
+    @contextlib.contextmanager
+    def _noting_no_room(self) -> Iterator[None]:
+        try:
+            with room_for(self._path):
+                yield
+        except NoRoomError as error:
+            self.no_room = str(error)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

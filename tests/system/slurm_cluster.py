@@ -238,10 +238,10 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def site_file(folder: Path) -> Path:
-    """A site file that runs the Python of these tests."""
+def site_file(folder: Path, settings: str = "") -> Path:
+    """A site file that runs the Python of these tests, with these settings of a site."""
     path = folder / "site.sh"
-    path.write_text(f"PYTHON=({sys.executable})\nexport OMP_NUM_THREADS=1\n")
+    path.write_text(f"PYTHON=({sys.executable})\nexport OMP_NUM_THREADS=1\n{settings}\n")
     return path
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -54,10 +55,19 @@ def cluster() -> Iterator[Cluster]:
 class Job:
     """A submitted training job and the folder that it works in."""
 
-    def __init__(self, cluster: Cluster, folder: Path, *arguments: str, options: tuple[str, ...] = TWO_NODES) -> None:
-        self.cluster, self.folder, self.output, self.log = cluster, folder, folder / "train", folder / "job.log"
-        config = write_small_run(folder)
-        site = {"ALTIPLANO_SITE": str(site_file(folder))}
+    def __init__(
+        self,
+        cluster: Cluster,
+        folder: Path,
+        *arguments: str,
+        options: tuple[str, ...] = TWO_NODES,
+        config: Path | None = None,
+        log: str = "job.log",
+        site_settings: str = "",
+    ) -> None:
+        self.cluster, self.folder, self.output, self.log = cluster, folder, folder / "train", folder / log
+        config = config or write_small_run(folder)
+        site = {"ALTIPLANO_SITE": str(site_file(folder, site_settings))}
         self.number = cluster.submit(*options, SCRIPT, str(config), *SETTINGS, *arguments, log=self.log, **site)
 
     def wait_for_step(self, step: int) -> None:
@@ -252,6 +262,52 @@ def test_an_array_is_a_chain_of_turns(cluster: Cluster, tmp_path: Path) -> None:
     text = log.read_text()
     assert text.count("pretrain.sbatch, ") == 2 and text.count(": done") == 2
     assert "all 6 steps are done already; nothing to train" in text
+
+
+@pytest.mark.slow
+def test_a_chain_goes_on_whatever_ended_the_turn_before_and_site_settings_reach_every_process(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    config = write_small_run(tmp_path)
+    # A mount namespace is what a container is made of; modules are a function of the shell.
+    site_settings = """
+        module() { export LOADED="$LOADED $*"; }
+        module purge
+        module load python/3.11 nccl
+        PYTHON=(unshare --mount "${PYTHON[@]}")
+        SRUN_OPTIONS+=(--label)
+    """
+    turns: list[Job] = []
+    for turn in range(3):
+        after = (f"--dependency=afterany:{turns[-1].number}",) if turns else ()
+        options = (*TWO_NODES, "--no-requeue", *after)
+        turns.append(Job(cluster, tmp_path, "checkpoint.every_steps=10", options=options, config=config,
+                         log=f"turn-{turn}.log", site_settings=site_settings))  # fmt: skip
+    crashed, signalled, last = turns
+    crashed.wait_for_step(15)
+    processes = [pid for node in ("n1", "n2") for pid in cluster.processes(node, crashed.number)]
+    assert len(processes) == 4
+    for pid in processes:
+        assert "LOADED= purge load python/3.11 nccl" in Path(f"/proc/{pid}/environ").read_text().split("\0")
+        assert os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt")
+        listening = [c for c in psutil.Process(pid).net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert listening and {connection.laddr.ip for connection in listening} == {"127.0.0.1"}  # the nodes' address
+    started = time.monotonic()
+    os.kill(cluster.processes("n2", crashed.number)[0], signal.SIGKILL)
+    assert crashed.wait("FAILED")["ExitCode"] in ("137:0", "75:0")  # the killed one's, or that of one that lost it
+    assert time.monotonic() - started < 60
+    assert "could not be requeued; submit the same command again" in crashed.text()
+    assert "\n0: step 1/150  loss " in crashed.text()
+
+    lines = read_metrics(crashed.output / "metrics.jsonl")
+    signalled.wait_for_step(max(int(line["step"]) for line in lines) + 3)  # where the turn before has not been
+    cluster.call("scancel", "--batch", "--signal=USR1", str(signalled.number))
+    assert signalled.wait("FAILED")["ExitCode"] == "75:0"
+    assert "going on from the checkpoint of step" in signalled.text() and "stopping: SIGUSR1" in signalled.text()
+
+    assert last.wait()["ExitCode"] == "0:0"
+    assert last.events("resumed")[-1]["step"] == last.events("stopped")[-1]["step"]
+    assert_undisturbed(last, tmp_path)
 
 
 @pytest.mark.slow

@@ -57,6 +57,18 @@ def test_each_line_is_on_disk_when_it_is_written(tmp_path: Path) -> None:
     metrics.close()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_noted_and_raises_nothing(tmp_path: Path) -> None:
+    metrics = MetricsWriter(tmp_path / "metrics.jsonl", 0)
+    metrics.write("train", **train_line(1))
+    assert metrics.no_room is None
+    metrics._file.close()
+    metrics._file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
+    metrics.write("train", **train_line(2))
+    assert f"No space left on device: {tmp_path / 'metrics.jsonl'}" in str(metrics.no_room)
+    metrics.close()
+
+
 def test_a_resume_moves_the_steps_that_are_done_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_steps(path, 0, 6, loss=3.0)
