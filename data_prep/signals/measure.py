@@ -36,6 +36,8 @@ from foundation.progress import Progress
 VERSION = 7
 
 _EXTRACTED = "extract"
+_REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
+"""Columns that a dictionary makes smaller; building one of hashes and shares takes longer than all else of writing."""
 _LINE_COLUMNS = ("line_languages", "line_language_probabilities")
 _COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})
 
@@ -103,7 +105,10 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
         {"documents": 0, "bytes": 0, "sampled_shingles": 0, **{f"pii:{kind}": 0 for kind in KINDS}}
     )
     instruments = _instruments(config)
-    with whole_file(signals) as partial_file, pq.ParquetWriter(partial_file, SIGNALS, compression="zstd") as writer:
+    with (
+        whole_file(signals) as partial_file,
+        pq.ParquetWriter(partial_file, SIGNALS, compression="zstd", use_dictionary=_REPEATING) as writer,
+    ):
         for documents in _read_documents(corpus):
             measured = measure_documents(documents, config.fingerprints, instruments)
             counts["documents"] += len(measured)

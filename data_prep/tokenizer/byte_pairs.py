@@ -33,10 +33,16 @@ from numba.np.arrayobj import make_array
 from data_prep.tokenizer.pieces import lowest
 from data_prep.tokenizer.trie import ENTRY_BITS, SLOT_BITS
 
-MEMORY_SETS = 1 << 16
+MEMORY_SETS = 1 << 18
 """Sets of two remembered pieces; a set takes 64 bytes, a line of the processor's cache."""
 _REMEMBERED_BYTES = 15
 _REMEMBERED_TOKENS = 4
+
+LONG_MEMORY_SLOTS = 1 << 16
+"""Remembered pieces that a set of the other memory has no room for; a slot takes two lines of the cache."""
+_LONG_BYTES = 56
+_LONG_WORDS = _LONG_BYTES // 8
+_LONG_TOKENS = 16
 
 _PIECES = 1024
 """Ends of pieces that are found at a time."""
@@ -180,7 +186,7 @@ def derive(
             origins[entries[k]] = last if rises else IRREGULAR
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, inline="always")
 def _fit(
     one: int,
     two: int,
@@ -243,6 +249,31 @@ def prefixes(
         start = ends[k]
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _gather(data: npt.NDArray[np.uint8], start: int, length: int, held: npt.NDArray[np.uint64]) -> np.uint64:
+    """Fill `held` with `length` bytes and zeros behind them; returns a hash of them."""
+    scattered = np.uint64(length)
+    full = length >> 3
+    for k in range(_LONG_WORDS):
+        word = np.uint64(0)
+        if k < full:
+            word = _load(data, start + 8 * k)
+        elif k == full and length & 7:
+            word = _load(data, start + 8 * k) & ~np.uint64(0) >> np.uint64(64 - 8 * (length & 7))
+        held[k] = word
+        scattered = (scattered ^ word) * np.uint64(0x9E3779B97F4A7C15)
+        scattered ^= scattered >> np.uint64(32)
+    return scattered * np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _holds(long_memory: npt.NDArray[np.uint64], place: np.uint64, held: npt.NDArray[np.uint64]) -> bool:
+    differs = np.uint64(0)
+    for k in range(_LONG_WORDS):
+        differs |= long_memory[place, k] ^ held[k]
+    return differs == np.uint64(0)
+
+
 @numba.njit(nogil=True, cache=True)
 def encode_documents(
     data: npt.NDArray[np.uint8],
@@ -257,20 +288,23 @@ def encode_documents(
     table: npt.NDArray[np.int64],
     filter_: npt.NDArray[np.uint64],
     memory: npt.NDArray[np.uint64],
+    long_memory: npt.NDArray[np.uint64],
     tokens: npt.NDArray[np.uint32],
     sizes: npt.NDArray[np.int64],
 ) -> int:
     """Encode documents, an end-of-document token behind each.
 
     Args:
-        data: valid UTF-8 and at least 16 bytes more. bounds: where each document begins and ends, [documents, 2].
+        data: valid UTF-8 and at least 64 bytes more. bounds: where each document begins and ends, [documents, 2].
         starts: where pieces begin, see `pieces`.
         byte_tokens: of each byte, for characters that no entry begins with.
         trie: of the reachable entries; lengths: their bytes; shorter: see `prefixes`; origins: see `derive`.
         table, filter_: see `pair_table`.
         memory: [sets, 8], zeros at first. Of each of two pieces: 15 bytes, their number (4 bits) and that of tokens
             less one (2 bits) in two numbers, and four tokens in two numbers.
-        tokens: filled; at least bytes + documents + 4 long. sizes: filled, one for each document.
+        long_memory: [slots, 16], zeros at first. Of one piece: 56 bytes, their number and (from bit 8 on) that of
+            tokens, and sixteen tokens in eight numbers.
+        tokens: filled; at least bytes + documents + 16 long. sizes: filled, one for each document.
 
     Returns:
         How many tokens there are; -1 if a piece could not be covered, which the tables do not allow.
@@ -278,7 +312,8 @@ def encode_documents(
     one, half, low_half = np.uint64(1), np.uint64(32), np.uint64(0xFFFFFFFF)
     counts = np.uint64(3) << np.uint64(62)
     shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
-    memory_shift = _bits_of(len(memory))
+    memory_shift, long_shift = _bits_of(len(memory)), _bits_of(len(long_memory))
+    held = np.zeros(_LONG_WORDS, np.uint64)
     dead = np.zeros(len(data), np.bool_)  # places that no way through a piece leads on from
     stops = np.empty(_PIECES, np.int64)
     written = 0
@@ -304,7 +339,7 @@ def encode_documents(
             for piece in range(found):
                 stop = stops[piece]
                 length = stop - i
-                place = np.uint64(0)
+                place, long_place = np.uint64(0), np.uint64(0)
                 key, key_rest = np.uint64(0), np.uint64(0)
                 if length <= _REMEMBERED_BYTES:
                     key, key_rest = _load(data, i), _load(data, i + 8)
@@ -328,6 +363,18 @@ def encode_documents(
                         tokens[written + 2] = memory[place, way + 3] & low_half
                         tokens[written + 3] = memory[place, way + 3] >> half
                         written += np.int64(memory[place, way + 1] >> np.uint64(62)) + 1
+                        i = stop
+                        continue
+                if length <= _LONG_BYTES:
+                    long_place = _gather(data, i, length, held) >> long_shift
+                    size = long_memory[long_place, _LONG_WORDS]
+                    if size & np.uint64(0xFF) == np.uint64(length) and _holds(long_memory, long_place, held):
+                        count = np.int64(size >> np.uint64(8))
+                        for k in range((count + 1) // 2):
+                            pair = long_memory[long_place, _LONG_WORDS + 1 + k]
+                            tokens[written + 2 * k] = pair & low_half
+                            tokens[written + 2 * k + 1] = pair >> half
+                        written += count
                         i = stop
                         continue
                 bottom = before = written
@@ -377,6 +424,14 @@ def encode_documents(
                     memory[place, 1] = key_rest | np.uint64(count - 1) << np.uint64(62)
                     memory[place, 2] = np.uint64(tokens[before]) | np.uint64(tokens[before + 1]) << half
                     memory[place, 3] = np.uint64(tokens[before + 2]) | np.uint64(tokens[before + 3]) << half
+                elif length <= _LONG_BYTES and count <= _LONG_TOKENS:
+                    for k in range(_LONG_WORDS):
+                        long_memory[long_place, k] = held[k]
+                    long_memory[long_place, _LONG_WORDS] = np.uint64(count << 8 | length)
+                    tokens[written] = 0
+                    for k in range((count + 1) // 2):
+                        pair = np.uint64(tokens[before + 2 * k]) | np.uint64(tokens[before + 2 * k + 1]) << half
+                        long_memory[long_place, _LONG_WORDS + 1 + k] = pair
         tokens[written] = end_of_document
         written += 1
         sizes[document] = written - first

@@ -27,12 +27,13 @@ class SpikesConfig(Settings):
     """The same when it spikes again at the same place."""
     learning_rate_factor: float = Field(default=0.5, gt=0, lt=1)
     """When longer skipping has not helped either, the learning rate is lowered by this much, for the rest of the run
-    (OPT-175B, arXiv:2205.01068, "Loss Divergences": a lower rate from an earlier checkpoint)."""
+    (OPT-175B, arXiv:2205.01068, "Loss Divergences": a lower rate from an earlier checkpoint; by how much it does not
+    say, half is our choice)."""
     rewarm_steps: int = Field(default=100, ge=1)
-    """Steps over which the lowered learning rate is reached from 0."""
+    """Steps over which the lowered learning rate is reached from 0. Our choice: as many as were gone back."""
     cooldown_steps: int = Field(default=1000, ge=1)
     """A spike is at the same place as the last one mended when their onsets are no further apart; a mend has held when
-    so many steps have passed."""
+    so many steps have passed. Our choice: twice the longer skip."""
     maximum_rollbacks: int = Field(default=20, ge=1)
     """In the whole run (PaLM: about 20). After that the run stops with a report."""
 

@@ -21,6 +21,7 @@ import torch
 from foundation.progress import Progress, summary_table
 from pretrain.config import ModelConfig, TrainConfig
 from pretrain.topology import Topology
+from tools.bench.memory import peak_bytes
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "one process": {},
@@ -120,7 +121,6 @@ def print_results(given: argparse.Namespace, results: dict[str, list[list[dict[s
 
 def time_one(given: argparse.Namespace) -> None:
     """Called in each process of a launch; the first one prints what all measured as a line of JSON."""
-    import resource
 
     from pretrain.engine import Engine, join_processes
 
@@ -176,7 +176,7 @@ def time_one(given: argparse.Namespace) -> None:
         "seconds": seconds,
         "processor_seconds": processor_seconds,
         "waiting": {call: spent / profiled for call, spent in time_in_communication(profile).items()},
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
     }
     ranks: list[Any] = [None] * topology.world_size
     torch.distributed.all_gather_object(ranks, found)

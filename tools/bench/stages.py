@@ -29,17 +29,18 @@ from data_prep.shards import RunDirectory, freeze_manifest, load_manifest, resta
 from data_prep.signals.measure import measure
 from foundation.progress import Progress, summary_table
 from tools.bench.data import CORPUS, load
+from tools.bench.memory import peak_bytes
 
 STAGES = {"measure": measure, "dedup": dedup}
 _WARM = "warm"
-_SHARD_BYTES = 2_000_000
+_SHARD_BYTES = 4_000_000
 
 
 def main(arguments: list[str]) -> int:
     """Make the corpora, run each stage in processes of its own, and print two tables."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench stages", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="JSON lines, zstd, with `text` and `lang`")
-    parser.add_argument("--megabytes", type=float, default=16, help="of the corpus, taken in equal steps")
+    parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-bytes", type=int, default=10_000_000, help="dedup.memory_bytes")
     parser.add_argument("--one", nargs=3, metavar=("CORPUS", "STAGE", "WORKERS"), help=argparse.SUPPRESS)
@@ -120,7 +121,7 @@ def time_one(folder: Path, asked: tuple[str, str, str], memory_bytes: int) -> di
         "bytes": int(sum(part.sum() for part in sizes)),
         "seconds": seconds,
         "processor_seconds": worked,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from data_prep.indexed_dataset.format import bin_path, idx_path, token_dtype
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, open_encoder
 from foundation.progress import Progress, summary_table
+from tools.bench.memory import peak_bytes
 
 CONTENDERS = ("ours", "megatron", "datatrove", "ours-encode", "hf-encode", "gigatoken-encode")
 """The first three write `.bin/.idx`; the others only encode."""
@@ -112,7 +112,7 @@ def time_one(name: str, path: Path, tokenizer: Path) -> dict[str, float]:
         start = time.process_time()
         route()
         seconds = time.process_time() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    memory = peak_bytes() / 1e6
     return {"megabytes_per_second": size / 1e6 / seconds, "memory": memory}
 
 
@@ -231,13 +231,13 @@ def loader() -> None:
             batches = micro_batches(reader, 0, BatchSizes(64), 64, 0, 1, separated)
             rows.append([f"waiting for 64 × 2048 tokens, {what}", f"{waiting(batches, ahead) * 1e3:.2f} ms a step"])
         vast = write_mixture(folder / "vast", 10, _TRILLION // 10, sparse=True)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_bytes()
         start = time.perf_counter()
         reader = SampleReader(load_mixture(vast), 2048, 1)
         reader.digest()
         next(micro_batches(reader, 0, BatchSizes(2048), 4, 0, 1))
         seconds = time.perf_counter() - start
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        grown = (peak_bytes() - before) / 1e6
         rows.append(["first batch of 10^12 tokens, 10 datasets", f"{seconds:.2f} s, {grown:.0f} MB more memory"])
     summary_table("token files to batches, one core", rows, ["", ""])
 

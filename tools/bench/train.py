@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from foundation.progress import Progress, summary_table
 from pretrain.config import ModelConfig, TrainConfig
 from pretrain.model.positions import rotary_table, rotate
 from pretrain.monitor.flops import model_flops_per_token
+from tools.bench.memory import peak_bytes
 
 CONTENDERS = ("ours", "pytorch", "pytorch+compile", "hf", "hf+compile")
 PRECISIONS = ("bf16", "fp32")
@@ -113,7 +113,7 @@ def time_one(name: str, precision: str, model: ModelConfig, micro_batch: int, st
         raise RuntimeError(f"{name} {precision}: loss {loss} after {steps + 2} steps on one batch: it does not train")
     return {
         "tokens_per_second": steps * inputs.numel() / seconds,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak_bytes(),
         "matmul_flops": matmul_flops(torch.bfloat16 if precision == "bf16" else torch.float32),
         "loss": loss,
     }
