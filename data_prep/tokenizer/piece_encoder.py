@@ -27,7 +27,7 @@ from data_prep.tokenizer.encoded import SPACE, Encoded, TokenizerError
 from data_prep.tokenizer.pieces import PADDING, excluded_tables, mark_by_entries, mark_by_pattern
 from data_prep.tokenizer.trie import ENTRY_BITS, build_trie
 
-VERSION = 2
+VERSION = 3
 
 PRE_TOKENIZER_PATTERN = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 """BLOOM's: a run of anything but white space, brackets, bars and sentence marks, with the space before it."""

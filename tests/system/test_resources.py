@@ -75,3 +75,15 @@ def test_a_disk_that_fills_up_is_said_before_and_what_is_saved_stays(small_disk:
     command = deepspeed(config, *settings, f"stop_after_step={newest.step + 1}")
     assert launch(*command, log=log).wait() == 0, log.read_text()
     assert f"going on from the checkpoint of step {newest.step}," in log.read_text()
+
+
+def test_a_checkpoint_that_finds_no_room_stops_the_run_then_and_not_at_the_next_one(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    config, log = write_small_run(tmp_path), tmp_path / "log"
+    (small_disk / "others").write_bytes(bytes(3_700_000))
+    settings = (*ENDLESS, f"output={small_disk}", "checkpoint.every_steps=100")
+    assert launch(*deepspeed(config, *settings), log=log).wait() == 2, log.read_text()
+    text = log.read_text()
+    assert "step-00000100: not written: rank " in text and "older checkpoints are untouched" in text, text
+    assert 100 <= max(line["step"] for line in read_metrics(small_disk / "metrics.jsonl")) < 200, text

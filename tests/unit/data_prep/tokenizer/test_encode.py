@@ -143,12 +143,30 @@ def test_long_pieces_and_a_full_memory(ours: Path, monkeypatch: pytest.MonkeyPat
     texts = [" ".join(random.choice(words, 50)) for _ in range(200)] + ["".join(words), "ab" * 5000, "lla" * 999]
     right = ReferenceEncoder(ours).encode(texts)
     monkeypatch.setattr("data_prep.tokenizer.piece_encoder.MEMORY_SETS", 16)
+    monkeypatch.setattr("data_prep.tokenizer.piece_encoder.LONG_MEMORY_SLOTS", 16)
     np.testing.assert_array_equal(piece_encoder(ours).encode(texts).tokens, right.tokens)
     monkeypatch.undo()
     encoder = piece_encoder(ours)
     for _ in range(2):
         np.testing.assert_array_equal(encoder.encode(texts).tokens, right.tokens)
     assert encoder.encode([]).tokens.shape == (0,)
+
+
+def test_remembered_pieces_that_differ_at_their_end(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two slots, so that each is looked for where another one stands; a NUL is like the zeros behind a piece."""
+    monkeypatch.setattr("data_prep.tokenizer.piece_encoder.LONG_MEMORY_SLOTS", 2)
+    random = np.random.default_rng(4)
+    names = sorted(
+        n for n in Tokenizer.from_file(str(ours / "tokenizer.json")).get_vocab() if n.isascii() and n.isalpha()
+    )
+    entries = sorted(names, key=len)[-3:]
+    texts = []
+    for length in range(14, 58):  # of a piece, with the space before it
+        for _ in range(8):
+            stem = "".join(random.choice(entries, 20))[: length - 2]
+            texts.append(" ".join(["", stem + "e", stem + "s", stem + "e", stem + "\0", stem, stem + "\0\0", stem]))
+    right = ReferenceEncoder(ours).encode(texts)
+    np.testing.assert_array_equal(piece_encoder(ours).encode(texts).tokens, right.tokens)
 
 
 def random_vocabulary(content: Any, random: np.random.Generator) -> Any:
