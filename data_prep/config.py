@@ -12,6 +12,7 @@ from foundation.configuration import Settings
 SourceKind = Literal[
     "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual"
 ]
+TokenizerKind = Literal["byte_level_bpe", "sentencepiece_bpe"]
 RuleSet = Literal[
     "gopher",
     "c4_paper",
@@ -136,9 +137,14 @@ class DedupConfig(Settings):
 
 
 class TokenizerConfig(Settings):
-    """What is learnt, and from which text."""
+    """What is learnt, and from which text; or the tokenizer that is there already."""
 
-    kind: Literal["byte_level_bpe", "sentencepiece_bpe"] = "byte_level_bpe"
+    path: Path | None = None
+    """A folder with a tokenizer to use as it is, such as that of the model which is to be trained on: `tokenizer.json`
+    or `tokenizer.model`, and `tokenizer_config.json`. Left out: one is learnt."""
+    model_vocabulary_size: int | None = Field(default=None, gt=0)
+    """Entries of the model that the tokenizer in `path` belongs to, where it has more: BLOOM's 250,680 have 250,880."""
+    kind: TokenizerKind = "byte_level_bpe"
     """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2), or SentencePiece BPE as LLaMA's
     and Baichuan's (Touvron et al. 2023, arXiv:2302.13971, section 2.1)."""
     vocabulary_size: int = Field(default=16384, ge=512)
@@ -161,6 +167,20 @@ class TokenizerConfig(Settings):
         if self.reserved_entries is not None:
             return self.reserved_entries
         return 200 if self.kind == "byte_level_bpe" else 0
+
+    @model_validator(mode="after")
+    def _learns_or_takes(self) -> TokenizerConfig:
+        learning = self.model_fields_set - {"path", "model_vocabulary_size", "monolingual_vocabulary_size"}
+        if self.path is not None and learning:
+            raise ValueError(
+                f"{min(learning)} has no effect: path {str(self.path)!r} names a tokenizer, and none is learnt"
+            )
+        if self.path is None and self.model_vocabulary_size is not None:
+            raise ValueError(
+                "model_vocabulary_size has no effect without path: a model has as many entries as the tokenizer that "
+                "is learnt; set vocabulary_size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> TokenizerConfig:

@@ -14,6 +14,7 @@ from foundation.configuration import write_resolved
 from pretrain.checkpoint.layout import complete_checkpoints
 from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
 from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.same_tokenizer import check_same_tokenizer
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig, check_vocabulary, check_world_size
 from pretrain.data.loader import SampleReader
@@ -100,6 +101,7 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
     elif config.initial_weights is not None:
         start = _agreed(lambda: CheckpointReader(Path(config.initial_weights or "")))
         _agreed(start.verify)
+        _agreed(lambda: check_same_tokenizer(start, training.mixture))
         load_weights(engine, start)
         complaints.append(f"the weights are those of {start.path}")
     resolved = config.output / "config.resolved.yaml"

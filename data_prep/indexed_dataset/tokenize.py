@@ -35,14 +35,15 @@ from data_prep.indexed_dataset.permutation import KeyedPermutation
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.tokenizer.adopt import model_vocabulary_size
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
-from data_prep.tokenizer.encoded import SPACE, Encoded, TokenizerError
+from data_prep.tokenizer.encoded import Encoded, TokenizerError
 from data_prep.tokenizer.kept_documents import KeptDocument, has_no_loss, id_fraction, mixture_weights, read_kept
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table
 
-VERSION = 2
+VERSION = 3
 
 _BATCH_BYTES = 2_000_000
 """Text that is encoded at a time."""
@@ -91,8 +92,12 @@ def _refuse_all_heldout(stage: Stage, shards: Mapping[str, list[str]], sources: 
 def _say_inexact(stage: Stage, shards: Sequence[str]) -> None:
     records = stage.records()
     documents = sum(records[shard].counts["documents"] + records[shard].counts["heldout_documents"] for shard in shards)
-    inexact = sum(records[shard].counts["with_the_mark_for_a_space"] for shard in shards)
-    exception = f", but for U+2581 in {inexact:,} of them, which comes back as a space" if inexact else ""
+    inexact = sum(records[shard].counts["inexact"] for shard in shards)
+    if inexact:
+        rewriting = TokenBytes.of(ReferenceEncoder(stage.run.tokenizer)).rewriting
+        exception = f", but for {inexact:,} that the tokenizer rewrites: {rewriting}"
+    else:
+        exception = ""
     print(f"tokenize: all {documents:,} documents come back from their tokens byte for byte{exception}")
 
 
@@ -138,7 +143,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         "documents": len(flags) - heldout,
         "heldout_documents": heldout,
         "bytes": byte_count,
-        "with_the_mark_for_a_space": inexact,
+        "inexact": inexact,
     }
     if writer is None:
         stage.commit(name, [], counts)
@@ -150,19 +155,19 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
 
 
 def _count_inexact(table: TokenBytes, encoded: Encoded, batch: Sequence[KeptDocument]) -> int:
-    """How many hold the character that SentencePiece's format cannot tell from a space; all others must be exact."""
+    """How many the tokenizer rewrites, such as U+2581 as a space; all others must be exact."""
     differing = np.flatnonzero(table.inexact(encoded, [document.text for document in batch])).tolist()
     for i in differing:
         document = batch[i]
-        if not (table.loses_space_mark and SPACE in document.text):
+        if not table.may_differ(document.text):
             raise TokenizerError(
                 f"document {document.id} does not come back from its tokens as it was: the encoder is at fault; "
                 "`--restart train-tokenizer` proves it anew"
             )
         if document.no_loss:
             raise TokenizerError(
-                f"document {document.id} has `no_loss` and the character U+2581, which this tokenizer reads as a space "
-                "of another length, so that the ranges cannot be followed: replace the character"
+                f"document {document.id} has `no_loss`, and this tokenizer rewrites its text ({table.rewriting}), so "
+                "that the ranges cannot be followed: give the text as the tokenizer writes it"
             )
     return len(differing)
 
@@ -317,7 +322,7 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
     mixture = {
         "version": 1,
         "tokenizer": "../" + run.tokenizer.name,
-        "vocabulary_size": reference.vocabulary_size,
+        "vocabulary_size": model_vocabulary_size(config.tokenizer, reference),
         "end_of_document": reference.end_of_document,
         "datasets": datasets,
     }

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
+from data_prep.config import TokenizerKind
 from data_prep.tokenizer.encoded import Encoded, Encoder, TokenizerError
 from data_prep.tokenizer.piece_encoder import PieceEncoder
 from foundation.atomic_files import sha256_file, write_json
@@ -45,7 +46,7 @@ class ReferenceEncoder:
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
-        self.vocabulary_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.vocabulary_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_document = _end_of_document(folder, self._tokenizer)
 
     @cached_property
@@ -53,6 +54,16 @@ class ReferenceEncoder:
         """What stands in `tokenizer.json`."""
         parsed: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         return parsed
+
+    @property
+    def added_tokens(self) -> dict[int, AddedToken]:
+        """By id: control and reserved entries, and those that a tokenizer finds in a text before it cuts it."""
+        return dict(self._tokenizer.get_added_tokens_decoder())
+
+    @property
+    def kind(self) -> TokenizerKind:
+        """Of the two that can be learnt, the one that this is like."""
+        return "sentencepiece_bpe" if self.content["model"].get("byte_fallback") else "byte_level_bpe"
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -147,11 +158,14 @@ BULK_ENCODERS = (PieceEncoder, GigatokenEncoder)
 """Tried in this order; the first that is proven equal encodes."""
 
 
-def check_encoders(folder: Path, texts: Callable[[], Iterable[str]]) -> dict[str, Any]:
+def check_encoders(
+    folder: Path, texts: Callable[[], Iterable[str]], *, forms_must_agree: bool = True
+) -> dict[str, Any]:
     """Decide which encoder may write token files for the tokenizer in `folder`, and record it beside it.
 
     Args:
         texts: gives a sample of the corpus that will be encoded; called once for each encoder that is compared.
+        forms_must_agree: of a tokenizer that has `tokenizer.model` too; else what differs is in the record only.
 
     Raises:
         TokenizerError: sentencepiece encodes by `tokenizer.model` otherwise than the reference by `tokenizer.json`.
@@ -167,7 +181,7 @@ def check_encoders(folder: Path, texts: Callable[[], Iterable[str]]) -> dict[str
         original = SentencePieceEncoder(folder, reference.end_of_document, reference.vocabulary_size)
         result = prove_equal(reference, original, texts())
         record["compared"][original.name] = result
-        if not result["equal"]:
+        if forms_must_agree and not result["equal"]:
             raise TokenizerError(f"{folder}: {MODEL_FILE} and tokenizer.json differ: {result['difference']}")
     for kind in BULK_ENCODERS:
         try:
@@ -229,7 +243,8 @@ def _end_of_document(folder: Path, tokenizer: Tokenizer) -> int:
     name = token.get("content") if isinstance(token, dict) else token
     if not name:
         raise TokenizerError(
-            f"{path}: no eos_token; token files need an end-of-document token, or documents would run into one another"
+            f"{path}: no eos_token; token files need an end-of-document token, or documents would run into one "
+            'another: name it there, such as "eos_token": "<|endoftext|>"'
         )
     identity: int | None = tokenizer.token_to_id(name)
     if identity is None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.config import DataConfig, TokenizerConfig, TokenizerKind
 from data_prep.executors import run_units
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
@@ -69,7 +69,7 @@ def report_tokenizer(config: DataConfig, run: RunDirectory) -> None:
         shards=manifest.shard_names,
         seed=config.seed,
         measured=measured,
-        settings=own_settings(config.tokenizer),
+        settings=_own_settings(config, run),
     )
     run_units(own, units, config.workers, "report-tokenizer: a tokenizer for each language", stage)
     report = gather(config, run, manifest, sorted(measured))
@@ -84,15 +84,19 @@ def report_tokenizer(config: DataConfig, run: RunDirectory) -> None:
 def report_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
     decided = committed_digest(run, "decide", manifest.shard_names)
     tokenizer = committed_digest(run, "train-tokenizer", ["tokenizer"])
-    settings = {"own": own_settings(config.tokenizer).model_dump(mode="json"), "seed": config.seed}
+    settings = {"own": _own_settings(config, run).model_dump(mode="json"), "seed": config.seed}
     return Stage(run, "report-tokenizer", VERSION, settings, inputs=f"{decided}+{tokenizer}")
 
 
-def own_settings(settings: TokenizerConfig) -> TokenizerConfig:
-    """Of the tokenizers of one language: of the same kind, smaller, without reserved entries."""
-    quarter = max(512, settings.vocabulary_size // 4 // 128 * 128)
-    size = settings.monolingual_vocabulary_size or quarter
-    return TokenizerConfig(kind=settings.kind, vocabulary_size=size, reserved_entries=0)
+def _own_settings(config: DataConfig, run: RunDirectory) -> TokenizerConfig:
+    tokenizer = ReferenceEncoder(run.tokenizer)
+    return own_settings(tokenizer.kind, tokenizer.vocabulary_size, config.tokenizer.monolingual_vocabulary_size)
+
+
+def own_settings(kind: TokenizerKind, vocabulary_size: int, wanted: int | None) -> TokenizerConfig:
+    """Of the tokenizers of one language: of the same kind, without reserved entries, smaller if no size is wanted."""
+    quarter = max(512, vocabulary_size // 4 // 128 * 128)
+    return TokenizerConfig(kind=kind, vocabulary_size=wanted or quarter, reserved_entries=0)
 
 
 def _part(run: RunDirectory, shard: str) -> tuple[Path, Path]:
@@ -202,7 +206,7 @@ def gather(config: DataConfig, run: RunDirectory, manifest: Manifest, languages:
         (i for i, text in enumerate(table.texts) if text is not None), key=lambda i: (-len(table.texts[i] or b""), i)
     )
     return {
-        "kind": config.tokenizer.kind,
+        "kind": ReferenceEncoder(run.tokenizer).kind,
         "vocabulary_size": len(table.texts),
         "round_trip": {
             "documents": total["documents"],

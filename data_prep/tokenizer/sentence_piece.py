@@ -28,7 +28,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.encode import MODEL_FILE
-from data_prep.tokenizer.encoded import BEGIN, END_OF_DOCUMENT, SPACE, UNKNOWN, TokenizerError, reserved_names
+from data_prep.tokenizer.encoded import SPACE, TokenizerError, reserved_names
 from foundation.atomic_files import whole_file, write_json, write_text
 
 NORMAL, _UNKNOWN_TYPE, CONTROL, _USER_DEFINED, _UNUSED, BYTE = range(1, 7)
@@ -185,7 +185,10 @@ def save_sentencepiece_bpe(model: bytes, folder: Path) -> None:
     with whole_file(folder / MODEL_FILE) as temporary:
         temporary.write_bytes(model)
     write_text(folder / "tokenizer.json", to_tokenizers(model).to_str(pretty=True))
-    special = {"unk_token": UNKNOWN, "bos_token": BEGIN, "eos_token": END_OF_DOCUMENT}
+    parsed = parse(model)
+    named = {"unk_token": "unk_id", "bos_token": "bos_id", "eos_token": "eos_id"}
+    identities = {token: getattr(parsed.trainer_spec, identity) for token, identity in named.items()}
+    special = {token: parsed.pieces[identity].piece for token, identity in identities.items() if identity >= 0}
     write_json(folder / "special_tokens_map.json", special)
     write_json(
         folder / "tokenizer_config.json",

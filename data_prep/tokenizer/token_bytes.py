@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,6 +18,10 @@ from data_prep.tokenizer.piece_encoder import byte_letters
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
+SPACE_MARK = "U+2581, which comes back as a space"
+_EXACT_STEPS = {"Prepend", "Replace", "ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts"}
+"""Steps of normalizers and pre-tokenizers that leave a text as it is, or as SentencePiece writes it."""
+
 
 @dataclass(frozen=True)
 class TokenBytes:
@@ -27,16 +32,17 @@ class TokenBytes:
         is_fallback: entries of a single byte that is a part of a character, [vocabulary]: what characters without an
             entry are made of.
         prefix: bytes that encoding puts before each document, and decoding takes off: SentencePiece's dummy prefix.
+        rewriting: what the tokenizer may write otherwise before it cuts a text, for people; "" if nothing.
     """
 
     texts: tuple[bytes | None, ...]
     is_fallback: npt.NDArray[np.bool_]
     prefix: bytes
+    rewriting: str = ""
 
-    @property
-    def loses_space_mark(self) -> bool:
-        """The character that stands for a space comes back as a space."""
-        return bool(self.prefix)
+    def may_differ(self, text: str) -> bool:
+        """Whether this text may come back otherwise, because of what the tokenizer does by its definition."""
+        return bool(self.rewriting) and (self.rewriting != SPACE_MARK or SPACE in text)
 
     @classmethod
     def of(cls, encoder: ReferenceEncoder) -> TokenBytes:
@@ -49,8 +55,11 @@ class TokenBytes:
         names: list[str | None] = [None] * encoder.vocabulary_size
         for name, identity in content["model"]["vocab"].items():
             names[identity] = name
-        for token in content["added_tokens"]:
-            names[token["id"]] = None
+        literal: dict[int, bytes] = {}
+        for identity, token in encoder.added_tokens.items():
+            names[identity] = None
+            if not token.special:
+                literal[identity] = token.content.encode()
         is_fallback = np.zeros(len(names), np.bool_)
         texts: list[bytes | None] = []
         if content["model"].get("byte_fallback"):
@@ -60,16 +69,16 @@ class TokenBytes:
                 if byte:
                     texts.append(bytes([int(byte[1], 16)]))
                 else:
-                    texts.append(None if name is None else name.replace(SPACE, " ").encode())
-            return cls(tuple(texts), is_fallback, b" ")
+                    texts.append(literal.get(i) if name is None else name.replace(SPACE, " ").encode())
+            return cls(tuple(texts), is_fallback, b" ", _rewriting(content) or SPACE_MARK)
         if (content["decoder"] or {}).get("type") != "ByteLevel":
             raise TokenizerError(f"{encoder.path}: neither byte-level BPE nor SentencePiece BPE with byte fallback")
         bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
         for i, name in enumerate(names):
-            text = None if name is None else bytes(bytes_of[letter] for letter in name)
+            text = literal.get(i) if name is None else bytes(bytes_of[letter] for letter in name)
             texts.append(text)
             is_fallback[i] = text is not None and len(text) == 1 and text[0] >= 0x80
-        return cls(tuple(texts), is_fallback, b"")
+        return cls(tuple(texts), is_fallback, b"", _rewriting(content))
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -114,6 +123,23 @@ class TokenBytes:
                 mask[first + size - 1] = mask[first + size - 2]
             first += size
         return mask
+
+
+def _rewriting(content: Mapping[str, Any]) -> str:
+    """What a tokenizer that was not made here does to a text beyond writing spaces as SentencePiece does."""
+    steps = _steps(content["normalizer"], "normalizers") + _steps(content["pre_tokenizer"], "pretokenizers")
+    found = [step["type"] for step in steps if step["type"] not in _EXACT_STEPS]
+    found += [step["type"] for step in steps if step["type"] == "Replace" and step["pattern"] != {"String": " "}]
+    found += ["a space before each document" for step in steps if step.get("add_prefix_space")]
+    return ", ".join(dict.fromkeys(found))
+
+
+def _steps(part: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]:
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [step for inner in part[name] for step in _steps(inner, name)]
 
 
 @numba.njit(nogil=True, cache=True)

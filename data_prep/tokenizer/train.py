@@ -1,4 +1,4 @@
-"""The stage that learns a tokenizer from a sample of the kept documents."""
+"""The stage that learns a tokenizer from a sample of the kept documents, or takes one that is there already."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import numpy as np
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer import byte_level, sentence_piece
+from data_prep.tokenizer.adopt import adopt_tokenizer, model_vocabulary_size, source_digests
 from data_prep.tokenizer.encode import CHECK_FILE, ReferenceEncoder, check_encoders
-from data_prep.tokenizer.encoded import SPACE, TokenizerError
+from data_prep.tokenizer.encoded import TokenizerError
 from data_prep.tokenizer.sample import SampledDocument, plan_sample
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_json
 from foundation.progress import Progress, format_seconds
 
-VERSION = 3
+VERSION = 4
 
 _LARGEST_PIECE_BYTES = 1_000_000
 """No more than this of a single document goes into the sample, so that one dump does not shape the vocabulary."""
@@ -36,7 +37,8 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     """Write `tokenizer/`: the files that transformers loads, `report.json` and `encoder_check.json`.
 
     Raises:
-        TokenizerError: too little text for the vocabulary, or a document that does not come back as it was.
+        TokenizerError: too little text for the vocabulary, a tokenizer that cannot be used for token files, or a
+            document that does not come back as it was.
         StaleOutputError: there is a tokenizer already, made from other documents or settings.
     """
     manifest = load_manifest(run)
@@ -44,50 +46,70 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     if stage.is_done(_UNIT):
         print("train-tokenizer: done already")
         return
-    sample = plan_sample(config, run, manifest, "tokenizer", config.tokenizer.sample_bytes, learnt=True)
+    settings = config.tokenizer
     folder = run.tokenizer
     folder.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    texts = _counted(sample.read(run, manifest), counts, sample.expected_bytes)
-    start = time.monotonic()
-    learn(texts, config.tokenizer, folder)
-    print(f"train-tokenizer: trained in {format_seconds(time.monotonic() - start)}")
+    origin: dict[str, Any]
+    if settings.path is not None:
+        files = adopt_tokenizer(settings.path, folder)
+        origin = {"from": str(settings.path)}
+        print(f"train-tokenizer: nothing is learnt; the tokenizer is that of {settings.path}")
+    else:
+        origin = {"reserved_entries": settings.reserved, "sample": _learn_from_sample(config, run, manifest)}
+        files = [folder / name for name in _FILES[settings.kind]]
 
     check = plan_sample(config, run, manifest, "check", _CHECK_BYTES)
     reference = ReferenceEncoder(folder)
     with Progress("train-tokenizer: round trip", check.expected_bytes, "bytes") as progress:
         report = check_round_trip(reference, check.read(run, manifest), progress)
     report = {
-        "kind": config.tokenizer.kind,
+        "kind": reference.kind,
         "vocabulary_size": reference.vocabulary_size,
-        "reserved_entries": config.tokenizer.reserved,
-        "sample": {
-            kind: {
-                name: {"documents": counts[f"{kind}/{name}/documents"], "bytes": counts[f"{kind}/{name}/bytes"]}
-                for name in names
-            }
-            for kind, names in (("by_source", sample.sources), ("by_language", sample.languages))
-        },
+        "model_vocabulary_size": model_vocabulary_size(settings, reference),
+        **origin,
         **report,
     }
     write_json(folder / "report.json", report)
-    encoders = check_encoders(folder, lambda: (item.document.text for item in check.read(run, manifest)))
+    encoders = check_encoders(
+        folder,
+        lambda: (item.document.text for item in check.read(run, manifest)),
+        forms_must_agree=settings.path is None,
+    )
     _say(report, encoders)
-    files = [*_FILES[config.tokenizer.kind], "report.json", CHECK_FILE]
     stage.commit(
         _UNIT,
-        [folder / name for name in files],
-        {
-            "vocabulary_size": report["vocabulary_size"],
-            "sample_documents": counts["documents"],
-            "sample_bytes": counts["bytes"],
-        },
+        [*files, folder / "report.json", folder / CHECK_FILE],
+        {"vocabulary_size": report["vocabulary_size"]},
     )
+
+
+def _learn_from_sample(config: DataConfig, run: RunDirectory, manifest: Manifest) -> dict[str, Any]:
+    """Learn and write a tokenizer; what it has learnt from, by source and by language."""
+    sample = plan_sample(config, run, manifest, "tokenizer", config.tokenizer.sample_bytes, learnt=True)
+    counts: Counter[str] = Counter()
+    texts = _counted(sample.read(run, manifest), counts, sample.expected_bytes)
+    start = time.monotonic()
+    learn(texts, config.tokenizer, run.tokenizer)
+    print(f"train-tokenizer: trained in {format_seconds(time.monotonic() - start)}")
+    return {
+        kind: {
+            name: {"documents": counts[f"{kind}/{name}/documents"], "bytes": counts[f"{kind}/{name}/bytes"]}
+            for name in names
+        }
+        for kind, names in (("by_source", sample.sources), ("by_language", sample.languages))
+    }
 
 
 def tokenizer_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
     weights = {source.name: source.weight for source in config.sources}
-    settings = config.tokenizer.model_dump(mode="json", exclude={"monolingual_vocabulary_size"})
+    settings: dict[str, Any]
+    if config.tokenizer.path is not None:
+        settings = {"path": source_digests(config.tokenizer.path)}
+        settings["model_vocabulary_size"] = config.tokenizer.model_vocabulary_size
+    else:
+        settings = config.tokenizer.model_dump(
+            mode="json", exclude={"path", "model_vocabulary_size", "monolingual_vocabulary_size"}
+        )
     return Stage(
         run,
         "train-tokenizer",
@@ -117,8 +139,8 @@ def check_round_trip(
     """Encode, decode and compare each document, and count bytes per token by source.
 
     Raises:
-        TokenizerError: a document that does not come back as it was, for another reason than that it holds the
-            character which stands for a space in SentencePiece's format; its id is named.
+        TokenizerError: a document that does not come back as it was, for another reason than that the tokenizer
+            rewrites it by its definition, as SentencePiece's format does U+2581; its id is named.
     """
     byte_counts: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -130,7 +152,7 @@ def check_round_trip(
         encoded = encoder.encode([text])
         content = encoded.tokens[:-1]
         if encoder.decode(content) != text or table.inexact(encoded, [text])[0]:
-            if not (table.loses_space_mark and SPACE in text):
+            if not table.may_differ(text):
                 raise TokenizerError(f"document {item.document.id} does not come back from its tokens as it was")
             inexact.append(item.document.id)
         if np.any(content == encoder.end_of_document):
@@ -146,7 +168,8 @@ def check_round_trip(
             "documents": sum(checked.values()),
             "bytes": sum(byte_counts.values()),
             "tokens": sum(tokens.values()),
-            "with_the_mark_for_a_space": inexact,
+            "rewriting": table.rewriting,
+            "inexact": inexact,
         },
     }
 
@@ -169,10 +192,10 @@ def _counted(documents: Iterator[SampledDocument], counts: Counter[str], expecte
 def _say(report: dict[str, Any], encoders: dict[str, Any]) -> None:
     by_source = ", ".join(f"{source} {ratio:.2f}" for source, ratio in report["bytes_per_token"].items())
     print(f"train-tokenizer: {report['vocabulary_size']:,} entries; bytes per token: {by_source}")
-    if inexact := report["round_trip"]["with_the_mark_for_a_space"]:
+    if inexact := report["round_trip"]["inexact"]:
         print(
-            f"train-tokenizer: {len(inexact)} of {report['round_trip']['documents']:,} documents hold the character "
-            f"U+2581, which comes back as a space; the first is {inexact[0]}"
+            f"train-tokenizer: the tokenizer rewrites {len(inexact)} of {report['round_trip']['documents']:,} "
+            f"documents ({report['round_trip']['rewriting']}); the first is {inexact[0]}"
         )
     for name, result in encoders["compared"].items():
         if result["equal"]:

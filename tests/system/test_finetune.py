@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Tokenizer, models
 
 from pretrain.monitor.metrics import read_metrics
 from tests.system.test_pretrain import pretrain, refused, run  # noqa: F401
@@ -21,8 +22,6 @@ def losses(output: Path) -> list[float]:
 
 @pytest.fixture
 def tokenizer(run: Path) -> None:  # noqa: F811
-    from tokenizers import Tokenizer, models
-
     (run / "tokenizer").mkdir()
     Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(run / "tokenizer" / "tokenizer.json"))
 
@@ -48,3 +47,9 @@ def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:
 
     message = refused(run, "model.norm_epsilon=1e-3", f"output={run / 'other'}")
     assert "of a model with norm_epsilon 1e-05, but model.norm_epsilon is 0.001: set it to that" in message
+
+    other = Tokenizer(models.BPE(vocab={"b": 0, "a": 1}, merges=[]))
+    other.save(str(run / "tokenizer" / "tokenizer.json"))
+    message = refused(run, f"output={run / 'other'}")
+    assert "token 0 is 'a' for its tokenizer, and 'b' in data.mixture" in message
+    assert f"tokenizer.path={run / 'imported' / 'tokenizer'} for data_prep" in message

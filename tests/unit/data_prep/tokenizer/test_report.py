@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.config import DataConfig
 from data_prep.shards import RunDirectory, load_manifest, restart
 from data_prep.tokenizer import report as report_module
 from data_prep.tokenizer.encode import ReferenceEncoder
@@ -55,9 +55,9 @@ def test_a_language_is_flagged_when_it_is_more_than_a_tenth_worse() -> None:
 
 
 def test_the_other_tokenizer_is_of_the_same_kind() -> None:
-    own = own_settings(TokenizerConfig(kind="sentencepiece_bpe", vocabulary_size=32000, reserved_entries=100))
+    own = own_settings("sentencepiece_bpe", 32000, None)
     assert (own.kind, own.vocabulary_size, own.reserved) == ("sentencepiece_bpe", 7936, 0)
-    given = own_settings(TokenizerConfig(vocabulary_size=32000, monolingual_vocabulary_size=1024))
+    given = own_settings("byte_level_bpe", 32000, 1024)
     assert (given.kind, given.vocabulary_size, given.reserved) == ("byte_level_bpe", 1024, 0)
 
 

@@ -1,0 +1,71 @@
+"""A tokenizer that is there already, such as that of a model to be trained on, taken over as it is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from data_prep.config import TokenizerConfig
+from data_prep.tokenizer import sentence_piece
+from data_prep.tokenizer.encode import MODEL_FILE, ReferenceEncoder
+from data_prep.tokenizer.encoded import TokenizerError
+from foundation.atomic_files import sha256_file, whole_file
+
+_FILES = sentence_piece.FILES
+"""Every file that a tokenizer of either kind has."""
+
+
+def source_digests(source: Path) -> dict[str, str]:
+    """SHA-256 of each file that is taken over, by name.
+
+    Raises:
+        TokenizerError: there is no tokenizer in the folder.
+    """
+    folder = source.expanduser()
+    found = {name: sha256_file(folder / name) for name in _FILES if (folder / name).is_file()}
+    if not {"tokenizer.json", MODEL_FILE} & set(found):
+        what = "holds neither tokenizer.json nor tokenizer.model" if folder.is_dir() else "is no folder"
+        raise TokenizerError(f"tokenizer.path: {source} {what}; name the folder of a tokenizer")
+    return found
+
+
+def adopt_tokenizer(source: Path, folder: Path) -> list[Path]:
+    """Copy a tokenizer, and write `tokenizer.json` where it has only sentencepiece's `tokenizer.model`.
+
+    Returns:
+        the files in `folder`.
+
+    Raises:
+        TokenizerError: there is none, or it cannot be used for token files.
+    """
+    names = source_digests(source)
+    source = source.expanduser()
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    if "tokenizer.json" not in names:
+        try:
+            sentence_piece.save_sentencepiece_bpe((source / MODEL_FILE).read_bytes(), folder)
+        except TokenizerError as error:
+            raise TokenizerError(f"{source / MODEL_FILE}: {error}") from None
+        return [folder / name for name in _FILES]
+    for name in names:
+        with whole_file(folder / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    return [folder / name for name in names]
+
+
+def model_vocabulary_size(settings: TokenizerConfig, encoder: ReferenceEncoder) -> int:
+    """Entries of the model that is trained on the token files: those of the tokenizer, or more where it is said so.
+
+    Raises:
+        TokenizerError: fewer than the tokenizer has.
+    """
+    declared = settings.model_vocabulary_size
+    if declared is None:
+        return encoder.vocabulary_size
+    if declared < encoder.vocabulary_size:
+        raise TokenizerError(
+            f"tokenizer.model_vocabulary_size: {declared} is less than the {encoder.vocabulary_size} entries of "
+            f"{settings.path}; tokens would have no row in the model's embedding"
+        )
+    return declared
