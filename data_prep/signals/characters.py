@@ -14,6 +14,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.machine_words import load_eight, lowest
+
 SPACE = 1
 LETTER = 2
 NUMBER = 4
@@ -141,3 +143,67 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
             np.int64(4),
         )
     return np.int64(0xFFFD), np.int64(1)
+
+
+_ONES = np.uint64(0x0101010101010101)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _first_bytes(size):  # type: ignore[no-untyped-def]
+    """A mask of so many of eight bytes."""
+    return ~np.uint64(0) >> np.uint64(64 - 8 * size) if size else np.uint64(0)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _where(eight, byte):  # type: ignore[no-untyped-def]
+    """The highest bit of each of eight bytes that is `byte`; above the lowest such, perhaps of others too."""
+    others = eight ^ (_ONES * np.uint64(byte))
+    return (others - _ONES) & ~others & (_ONES << np.uint64(7))
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _continuing(eight):  # type: ignore[no-untyped-def]
+    """How many of eight bytes continue a character."""
+    bits = (eight >> np.uint64(7)) & ~(eight >> np.uint64(6)) & _ONES
+    return np.int64((bits * _ONES) >> np.uint64(56))
+
+
+@numba.njit(nogil=True, cache=True)
+def next_line(data, start, end):  # type: ignore[no-untyped-def]
+    """Where the line ends, its characters without a carriage return, and whether it holds `[`."""
+    stop, continuing, brackets = start, 0, np.uint64(0)
+    while stop < end:
+        if stop + 8 > data.shape[0]:
+            byte = data[stop]
+            if byte == 0x0A:
+                break
+            continuing += (byte & 0xC0) == 0x80
+            brackets |= np.uint64(byte == 0x5B)
+            stop += 1
+            continue
+        eight = load_eight(data, stop)
+        size = min(end - stop, 8)
+        feeds = _where(eight, 0x0A)
+        if feeds:
+            size = min(size, np.int64(lowest(feeds)) >> 3)
+        inside = _first_bytes(size)
+        continuing += _continuing(eight & inside)
+        brackets |= _where(eight, 0x5B) & inside
+        stop += size
+        if size < 8:
+            break
+    returns = stop > start and data[stop - 1] == 0x0D
+    return stop, stop - start - continuing - returns, brackets != 0
+
+
+@numba.njit(nogil=True, cache=True)
+def character_count(data, start, stop):  # type: ignore[no-untyped-def]
+    """Characters of bytes [start, stop)."""
+    i, continuing = start, 0
+    while i + 8 <= stop:
+        continuing += _continuing(load_eight(data, i))
+        i += 8
+    while i < stop:
+        continuing += (data[i] & 0xC0) == 0x80
+        i += 1
+    return stop - start - continuing

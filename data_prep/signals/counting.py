@@ -18,7 +18,7 @@ _ONE = np.uint64(1)
 def clear(entries, table):  # type: ignore[no-untyped-def]
     """Empty the part of a table that so many hashes need, at most three quarters full; return its size minus one."""
     size = np.int64(4)
-    while size * 3 < entries * 4:
+    while size < entries * 2:
         size *= 2
     table[:size] = np.uint64(0)
     return size - 1
@@ -29,7 +29,7 @@ def count(value, table, mask):  # type: ignore[no-untyped-def]
     """Count a hash once more; return its slot and how often it has occurred."""
     slot = np.int64(value ^ (value >> np.uint64(32))) & mask
     entry = table[slot]
-    while entry != 0 and (entry ^ value) & _HASH:
+    while (entry != 0) & (((entry ^ value) & _HASH) != 0):  # one branch, which is seldom taken, for two that are open
         slot = (slot + 1) & mask
         entry = table[slot]
     entry = entry + _ONE if entry else (value & _HASH) | _ONE

@@ -19,6 +19,7 @@ Source: Laurençon et al. 2022, arXiv:2303.03915; bigscience-workshop/data-prepa
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,10 +44,13 @@ ROOTS_STATISTICS = (
 """Columns of `measure_roots`, in this order."""
 
 _WORDS_FILE = Path(__file__).with_name("roots_words.json")
-_BLANK, _TAB, _LINE_FEED, _OTHER, _SPECIAL = 1, 2, 4, 8, 16
+_BLANK, _TAB, _LINE_FEED, _OF_ADDRESS, _SPECIAL = 1, 2, 4, 8, 16
 # as uniform_whitespace of ROOTS has them
 _BLANKS = (0x20, 0x84, 0xA0, 0x2002, 0x2003, 0x2005, 0x2008, 0x2009, 0x200A, 0x202F, 0x3000, 0xFFFC)
 _STOP, _FLAGGED = 1, 2
+_FILTER_SHIFT = 50
+"""A filter has a place for each value of the bits of a hash above these."""
+_BUCKET = 4
 _PRIME = np.uint64(0x00000100000001B3)
 _BASIS = np.uint64(0xCBF29CE484222325)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -68,6 +72,7 @@ def _kinds() -> npt.NDArray[np.uint8]:
     kinds[list(_BLANKS)] |= _BLANK
     kinds[0x09] |= _TAB
     kinds[0x0A] |= _LINE_FEED
+    kinds[[ord(letter) for letter in "/wmpf"]] |= _OF_ADDRESS
     kinds.flags.writeable = False
     return kinds
 
@@ -79,6 +84,10 @@ def _word_hash(word: str, language: int) -> int:
     return value | 1
 
 
+def _bucket(key: int) -> int:
+    return ((key * int(_MULTIPLIER)) & 0xFFFFFFFFFFFFFFFF) >> 40
+
+
 @lru_cache(maxsize=1)
 def _languages() -> tuple[str, ...]:
     """Languages with parameters or lists; the number of one is its place, 0 is every other."""
@@ -87,8 +96,9 @@ def _languages() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def _listed_words() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
-    """An open-addressed table of all lists: hash of language and word -> stop word, flagged word or both."""
+def _listed_words() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """A filter of what is in no list, and a table of all lists in buckets: hash of language and word -> stop word,
+    flagged word or both."""
     lists = _word_lists()
     marks: dict[int, int] = {}
     for mark, name in ((_STOP, "stop_words"), (_FLAGGED, "flagged_words")):
@@ -97,15 +107,19 @@ def _listed_words() -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
             for word in words:
                 key = _word_hash(word, number)
                 marks[key] = marks.get(key, 0) | mark
-    size = 1 << (4 * len(marks)).bit_length()
-    keys, values = np.zeros(size, dtype=np.uint64), np.zeros(size, dtype=np.uint8)
+    bits = len(marks).bit_length()
+    while max(Counter(_bucket(key) & ((1 << bits) - 1) for key in marks).values()) > _BUCKET:
+        bits += 1
+    keys, values = np.zeros((1 << bits, _BUCKET), dtype=np.uint64), np.zeros((1 << bits, _BUCKET), dtype=np.uint8)
     for key, mark in sorted(marks.items()):
-        slot = ((key * int(_MULTIPLIER)) & 0xFFFFFFFFFFFFFFFF) >> 40 & (size - 1)
-        while keys[slot]:
-            slot = (slot + 1) & (size - 1)
-        keys[slot], values[slot] = key, mark
-    keys.flags.writeable = values.flags.writeable = False
-    return keys, values
+        bucket = _bucket(key) & ((1 << bits) - 1)
+        place = int(np.count_nonzero(keys[bucket]))
+        keys[bucket, place], values[bucket, place] = key, mark
+    may_be_listed = np.zeros(1 << (64 - _FILTER_SHIFT), dtype=np.bool_)
+    may_be_listed[[key >> _FILTER_SHIFT for key in marks]] = True
+    for array in (may_be_listed, keys, values):
+        array.flags.writeable = False
+    return may_be_listed, keys, values
 
 
 @lru_cache(maxsize=1)
@@ -124,14 +138,26 @@ def _language_settings() -> npt.NDArray[np.int64]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _marks_of(key, listed_keys, listed_marks):  # type: ignore[no-untyped-def]
-    mask = np.int64(listed_keys.shape[0] - 1)
-    slot = np.int64((key * _MULTIPLIER) >> np.uint64(40)) & mask
-    while listed_keys[slot] != key:
-        if listed_keys[slot] == np.uint64(0):
-            return np.uint8(0)
-        slot = (slot + 1) & mask
-    return listed_marks[slot]
+def _marks_of(key, may_be_listed, listed_keys, listed_marks):  # type: ignore[no-untyped-def]
+    # Without branches: whether a word is listed cannot be foretold.
+    bucket = np.int64((key * _MULTIPLIER) >> np.uint64(40)) & np.int64(listed_keys.shape[0] - 1)
+    bucket *= np.int64(may_be_listed[key >> np.uint64(_FILTER_SHIFT)])  # what is in no list looks where it is cached
+    marks = np.uint8(0)
+    for place in range(_BUCKET):
+        marks |= listed_marks[bucket, place] * np.uint8(listed_keys[bucket, place] == key)
+    return marks
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _ends_address_part(before, point):  # type: ignore[no-untyped-def]
+    """Whether two characters are the last of a part that `_has_address_part` looks for, or within it."""
+    return (
+        (point == 0x2F) & (before == 0x2F)  # //
+        | (point == 0x77) & (before == 0x77)  # www
+        | (point == 0x6D) & (before == 0x6F)  # .com
+        | (point == 0x70) & (before == 0x74)  # http
+        | (point == 0x66) & (before == 0x65)  # href
+    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -166,9 +192,8 @@ def _repeated(hashes, entries, table, top_only, repeated, histogram):  # type: i
     for k in range(entries):
         slot, times = count(hashes[k], table, mask)
         distinct += times == 1
-        if times == 2:
-            repeated[many] = slot  # an n-gram gets here once
-            many += 1
+        repeated[many] = slot  # stays there if it is the second time, at which an n-gram gets here once
+        many += times == 2
     for k in range(many):
         repeated[k] = occurrences(repeated[k], table)
     if top_only:
@@ -204,7 +229,7 @@ def _sum_of_largest(values, size, taken, histogram):  # type: ignore[no-untyped-
 
 
 @numba.njit(nogil=True, cache=True)
-def _measure(data, offsets, begins, numbers, settings, kinds, lower, listed_keys, listed_marks, rows):  # type: ignore[no-untyped-def]
+def _measure(data, offsets, begins, numbers, settings, kinds, lower, may_be_listed, listed_keys, listed_marks, rows):  # type: ignore[no-untyped-def]
     longest = np.int64(0)
     for d in range(rows.shape[0]):
         longest = max(longest, offsets[d + 1] - offsets[d])
@@ -214,7 +239,7 @@ def _measure(data, offsets, begins, numbers, settings, kinds, lower, listed_keys
     words = np.empty(longest + 4, np.uint64)
     repeated = np.empty(longest + 4, np.int64)
     histogram = np.empty(256, np.int64)
-    table = np.empty(4 + 3 * (longest + 4), np.uint64)  # of which at most 8/3 of the entries are used
+    table = np.empty(4 + 4 * (longest + 4), np.uint64)  # of which at most 8/3 of the entries are used
     for d in range(rows.shape[0]):
         _measure_document(
             data,
@@ -225,6 +250,7 @@ def _measure(data, offsets, begins, numbers, settings, kinds, lower, listed_keys
             settings[numbers[d]],
             kinds,
             lower,
+            may_be_listed,
             listed_keys,
             listed_marks,
             points,
@@ -248,6 +274,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
     setting,
     kinds,
     lower,
+    may_be_listed,
     listed_keys,
     listed_marks,
     points,
@@ -265,6 +292,9 @@ def _measure_document(  # type: ignore[no-untyped-def]
     length, word_count, special = 0, 0, 0
     stop_words, flagged_words = 0, 0
     separators = 0
+    has_begins = False
+    for k in range(begin, end):
+        has_begins |= begins[k]
     before, has_before = basis, False  # the hash of the word before, not yet closed, for pairs
     i = begin
     while i < end:
@@ -293,7 +323,8 @@ def _measure_document(  # type: ignore[no-untyped-def]
             joined = length + 1
         stop = joined
         first, last = np.int64(-1), joined
-        part_special = 0
+        part_special, is_suspect, is_divided = 0, False, False
+        running = whole = basis  # hashes from the first character that is not special to here, and to the last such
         while i < end:
             if data[i] < 0x80:
                 point, following, kind = np.int64(data[i]), i + 1, kinds[data[i]]
@@ -303,14 +334,21 @@ def _measure_document(  # type: ignore[no-untyped-def]
                 kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
             if kind & (_BLANK | _TAB | _LINE_FEED):
                 break
-            points[stop], is_begin[stop] = point, begins[i]
+            points[stop] = point
             stop += 1
-            if kind & _SPECIAL:
-                part_special += 1
-            else:
-                if first < 0:
-                    first = stop - 1
-                last = stop
+            if has_begins:
+                is_begin[stop - 1] = begins[i]
+                is_divided |= begins[i]
+            if kind & _OF_ADDRESS and stop - joined > 1:
+                is_suspect |= _ends_address_part(points[stop - 2], point)
+            is_special = (kind & _SPECIAL) != 0
+            part_special += is_special
+            if first >= 0 or not is_special:
+                folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
+                running = (running ^ folded) * _PRIME
+                first = first if first >= 0 else stop - 1
+                if not is_special:
+                    last, whole = stop, running
             i = following
         if stop == joined:
             break
@@ -318,7 +356,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
             first = last = joined
         if removes and (
             (stop - joined > longest_word and not 0 < last - first <= longest_word)
-            or _has_address_part(points, first, last)
+            or (is_suspect and _has_address_part(points, first, last))
         ):
             continue
         special += part_special + (joined - length)
@@ -328,13 +366,16 @@ def _measure_document(  # type: ignore[no-untyped-def]
         while k < last:
             value = basis
             from_k = k
-            while k < last and not (k > from_k and is_begin[k]):
-                point = points[k]
-                folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
-                value = (value ^ folded) * _PRIME
-                k += 1
+            if is_divided:
+                while k < last and not (k > from_k and is_begin[k]):
+                    point = points[k]
+                    folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
+                    value = (value ^ folded) * _PRIME
+                    k += 1
+            else:
+                value, k = whole, last
             if listed:
-                marks = _marks_of(value | np.uint64(1), listed_keys, listed_marks)
+                marks = _marks_of(value | np.uint64(1), may_be_listed, listed_keys, listed_marks)
                 stop_words += (marks & _STOP) != 0
                 flagged_words += (marks & _FLAGGED) != 0
             if joint >= 0:
@@ -343,7 +384,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
                     for q in range(from_k, k):
                         folded = np.uint64(lower[points[q]]) if points[q] < lower.shape[0] else np.uint64(points[q])
                         pair = (pair ^ folded) * _PRIME
-                    marks = _marks_of(pair | np.uint64(1), listed_keys, listed_marks)
+                    marks = _marks_of(pair | np.uint64(1), may_be_listed, listed_keys, listed_marks)
                     stop_words += (marks & _STOP) != 0
                     flagged_words += (marks & _FLAGGED) != 0
                 before, has_before = value, True
@@ -405,7 +446,6 @@ def measure_roots(
     numbers_of = {language: number for number, language in enumerate(_languages())}
     numbers = np.array([numbers_of.get(language, 0) for language in languages], dtype=np.int64)
     rows = np.zeros((len(offsets) - 1, len(ROOTS_STATISTICS)), dtype=np.float64)
-    keys, marks = _listed_words()
     _measure(
         read_only(data),
         read_only(offsets),
@@ -414,8 +454,7 @@ def measure_roots(
         _language_settings(),
         _kinds(),
         lower_case(),
-        keys,
-        marks,
+        *_listed_words(),
         rows,
     )
     return rows

@@ -22,7 +22,20 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import LETTER, MARK, NUMBER, SPACE, UNSPACED, WORD, character_flags, decode, read_only
+from data_prep.machine_words import load_eight, lowest
+from data_prep.signals.characters import (
+    LETTER,
+    MARK,
+    NUMBER,
+    SPACE,
+    UNSPACED,
+    WORD,
+    character_count,
+    character_flags,
+    decode,
+    next_line,
+    read_only,
+)
 from data_prep.signals.counting import clear, count, occurrences
 from data_prep.signals.segmentation import mark_words
 
@@ -78,14 +91,31 @@ _TOP_GRAM_COLUMN = STATISTICS.index("top_2_gram_character_share")
 _PARAGRAPH_COLUMN = STATISTICS.index("paragraph_count")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SMALLEST_GRAM, _LARGEST_TOP_GRAM, _LARGEST_GRAM = 2, 4, 10
+_PIECE_KINDS = np.array(
+    [1 if flag & (LETTER | MARK) else 2 if flag & NUMBER else 4 if flag & SPACE else 3 for flag in range(16)], np.uint8
+)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _packed(data, start, stop):  # type: ignore[no-untyped-def]
+    """At most eight bytes, and at least one, as one number; the first is the lowest."""
+    if start + 8 <= data.shape[0]:
+        return load_eight(data, start) & (~np.uint64(0) >> np.uint64(64 - 8 * (stop - start)))
+    value = np.uint64(0)
+    for i in range(start, stop):
+        value |= np.uint64(data[i]) << np.uint64(8 * (i - start))
+    return value
 
 
 @numba.njit(nogil=True, cache=True)
 def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
-    """64-bit hash of bytes [start, stop), never 0 because 0 marks an empty slot."""
+    """64-bit hash of bytes [start, stop), of which there are some; never 0 because 0 marks an empty slot."""
     value = np.uint64(stop - start)
-    for i in range(start, stop):
-        value = value * np.uint64(0x00000100000001B3) + np.uint64(data[i]) + np.uint64(1)
+    while stop - start > 8:
+        value = (value ^ load_eight(data, start)) * _MULTIPLIER
+        value ^= value >> np.uint64(32)
+        start += 8
+    value = (value ^ _packed(data, start, stop)) * _MULTIPLIER
     value ^= value >> np.uint64(32)
     value *= np.uint64(0xD6E8FEB86659FD93)
     value ^= value >> np.uint64(32)
@@ -105,29 +135,46 @@ def _repeats(hashes, characters, entries, table):  # type: ignore[no-untyped-def
     return repeated, repeated_characters
 
 
-@numba.njit(nogil=True, cache=True)
-def _stop_word(data, start, stop):  # type: ignore[no-untyped-def]
+def _letters(word: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(word, "little"))
+
+
+_THE, _BE, _TO, _OF, _AND, _THAT, _HAVE, _WITH = map(
+    _letters, (b"the", b"be", b"to", b"of", b"and", b"that", b"have", b"with")
+)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _stop_word(packed, size):  # type: ignore[no-untyped-def]
     """The bit of one of Gopher's eight stop words, in any case, else 0."""
-    letters = np.int64(0)
-    for i in range(start, stop):
-        letters = (letters << 8) | np.int64(data[i] | np.uint8(0x20))
-    if letters == 0x746865:  # the
-        return 1
-    if letters == 0x6265:  # be
-        return 2
-    if letters == 0x746F:  # to
-        return 4
-    if letters == 0x6F66:  # of
-        return 8
-    if letters == 0x616E64:  # and
-        return 16
-    if letters == 0x74686174:  # that
-        return 32
-    if letters == 0x68617665:  # have
-        return 64
-    if letters == 0x77697468:  # with
-        return 128
-    return 0
+    word = packed | (np.uint64(0x2020202020202020) >> np.uint64(64 - 8 * size))
+    return (
+        (word == _THE)
+        | (word == _BE) << 1
+        | (word == _TO) << 2
+        | (word == _OF) << 3
+        | (word == _AND) << 4
+        | (word == _THAT) << 5
+        | (word == _HAVE) << 6
+        | (word == _WITH) << 7
+    )
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _ascii_letters(data, i, end):  # type: ignore[no-untyped-def]
+    """How many of the up to eight bytes from i on are ASCII letters in a row."""
+    if i + 8 > data.shape[0]:
+        run = 0
+        while i + run < end and run < 8 and 0x61 <= (data[i + run] | 0x20) <= 0x7A:
+            run += 1
+        return run
+    eight = load_eight(data, i)
+    folded = (eight | np.uint64(0x2020202020202020)) & np.uint64(0x7F7F7F7F7F7F7F7F)
+    from_a = folded + np.uint64(0x1F1F1F1F1F1F1F1F)  # the highest bit of each byte that is at least `a`
+    after_z = folded + np.uint64(0x0505050505050505)
+    others = (~from_a | after_z | eight) & np.uint64(0x8080808080808080)
+    run = np.int64(lowest(others)) >> 3 if others else 8
+    return min(run, end - i)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -141,6 +188,32 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
     i = begin
     while True:
         at_end = i >= end
+        if not at_end and 0x61 <= (data[i] | 0x20) <= 0x7A and not (in_run and after_unspaced):
+            # most of a text: an ASCII letter and the letters behind it, with all that they change
+            if not in_run:
+                in_run, has_letter, after_unspaced = True, True, False
+                first_byte = last_byte = i
+            if last_byte == first_byte:
+                first_byte, first_character = i, characters
+            pieces += piece_kind != 1 and not single_blank
+            has_letter, piece_kind, single_blank, dots = True, 1, False, 0
+            while i < end:
+                if data[i] < 0x80:
+                    run = _ascii_letters(data, i, end)
+                    letters += run
+                    characters += run
+                    i += run
+                    if run < 8 and (i >= end or data[i] < 0x80):
+                        break
+                else:
+                    point, size = decode(data, i, end)
+                    flag = flags[point] if point < flags.shape[0] else np.uint8(0)
+                    if not flag & (LETTER | MARK) or flag & UNSPACED:
+                        break
+                    letters += (flag & LETTER) != 0
+                    characters += 1
+                    i += size
+            last_byte, last_character, at_end = i, characters, i >= end
         if at_end:
             point, following, flag = np.int64(32), i, np.uint8(SPACE)
         elif data[i] < 0x80:  # a branch of its own: predicted, where the size of `decode` would have to be waited for
@@ -156,11 +229,11 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             alphabetic_runs += has_letter
             if last_byte > first_byte:
                 hashes[words] = _mixed_hash(data, first_byte, last_byte)
+                size = min(last_byte - first_byte, 8)
+                stop_words |= _stop_word(_packed(data, first_byte, first_byte + size), size)
                 starts[words] = first_character
                 stops[words] = last_character
                 word_characters += last_character - first_character
-                if 2 <= last_byte - first_byte <= 4:
-                    stop_words |= _stop_word(data, first_byte, last_byte)
                 words += 1
             in_run = False
         if at_end:
@@ -176,21 +249,10 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
                 last_byte, last_character = following, characters + 1
                 has_letter |= (flag & LETTER) != 0
         # pieces: 1 letters, 2 numbers, 3 symbols, 4 white space, where one blank joins what follows it
-        if flag & (LETTER | MARK):
-            kind = 1
-        elif flag & NUMBER:
-            kind = 2
-        elif is_space:
-            kind = 4
-        else:
-            kind = 3
-        if kind != piece_kind:
-            if single_blank:
-                pieces -= 1
-            pieces += 1
-            single_blank = kind == 4 and point == 32
-        else:
-            single_blank = False
+        kind = np.int64(_PIECE_KINDS[flag & (SPACE | WORD)])
+        is_new = kind != piece_kind
+        pieces += is_new and not single_blank
+        single_blank = is_new and kind == 4 and point == 32
         piece_kind = kind
         letters += (flag & LETTER) != 0
         numbers += (flag & NUMBER) != 0
@@ -294,15 +356,6 @@ def _ends_with_ellipsis(data, start, stop):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _character_count(data, start, stop):  # type: ignore[no-untyped-def]
-    """Bytes that do not continue a character."""
-    characters = 0
-    for i in range(start, stop):
-        characters += (data[i] & 0xC0) != 0x80
-    return characters
-
-
-@numba.njit(nogil=True, cache=True)
 def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # type: ignore[no-untyped-def]
     """Lines and paragraphs; `hashes` and `characters` are scratch: lines from the front, paragraphs from the back."""
     all_lines, lines, paragraphs, bullets, ellipses = 0, 0, 0, 0, 0
@@ -311,15 +364,13 @@ def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # 
     back = hashes.shape[0] - 1
     start = begin
     while start <= end:
-        stop = start
-        while stop < end and data[stop] != 0x0A:
-            stop += 1
+        stop, length, _ = next_line(data, start, end)
         is_last = stop >= end
+        without_return = stop
         if is_last and start == stop:  # a final line feed ends a line and begins none
             first, last = start, start
         else:
-            without_return = stop - 1 if stop > start and data[stop - 1] == 0x0D else stop
-            length = _character_count(data, start, without_return)
+            without_return -= stop > start and data[stop - 1] == 0x0D
             longest = max(longest, length)
             total += length
             all_lines += 1
@@ -339,7 +390,8 @@ def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # 
                 last = lead
         if first < last:
             hashes[lines] = _mixed_hash(data, first, last)
-            characters[lines] = _character_count(data, first, last)
+            is_whole = first == start and last == without_return
+            characters[lines] = length if is_whole else character_count(data, first, last)
             bullets += _starts_with_bullet(data, first, last, flags)
             ellipses += _ends_with_ellipsis(data, first, last)
             paragraph_hash = (paragraph_hash ^ (paragraph_hash >> np.uint64(29))) * _MULTIPLIER + hashes[lines]
@@ -379,7 +431,7 @@ def _measure_documents(data, offsets, flags, begins, rows):  # type: ignore[no-u
     grams = np.empty(most // 2 + 4, np.uint64)
     kept = np.empty(most // 2 + 4, np.int64)
     slots = np.empty(most // 2 + 4, np.int64)
-    table = np.empty(4 + 3 * most, np.uint64)  # of which at most 8/3 of the entries are used
+    table = np.empty(4 + 4 * most, np.uint64)  # of which at most 8/3 of the entries are used
     for d in range(rows.shape[0]):
         row = rows[d]
         words = _measure_words(data, offsets[d], offsets[d + 1], flags, begins, hashes, starts, stops, row)

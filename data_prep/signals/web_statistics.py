@@ -23,7 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, read_only
+from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, read_only
 from data_prep.signals.text_statistics import STATISTICS
 
 WEB_STATISTICS = (
@@ -52,11 +52,17 @@ _SHORT_LINE, _LONG_LINE = 30, 200
 _LOREM, _JAVASCRIPT, _POLICY = 1, 2, 4
 
 
+_RARE_LETTERS = b"kvm"
+"""Each phrase holds one of them, and a text few: where one stands, a phrase may stand around it."""
+
+
 def _phrases(*phrases: bytes) -> npt.NDArray[np.uint8]:
-    table = np.zeros((len(phrases), 16), dtype=np.uint8)
+    """A row of each phrase: its length, the place of its first rare letter, its bytes."""
+    table = np.zeros((len(phrases), 18), dtype=np.uint8)
     for k, phrase in enumerate(phrases):
         table[k, 0] = len(phrase)
-        table[k, 1 : 1 + len(phrase)] = np.frombuffer(phrase, dtype=np.uint8)
+        table[k, 1] = next(place for place, letter in enumerate(phrase) if letter in _RARE_LETTERS)
+        table[k, 2 : 2 + len(phrase)] = np.frombuffer(phrase, dtype=np.uint8)
     return table
 
 
@@ -71,27 +77,30 @@ _PHRASES = _phrases(
     b"use cookies",
 )
 _BITS = np.array([_LOREM, _JAVASCRIPT] + [_POLICY] * 6, dtype=np.int64)
-_FIRST_LETTERS = np.isin(np.arange(256), np.frombuffer(b"ljtpcuLJTPCU", dtype=np.uint8))
+_MAY_END_SENTENCE = np.isin(np.arange(256), np.frombuffer(b".?!\xe3\xef", dtype=np.uint8))
+"""Bytes that begin what may end a sentence."""
+_IS_RARE = np.isin(np.arange(256), np.frombuffer(_RARE_LETTERS + _RARE_LETTERS.upper(), dtype=np.uint8))
 
 
 @numba.njit(nogil=True, cache=True)
-def _phrase_at(data, i, stop):  # type: ignore[no-untyped-def]
-    """The bit of the phrase that begins at byte i, in any case, else 0."""
+def _phrases_around(data, i, first, last):  # type: ignore[no-untyped-def]
+    """The bits of the phrases within [first, last), in any case, whose first rare letter is byte i."""
+    found = np.int64(0)
     for k in range(_PHRASES.shape[0]):
-        length = np.int64(_PHRASES[k, 0])
-        if i + length > stop:
+        length, start = np.int64(_PHRASES[k, 0]), i - np.int64(_PHRASES[k, 1])
+        if start < first or start + length > last:
             continue
         j = 0
         while j < length:
-            byte = data[i + j]
+            byte = data[start + j]
             if 0x41 <= byte <= 0x5A:
                 byte |= np.uint8(0x20)
-            if byte != _PHRASES[k, 1 + j]:
+            if byte != _PHRASES[k, 2 + j]:
                 break
             j += 1
         if j == length:
-            return _BITS[k]
-    return np.int64(0)
+            found |= _BITS[k]
+    return found
 
 
 @numba.njit(nogil=True, cache=True)
@@ -174,6 +183,8 @@ def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
                 continue
         else:
             i += 1
+            while i < last and not _MAY_END_SENTENCE[data[i]]:
+                i += 1
             continue
         stop = i + size
         while stop < last and (
@@ -225,8 +236,8 @@ def _c4_line(data, first, last, flags, sentences):  # type: ignore[no-untyped-de
         if byte < 0x80:
             is_space, size = (flags[byte] & SPACE) != 0, np.int64(1)
             has_bracket |= byte == 0x7B
-            if _FIRST_LETTERS[byte]:
-                found |= _phrase_at(data, i, last)
+            if _IS_RARE[byte]:
+                found |= _phrases_around(data, i, first, last)
         else:
             point, size = decode(data, i, last)
             is_space = point < flags.shape[0] and (flags[point] & SPACE) != 0
@@ -271,19 +282,6 @@ def _without_citations(data, first, last, scratch):  # type: ignore[no-untyped-d
 
 
 @numba.njit(nogil=True, cache=True)
-def _next_line(data, start, end):  # type: ignore[no-untyped-def]
-    """Where the line ends, its characters without a carriage return, and whether it holds `[`."""
-    stop = start
-    characters, has_citation = 0, False
-    while stop < end and data[stop] != 0x0A:
-        characters += (data[stop] & 0xC0) != 0x80
-        has_citation |= data[stop] == 0x5B
-        stop += 1
-    characters -= stop > start and data[stop - 1] == 0x0D
-    return stop, characters, has_citation
-
-
-@numba.njit(nogil=True, cache=True)
 def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
     longest = np.int64(0)
     for d in range(rows.shape[0]):
@@ -295,7 +293,7 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
         start, end = offsets[d], offsets[d + 1]
         lines, terminal, short, brackets, lorem = 0, 0, 0, 0, 0
         while start < end:
-            stop, characters, has_citation = _next_line(data, start, end)
+            stop, characters, has_citation = next_line(data, start, end)
             row[2] += stop < end
             first, last = _trimmed(data, start, stop, flags)
             row[4] += characters >= _LONG_LINE
@@ -309,8 +307,9 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
                 terminal += point < flags.shape[0] and (flags[point] & TERMINAL) != 0
                 for i in range(first, last):
                     brackets += data[i] == 0x7B
-                    if (data[i] | 0x20) == 0x6C and i + 1 < last and (data[i + 1] | 0x20) == 0x6F:  # lo
-                        lorem += _phrase_at(data, i, last) == _LOREM
+                for i in range(first + 4, last):
+                    if (data[i] | 0x20) == 0x6D and (data[i - 1] | 0x20) == 0x65:  # em
+                        lorem += (_phrases_around(data, i, first, last) & _LOREM) != 0
                 if has_citation:
                     copied = _without_citations(data, first, last, scratch)
                     bits = _c4_line(scratch, 0, copied, flags, sentences)
@@ -334,7 +333,7 @@ def _c4_cuts(data, flags, variant, starts, stops):  # type: ignore[no-untyped-de
     cuts = 0
     start, end = np.int64(0), np.int64(data.shape[0])
     while start < end:
-        stop, _, has_citation = _next_line(data, start, end)
+        stop, _, has_citation = next_line(data, start, end)
         first, last = _trimmed(data, start, stop, flags)
         if has_citation:
             copied = _without_citations(data, first, last, scratch)

@@ -21,16 +21,11 @@ valid neighbours are enough, and the search: Antwerpen and Neubeck 2024, the cra
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
-from data_prep.tokenizer.pieces import lowest
+from data_prep.machine_words import load_eight, lowest
 from data_prep.tokenizer.trie import ENTRY_BITS, SLOT_BITS
 
 MEMORY_SETS = 1 << 18
@@ -56,20 +51,6 @@ _LIMIT = 1 << (RANK_BITS + 1)
 
 UNREACHABLE, IRREGULAR = -1, -2
 """Of an entry: its own text is encoded otherwise; its merges have ranks that do not rise."""
-
-
-def _generate_load(context: Any, data: Any, i: Any) -> Any:
-    """The eight bytes from `data[i]` on as one number, wherever they begin."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
-        return builder.load(address, align=1)
-
-    return numba.uint64(data, i), generate
-
-
-_load: Any = intrinsic(_generate_load)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -257,9 +238,9 @@ def _gather(data: npt.NDArray[np.uint8], start: int, length: int, held: npt.NDAr
     for k in range(_LONG_WORDS):
         word = np.uint64(0)
         if k < full:
-            word = _load(data, start + 8 * k)
+            word = load_eight(data, start + 8 * k)
         elif k == full and length & 7:
-            word = _load(data, start + 8 * k) & ~np.uint64(0) >> np.uint64(64 - 8 * (length & 7))
+            word = load_eight(data, start + 8 * k) & ~np.uint64(0) >> np.uint64(64 - 8 * (length & 7))
         held[k] = word
         scattered = (scattered ^ word) * np.uint64(0x9E3779B97F4A7C15)
         scattered ^= scattered >> np.uint64(32)
@@ -342,7 +323,7 @@ def encode_documents(
                 place, long_place = np.uint64(0), np.uint64(0)
                 key, key_rest = np.uint64(0), np.uint64(0)
                 if length <= _REMEMBERED_BYTES:
-                    key, key_rest = _load(data, i), _load(data, i + 8)
+                    key, key_rest = load_eight(data, i), load_eight(data, i + 8)
                     if length <= 8:
                         key &= ~np.uint64(0) >> np.uint64(64 - 8 * length)
                         key_rest = np.uint64(0)

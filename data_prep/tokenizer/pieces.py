@@ -9,50 +9,16 @@ Bytes are looked at 64 at a time; what is true of each is a bit of one number.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+
+from data_prep.machine_words import equal_of_64, lowest
 
 PADDING = 80
 """Bytes that may be read, but do not count, behind the text."""
 
 _SPACE = 32
-
-
-def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
-    """Which of the 64 bytes from `data[i]` on are `value`: the first byte is the lowest bit."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])
-        kind = ir.VectorType(ir.IntType(8), 64)
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
-        block = builder.load(address, align=1)
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
-        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
-        wanted = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), all_lanes)
-        return builder.bitcast(builder.icmp_unsigned("==", block, wanted), ir.IntType(64))
-
-    return numba.uint64(data, i, numba.uint8), generate
-
-
-_equal: Any = intrinsic(_generate_equal)
-
-
-def _generate_lowest(context: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set; at least one must be."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.IntType(1)(1))
-
-    return numba.uint64(numba.uint64), generate
-
-
-lowest: Any = intrinsic(_generate_lowest)
 
 
 def excluded_tables(
@@ -95,13 +61,13 @@ def mark_by_pattern(
         first = 64 * word
         found = np.uint64(0)
         for byte in ascii_ones:
-            found |= _equal(data, first, byte)
+            found |= equal_of_64(data, first, byte)
         excluded[word] |= found
         begun = np.uint64(0)
         for k in range(len(longer)):
-            lead = _equal(data, first, longer[k, 0])
+            lead = equal_of_64(data, first, longer[k, 0])
             if lead:
-                begun |= lead & _equal(data, first + 1, longer[k, 1])
+                begun |= lead & equal_of_64(data, first + 1, longer[k, 1])
         while begun:
             place = first + np.int64(lowest(begun))
             begun &= begun - np.uint64(1)
@@ -118,7 +84,7 @@ def mark_by_pattern(
     for word in range(words):
         out = excluded[word]
         inside = ~out
-        space = _equal(data, 64 * word, np.uint8(_SPACE))
+        space = equal_of_64(data, 64 * word, np.uint8(_SPACE))
         out_before, after_space = out << one | before, space << one | space_before
         inside_next = inside >> one | (~excluded[word + 1] & one) << last
         starts[word] = inside & out_before & ~after_space | space & inside_next | out & ~out_before

@@ -1,0 +1,55 @@
+"""What compiled code needs and numba has no words for: many bytes at once, as the processor reads and compares them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+
+def _generate_load(context: Any, data: Any, i: Any) -> Any:
+    """The eight bytes from `data[i]` on as one number, wherever they begin; the first is the lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(address, align=1)
+
+    return numba.uint64(data, i), generate
+
+
+load_eight: Any = intrinsic(_generate_load)
+
+
+def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
+    """Which of the 64 bytes from `data[i]` on are `value`: the first byte is the lowest bit."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.VectorType(ir.IntType(8), 64)
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
+        block = builder.load(address, align=1)
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        wanted = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), all_lanes)
+        return builder.bitcast(builder.icmp_unsigned("==", block, wanted), ir.IntType(64))
+
+    return numba.uint64(data, i, numba.uint8), generate
+
+
+equal_of_64: Any = intrinsic(_generate_equal)
+
+
+def _generate_lowest(context: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is set; at least one must be."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return numba.uint64(numba.uint64), generate
+
+
+lowest: Any = intrinsic(_generate_lowest)
