@@ -1,10 +1,14 @@
-"""What compiled code needs and numba has no words for: many bytes at once, as the processor reads and compares them."""
+"""What compiled code needs and numba has no words for: many bytes at once, as the processor reads and compares them.
+
+`data` is an array of bytes. Nothing here looks whether it ends before the bytes that are read, but `first_bytes`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
@@ -53,3 +57,31 @@ def _generate_lowest(context: Any, bits: Any) -> Any:
 
 
 lowest: Any = intrinsic(_generate_lowest)
+
+
+EACH_BYTE = np.uint64(0x0101010101010101)
+"""Times a byte: eight of it."""
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def first_bytes(data, start, size):  # type: ignore[no-untyped-def]
+    """At most eight bytes from `data[start]` on as one number; the first is the lowest, what is missing is zero."""
+    if start + 8 <= data.shape[0]:
+        return load_eight(data, start) & mask_of(size)
+    value = np.uint64(0)
+    for i in range(size):
+        value |= np.uint64(data[start + i]) << np.uint64(8 * i)
+    return value
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def mask_of(size):  # type: ignore[no-untyped-def]
+    """All bits of the lowest `size` of eight bytes."""
+    return ~np.uint64(0) >> np.uint64(64 - 8 * size) if size else np.uint64(0)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def bytes_equal(eight, byte):  # type: ignore[no-untyped-def]
+    """The highest bit of each of eight bytes that is `byte`; above the lowest such, perhaps of others too."""
+    others = eight ^ (EACH_BYTE * np.uint64(byte))
+    return (others - EACH_BYTE) & ~others & (EACH_BYTE << np.uint64(7))

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import load_eight, lowest
+from data_prep.machine_words import EACH_BYTE, bytes_equal, load_eight, lowest, mask_of
 
 SPACE = 1
 LETTER = 2
@@ -145,27 +145,11 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
     return np.int64(0xFFFD), np.int64(1)
 
 
-_ONES = np.uint64(0x0101010101010101)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _first_bytes(size):  # type: ignore[no-untyped-def]
-    """A mask of so many of eight bytes."""
-    return ~np.uint64(0) >> np.uint64(64 - 8 * size) if size else np.uint64(0)
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _where(eight, byte):  # type: ignore[no-untyped-def]
-    """The highest bit of each of eight bytes that is `byte`; above the lowest such, perhaps of others too."""
-    others = eight ^ (_ONES * np.uint64(byte))
-    return (others - _ONES) & ~others & (_ONES << np.uint64(7))
-
-
 @numba.njit(nogil=True, cache=True, inline="always")
 def _continuing(eight):  # type: ignore[no-untyped-def]
     """How many of eight bytes continue a character."""
-    bits = (eight >> np.uint64(7)) & ~(eight >> np.uint64(6)) & _ONES
-    return np.int64((bits * _ONES) >> np.uint64(56))
+    bits = (eight >> np.uint64(7)) & ~(eight >> np.uint64(6)) & EACH_BYTE
+    return np.int64((bits * EACH_BYTE) >> np.uint64(56))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -183,12 +167,12 @@ def next_line(data, start, end):  # type: ignore[no-untyped-def]
             continue
         eight = load_eight(data, stop)
         size = min(end - stop, 8)
-        feeds = _where(eight, 0x0A)
+        feeds = bytes_equal(eight, 0x0A)
         if feeds:
             size = min(size, np.int64(lowest(feeds)) >> 3)
-        inside = _first_bytes(size)
+        inside = mask_of(size)
         continuing += _continuing(eight & inside)
-        brackets |= _where(eight, 0x5B) & inside
+        brackets |= bytes_equal(eight, 0x5B) & inside
         stop += size
         if size < 8:
             break

@@ -29,6 +29,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.machine_words import bytes_equal, first_bytes
 from data_prep.signals.characters import TABLE_SIZE, decode, lower_case, read_only
 from data_prep.signals.counting import clear, count, occurrences
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
@@ -44,7 +45,7 @@ ROOTS_STATISTICS = (
 """Columns of `measure_roots`, in this order."""
 
 _WORDS_FILE = Path(__file__).with_name("roots_words.json")
-_BLANK, _TAB, _LINE_FEED, _OF_ADDRESS, _SPECIAL = 1, 2, 4, 8, 16
+_BLANK, _TAB, _LINE_FEED, _SPECIAL = 1, 2, 4, 8
 # as uniform_whitespace of ROOTS has them
 _BLANKS = (0x20, 0x84, 0xA0, 0x2002, 0x2003, 0x2005, 0x2008, 0x2009, 0x200A, 0x202F, 0x3000, 0xFFFC)
 _STOP, _FLAGGED = 1, 2
@@ -72,7 +73,6 @@ def _kinds() -> npt.NDArray[np.uint8]:
     kinds[list(_BLANKS)] |= _BLANK
     kinds[0x09] |= _TAB
     kinds[0x0A] |= _LINE_FEED
-    kinds[[ord(letter) for letter in "/wmpf"]] |= _OF_ADDRESS
     kinds.flags.writeable = False
     return kinds
 
@@ -148,16 +148,22 @@ def _marks_of(key, may_be_listed, listed_keys, listed_marks):  # type: ignore[no
     return marks
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _ends_address_part(before, point):  # type: ignore[no-untyped-def]
-    """Whether two characters are the last of a part that `_has_address_part` looks for, or within it."""
-    return (
-        (point == 0x2F) & (before == 0x2F)  # //
-        | (point == 0x77) & (before == 0x77)  # www
-        | (point == 0x6D) & (before == 0x6F)  # .com
-        | (point == 0x70) & (before == 0x74)  # http
-        | (point == 0x66) & (before == 0x65)  # href
-    )
+@numba.njit(nogil=True, cache=True)
+def _may_hold_address_part(data, start, stop):  # type: ignore[no-untyped-def]
+    """Whether bytes [start, stop) hold two that stand side by side in what `_has_address_part` looks for."""
+    eighth = np.uint64(8)
+    while stop - start > 1:
+        eight = first_bytes(data, start, min(stop - start, 8))
+        if (
+            bytes_equal(eight, 0x2F) & (bytes_equal(eight, 0x2F) << eighth)  # //
+            | bytes_equal(eight, 0x77) & (bytes_equal(eight, 0x77) << eighth)  # www
+            | bytes_equal(eight, 0x6D) & (bytes_equal(eight, 0x6F) << eighth)  # .com
+            | bytes_equal(eight, 0x70) & (bytes_equal(eight, 0x74) << eighth)  # http
+            | bytes_equal(eight, 0x66) & (bytes_equal(eight, 0x65) << eighth)  # href
+        ):
+            return True
+        start += 7
+    return False
 
 
 @numba.njit(nogil=True, cache=True)
@@ -323,9 +329,19 @@ def _measure_document(  # type: ignore[no-untyped-def]
             joined = length + 1
         stop = joined
         first, last = np.int64(-1), joined
-        part_special, is_suspect, is_divided = 0, False, False
+        part_special, is_divided, part_begin = 0, False, i
         running = whole = basis  # hashes from the first character that is not special to here, and to the last such
         while i < end:
+            if not has_begins and 0x61 <= (data[i] | 0x20) <= 0x7A:  # ASCII letters in a row: most of a text
+                first = first if first >= 0 else stop
+                while i < end and 0x61 <= (data[i] | 0x20) <= 0x7A:
+                    points[stop] = data[i]
+                    running = (running ^ np.uint64(data[i] | 0x20)) * _PRIME
+                    stop += 1
+                    i += 1
+                last, whole = stop, running
+                if i >= end:
+                    break
             if data[i] < 0x80:
                 point, following, kind = np.int64(data[i]), i + 1, kinds[data[i]]
             else:
@@ -339,8 +355,6 @@ def _measure_document(  # type: ignore[no-untyped-def]
             if has_begins:
                 is_begin[stop - 1] = begins[i]
                 is_divided |= begins[i]
-            if kind & _OF_ADDRESS and stop - joined > 1:
-                is_suspect |= _ends_address_part(points[stop - 2], point)
             is_special = (kind & _SPECIAL) != 0
             part_special += is_special
             if first >= 0 or not is_special:
@@ -356,7 +370,7 @@ def _measure_document(  # type: ignore[no-untyped-def]
             first = last = joined
         if removes and (
             (stop - joined > longest_word and not 0 < last - first <= longest_word)
-            or (is_suspect and _has_address_part(points, first, last))
+            or (_may_hold_address_part(data, part_begin, i) and _has_address_part(points, first, last))
         ):
             continue
         special += part_special + (joined - length)

@@ -32,6 +32,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.machine_words import EACH_BYTE, load_eight, lowest
 from data_prep.signals.characters import MARK, UNSPACED, character_flags, decode, read_only
 
 WINDOWS = (
@@ -129,12 +130,21 @@ def _mark_words(data, offsets, flags, filter_, keys, weights, biases, points, pl
         end = offsets[d + 1]
         i = offsets[d]
         while i < end:
+            if i + 8 <= data.shape[0]:
+                eight = load_eight(data, i)  # of which bytes the three highest bits are set
+                long = eight & (eight << np.uint64(1)) & (eight << np.uint64(2)) & (EACH_BYTE << np.uint64(7))
+                if not long:
+                    i += 8
+                    continue
+                i += np.int64(lowest(long)) >> 3
+                if i >= end:
+                    break
             if data[i] >= _LOWEST_BYTE:
                 point, _ = decode(data, i, end)
                 if point < flags.shape[0] and (flags[point] & UNSPACED) != 0:
                     break
             i += 1
-        if i == end:
+        if i >= end:
             continue
         # from a little before the first such letter to the end of the text
         count, kana, han = 0, 0, 0

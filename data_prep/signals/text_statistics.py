@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import load_eight, lowest
+from data_prep.machine_words import first_bytes, load_eight, lowest
 from data_prep.signals.characters import (
     LETTER,
     MARK,
@@ -96,17 +96,6 @@ _PIECE_KINDS = np.array(
 )
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _packed(data, start, stop):  # type: ignore[no-untyped-def]
-    """At most eight bytes, and at least one, as one number; the first is the lowest."""
-    if start + 8 <= data.shape[0]:
-        return load_eight(data, start) & (~np.uint64(0) >> np.uint64(64 - 8 * (stop - start)))
-    value = np.uint64(0)
-    for i in range(start, stop):
-        value |= np.uint64(data[i]) << np.uint64(8 * (i - start))
-    return value
-
-
 @numba.njit(nogil=True, cache=True)
 def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
     """64-bit hash of bytes [start, stop), of which there are some; never 0 because 0 marks an empty slot."""
@@ -115,7 +104,7 @@ def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
         value = (value ^ load_eight(data, start)) * _MULTIPLIER
         value ^= value >> np.uint64(32)
         start += 8
-    value = (value ^ _packed(data, start, stop)) * _MULTIPLIER
+    value = (value ^ first_bytes(data, start, stop - start)) * _MULTIPLIER
     value ^= value >> np.uint64(32)
     value *= np.uint64(0xD6E8FEB86659FD93)
     value ^= value >> np.uint64(32)
@@ -230,7 +219,7 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             if last_byte > first_byte:
                 hashes[words] = _mixed_hash(data, first_byte, last_byte)
                 size = min(last_byte - first_byte, 8)
-                stop_words |= _stop_word(_packed(data, first_byte, first_byte + size), size)
+                stop_words |= _stop_word(first_bytes(data, first_byte, size), size)
                 starts[words] = first_character
                 stops[words] = last_character
                 word_characters += last_character - first_character
