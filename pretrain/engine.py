@@ -263,6 +263,28 @@ def _allow_stages_without_own_weights(optimizer: BF16_Optimizer) -> None:
     optimizer.get_grads_for_norm = never_empty
 
 
+def _norm_without_copies(optimizer: DeepSpeedZeroOptimizer) -> None:
+    """DeepSpeed 0.19.8 copies each gradient into fp64 to take its norm, which in fp32 is 4 % of a step on a processor.
+    The norms of short stretches have the same norm, and a stretch is copied within the cache."""
+    norm = optimizer.get_grad_norm_direct
+
+    def of_stretches(gradients: Sequence[torch.Tensor], parameters: Sequence[Any], norm_type: float = 2) -> Any:
+        return norm([_stretch_norms(gradient) for gradient in gradients], parameters, norm_type)
+
+    optimizer.get_grad_norm_direct = of_stretches
+
+
+_STRETCH = 1 << 15
+
+
+def _stretch_norms(gradient: torch.Tensor) -> torch.Tensor:
+    """fp64 norms of stretches of a gradient, each of `_STRETCH` numbers but the last."""
+    norms = torch.stack([torch.linalg.vector_norm(part.double()) for part in gradient.reshape(-1).split(_STRETCH)])
+    if getattr(gradient, "_zero_padding", False):
+        norms._zero_padding = True  # type: ignore[attr-defined]
+    return norms
+
+
 class Engine:
     """The sharded model and its optimizer on this rank."""
 
@@ -317,6 +339,10 @@ class Engine:
         self._check_engine()
         if config.precision == "bf16":
             _allow_stages_without_own_weights(self._engine.optimizer)
+        else:
+            self._share_weights_with_masters()
+            if local_device().type == "cpu":
+                _norm_without_copies(self._engine.optimizer)
         self._sequence_length = config.data.sequence_length
         self.updates = 0
         """Applied since the initial weights; the steps less the dropped ones."""
@@ -335,6 +361,21 @@ class Engine:
                 update()
 
         optimizer.optimizer.step = limited
+
+    def _share_weights_with_masters(self) -> None:
+        """In fp32 the weights are the masters: one memory for both, and nothing to copy from one to the other."""
+        optimizer = self._engine.optimizer
+        data_rank = self.coordinate.data
+        for master, parts in zip(
+            optimizer.single_partition_of_fp32_groups, optimizer.parallel_partitioned_bit16_groups, strict=True
+        ):
+            master.data = parts[data_rank].data
+        for parameter in self._parameters.values():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is not None:
+                master = optimizer.param_groups[mapping.param_group_index]["params"][0]
+                inside = mapping.hp_fragment_address
+                mapping.hp_fragment.data = master.data.narrow(0, inside.start, inside.numel)
 
     def _measure_embedding_gradient(self) -> None:
         """This rank's part of the sum of squares. Of what several ranks hold alike, one counts."""
