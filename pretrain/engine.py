@@ -394,7 +394,7 @@ class Engine:
                 if owner is parameter
             ]
         for part in parts:
-            self._embedding_square = self._embedding_square + part.detach().float().square().sum()
+            self._embedding_square = self._embedding_square + torch.linalg.vector_norm(part.detach().float()).square()
 
     def _initialise_weights(self) -> None:
         degree, rank = self.topology.tensor, self.coordinate.tensor

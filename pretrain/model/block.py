@@ -85,7 +85,11 @@ class EmbeddedPositions(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block: attention and MLP one after the other, beside each other, or each followed by its norm."""
+    """A transformer block: attention and MLP one after the other, beside each other, or each followed by its norm.
+
+    DeepNorm is LayerNorm(alpha · x + f(x)) (GLM-130B, arXiv:2210.02414, section 2.1). As in the released model, the
+    norm that follows an MLP is the next block's first, or the final one, and the first of all is the embedding's.
+    """
 
     def __init__(
         self, config: ModelConfig, tensor_parallel: TensorParallel, number: int, *, recompute_scores: bool = False
@@ -116,8 +120,9 @@ class Block(nn.Module):
             normed = self.attention_norm(x_SBD)
             return x_SBD + attention(normed) + mlp(normed)
         if self.kind == "deepnorm":
-            x = self.attention_norm(self.residual_scale * x_SBD + attention(x_SBD))
-            return self.mlp_norm(self.residual_scale * x + mlp(x))
+            x = self.attention_norm(x_SBD)
+            x = self.mlp_norm(self.residual_scale * x + attention(x))
+            return self.residual_scale * x + mlp(x)
         x = x_SBD + attention(self.attention_norm(x_SBD))
         return x + mlp(self.mlp_norm(x))
 

