@@ -37,6 +37,7 @@ def test_a_signal_asks_for_another_turn(tmp_path: Path, number: signal.Signals) 
 
 
 def test_a_closed_terminal_ends_the_run_and_nohup_keeps_it(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may be run by nohup
     with StopRequests(tmp_path, 0) as stops:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stops.agreed() == Stop("the terminal was closed", ExitCode.ENDED)
