@@ -55,15 +55,15 @@ MODELS: dict[str, dict[str, Any]] = {
         "maximum_z_loss": 2e-4,
     },
     "GLM 10B, causal": {"family": "glm"},
-    "GLM-130B, causal": {
+    "GLM-130B, a head of its own": {
         "family": "glm",
         **GATED,
         "positions": "rotary",
         "block": "deepnorm",
         "activation": "geglu",
         "initialisation": "deepnorm",
-        # Tied, its residual keeps the embedding of the token that was read, whose own logit is then the largest: after
-        # 200 steps such a model knows how frequent tokens are, and no more.
+        # Tied, as the published model, its residual keeps the embedding of the token that was read, whose own logit is
+        # then the largest: such a model first learns how frequent tokens are, and long no more.
         "tied_embedding": False,
     },
     "GLM 10B, blanks": {"family": "glm"},
