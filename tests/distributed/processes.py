@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -58,6 +59,16 @@ def start_processes(
     return processes, queue
 
 
+_LOOK_EVERY_SECONDS = 5
+
+
+def _refuse_dead(processes: list[Any], results: dict[int, Any]) -> None:
+    """A process that was killed says nothing more; without this the others would be waited for for ever."""
+    for rank, process in enumerate(processes):
+        if rank not in results and process.exitcode not in (None, 0):
+            raise RuntimeError(f"rank {rank} of {len(processes)} ended with {process.exitcode} and no result")
+
+
 def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """`function(*arguments)` in `world_size` processes; their results by rank.
 
@@ -71,7 +82,11 @@ def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any
         results: dict[int, Any] = {}
         try:
             while len(results) < world_size:
-                rank, failure, result = queue.get()
+                try:
+                    rank, failure, result = queue.get(timeout=_LOOK_EVERY_SECONDS)
+                except Empty:
+                    _refuse_dead(processes, results)
+                    continue
                 if failure is not None:
                     raise RuntimeError(f"rank {rank} of {world_size} failed:\n{failure}")
                 results[rank] = result
