@@ -120,7 +120,8 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     """
     run = stage.run
     prefix, flags_path = _encoded(run, name), _flags(run, name)
-    encoder, table = open_encoder(run.tokenizer), TokenBytes.of(ReferenceEncoder(run.tokenizer))
+    reference = ReferenceEncoder(run.tokenizer)
+    encoder, table = open_encoder(reference), TokenBytes.of(reference)
     has_mask = has_no_loss(run, name)
     flags: list[bool] = []
     identities: list[str] = []

@@ -46,8 +46,12 @@ class ReferenceEncoder:
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
-        self.vocabulary_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_document = _end_of_document(folder, self._tokenizer)
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """One more than the largest id: some vocabularies have holes."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -197,16 +201,16 @@ def check_encoders(
     return record
 
 
-def open_encoder(folder: Path) -> Encoder:
+def open_encoder(reference: ReferenceEncoder) -> Encoder:
     """The fastest encoder that is proven right for this tokenizer: see `check_encoders`."""
+    folder = reference.path.parent
     path = folder / CHECK_FILE
-    reference = ReferenceEncoder(folder)
     if not path.is_file():
         return reference
     record = json.loads(path.read_text(encoding="utf-8"))
     kinds = {kind.name: kind for kind in BULK_ENCODERS}
     proven_for = (record["tokenizer_sha256"], record["reference"])
-    here = (sha256_file(folder / "tokenizer.json"), reference.name)
+    here = (sha256_file(reference.path), reference.name)
     if record["used"] in kinds and proven_for == here:
         return kinds[record["used"]](folder, reference.end_of_document, reference.vocabulary_size)
     if record["used"] != reference.name:

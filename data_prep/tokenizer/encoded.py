@@ -41,6 +41,8 @@ class Encoder(Protocol):
 
     name: str
     end_of_document: int
-    vocabulary_size: int
+
+    @property
+    def vocabulary_size(self) -> int: ...
 
     def encode(self, texts: Sequence[str]) -> Encoded: ...

@@ -106,7 +106,8 @@ def _part(run: RunDirectory, shard: str) -> tuple[Path, Path]:
 def measure_shard(name: str, stage: Stage, seed: int, measured: Mapping[str, float]) -> None:
     """Count over every kept document of a shard, by language; words only where fertility is measured."""
     run = stage.run
-    encoder, table = open_encoder(run.tokenizer), TokenBytes.of(ReferenceEncoder(run.tokenizer))
+    reference = ReferenceEncoder(run.tokenizer)
+    encoder, table = open_encoder(reference), TokenBytes.of(reference)
     counts: dict[str, Counter[str]] = {}
     used = np.zeros(encoder.vocabulary_size, np.int64)
     inexact: list[str] = []
@@ -186,7 +187,8 @@ def measure_own_tokenizer(
 
 def gather(config: DataConfig, run: RunDirectory, manifest: Manifest, languages: list[str]) -> dict[str, Any]:
     """The report as JSON, from what the units have counted."""
-    table = TokenBytes.of(ReferenceEncoder(run.tokenizer))
+    reference = ReferenceEncoder(run.tokenizer)
+    table = TokenBytes.of(reference)
     by_language: dict[str, Counter[str]] = {language: Counter() for language in languages}
     by_source: dict[str, Counter[str]] = {}
     used = np.zeros(len(table.texts), np.int64)
@@ -206,7 +208,7 @@ def gather(config: DataConfig, run: RunDirectory, manifest: Manifest, languages:
         (i for i, text in enumerate(table.texts) if text is not None), key=lambda i: (-len(table.texts[i] or b""), i)
     )
     return {
-        "kind": ReferenceEncoder(run.tokenizer).kind,
+        "kind": reference.kind,
         "vocabulary_size": len(table.texts),
         "round_trip": {
             "documents": total["documents"],

@@ -52,6 +52,10 @@ class TokenBytes:
             TokenizerError: neither byte-level BPE nor SentencePiece BPE with byte fallback.
         """
         content = encoder.content
+        is_sentencepiece = bool(content["model"].get("byte_fallback"))
+        is_byte_level = (content["decoder"] or {}).get("type") == "ByteLevel"
+        if content["model"]["type"] != "BPE" or not (is_sentencepiece or is_byte_level):
+            raise TokenizerError(f"{encoder.path}: neither byte-level BPE nor SentencePiece BPE with byte fallback")
         names: list[str | None] = [None] * encoder.vocabulary_size
         for name, identity in content["model"]["vocab"].items():
             names[identity] = name
@@ -62,7 +66,7 @@ class TokenBytes:
                 literal[identity] = token.content.encode()
         is_fallback = np.zeros(len(names), np.bool_)
         texts: list[bytes | None] = []
-        if content["model"].get("byte_fallback"):
+        if is_sentencepiece:
             for i, name in enumerate(names):
                 byte = _BYTE_PIECE.fullmatch(name or "")
                 is_fallback[i] = byte is not None and int(byte[1], 16) >= 0x80
@@ -71,8 +75,6 @@ class TokenBytes:
                 else:
                     texts.append(literal.get(i) if name is None else name.replace(SPACE, " ").encode())
             return cls(tuple(texts), is_fallback, b" ", _rewriting(content) or SPACE_MARK)
-        if (content["decoder"] or {}).get("type") != "ByteLevel":
-            raise TokenizerError(f"{encoder.path}: neither byte-level BPE nor SentencePiece BPE with byte fallback")
         bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
         for i, name in enumerate(names):
             text = literal.get(i) if name is None else bytes(bytes_of[letter] for letter in name)

@@ -33,5 +33,8 @@ def _entries(folder: Path) -> dict[int, str] | None:
     if not path.is_file():
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    entries = {identity: name for name, identity in content["model"]["vocab"].items()}
+    vocabulary = content["model"]["vocab"]
+    if isinstance(vocabulary, list):  # Unigram's: name and score, in the order of the ids
+        vocabulary = {name: identity for identity, (name, _) in enumerate(vocabulary)}
+    entries = {identity: name for name, identity in vocabulary.items()}
     return entries | {token["id"]: token["content"] for token in content["added_tokens"]}

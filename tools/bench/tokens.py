@@ -120,7 +120,7 @@ def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[]
     """Import and compile what a contender needs; what it returns is timed."""
     reference = ReferenceEncoder(tokenizer)
     if name in ("ours", "ours-encode"):
-        encoder = open_encoder(tokenizer)
+        encoder = open_encoder(reference)
         encoder.encode(["compiled now"])
 
         def ours() -> None:

@@ -319,7 +319,7 @@ def test_a_wrong_token_is_found_while_it_is_written(
 ) -> None:
     config, run, _ = prepared
     restart(run, "tokenize")
-    right = stage_module.open_encoder(run.tokenizer)
+    right = stage_module.open_encoder(ReferenceEncoder(run.tokenizer))
 
     class OneTokenOff:
         vocabulary_size, end_of_document = right.vocabulary_size, right.end_of_document
@@ -329,7 +329,7 @@ def test_a_wrong_token_is_found_while_it_is_written(
             encoded.tokens[int(encoded.sizes[:2].sum())] ^= 1
             return encoded
 
-    monkeypatch.setattr(stage_module, "open_encoder", lambda folder: OneTokenOff())
+    monkeypatch.setattr(stage_module, "open_encoder", lambda reference: OneTokenOff())
     with pytest.raises(TokenizerError, match=r"document \w+-0000\d/0000002 does not come back from its tokens"):
         tokenize(config.model_copy(update={"workers": 1}), run)
     restart(run, "tokenize")

@@ -50,7 +50,7 @@ def test_it_is_taken_as_it_is(kind: str, tmp_path: Path, capsys: pytest.CaptureF
     report = json.loads((run.tokenizer / "report.json").read_text())
     assert (report["kind"], report["vocabulary_size"], report["from"]) == (kind, 640, str(source))
     assert report["round_trip"]["documents"] == 60 and "sample" not in report
-    assert open_encoder(run.tokenizer).name == PieceEncoder.name
+    assert open_encoder(ReferenceEncoder(run.tokenizer)).name == PieceEncoder.name
 
     train_tokenizer(config, run)
     assert "done already" in capsys.readouterr().out
@@ -146,6 +146,16 @@ def test_what_cannot_serve_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken" / "tokenizer.model").write_bytes(b"\xff\xff")
     with pytest.raises(TokenizerError, match=r"broken/tokenizer.model: not a SentencePiece model"):
         taken(tmp_path / "d", tmp_path / "broken")
+
+
+def test_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
+    unigram = tmp_path / "unigram"
+    unigram.mkdir()
+    model = models.Unigram([("<unk>", 0.0), ("a", -1.0), (" ", -2.0), ("</s>", -3.0)], unk_id=0)
+    Tokenizer(model).save(str(unigram / "tokenizer.json"))
+    (unigram / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    with pytest.raises(TokenizerError, match="neither byte-level BPE nor SentencePiece BPE with byte fallback"):
+        taken(tmp_path, unigram)
 
 
 def test_settings_without_effect_are_refused() -> None:
