@@ -146,6 +146,11 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
+def is_ascii_letter(byte):  # type: ignore[no-untyped-def]
+    return 0x61 <= (byte | 0x20) <= 0x7A
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
 def _continuing(eight):  # type: ignore[no-untyped-def]
     """How many of eight bytes continue a character."""
     bits = (eight >> np.uint64(7)) & ~(eight >> np.uint64(6)) & EACH_BYTE
@@ -191,3 +196,22 @@ def character_count(data, start, stop):  # type: ignore[no-untyped-def]
         continuing += (data[i] & 0xC0) == 0x80
         i += 1
     return stop - start - continuing
+
+
+@numba.njit(nogil=True, cache=True)
+def trimmed(data, first, last, flags):  # type: ignore[no-untyped-def]
+    """[first, last) without white space at its ends."""
+    while first < last:
+        point, size = decode(data, first, last)
+        if point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+            break
+        first += size
+    while first < last:
+        lead = last - 1
+        while lead > first and (data[lead] & 0xC0) == 0x80:
+            lead -= 1
+        point, size = decode(data, lead, last)
+        if lead + size != last or point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+            break
+        last = lead
+    return first, last

@@ -16,7 +16,7 @@ _ONE = np.uint64(1)
 
 @numba.njit(nogil=True, cache=True)
 def clear(entries, table):  # type: ignore[no-untyped-def]
-    """Empty the part of a table that so many hashes need, at most three quarters full; return its size minus one."""
+    """Empty the part of a table that so many hashes need, at most half full; return its size minus one."""
     size = np.int64(4)
     while size < entries * 2:
         size *= 2

@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import first_bytes, load_eight, lowest
+from data_prep.machine_words import EACH_BYTE, first_bytes, load_eight, lowest, mask_of
 from data_prep.signals.characters import (
     LETTER,
     MARK,
@@ -33,8 +33,10 @@ from data_prep.signals.characters import (
     character_count,
     character_flags,
     decode,
+    is_ascii_letter,
     next_line,
     read_only,
+    trimmed,
 )
 from data_prep.signals.counting import clear, count, occurrences
 from data_prep.signals.segmentation import mark_words
@@ -136,7 +138,7 @@ _THE, _BE, _TO, _OF, _AND, _THAT, _HAVE, _WITH = map(
 @numba.njit(nogil=True, cache=True, inline="always")
 def _stop_word(packed, size):  # type: ignore[no-untyped-def]
     """The bit of one of Gopher's eight stop words, in any case, else 0."""
-    word = packed | (np.uint64(0x2020202020202020) >> np.uint64(64 - 8 * size))
+    word = packed | (EACH_BYTE * np.uint64(0x20) & mask_of(size))
     return (
         (word == _THE)
         | (word == _BE) << 1
@@ -154,14 +156,14 @@ def _ascii_letters(data, i, end):  # type: ignore[no-untyped-def]
     """How many of the up to eight bytes from i on are ASCII letters in a row."""
     if i + 8 > data.shape[0]:
         run = 0
-        while i + run < end and run < 8 and 0x61 <= (data[i + run] | 0x20) <= 0x7A:
+        while i + run < end and run < 8 and is_ascii_letter(data[i + run]):
             run += 1
         return run
     eight = load_eight(data, i)
-    folded = (eight | np.uint64(0x2020202020202020)) & np.uint64(0x7F7F7F7F7F7F7F7F)
-    from_a = folded + np.uint64(0x1F1F1F1F1F1F1F1F)  # the highest bit of each byte that is at least `a`
-    after_z = folded + np.uint64(0x0505050505050505)
-    others = (~from_a | after_z | eight) & np.uint64(0x8080808080808080)
+    folded = (eight | EACH_BYTE * np.uint64(0x20)) & EACH_BYTE * np.uint64(0x7F)
+    from_a = folded + EACH_BYTE * np.uint64(0x80 - 0x61)  # the highest bit of each byte that is at least `a`
+    after_z = folded + EACH_BYTE * np.uint64(0x80 - 0x7B)
+    others = (~from_a | after_z | eight) & EACH_BYTE * np.uint64(0x80)
     run = np.int64(lowest(others)) >> 3 if others else 8
     return min(run, end - i)
 
@@ -177,10 +179,10 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
     i = begin
     while True:
         at_end = i >= end
-        if not at_end and 0x61 <= (data[i] | 0x20) <= 0x7A and not (in_run and after_unspaced):
+        if not at_end and is_ascii_letter(data[i]) and not (in_run and after_unspaced):
             # most of a text: an ASCII letter and the letters behind it, with all that they change
             if not in_run:
-                in_run, has_letter, after_unspaced = True, True, False
+                in_run, after_unspaced = True, False
                 first_byte = last_byte = i
             if last_byte == first_byte:
                 first_byte, first_character = i, characters
@@ -355,31 +357,15 @@ def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # 
     while start <= end:
         stop, length, _ = next_line(data, start, end)
         is_last = stop >= end
-        without_return = stop
-        if is_last and start == stop:  # a final line feed ends a line and begins none
-            first, last = start, start
-        else:
-            without_return -= stop > start and data[stop - 1] == 0x0D
+        first = last = start
+        if not is_last or start < stop:  # a final line feed ends a line and begins none
             longest = max(longest, length)
             total += length
             all_lines += 1
-            first, last = start, stop
-            while first < last:
-                point, size = decode(data, first, last)
-                if point >= flags.shape[0] or (flags[point] & SPACE) == 0:
-                    break
-                first += size
-            while first < last:
-                lead = last - 1
-                while lead > first and (data[lead] & 0xC0) == 0x80:
-                    lead -= 1
-                point, size = decode(data, lead, last)
-                if lead + size != last or point >= flags.shape[0] or (flags[point] & SPACE) == 0:
-                    break
-                last = lead
+            first, last = trimmed(data, start, stop, flags)
         if first < last:
             hashes[lines] = _mixed_hash(data, first, last)
-            is_whole = first == start and last == without_return
+            is_whole = first == start and last == stop
             characters[lines] = length if is_whole else character_count(data, first, last)
             bullets += _starts_with_bullet(data, first, last, flags)
             ellipses += _ends_with_ellipsis(data, first, last)
@@ -420,7 +406,7 @@ def _measure_documents(data, offsets, flags, begins, rows):  # type: ignore[no-u
     grams = np.empty(most // 2 + 4, np.uint64)
     kept = np.empty(most // 2 + 4, np.int64)
     slots = np.empty(most // 2 + 4, np.int64)
-    table = np.empty(4 + 4 * most, np.uint64)  # of which at most 8/3 of the entries are used
+    table = np.empty(4 + 4 * most, np.uint64)  # `clear` uses less than four times the entries
     for d in range(rows.shape[0]):
         row = rows[d]
         words = _measure_words(data, offsets[d], offsets[d + 1], flags, begins, hashes, starts, stops, row)

@@ -23,7 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, read_only
+from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, read_only, trimmed
 from data_prep.signals.text_statistics import STATISTICS
 
 WEB_STATISTICS = (
@@ -119,25 +119,6 @@ def _citation_at(data, i, stop):  # type: ignore[no-untyped-def]
             if k == len(word):
                 return len(word)
     return 0
-
-
-@numba.njit(nogil=True, cache=True)
-def _trimmed(data, first, last, flags):  # type: ignore[no-untyped-def]
-    """[first, last) without white space at its ends."""
-    while first < last:
-        point, size = decode(data, first, last)
-        if point >= flags.shape[0] or (flags[point] & SPACE) == 0:
-            break
-        first += size
-    while first < last:
-        lead = last - 1
-        while lead > first and (data[lead] & 0xC0) == 0x80:
-            lead -= 1
-        point, size = decode(data, lead, last)
-        if lead + size != last or point >= flags.shape[0] or (flags[point] & SPACE) == 0:
-            break
-        last = lead
-    return first, last
 
 
 @numba.njit(nogil=True, cache=True)
@@ -295,7 +276,7 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
         while start < end:
             stop, characters, has_citation = next_line(data, start, end)
             row[2] += stop < end
-            first, last = _trimmed(data, start, stop, flags)
+            first, last = trimmed(data, start, stop, flags)
             row[4] += characters >= _LONG_LINE
             if first < last:
                 lines += 1
@@ -334,7 +315,7 @@ def _c4_cuts(data, flags, variant, starts, stops):  # type: ignore[no-untyped-de
     start, end = np.int64(0), np.int64(data.shape[0])
     while start < end:
         stop, _, has_citation = next_line(data, start, end)
-        first, last = _trimmed(data, start, stop, flags)
+        first, last = trimmed(data, start, stop, flags)
         if has_citation:
             copied = _without_citations(data, first, last, scratch)
             _c4_line(scratch, 0, copied, flags, sentences)

@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import load_eight, lowest
+from data_prep.machine_words import load_eight, lowest, mask_of
 from data_prep.tokenizer.trie import ENTRY_BITS, SLOT_BITS
 
 MEMORY_SETS = 1 << 18
@@ -240,7 +240,7 @@ def _gather(data: npt.NDArray[np.uint8], start: int, length: int, held: npt.NDAr
         if k < full:
             word = load_eight(data, start + 8 * k)
         elif k == full and length & 7:
-            word = load_eight(data, start + 8 * k) & ~np.uint64(0) >> np.uint64(64 - 8 * (length & 7))
+            word = load_eight(data, start + 8 * k) & mask_of(length & 7)
         held[k] = word
         scattered = (scattered ^ word) * np.uint64(0x9E3779B97F4A7C15)
         scattered ^= scattered >> np.uint64(32)
