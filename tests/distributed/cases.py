@@ -414,3 +414,16 @@ def state_memory(topology: Topology) -> int:
         flat += [optimizer.optimizer.state[partition][key] for key in ("exp_avg", "exp_avg_sq")]
     gradients = 2 * sum(parameter.numel() for _, parameter in engine.parameters())  # bf16, during a backward pass
     return gradients + sum(tensor.numel() * tensor.element_size() for tensor in flat)
+
+
+def shared_masters(precision: str, topology: Topology) -> list[bool]:
+    """Whether each master on this rank, after a step, is the very memory of the weight that it belongs to."""
+    join_processes(timeout_seconds=600)
+    config = tiny_config(precision=precision, parallel__data=topology.data)
+    engine = Engine(config, topology)
+    engine.train_step(random_batches(config, topology, engine.coordinate.data), 1e-3)
+    weights = dict(engine.parameters())
+    return [
+        fragment.states["weight"].data_ptr() == weights[fragment.name].detach().view(-1)[fragment.start :].data_ptr()
+        for fragment in engine.fragments()
+    ]
