@@ -159,6 +159,16 @@ def _run(options: argparse.Namespace) -> None:
         print_comparison(config, run, *options.what_if)
         return
 
+    stages = tuple(name for name in _STAGES if name not in _ON_REQUEST)
+    if options.command != "run":
+        stages = tuple(name for name in _STAGES if name == options.command)
+    elif options.until is not None:
+        stages = stages[: stages.index(options.until) + 1]
+    if config.tokenizer.path is not None and "train-tokenizer" in stages:
+        from data_prep.tokenizer.adopt import check_tokenizer
+
+        check_tokenizer(config.tokenizer.path, config.tokenizer)  # now, and not when all text has been measured
+
     with run.locked():
         if options.restart is not None:
             removed = restart(run, options.restart)
@@ -175,11 +185,6 @@ def _run(options: argparse.Namespace) -> None:
             return
         write_resolved(config, run.root / "config.resolved.yaml")
         started = time.monotonic()
-        stages = tuple(name for name in _STAGES if name not in _ON_REQUEST)
-        if options.command != "run":
-            stages = tuple(name for name in _STAGES if name == options.command)
-        elif options.until is not None:
-            stages = stages[: stages.index(options.until) + 1]
         for name in stages:
             _stage(name)(config, run)
         if "ledger" in stages:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer import sentence_piece
 from data_prep.tokenizer.encode import MODEL_FILE, ReferenceEncoder
 from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import sha256_file, whole_file
 
 _FILES = sentence_piece.FILES
@@ -29,6 +32,31 @@ def source_digests(source: Path) -> dict[str, str]:
     return found
 
 
+def check_tokenizer(source: Path, settings: TokenizerConfig) -> None:
+    """Whether a tokenizer can be taken over, without a look at any text.
+
+    Raises:
+        TokenizerError: there is none, or it cannot be used for token files.
+    """
+    names = source_digests(source)
+    folder = source.expanduser()
+    if "tokenizer.json" not in names:
+        with _said_of(folder / MODEL_FILE):
+            sentence_piece.to_tokenizers((folder / MODEL_FILE).read_bytes())
+        return
+    reference = ReferenceEncoder(folder)
+    TokenBytes.of(reference)
+    model_vocabulary_size(settings, reference)
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
 def adopt_tokenizer(source: Path, folder: Path) -> list[Path]:
     """Copy a tokenizer, and write `tokenizer.json` where it has only sentencepiece's `tokenizer.model`.
 
@@ -43,10 +71,8 @@ def adopt_tokenizer(source: Path, folder: Path) -> list[Path]:
     for name in _FILES:
         (folder / name).unlink(missing_ok=True)
     if "tokenizer.json" not in names:
-        try:
+        with _said_of(source / MODEL_FILE):
             sentence_piece.save_sentencepiece_bpe((source / MODEL_FILE).read_bytes(), folder)
-        except TokenizerError as error:
-            raise TokenizerError(f"{source / MODEL_FILE}: {error}") from None
         return [folder / name for name in _FILES]
     for name in names:
         with whole_file(folder / name) as temporary:

@@ -77,6 +77,20 @@ def test_a_changed_setting_is_refused_and_restart_takes_it(config: Path, capsys:
     assert main(["extract", "--config", str(config), "maximum_document_bytes=1000", "--restart", "extract"]) == 0
 
 
+def test_a_tokenizer_that_cannot_serve_is_said_before_anything_is_done(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--config", str(config)]
+    (tmp_path / "theirs").mkdir()
+    assert main([*command, f"tokenizer.path={tmp_path / 'theirs'}"]) == 2
+    assert "theirs holds neither tokenizer.json nor tokenizer.model" in capsys.readouterr().err
+    (tmp_path / "theirs" / "tokenizer.model").write_bytes(b"\xff\xff")
+    assert main([*command, f"tokenizer.path={tmp_path / 'theirs'}"]) == 2
+    assert "tokenizer.model: not a SentencePiece model" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "manifest.json").exists()
+    assert main([*command, "--until", "extract", f"tokenizer.path={tmp_path / 'theirs'}"]) == 0
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
