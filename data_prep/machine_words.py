@@ -11,7 +11,21 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+from numba.np.arrayobj import load_item, make_array
+
+
+def _generate_at(context: Any, array: Any, i: Any) -> Any:
+    """`array[i]` of a place that is not negative, which is then not asked: a tenth of a loop over bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        place = builder.gep(make_array(kind)(context, builder, arguments[0]).data, [arguments[1]])
+        return load_item(context, builder, kind, place)
+
+    return array.dtype(array, numba.int64), generate
+
+
+at: Any = intrinsic(_generate_at)
 
 
 def _generate_load(context: Any, data: Any, i: Any) -> Any:
@@ -45,6 +59,31 @@ def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
 
 
 equal_of_64: Any = intrinsic(_generate_equal)
+
+
+def _generate_alike(context: Any, entries: Any, i: Any, value: Any, compared: Any) -> Any:
+    """Which of the eight numbers from `entries[i]` on are zero, or `value` in the bits of `compared`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        kind = ir.VectorType(ir.IntType(64), 8)
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
+        eight = builder.load(address, align=8)
+
+        def each(number: Any) -> Any:
+            one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
+            all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+            return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), all_lanes)
+
+        none = ir.Constant(kind, [0] * 8)
+        differing = builder.and_(builder.xor(eight, each(arguments[2])), each(arguments[3]))
+        alike = builder.or_(builder.icmp_unsigned("==", differing, none), builder.icmp_unsigned("==", eight, none))
+        return builder.zext(builder.bitcast(alike, ir.IntType(8)), ir.IntType(64))
+
+    return numba.uint64(entries, i, numba.uint64, numba.uint64), generate
+
+
+empty_or_alike: Any = intrinsic(_generate_alike)
 
 
 def _generate_lowest(context: Any, bits: Any) -> Any:

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, bytes_equal, load_eight, lowest, mask_of
+from data_prep.machine_words import EACH_BYTE, at, bytes_equal, load_eight, lowest, mask_of
 
 SPACE = 1
 LETTER = 2
@@ -124,22 +124,22 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
 
     Reads no byte at or after `end`, whatever the bytes are.
     """
-    lead = np.int64(data[i])
+    lead = np.int64(at(data, i))
     if lead < 0x80:
         return lead, np.int64(1)
     if 0xC0 <= lead < 0xE0 and i + 1 < end:
-        return ((lead & 0x1F) << 6) | (np.int64(data[i + 1]) & 0x3F), np.int64(2)
+        return ((lead & 0x1F) << 6) | (np.int64(at(data, i + 1)) & 0x3F), np.int64(2)
     if 0xE0 <= lead < 0xF0 and i + 2 < end:
         return (
-            ((lead & 0x0F) << 12) | ((np.int64(data[i + 1]) & 0x3F) << 6) | (np.int64(data[i + 2]) & 0x3F),
+            ((lead & 0x0F) << 12) | ((np.int64(at(data, i + 1)) & 0x3F) << 6) | (np.int64(at(data, i + 2)) & 0x3F),
             np.int64(3),
         )
     if 0xF0 <= lead < 0xF8 and i + 3 < end:
         return (
             ((lead & 0x07) << 18)
-            | ((np.int64(data[i + 1]) & 0x3F) << 12)
-            | ((np.int64(data[i + 2]) & 0x3F) << 6)
-            | (np.int64(data[i + 3]) & 0x3F),
+            | ((np.int64(at(data, i + 1)) & 0x3F) << 12)
+            | ((np.int64(at(data, i + 2)) & 0x3F) << 6)
+            | (np.int64(at(data, i + 3)) & 0x3F),
             np.int64(4),
         )
     return np.int64(0xFFFD), np.int64(1)
@@ -163,7 +163,7 @@ def next_line(data, start, end):  # type: ignore[no-untyped-def]
     stop, continuing, brackets = start, 0, np.uint64(0)
     while stop < end:
         if stop + 8 > data.shape[0]:
-            byte = data[stop]
+            byte = at(data, stop)
             if byte == 0x0A:
                 break
             continuing += (byte & 0xC0) == 0x80
@@ -181,7 +181,7 @@ def next_line(data, start, end):  # type: ignore[no-untyped-def]
         stop += size
         if size < 8:
             break
-    returns = stop > start and data[stop - 1] == 0x0D
+    returns = stop > start and at(data, stop - 1) == 0x0D
     return stop, stop - start - continuing - returns, brackets != 0
 
 
@@ -193,7 +193,7 @@ def character_count(data, start, stop):  # type: ignore[no-untyped-def]
         continuing += _continuing(load_eight(data, i))
         i += 8
     while i < stop:
-        continuing += (data[i] & 0xC0) == 0x80
+        continuing += (at(data, i) & 0xC0) == 0x80
         i += 1
     return stop - start - continuing
 
@@ -203,15 +203,15 @@ def trimmed(data, first, last, flags):  # type: ignore[no-untyped-def]
     """[first, last) without white space at its ends."""
     while first < last:
         point, size = decode(data, first, last)
-        if point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+        if point >= flags.shape[0] or (at(flags, point) & SPACE) == 0:
             break
         first += size
     while first < last:
         lead = last - 1
-        while lead > first and (data[lead] & 0xC0) == 0x80:
+        while lead > first and (at(data, lead) & 0xC0) == 0x80:
             lead -= 1
         point, size = decode(data, lead, last)
-        if lead + size != last or point >= flags.shape[0] or (flags[point] & SPACE) == 0:
+        if lead + size != last or point >= flags.shape[0] or (at(flags, point) & SPACE) == 0:
             break
         last = lead
     return first, last

@@ -29,9 +29,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import bytes_equal, first_bytes
+from data_prep.machine_words import at, equal_of_64, lowest
 from data_prep.signals.characters import TABLE_SIZE, decode, is_ascii_letter, lower_case, read_only
-from data_prep.signals.counting import clear, count, occurrences
+from data_prep.signals.counting import clear, count, occurrences, table_for
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
 
 ROOTS_STATISTICS = (
@@ -148,65 +148,110 @@ def _marks_of(key, may_be_listed, listed_keys, listed_marks):  # type: ignore[no
     return marks
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _pair_of_64(data, i, one, two):  # type: ignore[no-untyped-def]
+    """Which of the 64 bytes from i on are `one` and stand before `two`."""
+    return equal_of_64(data, i, np.uint8(one)) & equal_of_64(data, i + 1, np.uint8(two))
+
+
 @numba.njit(nogil=True, cache=True)
-def _may_hold_address_part(data, start, stop):  # type: ignore[no-untyped-def]
-    """Whether bytes [start, stop) hold two that stand side by side in what `_has_address_part` looks for."""
-    eighth = np.uint64(8)
-    while stop - start > 1:
-        eight = first_bytes(data, start, min(stop - start, 8))
+def _next_address_pair(data, i, end):  # type: ignore[no-untyped-def]
+    """The first place in [i, end) of two bytes of which each part of an address holds some, or `end`."""
+    while i + 1 < end and i + 65 <= data.shape[0]:
+        pairs = (
+            _pair_of_64(data, i, 0x2F, 0x2F)  # //
+            | _pair_of_64(data, i, 0x77, 0x77)  # www
+            | _pair_of_64(data, i, 0x2E, 0x63)  # .com
+            | _pair_of_64(data, i, 0x74, 0x70)  # http
+            | _pair_of_64(data, i, 0x68, 0x72)  # href
+        )
+        if pairs:
+            place = i + np.int64(lowest(pairs))
+            return place if place + 1 < end else end
+        i += 64
+    while i + 1 < end:
+        one, two = at(data, i), at(data, i + 1)
         if (
-            bytes_equal(eight, 0x2F) & (bytes_equal(eight, 0x2F) << eighth)  # //
-            | bytes_equal(eight, 0x77) & (bytes_equal(eight, 0x77) << eighth)  # www
-            | bytes_equal(eight, 0x6D) & (bytes_equal(eight, 0x6F) << eighth)  # .com
-            | bytes_equal(eight, 0x70) & (bytes_equal(eight, 0x74) << eighth)  # http
-            | bytes_equal(eight, 0x66) & (bytes_equal(eight, 0x65) << eighth)  # href
+            (one == two and (one == 0x2F or one == 0x77))
+            or (one == 0x2E and two == 0x63)
+            or (one == 0x74 and two == 0x70)
+            or (one == 0x68 and two == 0x72)
         ):
-            return True
-        start += 7
-    return False
+            return i
+        i += 1
+    return end
 
 
 @numba.njit(nogil=True, cache=True)
 def _has_address_part(points, first, last):  # type: ignore[no-untyped-def]
     """Whether characters [first, last) hold http, www, .com, href or //."""
     for i in range(first, last - 1):
-        point = points[i]
+        point = at(points, i)
         if point == 0x2F:
-            if points[i + 1] == 0x2F:
+            if at(points, i + 1) == 0x2F:
                 return True
         elif point == 0x77 and i + 2 < last:
-            if points[i + 1] == 0x77 and points[i + 2] == 0x77:
+            if at(points, i + 1) == 0x77 and at(points, i + 2) == 0x77:
                 return True
         elif point == 0x2E and i + 3 < last:
-            if points[i + 1] == 0x63 and points[i + 2] == 0x6F and points[i + 3] == 0x6D:
+            if at(points, i + 1) == 0x63 and at(points, i + 2) == 0x6F and at(points, i + 3) == 0x6D:
                 return True
         elif point == 0x68 and i + 3 < last:
-            if points[i + 1] == 0x74 and points[i + 2] == 0x74 and points[i + 3] == 0x70:
+            if at(points, i + 1) == 0x74 and at(points, i + 2) == 0x74 and at(points, i + 3) == 0x70:
                 return True
-            if points[i + 1] == 0x72 and points[i + 2] == 0x65 and points[i + 3] == 0x66:
+            if at(points, i + 1) == 0x72 and at(points, i + 2) == 0x65 and at(points, i + 3) == 0x66:
                 return True
     return False
 
 
 @numba.njit(nogil=True, cache=True)
-def _repeated(hashes, entries, table, top_only, repeated, histogram):  # type: ignore[no-untyped-def]
-    """Share of the occurrences of n-grams that are repeated: of all that are, or of the most frequent ones."""
-    if entries == 0:
+def _character_repetition(points, start, stop, gram, table, repeated, histogram):  # type: ignore[no-untyped-def]
+    """Share of the occurrences of n-grams of points[start:stop] that are of the most frequent ones."""
+    entries = stop - start - gram + 1
+    if entries <= 0:
         return 0.0
     mask = clear(entries, table)
-    distinct, many = 0, 0
-    for k in range(entries):
-        slot, times = count(hashes[k], table, mask)
-        distinct += times == 1
+    value, power = np.uint64(0), np.uint64(1)  # a polynomial that rolls on
+    for k in range(start, start + gram):
+        value = value * _GRAM_FACTOR + np.uint64(points[k]) + np.uint64(1)
+        power *= _GRAM_FACTOR
+    one = np.uint64(1)
+    leaving, coming = points[start:], points[start + gram :]
+    distinct, many = np.uint64(0), np.uint64(0)
+    for k in range(np.uint64(entries)):  # without a sign: see `count`
+        slot, times = count((value ^ (value >> np.uint64(32))) * _MULTIPLIER, table, mask)
+        distinct += np.uint64(times == 1)
         repeated[many] = slot  # stays there if it is the second time, at which an n-gram gets here once
-        many += times == 2
+        many += np.uint64(times == 2)
+        value = value * _GRAM_FACTOR + (np.uint64(coming[k]) + one - power * (np.uint64(leaving[k]) + one))
     for k in range(many):
         repeated[k] = occurrences(repeated[k], table)
-    if top_only:
-        taken = min(np.int64(np.sqrt(distinct)), many)
-        if taken < many:
-            return _sum_of_largest(repeated, many, taken, histogram) / entries
+    many = np.int64(many)
+    taken = min(np.int64(np.sqrt(distinct)), many)
+    if taken < many:
+        return _sum_of_largest(repeated, many, taken, histogram) / entries
     return repeated[:many].sum() / entries
+
+
+@numba.njit(nogil=True, cache=True)
+def _word_repetition(words, word_count, gram, table, repeated):  # type: ignore[no-untyped-def]
+    """Share of the occurrences of n-grams of words[:word_count] that occur more than once."""
+    entries = word_count - gram + 1
+    if entries <= 0:
+        return 0.0
+    mask = clear(entries, table)
+    many = 0
+    for k in range(entries):
+        value = np.uint64(0)
+        for j in range(gram):
+            value = (value ^ (value >> np.uint64(29))) * _MULTIPLIER + words[k + j]
+        value ^= value >> np.uint64(32)
+        repeated[many], times = count(value * _GRAM_FACTOR, table, mask)
+        many += times == 2
+    total = 0
+    for k in range(many):
+        total += occurrences(repeated[k], table)
+    return total / entries
 
 
 @numba.njit(nogil=True, cache=True)
@@ -241,11 +286,10 @@ def _measure(data, offsets, begins, numbers, settings, kinds, lower, may_be_list
         longest = max(longest, offsets[d + 1] - offsets[d])
     points = np.empty(longest + 4, np.uint32)
     is_begin = np.empty(longest + 4, np.bool_)
-    hashes = np.empty(longest + 4, np.uint64)
     words = np.empty(longest + 4, np.uint64)
     repeated = np.empty(longest + 4, np.int64)
     histogram = np.empty(256, np.int64)
-    table = np.empty(4 + 4 * (longest + 4), np.uint64)  # `clear` uses less than four times the entries
+    table = table_for(longest)
     for d in range(rows.shape[0]):
         _measure_document(
             data,
@@ -261,7 +305,6 @@ def _measure(data, offsets, begins, numbers, settings, kinds, lower, may_be_list
             listed_marks,
             points,
             is_begin,
-            hashes,
             words,
             repeated,
             histogram,
@@ -285,7 +328,6 @@ def _measure_document(  # type: ignore[no-untyped-def]
     listed_marks,
     points,
     is_begin,
-    hashes,
     words,
     repeated,
     histogram,
@@ -300,65 +342,66 @@ def _measure_document(  # type: ignore[no-untyped-def]
     separators = 0
     has_begins = False
     for k in range(begin, end):
-        has_begins |= begins[k]
+        has_begins |= at(begins, k)
+    address = _next_address_pair(data, begin, end) if removes else end
     before, has_before = basis, False  # the hash of the word before, not yet closed, for pairs
     i = begin
     while i < end:
         # one part between separators goes to points[start:length]
         part_separators = 0
         while i < end:
-            if data[i] < 0x80:  # predicted, where the size of `decode` would have to be waited for
-                point, following, kind = np.int64(data[i]), i + 1, kinds[data[i]]
+            if at(data, i) < 0x80:  # predicted, where the size of `decode` would have to be waited for
+                point, following, kind = np.int64(at(data, i)), i + 1, at(kinds, at(data, i))
             else:
                 point, size = decode(data, i, end)
                 following = i + size
-                kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
+                kind = at(kinds, point) if point < kinds.shape[0] else np.uint8(0)
             separator = kind & (_BLANK | _TAB | _LINE_FEED)
             if not separator:
                 break
             part_separators |= separator
             if not removes:
-                points[length] = 0x20 if separator == _BLANK else point
+                points[np.uint64(length)] = 0x20 if separator == _BLANK else point
                 special += 1
                 length += 1
             i = following
         separators |= part_separators
         joined = length
         if removes and length and separators:
-            points[length] = 0x0A if separators & _LINE_FEED else 0x09 if separators & _TAB else 0x20
+            points[np.uint64(length)] = 0x0A if separators & _LINE_FEED else 0x09 if separators & _TAB else 0x20
             joined = length + 1
         stop = joined
         first, last = np.int64(-1), joined
-        part_special, is_divided, part_begin = 0, False, i
+        part_special, is_divided = 0, False
         running = whole = basis  # hashes from the first character that is not special to here, and to the last such
         while i < end:
-            if not has_begins and is_ascii_letter(data[i]):  # ASCII letters in a row: most of a text
+            if not has_begins and is_ascii_letter(at(data, i)):  # ASCII letters in a row: most of a text
                 first = first if first >= 0 else stop
-                while i < end and is_ascii_letter(data[i]):
-                    points[stop] = data[i]
-                    running = (running ^ np.uint64(data[i] | 0x20)) * _PRIME
+                while i < end and is_ascii_letter(at(data, i)):
+                    points[np.uint64(stop)] = at(data, i)
+                    running = (running ^ np.uint64(at(data, i) | 0x20)) * _PRIME
                     stop += 1
                     i += 1
                 last, whole = stop, running
                 if i >= end:
                     break
-            if data[i] < 0x80:
-                point, following, kind = np.int64(data[i]), i + 1, kinds[data[i]]
+            if at(data, i) < 0x80:
+                point, following, kind = np.int64(at(data, i)), i + 1, at(kinds, at(data, i))
             else:
                 point, size = decode(data, i, end)
                 following = i + size
-                kind = kinds[point] if point < kinds.shape[0] else np.uint8(0)
+                kind = at(kinds, point) if point < kinds.shape[0] else np.uint8(0)
             if kind & (_BLANK | _TAB | _LINE_FEED):
                 break
-            points[stop] = point
+            points[np.uint64(stop)] = point
             stop += 1
             if has_begins:
-                is_begin[stop - 1] = begins[i]
-                is_divided |= begins[i]
+                is_begin[np.uint64(stop - 1)] = at(begins, i)
+                is_divided |= at(begins, i)
             is_special = (kind & _SPECIAL) != 0
             part_special += is_special
             if first >= 0 or not is_special:
-                folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
+                folded = np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
                 running = (running ^ folded) * _PRIME
                 first = first if first >= 0 else stop - 1
                 if not is_special:
@@ -368,10 +411,11 @@ def _measure_document(  # type: ignore[no-untyped-def]
             break
         if first < 0:
             first = last = joined
-        if removes and (
-            (stop - joined > longest_word and not 0 < last - first <= longest_word)
-            or (_may_hold_address_part(data, part_begin, i) and _has_address_part(points, first, last))
-        ):
+        is_address = False
+        if address < i:
+            is_address = _has_address_part(points, first, last)
+            address = _next_address_pair(data, i, end)
+        if removes and (is_address or (stop - joined > longest_word and not 0 < last - first <= longest_word)):
             continue
         special += part_special + (joined - length)
         length = stop
@@ -381,9 +425,9 @@ def _measure_document(  # type: ignore[no-untyped-def]
             value = basis
             from_k = k
             if is_divided:
-                while k < last and not (k > from_k and is_begin[k]):
-                    point = points[k]
-                    folded = np.uint64(lower[point]) if point < lower.shape[0] else np.uint64(point)
+                while k < last and not (k > from_k and at(is_begin, k)):
+                    point = at(points, k)
+                    folded = np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
                     value = (value ^ folded) * _PRIME
                     k += 1
             else:
@@ -396,13 +440,14 @@ def _measure_document(  # type: ignore[no-untyped-def]
                 if has_before:
                     pair = (before ^ np.uint64(joint)) * _PRIME if joint else before
                     for q in range(from_k, k):
-                        folded = np.uint64(lower[points[q]]) if points[q] < lower.shape[0] else np.uint64(points[q])
+                        point = at(points, q)
+                        folded = np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
                         pair = (pair ^ folded) * _PRIME
                     marks = _marks_of(pair | np.uint64(1), may_be_listed, listed_keys, listed_marks)
                     stop_words += (marks & _STOP) != 0
                     flagged_words += (marks & _FLAGGED) != 0
                 before, has_before = value, True
-            words[word_count] = value
+            words[np.uint64(word_count)] = value
             word_count += 1
     if not removes:  # white space at the ends is no part of the text
         while length and kinds[min(points[length - 1], kinds.shape[0] - 1)] & (_BLANK | _TAB | _LINE_FEED):
@@ -419,29 +464,8 @@ def _measure_document(  # type: ignore[no-untyped-def]
     divisor = max(word_count, 1)
     row[4] = min(stop_words / divisor, 1.0) if listed & _STOP else 1.0
     row[5] = min(flagged_words / divisor, 1.0) if listed & _FLAGGED else 0.0
-    # character n-grams by a rolling polynomial
-    power = np.uint64(1)
-    for _ in range(character_gram):
-        power *= _GRAM_FACTOR
-    value = np.uint64(0)
-    entries = 0
-    for k in range(start, length):
-        value = value * _GRAM_FACTOR + np.uint64(points[k]) + np.uint64(1)
-        if k - start >= character_gram:
-            value -= power * (np.uint64(points[k - character_gram]) + np.uint64(1))
-        if k - start >= character_gram - 1:
-            mixed = value ^ (value >> np.uint64(32))
-            hashes[entries] = mixed * _MULTIPLIER
-            entries += 1
-    row[1] = _repeated(hashes, entries, table, True, repeated, histogram)
-    entries = max(word_count - word_gram + 1, 0)
-    for k in range(entries):
-        value = np.uint64(0)
-        for j in range(word_gram):
-            value = (value ^ (value >> np.uint64(29))) * _MULTIPLIER + words[k + j]
-        value ^= value >> np.uint64(32)
-        hashes[k] = value * _GRAM_FACTOR
-    row[2] = _repeated(hashes, entries, table, False, repeated, histogram)
+    row[1] = _character_repetition(points, start, length, character_gram, table, repeated, histogram)
+    row[2] = _word_repetition(words, word_count, word_gram, table, repeated)
 
 
 def measure_roots(

@@ -32,7 +32,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, load_eight, lowest
+from data_prep.machine_words import EACH_BYTE, at, load_eight, lowest
 from data_prep.signals.characters import MARK, UNSPACED, character_flags, decode, read_only
 
 WINDOWS = (
@@ -73,7 +73,7 @@ def _key(points, first, size, window, model):  # type: ignore[no-untyped-def]
     """Hash of the characters of one window, never 0, which marks an empty slot."""
     value = np.uint64(model * 16 + window + 1) * _MULTIPLIER
     for k in range(first, first + size):
-        value = (value ^ np.uint64(points[k])) * _PRIME
+        value = (value ^ np.uint64(at(points, k))) * _PRIME
         value ^= value >> np.uint64(29)
     return (value * _MULTIPLIER) | np.uint64(1)
 
@@ -82,9 +82,9 @@ def _key(points, first, size, window, model):  # type: ignore[no-untyped-def]
 def score(points, place, model, filter_, keys, weights):  # type: ignore[no-untyped-def]
     """Sum of the weights of the windows around points[place] that lie in its line."""
     start, stop = place, place + 1
-    while start > 0 and place - start < _REACH and points[start - 1] != 0x0A:
+    while start > 0 and place - start < _REACH and at(points, start - 1) != 0x0A:
         start -= 1
-    while stop < points.shape[0] and stop - place < _REACH and points[stop] != 0x0A:
+    while stop < points.shape[0] and stop - place < _REACH and at(points, stop) != 0x0A:
         stop += 1
     mask = np.int64(keys.shape[0] - 1)
     total = 0
@@ -94,15 +94,17 @@ def score(points, place, model, filter_, keys, weights):  # type: ignore[no-unty
             continue
         key = _key(points, first, _SIZES[window], window, model)
         bit = np.int64(key >> np.uint64(20)) & (_FILTER_BITS - 1)
-        if not filter_[bit >> 3] & (1 << (bit & 7)):  # most windows have no weight, and the filter fits in the cache
+        if not at(filter_, bit >> 3) & (
+            1 << (bit & 7)
+        ):  # most windows have no weight, and the filter fits in the cache
             continue
         slot = np.int64(key >> np.uint64(40)) & mask
-        while keys[slot] != key:
-            if keys[slot] == np.uint64(0):
+        while at(keys, slot) != key:
+            if at(keys, slot) == np.uint64(0):
                 break
             slot = (slot + 1) & mask
-        if keys[slot] == key:
-            total += weights[slot]
+        if at(keys, slot) == key:
+            total += at(weights, slot)
     return total
 
 
@@ -139,9 +141,9 @@ def _mark_words(data, offsets, flags, filter_, keys, weights, biases, points, pl
                 i += np.int64(lowest(long)) >> 3
                 if i >= end:
                     break
-            if data[i] >= _LOWEST_BYTE:
+            if at(data, i) >= _LOWEST_BYTE:
                 point, _ = decode(data, i, end)
-                if point < flags.shape[0] and (flags[point] & UNSPACED) != 0:
+                if point < flags.shape[0] and (at(flags, point) & UNSPACED) != 0:
                     break
             i += 1
         if i >= end:
@@ -149,33 +151,33 @@ def _mark_words(data, offsets, flags, filter_, keys, weights, biases, points, pl
         # from a little before the first such letter to the end of the text
         count, kana, han = 0, 0, 0
         i = max(i - 4 * _REACH, offsets[d])
-        while i > offsets[d] and (data[i] & 0xC0) == 0x80:
+        while i > offsets[d] and (at(data, i) & 0xC0) == 0x80:
             i -= 1
         while i < end:
             point, size = decode(data, i, end)
-            points[count], places[count] = point, i
+            points[np.uint64(count)], places[np.uint64(count)] = point, i
             count += 1
             i += size
             if point >= 0x2E80:
                 is_kana = _is_kana(point)
                 kana += is_kana
-                han += not is_kana and point < flags.shape[0] and (flags[point] & UNSPACED) != 0
+                han += not is_kana and point < flags.shape[0] and (at(flags, point) & UNSPACED) != 0
         east_asian = _JA if kana * _KANA_PART >= kana + han else _ZH
         before = np.int64(-2)  # the script of the letter before, if it is an unspaced one
         text = points[:count]
         for k in range(count):
-            point = np.int64(points[k])
-            flag = flags[point] if point < flags.shape[0] else np.uint8(0)
+            point = np.int64(at(points, k))
+            flag = at(flags, point) if point < flags.shape[0] else np.uint8(0)
             if flag & UNSPACED:
                 script = _script(point)
                 model = east_asian if script == _ZH else script
                 if before != script or model < 0:
-                    begins[places[k]] = True
+                    begins[np.uint64(at(places, k))] = True
                 else:
-                    begins[places[k]] = 2 * score(text, k, model, filter_, keys, weights) > biases[model]
+                    begins[np.uint64(at(places, k))] = 2 * score(text, k, model, filter_, keys, weights) > biases[model]
                 before = script
             elif before != -2 and not flag & MARK:
-                begins[places[k]] = True
+                begins[np.uint64(at(places, k))] = True
                 before = np.int64(-2)
 
 

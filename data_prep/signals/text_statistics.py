@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, first_bytes, load_eight, lowest, mask_of
+from data_prep.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of
 from data_prep.signals.characters import (
     LETTER,
     MARK,
@@ -38,7 +38,7 @@ from data_prep.signals.characters import (
     read_only,
     trimmed,
 )
-from data_prep.signals.counting import clear, count, occurrences
+from data_prep.signals.counting import clear, count, occurrences, table_for
 from data_prep.signals.segmentation import mark_words
 
 COUNTS = (
@@ -119,10 +119,10 @@ def _repeats(hashes, characters, entries, table):  # type: ignore[no-untyped-def
     mask = clear(entries, table)
     repeated, repeated_characters = 0, 0
     for k in range(entries):
-        _, times = count(hashes[k], table, mask)
+        _, times = count(at(hashes, k), table, mask)
         if times > 1:
             repeated += 1
-            repeated_characters += characters[k]
+            repeated_characters += at(characters, k)
     return repeated, repeated_characters
 
 
@@ -156,7 +156,7 @@ def _ascii_letters(data, i, end):  # type: ignore[no-untyped-def]
     """How many of the up to eight bytes from i on are ASCII letters in a row."""
     if i + 8 > data.shape[0]:
         run = 0
-        while i + run < end and run < 8 and is_ascii_letter(data[i + run]):
+        while i + run < end and run < 8 and is_ascii_letter(at(data, i + run)):
             run += 1
         return run
     eight = load_eight(data, i)
@@ -179,7 +179,7 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
     i = begin
     while True:
         at_end = i >= end
-        if not at_end and is_ascii_letter(data[i]) and not (in_run and after_unspaced):
+        if not at_end and is_ascii_letter(at(data, i)) and not (in_run and after_unspaced):
             # most of a text: an ASCII letter and the letters behind it, with all that they change
             if not in_run:
                 in_run, after_unspaced = True, False
@@ -189,16 +189,16 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             pieces += piece_kind != 1 and not single_blank
             has_letter, piece_kind, single_blank, dots = True, 1, False, 0
             while i < end:
-                if data[i] < 0x80:
+                if at(data, i) < 0x80:
                     run = _ascii_letters(data, i, end)
                     letters += run
                     characters += run
                     i += run
-                    if run < 8 and (i >= end or data[i] < 0x80):
+                    if run < 8 and (i >= end or at(data, i) < 0x80):
                         break
                 else:
                     point, size = decode(data, i, end)
-                    flag = flags[point] if point < flags.shape[0] else np.uint8(0)
+                    flag = at(flags, point) if point < flags.shape[0] else np.uint8(0)
                     if not flag & (LETTER | MARK) or flag & UNSPACED:
                         break
                     letters += (flag & LETTER) != 0
@@ -207,23 +207,25 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             last_byte, last_character, at_end = i, characters, i >= end
         if at_end:
             point, following, flag = np.int64(32), i, np.uint8(SPACE)
-        elif data[i] < 0x80:  # a branch of its own: predicted, where the size of `decode` would have to be waited for
-            point, following, flag = np.int64(data[i]), i + 1, flags[data[i]]
+        elif (
+            at(data, i) < 0x80
+        ):  # a branch of its own: predicted, where the size of `decode` would have to be waited for
+            point, following, flag = np.int64(at(data, i)), i + 1, at(flags, at(data, i))
         else:
             point, size = decode(data, i, end)
             following = i + size
-            flag = flags[point] if point < flags.shape[0] else np.uint8(0)
+            flag = at(flags, point) if point < flags.shape[0] else np.uint8(0)
         is_space = (flag & SPACE) != 0
         is_unspaced = (flag & UNSPACED) != 0
-        if in_run and (is_space or ((is_unspaced or after_unspaced) and begins[i])):
+        if in_run and (is_space or ((is_unspaced or after_unspaced) and at(begins, i))):
             runs += 1
             alphabetic_runs += has_letter
             if last_byte > first_byte:
-                hashes[words] = _mixed_hash(data, first_byte, last_byte)
+                hashes[np.uint64(words)] = _mixed_hash(data, first_byte, last_byte)
                 size = min(last_byte - first_byte, 8)
                 stop_words |= _stop_word(first_bytes(data, first_byte, size), size)
-                starts[words] = first_character
-                stops[words] = last_character
+                starts[np.uint64(words)] = first_character
+                stops[np.uint64(words)] = last_character
                 word_characters += last_character - first_character
                 words += 1
             in_run = False
@@ -283,10 +285,10 @@ def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, ta
     characters = max(row[1], 1.0)
     candidates = max(words - 1, 0)
     for p in range(candidates):
-        kept[p] = p
-        grams[p] = hashes[p]
+        kept[np.uint64(p)] = p
+        grams[np.uint64(p)] = at(hashes, p)
     for n in range(_SMALLEST_GRAM, _LARGEST_GRAM + 1):
-        while candidates and kept[candidates - 1] + n > words:
+        while candidates and at(kept, candidates - 1) + n > words:
             candidates -= 1
         if candidates < 2:
             break
@@ -294,24 +296,24 @@ def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, ta
         best_count, best_slot = 1, np.int64(-1)
         covered, covered_to = 0, 0
         for k in range(candidates):
-            p = kept[k]
-            gram = (grams[p] ^ (grams[p] >> np.uint64(29))) * _MULTIPLIER + hashes[p + n - 1]
-            grams[p] = gram
+            p = at(kept, k)
+            gram = (at(grams, p) ^ (at(grams, p) >> np.uint64(29))) * _MULTIPLIER + at(hashes, p + n - 1)
+            grams[np.uint64(p)] = gram
             slot, times = count(gram, table, mask)
-            slots[k] = slot
+            slots[np.uint64(k)] = slot
             if times > best_count:
-                best_count, best_slot = times, slot
+                best_count, best_slot = times, np.int64(slot)
             if n > _LARGEST_TOP_GRAM and times > 1:
-                covered += stops[p + n - 1] - max(covered_to, starts[p])
-                covered_to = stops[p + n - 1]
+                covered += at(stops, p + n - 1) - max(covered_to, at(starts, p))
+                covered_to = at(stops, p + n - 1)
         left = 0
         for k in range(candidates):
-            p = kept[k]
-            if n <= _LARGEST_TOP_GRAM and slots[k] == best_slot:
-                covered += stops[p + n - 1] - max(covered_to, starts[p])
-                covered_to = stops[p + n - 1]
-            if occurrences(slots[k], table) > 1:
-                kept[left] = p
+            p = at(kept, k)
+            if n <= _LARGEST_TOP_GRAM and at(slots, k) == best_slot:
+                covered += at(stops, p + n - 1) - max(covered_to, at(starts, p))
+                covered_to = at(stops, p + n - 1)
+            if occurrences(at(slots, k), table) > 1:
+                kept[np.uint64(left)] = p
                 left += 1
         row[_TOP_GRAM_COLUMN + n - _SMALLEST_GRAM] = covered / characters
         candidates = left
@@ -324,7 +326,7 @@ def _starts_with_bullet(data, start, stop, flags):  # type: ignore[no-untyped-de
         if start + size >= stop:
             return True
         following, _ = decode(data, start + size, stop)
-        return following < flags.shape[0] and (flags[following] & SPACE) != 0
+        return following < flags.shape[0] and (at(flags, following) & SPACE) != 0
     return (
         point == 0x2022
         or point == 0x2023
@@ -342,7 +344,7 @@ def _starts_with_bullet(data, start, stop, flags):  # type: ignore[no-untyped-de
 def _ends_with_ellipsis(data, start, stop):  # type: ignore[no-untyped-def]
     if stop - start < 3:
         return False
-    a, b, c = data[stop - 3], data[stop - 2], data[stop - 1]
+    a, b, c = at(data, stop - 3), at(data, stop - 2), at(data, stop - 1)
     return (a == 0x2E and b == 0x2E and c == 0x2E) or (a == 0xE2 and b == 0x80 and c == 0xA6)
 
 
@@ -364,17 +366,17 @@ def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # 
             all_lines += 1
             first, last = trimmed(data, start, stop, flags)
         if first < last:
-            hashes[lines] = _mixed_hash(data, first, last)
+            hashes[np.uint64(lines)] = _mixed_hash(data, first, last)
             is_whole = first == start and last == stop
-            characters[lines] = length if is_whole else character_count(data, first, last)
+            characters[np.uint64(lines)] = length if is_whole else character_count(data, first, last)
             bullets += _starts_with_bullet(data, first, last, flags)
             ellipses += _ends_with_ellipsis(data, first, last)
-            paragraph_hash = (paragraph_hash ^ (paragraph_hash >> np.uint64(29))) * _MULTIPLIER + hashes[lines]
-            paragraph_characters += characters[lines]
+            paragraph_hash = (paragraph_hash ^ (paragraph_hash >> np.uint64(29))) * _MULTIPLIER + at(hashes, lines)
+            paragraph_characters += at(characters, lines)
             lines += 1
         if paragraph_characters and (first == last or is_last):
-            hashes[back - paragraphs] = paragraph_hash | np.uint64(1)
-            characters[back - paragraphs] = paragraph_characters
+            hashes[np.uint64(back - paragraphs)] = paragraph_hash | np.uint64(1)
+            characters[np.uint64(back - paragraphs)] = paragraph_characters
             paragraphs += 1
             paragraph_hash, paragraph_characters = np.uint64(0), 0
         start = stop + 1
@@ -406,7 +408,7 @@ def _measure_documents(data, offsets, flags, begins, rows):  # type: ignore[no-u
     grams = np.empty(most // 2 + 4, np.uint64)
     kept = np.empty(most // 2 + 4, np.int64)
     slots = np.empty(most // 2 + 4, np.int64)
-    table = np.empty(4 + 4 * most, np.uint64)  # `clear` uses less than four times the entries
+    table = table_for(longest)
     for d in range(rows.shape[0]):
         row = rows[d]
         words = _measure_words(data, offsets[d], offsets[d + 1], flags, begins, hashes, starts, stops, row)

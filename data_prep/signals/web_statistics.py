@@ -23,6 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.machine_words import at
 from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, read_only, trimmed
 from data_prep.signals.text_statistics import STATISTICS
 
@@ -92,7 +93,7 @@ def _phrases_around(data, i, first, last):  # type: ignore[no-untyped-def]
             continue
         j = 0
         while j < length:
-            byte = data[start + j]
+            byte = at(data, start + j)
             if 0x41 <= byte <= 0x5A:
                 byte |= np.uint8(0x20)
             if byte != _PHRASES[k, 2 + j]:
@@ -152,7 +153,7 @@ def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
     begun = first
     i = first
     while i < last:
-        byte = data[i]
+        byte = at(data, i)
         if byte == 0x2E or byte == 0x3F or byte == 0x21:  # . ? !
             is_wide = False
             size = np.int64(1)
@@ -164,31 +165,31 @@ def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
                 continue
         else:
             i += 1
-            while i < last and not _MAY_END_SENTENCE[data[i]]:
+            while i < last and not at(_MAY_END_SENTENCE, at(data, i)):
                 i += 1
             continue
         stop = i + size
         while stop < last and (
-            data[stop] == 0x22
-            or data[stop] == 0x27
-            or data[stop] == 0x29
-            or data[stop] == 0x5D
-            or data[stop] == 0x2E
-            or data[stop] == 0x3F
-            or data[stop] == 0x21
+            at(data, stop) == 0x22
+            or at(data, stop) == 0x27
+            or at(data, stop) == 0x29
+            or at(data, stop) == 0x5D
+            or at(data, stop) == 0x2E
+            or at(data, stop) == 0x3F
+            or at(data, stop) == 0x21
         ):
             stop += 1
-        is_curled = stop + 2 < last and data[stop] == 0xE2 and data[stop + 1] == 0x80
-        if is_curled and (data[stop + 2] == 0x99 or data[stop + 2] == 0x9D):  # ’ ”
+        is_curled = stop + 2 < last and at(data, stop) == 0xE2 and at(data, stop + 1) == 0x80
+        if is_curled and (at(data, stop + 2) == 0x99 or at(data, stop + 2) == 0x9D):  # ’ ”
             stop += 3
         ends = is_wide or stop >= last
         if not ends:
             point, size = decode(data, stop, last)
-            if point < flags.shape[0] and (flags[point] & SPACE) != 0:
+            if point < flags.shape[0] and (at(flags, point) & SPACE) != 0:
                 following = stop + size
-                while following < last and data[following] == 0x20:
+                while following < last and at(data, following) == 0x20:
                     following += 1
-                ends = not (0x61 <= data[following] <= 0x7A) and not (byte == 0x2E and _is_title(data, first, i))
+                ends = not (0x61 <= at(data, following) <= 0x7A) and not (byte == 0x2E and _is_title(data, first, i))
         if ends:
             sentences += 1
             begun = stop
@@ -205,23 +206,23 @@ def _c4_line(data, first, last, flags, sentences):  # type: ignore[no-untyped-de
     sentences[0] = sentences[1] = 0
     if first >= last:
         return 0
-    end = data[last - 1]
+    end = at(data, last - 1)
     if not (end == 0x2E or end == 0x3F or end == 0x21 or end == 0x22):
         return 0
-    if last - first >= 3 and end == 0x2E and data[last - 2] == 0x2E and data[last - 3] == 0x2E:
+    if last - first >= 3 and end == 0x2E and at(data, last - 2) == 0x2E and at(data, last - 3) == 0x2E:
         return 0
     words, longest, length, found, has_bracket = 0, 0, 0, np.int64(0), False
     i = first
     while i < last:
-        byte = data[i]
+        byte = at(data, i)
         if byte < 0x80:
-            is_space, size = (flags[byte] & SPACE) != 0, np.int64(1)
+            is_space, size = (at(flags, byte) & SPACE) != 0, np.int64(1)
             has_bracket |= byte == 0x7B
-            if _IS_RARE[byte]:
+            if at(_IS_RARE, byte):
                 found |= _phrases_around(data, i, first, last)
         else:
             point, size = decode(data, i, last)
-            is_space = point < flags.shape[0] and (flags[point] & SPACE) != 0
+            is_space = point < flags.shape[0] and (at(flags, point) & SPACE) != 0
         if is_space:
             length = 0
         else:
@@ -282,14 +283,14 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
                 lines += 1
                 short += characters <= _SHORT_LINE
                 lead = last - 1
-                while lead > first and (data[lead] & 0xC0) == 0x80:
+                while lead > first and (at(data, lead) & 0xC0) == 0x80:
                     lead -= 1
                 point, _ = decode(data, lead, last)
-                terminal += point < flags.shape[0] and (flags[point] & TERMINAL) != 0
+                terminal += point < flags.shape[0] and (at(flags, point) & TERMINAL) != 0
                 for i in range(first, last):
-                    brackets += data[i] == 0x7B
+                    brackets += at(data, i) == 0x7B
                 for i in range(first + 4, last):
-                    if (data[i] | 0x20) == 0x6D and (data[i - 1] | 0x20) == 0x65:  # em
+                    if (at(data, i) | 0x20) == 0x6D and (at(data, i - 1) | 0x20) == 0x65:  # em
                         lorem += (_phrases_around(data, i, first, last) & _LOREM) != 0
                 if has_citation:
                     copied = _without_citations(data, first, last, scratch)
