@@ -97,14 +97,22 @@ def fitting(some: Sequence[Case], topology: Topology) -> tuple[Case, ...]:
     return tuple(dict.fromkeys(case if topology.tensor > 1 else replace(case, sequence=False) for case in some))
 
 
+CASES_OF_A_START = 8
+"""Each engine makes process groups, whose threads look for work a hundred times a second as long as the process lives:
+with 16 processes and 30 engines in each, two cores do nothing else."""
+
+
 def run_cases(topology: Topology, some: tuple[Case, ...], fault: str = "") -> dict[Case, dict[str, Any]]:
-    """All in one group of processes."""
-    configs = [case.config(topology) for case in some]
-    results = run_processes(topology.world_size, cases.train_many, configs, topology, STEPS, fault)
-    for other, (number, case) in itertools.product(results[1:], enumerate(some)):
-        for key in SCALARS:
-            assert other[number][key] == results[0][number][key], f"{case}: the ranks do not agree on the {key}"
-    return dict(zip(some, results[0], strict=True))
+    """Some cases in one group of processes, the next ones in another."""
+    found: dict[Case, dict[str, Any]] = {}
+    for together in (some[k : k + CASES_OF_A_START] for k in range(0, len(some), CASES_OF_A_START)):
+        configs = [case.config(topology) for case in together]
+        results = run_processes(topology.world_size, cases.train_many, configs, topology, STEPS, fault)
+        for other, (number, case) in itertools.product(results[1:], enumerate(together)):
+            for key in SCALARS:
+                assert other[number][key] == results[0][number][key], f"{case}: the ranks do not agree on the {key}"
+        found.update(zip(together, results[0], strict=True))
+    return found
 
 
 @cache
