@@ -65,7 +65,7 @@ def least_shared(anchors: npt.NDArray[np.int64], minimum_containment: float) -> 
 
 def pair_by_anchors(
     samples: Spill,
-    is_asked: npt.NDArray[np.bool_],
+    first: npt.NDArray[np.int64],
     rank: npt.NDArray[np.int64],
     anchors: npt.NDArray[np.uint8],
     pairs: Spill,
@@ -74,13 +74,13 @@ def pair_by_anchors(
 
     Args:
         samples: records of `SAMPLE_FIELDS`, equal keys in one part.
-        is_asked: the documents that count; copies of others do not.
+        first: see `exact`; copies of others do not count.
         rank: place of each document in the order of preference.
         anchors: number of anchors of each document, of which those that are too common are subtracted.
         pairs: takes records of `PAIR_FIELDS`, divided by the inner document.
     """
     for records in samples.read():
-        records = records[is_asked[records["document"]]]
+        records = records[first[records["document"]] == records["document"]]
         records = records[np.lexsort((rank[records["document"]], records["key"]))]
         if not len(records):
             continue

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.config import DedupConfig
 from data_prep.dedup.choose import Similar
+from data_prep.dedup.spill import Spill, mapped_numbers, mapped_zeros, parts_for
 from data_prep.shards import Shard
 from foundation.atomic_files import whole_file
 
@@ -41,26 +44,39 @@ REMOVALS = pa.schema(
 
 KINDS = ("exact", "near", "contained")
 _EXACT, _NEAR, _CONTAINED = range(len(KINDS))
-_PAIRS_PER_GROUP = 1_000_000
+_PAIRS_PER_GROUP = 100_000
+_DOCUMENTS_AT_A_TIME = 1 << 16
+_PAIR_FIELDS = (("kept", "<i8"), ("gone", "<i8"), ("jaccard", "<f8"), ("containment", "<f8"), ("kind", "u1"))
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Of some documents one after another."""
+
+    duplicate_of: npt.NDArray[np.int64]
+    """The one that stays in its place, or -1."""
+    kinds: npt.NDArray[np.uint8]
+    """What one that goes is, by its place in `KINDS`."""
+    measures: npt.NDArray[np.float64]
+    """`float64[documents, 2]`: of one that goes, Jaccard similarity and containment with the one that stays."""
 
 
 class Evidence:
     """Collects what is decided of each document, numbered in the order of the manifest.
 
     Args:
-        first: of `exact.first_copies`.
-        minimum_jaccard: similarity from which a pair is called near, and below contained.
+        first: see `exact`.
+        folder: where it lies until it is written.
     """
 
-    def __init__(self, first: npt.NDArray[np.int64], minimum_jaccard: float) -> None:
-        self._first, self._minimum_jaccard = first, minimum_jaccard
+    def __init__(self, first: npt.NDArray[np.int64], settings: DedupConfig, folder: Path) -> None:
+        self._first, self._minimum_jaccard = first, settings.minimum_jaccard
         documents = len(first)
-        self._stays = np.arange(documents, dtype=np.int64)
-        self._kind = np.zeros(documents, dtype=np.uint8)
-        self._measures = np.ones((documents, 2), dtype=np.float64)
-        self._pairs: list[npt.NDArray[np.int64]] = []
-        self._pair_measures: list[npt.NDArray[np.float64]] = []
-        self._pair_kinds: list[npt.NDArray[np.uint8]] = []
+        self._stays = mapped_numbers(folder / "stays", documents)
+        self._kind = mapped_zeros(folder / "kind", np.uint8, documents)
+        self._measures = mapped_zeros(folder / "measures", np.float64, 2 * documents).reshape(-1, 2)
+        parts = parts_for(documents, np.dtype(list(_PAIR_FIELDS)).itemsize, settings.memory_bytes)
+        self._pairs = Spill(folder, "found", _PAIR_FIELDS, parts, settings.memory_bytes)
 
     def add(self, documents: npt.NDArray[np.int64], similar: Similar) -> None:
         """Take over what `choose` said of some documents."""
@@ -68,41 +84,42 @@ class Evidence:
         gone = documents[goes]
         self._stays[gone] = documents[similar.duplicate_of[goes]]
         self._measures[gone] = np.stack((similar.jaccard[goes], similar.containment[goes]), axis=1)
-        self._kind[gone] = np.where(similar.jaccard[goes] >= self._minimum_jaccard, _NEAR, _CONTAINED)
-        self._pairs.append(documents[similar.pairs])
-        self._pair_measures.append(np.stack((similar.pair_jaccard, similar.pair_containment), axis=1))
-        self._pair_kinds.append(
-            np.where(similar.pair_jaccard >= self._minimum_jaccard, _NEAR, _CONTAINED).astype(np.uint8)
-        )
+        self._kind[gone] = self._kinds_by(similar.jaccard[goes])
+        kept, gone = documents[similar.pairs].T
+        jaccard = similar.pair_jaccard
+        self._add_pairs(kept, gone, jaccard, similar.pair_containment, self._kinds_by(jaccard))
 
-    @property
-    def duplicate_of(self) -> npt.NDArray[np.int64]:
-        """For each document the one that stays in its place, or -1.
+    def _kinds_by(self, jaccard: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+        return np.where(jaccard >= self._minimum_jaccard, _NEAR, _CONTAINED).astype(np.uint8)
+
+    def _add_pairs(self, kept: npt.NDArray[np.int64], *columns: npt.NDArray[np.generic]) -> None:
+        self._pairs.add(kept * self._pairs.parts // max(len(self._first), 1), kept, *columns)
+
+    def goes(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
+        """Which of the documents [start, stop) are copies of others."""
+        is_other: npt.NDArray[np.bool_] = self._stays[self._first[start:stop]] != np.arange(start, stop)
+        return is_other
+
+    def decided(self, start: int, stop: int) -> Decided:
+        """What becomes of documents [start, stop).
 
         The exact copy of a document that goes itself as similar to another is as similar as that to the other.
         """
-        found = self._stays[self._first]
-        return np.where(found == np.arange(len(found)), -1, found)
+        first = self._first[start:stop]
+        stays, here = self._stays[first], np.arange(start, stop)
+        kinds = np.where((stays == first) & (first != here), _EXACT, self._kind[first])
+        measures = np.where(kinds[:, None] == _EXACT, 1.0, self._measures[first])
+        return Decided(np.where(stays == here, -1, stays), kinds, measures)
 
-    @property
-    def kinds(self) -> npt.NDArray[np.uint8]:
-        """What each document that goes is, by its place in `KINDS`."""
-        is_copy = (self._stays[self._first] == self._first) & (self._first != np.arange(len(self._first)))
-        return np.where(is_copy, _EXACT, self._kind[self._first])
-
-    @property
-    def measures(self) -> npt.NDArray[np.float64]:
-        """`float64[documents, 2]`: Jaccard similarity and containment with the one that stays; 1 of exact copies."""
-        return np.where(self.kinds[:, None] == _EXACT, 1.0, self._measures[self._first])
-
-    def pairs(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
-        """Documents that stay with such that go, `int64[pairs, 2]`, sorted; their measures and kinds."""
-        copies = np.flatnonzero(self._first != np.arange(len(self._first)))
-        rows = np.concatenate((np.stack((self._first[copies], copies), axis=1), *self._pairs))
-        measures = np.concatenate((np.ones((len(copies), 2)), *self._pair_measures))
-        kinds = np.concatenate((np.full(len(copies), _EXACT, dtype=np.uint8), *self._pair_kinds))
-        order = np.lexsort((rows[:, 1], rows[:, 0]))
-        return rows[order], measures[order], kinds[order]
+    def pairs(self) -> Iterator[npt.NDArray[np.void]]:
+        """Records of documents that stay (`kept`) and such that go (`gone`), sorted; can be read once."""
+        for start in range(0, len(self._first), _DOCUMENTS_AT_A_TIME):
+            first = self._first[start : start + _DOCUMENTS_AT_A_TIME]
+            copies = np.flatnonzero(first != np.arange(start, start + len(first)))
+            ones = np.ones(len(copies))
+            self._add_pairs(first[copies], start + copies, ones, ones, np.full(len(copies), _EXACT, np.uint8))
+        for records in self._pairs.read():
+            yield records[np.lexsort((records["gone"], records["kept"]))]
 
     def write(
         self, folder: Path, shards: Sequence[Shard], shard_bounds: npt.NDArray[np.int64], counts: Counter[str]
@@ -114,24 +131,36 @@ class Evidence:
         """
         ids = _Ids([shard.name for shard in shards], shard_bounds)
         paths = [folder / "removals.parquet", folder / "pairs.parquet"]
-        duplicate_of, kinds, measures = self.duplicate_of, self.kinds, self.measures
-        counts.update(
-            dict(zip(KINDS, np.bincount(kinds[duplicate_of >= 0], minlength=len(KINDS)).tolist(), strict=True))
-        )
+        by_kind = np.zeros(len(KINDS), np.int64)
         with whole_file(paths[0]) as partial_file, pq.ParquetWriter(partial_file, REMOVALS, compression="zstd") as file:
             for start, stop in itertools.pairwise(shard_bounds.tolist()):
-                gone = start + np.flatnonzero(duplicate_of[start:stop] >= 0)
+                decided = self.decided(start, stop)
+                gone = np.flatnonzero(decided.duplicate_of >= 0)
+                by_kind += np.bincount(decided.kinds[gone], minlength=len(KINDS))
                 if len(gone):
-                    columns = (ids.of(gone), _names(kinds[gone]), ids.of(duplicate_of[gone]), *measures[gone].T)
+                    names, kept = _names(decided.kinds[gone]), ids.of(decided.duplicate_of[gone])
+                    columns = (ids.of(start + gone), names, kept, *decided.measures[gone].T)
                     file.write_table(_table(columns, REMOVALS))
-        rows, pair_measures, pair_kinds = self.pairs()
+        counts.update(dict(zip(KINDS, by_kind.tolist(), strict=True)))
         with whole_file(paths[1]) as partial_file, pq.ParquetWriter(partial_file, PAIRS, compression="zstd") as file:
-            for start in range(0, len(rows), _PAIRS_PER_GROUP):
-                part = slice(start, start + _PAIRS_PER_GROUP)
-                kept, gone = rows[part].T
-                columns = (ids.of(kept), ids.of(gone), *pair_measures[part].T, _names(pair_kinds[part]))
-                file.write_table(_table(columns, PAIRS))
+            for rows in _in_groups(self.pairs(), _PAIRS_PER_GROUP):
+                columns = (ids.of(rows["kept"]), ids.of(rows["gone"]), rows["jaccard"], rows["containment"])
+                file.write_table(_table((*columns, _names(rows["kind"])), PAIRS))
         return paths
+
+
+def _in_groups(parts: Iterator[npt.NDArray[np.void]], size: int) -> Iterator[npt.NDArray[np.void]]:
+    """The same records, so many at a time."""
+    held: list[npt.NDArray[np.void]] = []
+    for part in parts:
+        for start in range(0, len(part), size):
+            held.append(part[start : start + size])
+            if sum(map(len, held)) >= size:
+                joined = np.concatenate(held)
+                yield joined[:size]
+                held = [joined[size:]]
+    if sum(map(len, held)):
+        yield np.concatenate(held)
 
 
 class _Ids:

@@ -5,11 +5,11 @@ is ever dropped as the copy of one that is dropped itself. Where contained docum
 shingles comes before one with fewer, because a book has to stay before a page of it can go. Among equals the first in
 the corpus comes first: sources in the order of the configuration, their files sorted, rows as they stand.
 
-**Memory.** Held for each document: about 60 bytes of numbers, for each similar pair 33. All else (hashes, bands,
-sampled shingles, signatures and shingle sets of the candidates) lies in files and is worked at in parts of
-`memory_bytes`. One thing cannot be divided: a single group of documents that bands join takes about 600 bytes for each
-of them. The shingle sets that pairs are verified with are computed anew from the texts, of those documents alone that
-something proposes, and mapped from a file.
+**Memory.** Nothing that is held grows with the corpus. Hashes, bands, sampled shingles, pairs, signatures and shingle
+sets of the candidates lie in files and are worked at in parts of `memory_bytes`; numbers of each document, 85 bytes in
+all, in files that are mapped. One thing cannot be divided: a single group of documents that bands join takes about 600
+bytes for each of them. The shingle sets that pairs are verified with are computed anew from the texts, of those
+documents alone that something proposes, and mapped from a file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from data_prep.config import DedupConfig, FingerprintConfig
 from data_prep.dedup.choose import CONTAINED_SHINGLES, choose
 from data_prep.dedup.contained import ANCHORS, PAIR_FIELDS, SAMPLE_FIELDS, pair_by_anchors, propose_by_anchors
 from data_prep.dedup.evidence import Evidence
-from data_prep.dedup.exact import HASH_FIELDS, first_copies
+from data_prep.dedup.exact import HASH_FIELDS, find_first_copies
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.near import BAND_FIELDS, band_keys, propose_by_bands
-from data_prep.dedup.spill import Spill, part_of, parts_for
+from data_prep.dedup.preference import rank_documents
+from data_prep.dedup.spill import Spill, mapped_numbers, mapped_zeros, part_of, parts_for
 from data_prep.signals.fingerprints import shingle_set
 from foundation.atomic_files import room_for
 
@@ -69,17 +70,17 @@ class Finder:
     Args:
         documents: in the corpus; they are numbered in its order.
         samples: sampled shingles of all documents together; decides the number of files only.
-        scratch: an empty folder for files in between.
+        scratch: an empty folder for files in between, which may be removed when the evidence has been written.
     """
 
     def __init__(
         self, settings: DedupConfig, fingerprints: FingerprintConfig, documents: int, samples: int, scratch: Path
     ) -> None:
         self._settings, self._fingerprints, self._scratch = settings, fingerprints, scratch
-        self.fails_rules = np.zeros(documents, dtype=bool)
+        self.fails_rules = mapped_zeros(scratch / "fails_rules", np.bool_, documents)
         self.tallies: Counter[str] = Counter(proposed_pairs=0, verified_pairs=0, similar_pairs=0)
-        self._shingle_counts = np.zeros(documents, dtype=np.int64)
-        self._anchors = np.zeros(documents, dtype=np.uint8)
+        self._shingle_counts = mapped_zeros(scratch / "shingle_counts", np.int64, documents)
+        self._anchors = mapped_zeros(scratch / "anchors", np.uint8, documents)
         self._hashes = self._spill("hashes", HASH_FIELDS, documents)
         self._bands = self._spill("bands", BAND_FIELDS, documents * fingerprints.bands)
         self._samples = self._spill("samples", SAMPLE_FIELDS, samples)
@@ -112,17 +113,17 @@ class Finder:
     def propose(self) -> npt.NDArray[np.int64]:
         """The documents that may be similar to others, in their order: candidates, whose texts are needed."""
         containment = self._settings.minimum_containment
-        longest_first = np.zeros_like(self._shingle_counts) if containment is None else -self._shingle_counts
-        order = np.lexsort((longest_first, self.fails_rules))  # stable: among equals the order of the corpus
-        self._rank = np.empty(len(order), dtype=np.int64)
-        self._rank[order] = np.arange(len(order))
-        self._first = first_copies(self._hashes, self._rank)
-        is_first = self._first == np.arange(len(order))
-        propose_by_bands(self._bands, is_first, self._groups)
+        documents = len(self.fails_rules)
+        self._rank = mapped_zeros(self._scratch / "rank", np.int64, documents)
+        rank_documents(self.fails_rules, self._shingle_counts, containment is not None, self._rank)
+        self._first = mapped_numbers(self._scratch / "first", documents)
+        find_first_copies(self._hashes, self._rank, self._first)
+        propose_by_bands(self._bands, self._first, self._groups)
         if containment is not None:
-            pair_by_anchors(self._samples, is_first, self._rank, self._anchors, self._pairs)
+            pair_by_anchors(self._samples, self._first, self._rank, self._anchors, self._pairs)
             propose_by_anchors(self._pairs, self._anchors, containment, self._groups)
         self._candidates = self._groups.candidates()
+        self._starts = mapped_zeros(self._scratch / "starts", np.int64, len(self._candidates) + 1)
         return self._candidates
 
     @contextmanager
@@ -151,6 +152,7 @@ class Finder:
             if len(shingles) != measured:
                 raise OtherTextError(f"a text has {len(shingles)} shingles, {measured} were measured")
             self._shingle_file.write(shingles.tobytes())
+            self._starts[self._taken + 1] = self._starts[self._taken] + len(shingles)
             self._taken += 1
 
     def decide(self, advance: Callable[[int], None] = lambda count: None) -> Evidence:
@@ -159,13 +161,12 @@ class Finder:
         Args:
             advance: called with the number of candidates done since the last call.
         """
-        evidence = Evidence(self._first, self._settings.minimum_jaccard)
-        sizes = self._shingle_counts[self._candidates]
-        starts = np.cumsum(sizes) - sizes
+        evidence = Evidence(self._first, self._settings, self._scratch)
         permutations = self._fingerprints.permutations
-        document_bytes = _SHINGLE_BYTES * sizes + 4 * permutations + _BYTES_PER_CANDIDATE
-        document_bytes += _BYTES_PER_ENTRY * self._fingerprints.bands
-        for batch in self._groups.batches(self._rank, document_bytes):
+        document_bytes = 4 * permutations + _BYTES_PER_CANDIDATE + _BYTES_PER_ENTRY * self._fingerprints.bands
+        for batch in self._groups.batches(
+            self._candidates, self._rank, self._shingle_counts, _SHINGLE_BYTES, document_bytes
+        ):
             # mapped for each batch, so that what is read of one is let go before the next
             shingles = np.memmap(self._scratch / "shingles", dtype=np.uint64, mode="r")
             minima = np.memmap(self._scratch / "minima", dtype=np.uint32, mode="r").reshape(-1, permutations)
@@ -176,8 +177,8 @@ class Finder:
                 np.asarray(minima),
                 rows,
                 np.asarray(shingles),
-                starts[rows],
-                sizes[rows],
+                self._starts[rows],
+                self._shingle_counts[batch.documents],
                 self._settings.minimum_jaccard,
                 self._settings.minimum_containment,
                 advance,

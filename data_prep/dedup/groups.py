@@ -5,7 +5,7 @@ that may be contained in another. Documents that buckets join, directly or throu
 nothing to do with one another, so that each is decided by itself, as many at a time as fit in memory. To belong to a
 group decides nothing: it is loose, and `choose` compares the pairs.
 
-Held for each document: its group, 8 bytes, and whether it has any bucket.
+What is known of each document (its group, its batch, whether it has any bucket) lies in files.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.spill import Spill, parts_for
+from data_prep.dedup.spill import Spill, mapped_numbers, mapped_zeros, parts_for
+from data_prep.signals.characters import read_only
+from foundation.atomic_files import room_for
 
 _ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))
 _ENTRY_BYTES = 16
+_DOCUMENTS_AT_A_TIME = 1 << 16
 
 
 @numba.njit(nogil=True, cache=True)
@@ -45,9 +48,23 @@ def _unite(parent, documents, starts):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _roots(parent, documents, roots):  # type: ignore[no-untyped-def]
-    for k in range(documents.shape[0]):
-        roots[k] = _root(parent, documents[k])
+def _divide(parent, candidates, shingle_counts, shingle_bytes, document_bytes, room, batch):  # type: ignore[no-untyped-def]
+    """Fill the batch of each candidate, which is zero at first, groups in the order of their first documents; return
+    how many there are."""
+    for document in candidates:
+        batch[_root(parent, document)] += shingle_counts[document] * shingle_bytes + document_bytes
+    number, used = 0, 0
+    for document in candidates:
+        first = _root(parent, document)
+        if first == document:
+            size = batch[document]
+            if used and used + size > room:
+                number, used = number + 1, 0
+            used += size
+            batch[document] = number
+        else:
+            batch[document] = batch[first]
+    return number + 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class Groups:
     """Collects buckets, then hands out batches.
 
     Args:
-        folder: where entries wait.
+        folder: where entries and what is known of documents lie.
         documents: in the corpus.
         expected_entries: about how many documents of buckets there will be; decides the number of files only.
     """
@@ -73,8 +90,8 @@ class Groups:
     def __init__(self, folder: Path, documents: int, expected_entries: int, memory_bytes: int) -> None:
         self._folder = folder
         self._memory_bytes = memory_bytes
-        self._parent = np.arange(documents, dtype=np.int64)
-        self._is_candidate = np.zeros(documents, dtype=bool)
+        self._parent = mapped_numbers(folder / "groups", documents)
+        self._is_candidate = mapped_zeros(folder / "is_candidate", np.bool_, documents)
         self._buckets = 0
         parts = parts_for(expected_entries, _ENTRY_BYTES, memory_bytes)
         self._entries = Spill(folder, "entries", _ENTRY_FIELDS, parts, memory_bytes)
@@ -92,42 +109,45 @@ class Groups:
 
     def candidates(self) -> npt.NDArray[np.int64]:
         """Documents of any bucket, in the order of the corpus."""
-        return np.flatnonzero(self._is_candidate)
+        path = self._folder / "candidates"
+        count = 0
+        with room_for(path), open(path, "wb") as file:
+            for start in range(0, len(self._is_candidate), _DOCUMENTS_AT_A_TIME):
+                found = start + np.flatnonzero(self._is_candidate[start : start + _DOCUMENTS_AT_A_TIME])
+                file.write(found.astype(np.int64).tobytes())
+                count += len(found)
+        return np.asarray(np.memmap(path, dtype=np.int64, mode="r")) if count else np.zeros(0, np.int64)
 
-    def batches(self, rank: npt.NDArray[np.int64], document_bytes: npt.NDArray[np.int64]) -> Iterator[Batch]:
+    def batches(
+        self,
+        candidates: npt.NDArray[np.int64],
+        rank: npt.NDArray[np.int64],
+        shingle_counts: npt.NDArray[np.int64],
+        shingle_bytes: int,
+        document_bytes: int,
+    ) -> Iterator[Batch]:
         """Every group once, as many in a batch as the memory holds; one that is larger is a batch of its own.
 
         Args:
-            rank: place of each document of the corpus in the order of preference.
-            document_bytes: what each candidate takes while it is compared.
+            candidates: see there.
+            rank, shingle_counts: of each document of the corpus, its place in the order of preference, its shingles.
+            shingle_bytes, document_bytes: what each shingle and each document takes while it is compared.
         """
-        candidates = self.candidates()
-        roots = np.empty(len(candidates), dtype=np.int64)
-        _roots(self._parent, candidates, roots)
-        _, group = np.unique(roots, return_inverse=True)
-        group_bytes = np.bincount(group, weights=document_bytes)
-        batch_of_group = _fill(group_bytes.astype(np.float64), self._memory_bytes)
-        batches = int(batch_of_group.max(initial=-1)) + 1
-        batch_of = np.zeros(len(candidates), dtype=np.int64)
-        batch_of[:] = batch_of_group[group]
+        batch_of = mapped_zeros(self._folder / "batch_of", np.int64, len(self._parent))
+        batches = _divide(
+            self._parent,
+            read_only(candidates),
+            shingle_counts,
+            shingle_bytes,
+            document_bytes,
+            self._memory_bytes,
+            batch_of,
+        )
         by_batch = Spill(self._folder, "batches", _ENTRY_FIELDS, batches, self._memory_bytes)
         for records in self._entries.read():
-            place = np.searchsorted(candidates, records["document"])
-            by_batch.add(batch_of[place], records["document"], records["bucket"])
+            by_batch.add(batch_of[records["document"]], records["document"], records["bucket"])
         for records in by_batch.read():
             yield _batch(records["document"], records["bucket"], rank)
-
-
-def _fill(sizes: npt.NDArray[np.float64], room: int) -> npt.NDArray[np.int64]:
-    """A number for each item, in order, so that those of one number fit in the room, if they fit at all."""
-    result = np.empty(len(sizes), dtype=np.int64)
-    number, used = 0, 0.0
-    for k, size in enumerate(sizes.tolist()):
-        if used and used + size > room:
-            number, used = number + 1, 0.0
-        used += size
-        result[k] = number
-    return result
 
 
 def _batch(documents: npt.NDArray[np.int64], buckets: npt.NDArray[np.int64], rank: npt.NDArray[np.int64]) -> Batch:

@@ -12,8 +12,7 @@ lines that repeat are found again in the texts. One byte for each line lies in a
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,11 +25,11 @@ import xxhash
 
 from data_prep.config import DedupConfig
 from data_prep.dedup.evidence import document_id
-from data_prep.dedup.spill import Spill, part_of, parts_for
+from data_prep.dedup.spill import Spill, mapped_zeros, part_of, parts_for
 from data_prep.dedup.texts import read_texts
 from data_prep.shards import RunDirectory, Shard
 from data_prep.signals.characters import SPACE, WORD, character_flags, decode, lower_case, read_only
-from foundation.atomic_files import room_for, whole_file
+from foundation.atomic_files import whole_file
 from foundation.progress import Progress
 
 LINES = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
@@ -131,13 +130,14 @@ def write_line_cuts(
     run: RunDirectory,
     shards: Sequence[Shard],
     shard_bounds: npt.NDArray[np.int64],
-    stays: npt.NDArray[np.bool_],
+    stays: Callable[[int, int], npt.NDArray[np.bool_]],
     scratch: Path,
 ) -> int:
     """Write the ranges of lines that go, of documents that stay; return their number.
 
     Args:
         shard_bounds: documents of shard s are [shard_bounds[s], shard_bounds[s + 1]).
+        stays: which of the documents [start, stop) stay.
         scratch: a folder for files in between.
     """
     text_bytes = sum(shard.raw_bytes for shard in shards)
@@ -154,11 +154,7 @@ def write_line_cuts(
                 keys = hashes[is_line] ^ site
                 spill.add(part_of(keys, parts), keys, numbers[is_line], np.full(len(keys), document))
             progress.advance()
-    marks = scratch / "repeated_lines"
-    with room_for(marks), open(marks, "wb") as place:
-        # taken now, where a full disk is an error: writing to a map of what is not there kills the process
-        os.posix_fallocate(place.fileno(), 0, max(total, 1))
-    goes = np.memmap(marks, dtype=np.uint8, mode="r+")
+    goes = mapped_zeros(scratch / "repeated_lines", np.uint8, total)
     mark_repeats(spill, goes, settings.line_documents, settings.lines == "keep_first")
     written, seen = 0, 0
     with (
@@ -191,11 +187,11 @@ def _lines(
     run: RunDirectory,
     shard: Shard,
     bounds: npt.NDArray[np.int64],
-    stays: npt.NDArray[np.bool_],
+    stays: Callable[[int, int], npt.NDArray[np.bool_]],
 ) -> Iterator[tuple[int, int, np.uint64, npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Of each document of a shard that stays: its number, row, hash of the site, and its lines."""
     start, stop = bounds.tolist()
-    rows = np.flatnonzero(stays[start:stop])
+    rows = np.flatnonzero(stays(start, stop))
     for row, (text, url) in zip(rows.tolist(), read_texts(run, shard, rows), strict=True):
         data = np.frombuffer(text, dtype=np.uint8)
         site = 0 if settings.line_scope == "corpus" else xxhash.xxh3_64_intdigest(site_of(url, shard.source).encode())

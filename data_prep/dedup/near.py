@@ -43,15 +43,15 @@ def band_keys(minima: npt.NDArray[np.uint32], bands: int, rows: int) -> npt.NDAr
     return keys
 
 
-def propose_by_bands(spill: Spill, is_asked: npt.NDArray[np.bool_], groups: Groups) -> None:
+def propose_by_bands(spill: Spill, first: npt.NDArray[np.int64], groups: Groups) -> None:
     """Put documents that agree in a band into one bucket.
 
     Args:
         spill: records of `BAND_FIELDS`, equal keys in one part.
-        is_asked: the documents that count; copies of others do not.
+        first: see `exact`; copies of others do not count.
     """
     for records in spill.read():
-        records = records[is_asked[records["document"]]]
+        records = records[first[records["document"]] == records["document"]]
         records = records[np.lexsort((records["document"], records["key"]))]
         begins = np.flatnonzero(np.append(True, records["key"][1:] != records["key"][:-1]) if len(records) else [])
         sizes = np.diff(np.append(begins, len(records)))

@@ -1,14 +1,20 @@
-"""Records on disk, divided into parts that fit in memory, so that a corpus of any size can be sorted.
+"""What lies on disk, so that memory does not grow with the corpus.
 
-Whatever has to meet (equal hashes, entries of one group) falls into the same part. What is written is buffered; each
-part is then read, sorted and left behind before the next one.
+**Records**, divided into parts that fit in memory: whatever has to meet (equal hashes, entries of one group) falls into
+the same part. What is written is buffered; each part is then read, sorted and left behind before the next one.
+
+**Numbers of documents**, in files that are mapped into memory: the system keeps there what there is room for, and takes
+it away again when others need the room.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -27,6 +33,33 @@ def parts_for(records: int, record_bytes: int, memory_bytes: int) -> int:
 def part_of(keys: npt.NDArray[np.uint64], parts: int) -> npt.NDArray[np.int64]:
     """The part of each 64-bit hash: equal ones together, all alike in size."""
     return (((keys >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32)).astype(np.int64)
+
+
+def mapped_zeros(path: Path, dtype: type, count: int) -> npt.NDArray[Any]:
+    """So many zeros in a new file.
+
+    Raises:
+        NoRoomError: the disk is full.
+    """
+    if count == 0:
+        return np.zeros(0, dtype)
+    with room_for(path), open(path, "wb") as file:
+        # taken now, where a full disk is an error: writing to a map of what is not there kills the process
+        os.posix_fallocate(file.fileno(), 0, count * np.dtype(dtype).itemsize)
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r+"))
+
+
+def mapped_numbers(path: Path, count: int) -> npt.NDArray[np.int64]:
+    """The numbers 0, 1, 2 and so on in a new file; raises as `mapped_zeros`."""
+    numbers = mapped_zeros(path, np.int64, count)
+    _number(numbers)
+    return numbers
+
+
+@numba.njit(nogil=True, cache=True)
+def _number(numbers):  # type: ignore[no-untyped-def]
+    for k in range(numbers.shape[0]):
+        numbers[k] = k
 
 
 class Spill:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
+from data_prep.dedup.evidence import Evidence
 from data_prep.dedup.find import Finder, OtherTextError, Signatures
 from data_prep.dedup.lines import write_line_cuts
 from data_prep.dedup.texts import read_texts
@@ -73,12 +74,15 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
         counts: Counter[str] = Counter(documents=int(shard_bounds[-1]), candidates=len(candidates), **finder.tallies)
         paths = evidence.write(run.dedup, shards, shard_bounds, counts)
         if config.dedup.lines != "none":
-            stays = ~finder.fails_rules & (evidence.duplicate_of < 0)
             paths.append(run.dedup / "lines.parquet")
+
+            def stays(start: int, stop: int) -> npt.NDArray[np.bool_]:
+                return ~finder.fails_rules[start:stop] & ~evidence.goes(start, stop)
+
             counts["lines"] = write_line_cuts(paths[-1], config.dedup, run, shards, shard_bounds, stays, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    counts.update(_alarms(run, evidence.duplicate_of >= 0, shards, shard_bounds, config.dedup.alarm_share))
+    counts.update(_alarms(run, evidence, shards, shard_bounds, config.dedup.alarm_share))
     stage.commit(UNIT, paths, counts)
 
 
@@ -167,7 +171,7 @@ def _fixed_bytes(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
 
 def _alarms(
     run: RunDirectory,
-    goes: npt.NDArray[np.bool_],
+    evidence: Evidence,
     shards: Sequence[Shard],
     shard_bounds: npt.NDArray[np.int64],
     alarm_share: float,
@@ -178,7 +182,7 @@ def _alarms(
     for s, shard in enumerate(shards):
         start, stop = shard_bounds[s : s + 2].tolist()
         total[shard.source] += stop - start
-        lost[shard.source] += int(goes[start:stop].sum())
+        lost[shard.source] += int(evidence.goes(start, stop).sum())
     counts = {f"removed:{source}": lost[source] for source in sorted(total)}
     for source in sorted(total):
         if lost[source] > alarm_share * total[source]:

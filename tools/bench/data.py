@@ -213,8 +213,8 @@ def _our_dedup(containment: float | None) -> Callable[[Sequence[tuple[str, str]]
                 candidates = finder.propose()
                 with finder.taking_candidates():
                     finder.add_candidates(found.minima[candidates], (encoded[d] for d in candidates.tolist()))
-                evidence = finder.decide()
-            kinds = np.bincount(evidence.kinds[evidence.duplicate_of >= 0], minlength=len(KINDS)).tolist()
+                decided = finder.decide().decided(0, len(taken))
+            kinds = np.bincount(decided.kinds[decided.duplicate_of >= 0], minlength=len(KINDS)).tolist()
             return dict(zip(KINDS, kinds, strict=True))
 
         words = " ".join(f"w{k}" for k in range(200))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from data_prep.config import DedupConfig, FingerprintConfig
-from data_prep.dedup.evidence import Evidence
+from data_prep.dedup.evidence import Decided
 from data_prep.dedup.find import Finder, Signatures
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text, shingle_set
 
 FINGERPRINTS = FingerprintConfig()
+
+
+@dataclass(frozen=True)
+class Found(Decided):
+    """What is decided of all texts, and the pairs that were found."""
+
+    pairs: npt.NDArray[np.void]
 
 
 def find(
@@ -21,7 +30,7 @@ def find(
     minimum_containment: float | None = None,
     memory_bytes: int = 10**9,
     fails: tuple[int, ...] = (),
-) -> tuple[Evidence, Finder]:
+) -> tuple[Found, Finder]:
     """What is decided of the texts, of which those of the numbers `fails` fail their rules."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
@@ -47,7 +56,9 @@ def find(
     candidates = finder.propose()
     with finder.taking_candidates():
         finder.add_candidates(found.minima[candidates], [encoded[d] for d in candidates.tolist()])
-    return finder.decide(), finder
+    evidence = finder.decide()
+    pairs = list(evidence.pairs())
+    return Found(**vars(evidence.decided(0, len(texts))), pairs=np.concatenate(pairs) if pairs else np.empty(0)), finder
 
 
 def sets_of(texts: list[str]) -> list[np.ndarray]:

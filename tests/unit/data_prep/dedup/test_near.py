@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from data_prep.config import DedupConfig
 from data_prep.dedup.choose import choose
 from data_prep.dedup.evidence import KINDS
+from data_prep.dedup.find import Finder, Signatures
 from data_prep.dedup.near import band_keys
+from data_prep.shards import Shard
 from data_prep.signals.fingerprints import jaccard, shingle_set
-from tests.unit.data_prep.dedup.finding import find, sets_of
+from tests.unit.data_prep.dedup.finding import FINGERPRINTS, find, sets_of
 
 GOLD = Path(__file__).parents[4].parent / "shared" / "data" / "gold_neardup_pairs.jsonl.zst"
 
@@ -44,11 +49,10 @@ def test_what_goes_is_similar_to_one_that_stays(tmp_path: Path) -> None:
             assert duplicate_of[d] == -1
             stays.append(d)
     assert 30 < len(stays) < len(texts) - 30
-    pairs, measures, kinds = evidence.pairs()
-    is_near = kinds == KINDS.index("near")
-    for (kept, gone), similarity in zip(pairs[is_near].tolist(), measures[is_near, 0], strict=True):
-        assert kept in stays
-        assert similarity == jaccard(sets[kept], sets[gone]) >= 0.8
+    near = evidence.pairs[evidence.pairs["kind"] == KINDS.index("near")]
+    for pair in near:
+        assert pair["kept"] in stays
+        assert pair["jaccard"] == jaccard(sets[pair["kept"]], sets[pair["gone"]]) >= 0.8
 
 
 def test_nothing_goes_because_of_a_chain(tmp_path: Path) -> None:
@@ -72,7 +76,7 @@ def test_a_crowd_of_copies_costs_one_comparison_each(tmp_path: Path) -> None:
     evidence, finder = find(tmp_path, crowd)
     assert (evidence.duplicate_of == 0).sum() == len(crowd) - 1
     assert finder.tallies["verified_pairs"] < 2 * len(crowd)
-    assert len(evidence.pairs()[0]) == len(crowd) - 1  # more than the room that was made at first
+    assert len(evidence.pairs) == len(crowd) - 1  # more than the room that was made at first
 
 
 def test_the_threshold_itself_is_enough() -> None:
@@ -107,7 +111,7 @@ def test_no_documents_are_no_fault(tmp_path: Path) -> None:
     for minimum_containment in (None, 0.9):
         evidence, _ = find(tmp_path, ["", "x"], minimum_containment=minimum_containment)
         assert evidence.duplicate_of.tolist() == [-1, -1]
-        assert len(evidence.pairs()[0]) == 0
+        assert len(evidence.pairs) == 0
 
 
 def test_the_first_of_equal_texts_stays_and_one_that_passes_the_rules_before_it(tmp_path: Path) -> None:
@@ -131,11 +135,54 @@ def test_a_bound_of_memory_changes_nothing(tmp_path: Path) -> None:
     for name, memory_bytes in (("much", 10**9), ("little", 20_000)):
         (tmp_path / name).mkdir()
         evidence, finder = find(tmp_path / name, texts, minimum_containment=0.9, memory_bytes=memory_bytes)
-        found.append((evidence.duplicate_of, evidence.kinds, evidence.measures, *evidence.pairs(), finder.tallies))
+        found.append((*vars(evidence).values(), finder.tallies))
         assert (finder._bands.parts > 20) is (name == "little")
     assert set(found[0][1].tolist()) == {0, 1, 2}
     for one, other in zip(*found, strict=True):
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+
+def _peak_of(folder: Path, shards: int) -> int:
+    """Bytes that were held at most while so many shards of 5,000 documents went through, of which a tenth are near
+    copies, another exact ones."""
+    folder.mkdir()
+    documents = 5_000
+    settings = DedupConfig.model_construct(minimum_jaccard=0.8, minimum_containment=None, memory_bytes=10**6)
+    bounds = np.arange(shards + 1, dtype=np.int64) * documents
+    copies = np.arange(0, documents, 10)
+    texts = [" ".join(f"{k}w{i}" for i in range(12)).encode() for k in range(20)]
+    tracemalloc.start()
+    finder = Finder(settings, FINGERPRINTS, shards * documents, 0, folder)
+    for shard in range(shards):
+        generator = np.random.default_rng(shard)
+        hashes = generator.integers(0, 2**63, (documents, 2), dtype=np.uint64)
+        minima = generator.integers(0, 2**32, (documents, FINGERPRINTS.permutations), dtype=np.uint32)
+        minima[copies + 1] = minima[copies]
+        hashes[copies + 2] = hashes[copies]
+        nothing, every = np.empty(0, np.uint64), np.ones(documents, dtype=bool)
+        none = np.zeros(documents, dtype=np.int64)
+        start = int(bounds[shard])
+        finder.add(Signatures(start, ~every, hashes, none + 8, every, minima, nothing, none))
+        del generator, hashes, minima
+    candidates = finder.propose()
+    assert len(candidates) == 2 * shards * len(copies)
+    with finder.taking_candidates():
+        for start in range(0, len(candidates), 1000):
+            pairs = candidates[start : start + 1000] // 10
+            minima = np.repeat(pairs[:, None], FINGERPRINTS.permutations, axis=1).astype(np.uint32)
+            finder.add_candidates(minima, (texts[pair % 20] for pair in pairs.tolist()))
+    counts: Counter[str] = Counter()
+    named = [Shard(f"s-{shard:05d}", "s", "jsonl", shard, ()) for shard in range(shards)]
+    finder.decide().write(folder, named, bounds, counts)
+    assert counts == {"near": shards * len(copies), "exact": shards * len(copies), "contained": 0}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    peaks = [_peak_of(tmp_path / str(shards), shards) for shards in (16, 64)]
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 @pytest.mark.skipif(not GOLD.is_file(), reason=f"no gold pairs at {GOLD.name}")
