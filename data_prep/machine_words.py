@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import load_item, make_array
 
@@ -59,6 +60,39 @@ def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
 
 
 equal_of_64: Any = intrinsic(_generate_equal)
+
+
+def _generate_store(context: Any, array: Any, i: Any, eight: Any) -> Any:
+    """Write eight bytes from `array[i]` on, whatever the array is of."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.gep(make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
+        builder.store(arguments[2], builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return numba.void(array, numba.int64, numba.uint64), generate
+
+
+store_eight: Any = intrinsic(_generate_store)
+
+
+def _generate_prefetch(context: Any, array: Any, i: Any) -> Any:
+    """Bring the line of the cache that row `i` of a table begins in, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        table = make_array(signature.args[0])(context, builder, arguments[0])
+        stride = builder.extract_value(table.strides, 0)
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        address = builder.gep(builder.bitcast(table.data, byte), [builder.mul(arguments[1], stride)])
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [address, number(0), number(3), number(1)])  # to read, soon again, data
+        return context.get_dummy_value()
+
+    return numba.void(array, numba.int64), generate
+
+
+prefetch: Any = intrinsic(_generate_prefetch)
 
 
 def _generate_alike(context: Any, entries: Any, i: Any, value: Any, compared: Any) -> Any:

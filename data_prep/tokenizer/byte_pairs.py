@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import load_eight, lowest, mask_of
+from data_prep.machine_words import at, load_eight, lowest, mask_of, prefetch, store_eight
 from data_prep.tokenizer.trie import ENTRY_BITS, SLOT_BITS
 
 MEMORY_SETS = 1 << 18
@@ -39,8 +39,13 @@ _LONG_BYTES = 56
 _LONG_WORDS = _LONG_BYTES // 8
 _LONG_TOKENS = 16
 
-_PIECES = 1024
-"""Ends of pieces that are found at a time."""
+_PIECES = 320
+"""Ends of pieces that are found at a time, and sets that are on their way from memory."""
+
+_KEPT = np.array(
+    [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(_REMEMBERED_BYTES + 2)], np.uint64
+)
+"""By the length of a piece, the bits of its first eight bytes and of the next ones."""
 
 RANK_BITS = 24
 _FILTER_SHARE = 8
@@ -180,7 +185,7 @@ def _fit(
     """Whether the texts of two tokens, one behind the other, are encoded as these two."""
     low = (1 << ENTRY_BITS) - 1
     limit = np.int64(_LIMIT)  # rank + 1 of what was merged in place of the pair, or one more where that stood behind it
-    origin_one, origin_two = origins[one], origins[two]
+    origin_one, origin_two = at(origins, one), at(origins, two)
     while True:
         if _rank(one, two, table, shift, filter_, filter_shift) < limit:
             return False
@@ -188,11 +193,11 @@ def _fit(
         if made_one > made_two:
             limit = made_one
             one = origin_one & low
-            origin_one = origins[one]
+            origin_one = at(origins, one)
         elif made_two > 0:
             limit = made_two + 1
             two = origin_two >> ENTRY_BITS & low
-            origin_two = origins[two]
+            origin_two = at(origins, two)
         else:
             return True
 
@@ -204,7 +209,7 @@ def _longest(start: int, stop: int, data: npt.NDArray[np.uint8], trie: npt.NDArr
     word = trie[0]
     found = -1
     for i in range(start, stop):
-        child = word >> np.uint64(ENTRY_BITS) & np.uint64((1 << SLOT_BITS) - 1) ^ np.uint64(data[i])
+        child = word >> np.uint64(ENTRY_BITS) & np.uint64((1 << SLOT_BITS) - 1) ^ np.uint64(at(data, i))
         word = trie[child]
         if word >> np.uint64(ENTRY_BITS + SLOT_BITS) != slot:
             break
@@ -296,7 +301,8 @@ def encode_documents(
     memory_shift, long_shift = _bits_of(len(memory)), _bits_of(len(long_memory))
     held = np.zeros(_LONG_WORDS, np.uint64)
     dead = np.zeros(len(data), np.bool_)  # places that no way through a piece leads on from
-    stops = np.empty(_PIECES, np.int64)
+    stops, places = np.empty(_PIECES, np.int64), np.empty(_PIECES, np.uint64)
+    keys, key_rests = np.empty(_PIECES, np.uint64), np.empty(_PIECES, np.uint64)
     written = 0
     for document in range(len(bounds)):
         first = written
@@ -306,9 +312,9 @@ def encode_documents(
             found = 0
             while found <= _PIECES - 65 and searched < end:
                 word = searched >> 6
-                bits = starts[word] & (~np.uint64(0) << np.uint64(searched & 63))
+                bits = at(starts, word) & (~np.uint64(0) << np.uint64(searched & 63))
                 while bits:
-                    stops[found] = word * 64 + np.int64(lowest(bits))
+                    stops[np.uint64(found)] = word * 64 + np.int64(lowest(bits))
                     bits &= bits - one
                     found += 1
                 searched = (word + 1) * 64
@@ -317,33 +323,31 @@ def encode_documents(
             if searched >= end:
                 stops[found] = end
                 found += 1
-            for piece in range(found):
+            start = i
+            for piece in range(np.uint64(found)):
+                length = stops[piece] - start
+                kept = np.uint64(min(length, _REMEMBERED_BYTES + 1))
+                key = load_eight(data, start) & _KEPT[kept, 0]
+                key_rest = load_eight(data, start + 8) & _KEPT[kept, 1] | kept << np.uint64(56)
+                place = key * np.uint64(0x9E3779B97F4A7C15) ^ key_rest * np.uint64(0xC2B2AE3D27D4EB4F)
+                place = (place ^ place >> half) * np.uint64(0x9E3779B97F4A7C15) >> memory_shift
+                prefetch(memory, place)
+                keys[piece], key_rests[piece], places[piece] = key, key_rest, place
+                start = stops[piece]
+            for piece in range(np.uint64(found)):
                 stop = stops[piece]
                 length = stop - i
-                place, long_place = np.uint64(0), np.uint64(0)
-                key, key_rest = np.uint64(0), np.uint64(0)
+                long_place = np.uint64(0)
                 if length <= _REMEMBERED_BYTES:
-                    key, key_rest = load_eight(data, i), load_eight(data, i + 8)
-                    if length <= 8:
-                        key &= ~np.uint64(0) >> np.uint64(64 - 8 * length)
-                        key_rest = np.uint64(0)
-                    else:
-                        key_rest &= ~np.uint64(0) >> np.uint64(128 - 8 * length)
-                    key_rest |= np.uint64(length) << np.uint64(56)
-                    place = key * np.uint64(0x9E3779B97F4A7C15) ^ key_rest * np.uint64(0xC2B2AE3D27D4EB4F)
-                    place = (place ^ place >> half) * np.uint64(0x9E3779B97F4A7C15) >> memory_shift
-                    way = -1
-                    if memory[place, 0] == key and memory[place, 1] & ~counts == key_rest:
-                        way = 0
-                    elif memory[place, 4] == key and memory[place, 5] & ~counts == key_rest:
-                        way = 4
-                    if way >= 0:
+                    key, key_rest, place = keys[piece], key_rests[piece], places[piece]
+                    is_first = (memory[place, 0] == key) & (memory[place, 1] & ~counts == key_rest)
+                    is_second = (memory[place, 4] == key) & (memory[place, 5] & ~counts == key_rest)
+                    if is_first | is_second:
+                        way = np.uint64(4) * np.uint64(is_second)
                         # All four are copied; what is too much is written over.
-                        tokens[written] = memory[place, way + 2] & low_half
-                        tokens[written + 1] = memory[place, way + 2] >> half
-                        tokens[written + 2] = memory[place, way + 3] & low_half
-                        tokens[written + 3] = memory[place, way + 3] >> half
-                        written += np.int64(memory[place, way + 1] >> np.uint64(62)) + 1
+                        store_eight(tokens, written, memory[place, way + np.uint64(2)])
+                        store_eight(tokens, written + 2, memory[place, way + np.uint64(3)])
+                        written += np.int64(memory[place, way + one] >> np.uint64(62)) + 1
                         i = stop
                         continue
                 if length <= _LONG_BYTES:
@@ -353,8 +357,8 @@ def encode_documents(
                         count = np.int64(size >> np.uint64(8))
                         for k in range((count + 1) // 2):
                             pair = long_memory[long_place, _LONG_WORDS + 1 + k]
-                            tokens[written + 2 * k] = pair & low_half
-                            tokens[written + 2 * k + 1] = pair >> half
+                            tokens[np.uint64(written + 2 * k)] = pair & low_half
+                            tokens[np.uint64(written + 2 * k + 1)] = pair >> half
                         written += count
                         i = stop
                         continue
@@ -364,56 +368,57 @@ def encode_documents(
                 while i < stop:
                     if token < 0 and _longest(i, stop, data, trie) < 0:
                         # A character without an entry: no merge goes beyond it.
-                        tokens[written] = byte_tokens[data[i]]
+                        tokens[np.uint64(written)] = at(byte_tokens, at(data, i))
                         written += 1
                         i += 1
-                        while i < stop and data[i] & 0xC0 == 0x80:
-                            tokens[written] = byte_tokens[data[i]]
+                        while i < stop and at(data, i) & 0xC0 == 0x80:
+                            tokens[np.uint64(written)] = at(byte_tokens, at(data, i))
                             written += 1
                             i += 1
                         bottom, last = written, -1
                         token = _longest(i, stop, data, trie)
                         continue
                     while token >= 0 and (
-                        dead[i + lengths[token]]
+                        at(dead, i + at(lengths, token))
                         or (last >= 0 and not _fit(last, token, origins, table, shift, filter_, filter_shift))
                     ):
-                        token = np.int64(shorter[token])
+                        token = np.int64(at(shorter, token))
                     if token >= 0:
-                        tokens[written] = token
+                        tokens[np.uint64(written)] = token
                         written += 1
-                        i += lengths[token]
+                        i += at(lengths, token)
                         last = token
                         token = _longest(i, stop, data, trie)
                     elif written == bottom:
                         return -1
                     else:
-                        dead[i] = True
+                        dead[np.uint64(i)] = True
                         written -= 1
-                        gone = np.int64(tokens[written])
-                        i -= lengths[gone]
-                        last = np.int64(tokens[written - 1]) if written > bottom else -1
-                        token = np.int64(shorter[gone])
+                        gone = np.int64(at(tokens, written))
+                        i -= at(lengths, gone)
+                        last = np.int64(at(tokens, written - 1)) if written > bottom else -1
+                        token = np.int64(at(shorter, gone))
                 count = written - before
                 if length <= _REMEMBERED_BYTES and count <= _REMEMBERED_TOKENS:
                     # The newer of a set stands first, the older one is forgotten.
+                    place = places[piece]
                     for k in range(4):
                         memory[place, 4 + k] = memory[place, k]
                     for k in range(count, _REMEMBERED_TOKENS):
-                        tokens[written + k - count] = 0
-                    memory[place, 0] = key
-                    memory[place, 1] = key_rest | np.uint64(count - 1) << np.uint64(62)
-                    memory[place, 2] = np.uint64(tokens[before]) | np.uint64(tokens[before + 1]) << half
-                    memory[place, 3] = np.uint64(tokens[before + 2]) | np.uint64(tokens[before + 3]) << half
+                        tokens[np.uint64(written + k - count)] = 0
+                    memory[place, 0] = keys[piece]
+                    memory[place, 1] = key_rests[piece] | np.uint64(count - 1) << np.uint64(62)
+                    memory[place, 2] = np.uint64(at(tokens, before)) | np.uint64(at(tokens, before + 1)) << half
+                    memory[place, 3] = np.uint64(at(tokens, before + 2)) | np.uint64(at(tokens, before + 3)) << half
                 elif length <= _LONG_BYTES and count <= _LONG_TOKENS:
                     for k in range(_LONG_WORDS):
                         long_memory[long_place, k] = held[k]
                     long_memory[long_place, _LONG_WORDS] = np.uint64(count << 8 | length)
-                    tokens[written] = 0
+                    tokens[np.uint64(written)] = 0
                     for k in range((count + 1) // 2):
-                        pair = np.uint64(tokens[before + 2 * k]) | np.uint64(tokens[before + 2 * k + 1]) << half
+                        pair = np.uint64(at(tokens, before + 2 * k)) | np.uint64(at(tokens, before + 2 * k + 1)) << half
                         long_memory[long_place, _LONG_WORDS + 1 + k] = pair
-        tokens[written] = end_of_document
+        tokens[np.uint64(written)] = end_of_document
         written += 1
         sizes[document] = written - first
     return written
