@@ -40,5 +40,5 @@ def rank_documents(
     places = np.zeros((2, int(sizes.max(initial=0)) + 1 if larger_first else 1), dtype=np.int64)
     _count(fails_rules, sizes, places)
     counts = places.ravel()
-    places = (np.cumsum(counts) - counts).reshape(places.shape)
+    counts[:] = np.cumsum(counts) - counts  # from here on where the next one of a kind goes
     _take(fails_rules, sizes, places, rank)

@@ -147,14 +147,13 @@ def print_results(found: dict[tuple[str, str, int], list[dict[str, Any]]]) -> No
     ]
     title = f"{size:.1f} MB, {alone[0]['documents']:,} documents, {len(alone)} rounds, medians"
     summary_table(title, rows, ("stage", "MB / processor s", "MB / s", "times one process"))
-    rows = []
+    memory: list[tuple[str, ...]] = []
     for stage in STAGES:
         few, many = (found[name, stage, 1][0] for name in ("quarter", "whole"))
-        rows += [
-            (stage, f"{run['documents']:,}", *(f"{run[key] / 1e6:.0f}" for key in ("bytes", "own_bytes", "peak_bytes")))
-            for run in (few, many)
-        ]
-    summary_table("Memory", rows, ("stage", "documents", "MB of text", "its own, MB", "with mapped files, MB"))
+        for run in (few, many):
+            megabytes = (f"{run[key] / 1e6:.0f}" for key in ("bytes", "own_bytes", "peak_bytes"))
+            memory.append((stage, f"{run['documents']:,}", *megabytes))
+    summary_table("Memory", memory, ("stage", "documents", "MB of text", "its own, MB", "with mapped files, MB"))
 
 
 if __name__ == "__main__":
