@@ -11,8 +11,9 @@ import pytest
 from pretrain.config import TrainConfig
 from pretrain.topology import Topology
 from tests.distributed import cases, ramp_cases
+from tests.distributed.differences import worst_difference
 from tests.distributed.processes import run_processes
-from tests.distributed.test_parity import LOGIT_TOLERANCE, SCALAR_TOLERANCE, SCALARS, TOLERANCE, worst_difference
+from tests.distributed.test_parity import LOGIT_TOLERANCE, SCALAR_TOLERANCE, SCALARS, TOLERANCE
 
 # The twin computes in fp32. Measured: 2.3e-2 on the worst gradient (a norm's, tensor 2), 1e-3 and less on all scalars.
 AGAINST_FP32 = {"fp32": TOLERANCE["fp32"]["weights"], "bf16": 3e-2}
