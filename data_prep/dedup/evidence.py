@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data_prep.config import DedupConfig
 from data_prep.dedup.choose import Similar
-from data_prep.dedup.spill import Spill, mapped_numbers, mapped_zeros, parts_for
+from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
 from data_prep.shards import Shard
 from foundation.atomic_files import whole_file
 
@@ -45,7 +45,6 @@ REMOVALS = pa.schema(
 KINDS = ("exact", "near", "contained")
 _EXACT, _NEAR, _CONTAINED = range(len(KINDS))
 _PAIRS_PER_GROUP = 100_000
-_DOCUMENTS_AT_A_TIME = 1 << 16
 _PAIR_FIELDS = (("kept", "<i8"), ("gone", "<i8"), ("jaccard", "<f8"), ("containment", "<f8"), ("kind", "u1"))
 
 
@@ -113,8 +112,8 @@ class Evidence:
 
     def pairs(self) -> Iterator[npt.NDArray[np.void]]:
         """Records of documents that stay (`kept`) and such that go (`gone`), sorted; can be read once."""
-        for start in range(0, len(self._first), _DOCUMENTS_AT_A_TIME):
-            first = self._first[start : start + _DOCUMENTS_AT_A_TIME]
+        for start in range(0, len(self._first), DOCUMENTS_AT_A_TIME):
+            first = self._first[start : start + DOCUMENTS_AT_A_TIME]
             copies = np.flatnonzero(first != np.arange(start, start + len(first)))
             ones = np.ones(len(copies))
             self._add_pairs(first[copies], start + copies, ones, ones, np.full(len(copies), _EXACT, np.uint8))

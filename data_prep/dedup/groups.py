@@ -18,13 +18,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.spill import Spill, mapped_numbers, mapped_zeros, parts_for
+from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
 from data_prep.signals.characters import read_only
 from foundation.atomic_files import room_for
 
 _ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))
 _ENTRY_BYTES = 16
-_DOCUMENTS_AT_A_TIME = 1 << 16
 
 
 @numba.njit(nogil=True, cache=True)
@@ -112,8 +111,8 @@ class Groups:
         path = self._folder / "candidates"
         count = 0
         with room_for(path), open(path, "wb") as file:
-            for start in range(0, len(self._is_candidate), _DOCUMENTS_AT_A_TIME):
-                found = start + np.flatnonzero(self._is_candidate[start : start + _DOCUMENTS_AT_A_TIME])
+            for start in range(0, len(self._is_candidate), DOCUMENTS_AT_A_TIME):
+                found = start + np.flatnonzero(self._is_candidate[start : start + DOCUMENTS_AT_A_TIME])
                 file.write(found.astype(np.int64).tobytes())
                 count += len(found)
         return np.asarray(np.memmap(path, dtype=np.int64, mode="r")) if count else np.zeros(0, np.int64)

@@ -23,6 +23,8 @@ from foundation.atomic_files import room_for
 _COPIES = 6
 """Of a part in memory while it is sorted: the records, their columns, the order, what is gathered by it."""
 _MOST_PARTS = 4096
+DOCUMENTS_AT_A_TIME = 1 << 16
+"""Of numbers that are gone through from the first document to the last."""
 
 
 def parts_for(records: int, record_bytes: int, memory_bytes: int) -> int:

@@ -94,9 +94,8 @@ def score(points, place, model, filter_, keys, weights):  # type: ignore[no-unty
             continue
         key = _key(points, first, _SIZES[window], window, model)
         bit = np.int64(key >> np.uint64(20)) & (_FILTER_BITS - 1)
-        if not at(filter_, bit >> 3) & (
-            1 << (bit & 7)
-        ):  # most windows have no weight, and the filter fits in the cache
+        # most windows have no weight, and the filter fits in the cache
+        if not at(filter_, bit >> 3) & (1 << (bit & 7)):
             continue
         slot = np.int64(key >> np.uint64(40)) & mask
         while at(keys, slot) != key:

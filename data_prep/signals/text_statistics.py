@@ -207,9 +207,8 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
             last_byte, last_character, at_end = i, characters, i >= end
         if at_end:
             point, following, flag = np.int64(32), i, np.uint8(SPACE)
-        elif (
-            at(data, i) < 0x80
-        ):  # a branch of its own: predicted, where the size of `decode` would have to be waited for
+        elif at(data, i) < 0x80:
+            # a branch of its own: predicted, where the size of `decode` would have to be waited for
             point, following, flag = np.int64(at(data, i)), i + 1, at(flags, at(data, i))
         else:
             point, size = decode(data, i, end)
