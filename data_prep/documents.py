@@ -1,8 +1,12 @@
-"""The columns of a document shard, of its signals and of its verdicts."""
+"""The columns of a document shard, of its signals and of its verdicts, and the bytes of its texts."""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+
+from data_prep.machine_words import read_only
 
 DOCUMENTS = pa.schema(
     [
@@ -109,3 +113,21 @@ VERDICTS = pa.schema(
 )
 """`cuts` holds the byte ranges of a kept document that are left out when it is written: lines that rules refuse.
 `reasons` holds every reason against a document, the one that is counted first; empty when it is kept."""
+
+
+def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The bytes of a column of texts and where each begins and ends, without a copy.
+
+    Returns:
+        All bytes, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
+
+    Raises:
+        ValueError: a text is null.
+    """
+    if texts.null_count:
+        raise ValueError(f"column text: {texts.null_count} of {len(texts)} rows are null; each document needs a text")
+    if len(texts) == 0:
+        return np.frombuffer(b"", dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    _, offsets, data = texts.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return read_only(np.frombuffer(data if data is not None else b"", dtype=np.uint8)), bounds

@@ -9,10 +9,18 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import load_item, make_array
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A read-only view: kernels are compiled once for each kind of array, so that all callers hand in the same kind."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _generate_at(context: Any, array: Any, i: Any) -> Any:

@@ -21,7 +21,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import read_only
+from data_prep.machine_words import read_only
 from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,14 @@ from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer.adopt import model_vocabulary_size
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
-from data_prep.tokenizer.encoded import Encoded, TokenizerError
-from data_prep.tokenizer.kept_documents import KeptDocument, has_no_loss, id_fraction, mixture_weights, read_kept
+from data_prep.tokenizer.encoded import Encoded, Encoder, TokenizerError
+from data_prep.tokenizer.kept_documents import KeptBatch, has_no_loss, id_fraction, mixture_weights, read_kept_batches
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table
 
 VERSION = 3
 
-_BATCH_BYTES = 2_000_000
-"""Text that is encoded at a time."""
 _GATHERED_TOKENS = 4_000_000
 """Tokens that are held while a source is gathered."""
 _GATHERED_DOCUMENTS = 100_000
@@ -120,25 +118,24 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     """
     run = stage.run
     prefix, flags_path = _encoded(run, name), _flags(run, name)
-    reference = ReferenceEncoder(run.tokenizer)
-    encoder, table = open_encoder(reference), TokenBytes.of(reference)
+    encoder, table = _opened(run.tokenizer, stage.inputs)
     has_mask = has_no_loss(run, name)
     flags: list[bool] = []
     identities: list[str] = []
     byte_count = inexact = 0
     with ExitStack() as stack:
         writer: IndexedDatasetWriter | None = None
-        for batch in _batches(read_kept(run, name)):
+        for batch in read_kept_batches(run, name):
             if writer is None:
                 writer = IndexedDatasetWriter(prefix, encoder.vocabulary_size, with_loss_mask=has_mask)
                 stack.enter_context(writer)
-            encoded = encoder.encode([document.text for document in batch])
+            encoded = encoder.encode(batch.texts)
             inexact += _count_inexact(table, encoded, batch)
-            mask = table.loss_mask(encoded, [document.no_loss for document in batch]) if has_mask else None
+            mask = table.loss_mask(encoded, batch.no_loss) if has_mask else None
             writer.add_documents(encoded.tokens, encoded.sizes, mask)
-            flags.extend(id_fraction(seed, "heldout", document.id) < heldout_share for document in batch)
-            identities += [document.id for document in batch]
-            byte_count += sum(len(document.text.encode()) for document in batch)
+            flags.extend(id_fraction(seed, "heldout", identity) < heldout_share for identity in batch.identities)
+            identities += batch.identities
+            byte_count += int(batch.texts.sizes.sum())
     heldout = sum(flags)
     counts = {
         "documents": len(flags) - heldout,
@@ -155,35 +152,32 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins, *masks], counts)
 
 
-def _count_inexact(table: TokenBytes, encoded: Encoded, batch: Sequence[KeptDocument]) -> int:
+@lru_cache(maxsize=1)
+def _opened(folder: Path, inputs: str) -> tuple[Encoder, TokenBytes]:
+    """Once per process: tables take as long as some megabytes of text, and pieces stay remembered.
+
+    Args:
+        inputs: changes with the tokenizer.
+    """
+    reference = ReferenceEncoder(folder)
+    return open_encoder(reference), TokenBytes.of(reference)
+
+
+def _count_inexact(table: TokenBytes, encoded: Encoded, batch: KeptBatch) -> int:
     """How many the tokenizer rewrites, such as U+2581 as a space; all others must be exact."""
-    differing = np.flatnonzero(table.inexact(encoded, [document.text for document in batch])).tolist()
+    differing = np.flatnonzero(table.inexact(encoded, batch.texts)).tolist()
     for i in differing:
-        document = batch[i]
-        if not table.may_differ(document.text):
+        if not table.may_differ(batch.texts[i]):
             raise TokenizerError(
-                f"document {document.id} does not come back from its tokens as it was: the encoder is at fault; "
-                "`--restart train-tokenizer` proves it anew"
+                f"document {batch.identities[i]} does not come back from its tokens as it was: the encoder is at "
+                "fault; `--restart train-tokenizer` proves it anew"
             )
-        if document.no_loss:
+        if batch.no_loss[i]:
             raise TokenizerError(
-                f"document {document.id} has `no_loss`, and this tokenizer rewrites its text ({table.rewriting}), so "
-                "that the ranges cannot be followed: give the text as the tokenizer writes it"
+                f"document {batch.identities[i]} has `no_loss`, and this tokenizer rewrites its text "
+                f"({table.rewriting}), so that the ranges cannot be followed: give the text as the tokenizer writes it"
             )
     return len(differing)
-
-
-def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
-    batch: list[KeptDocument] = []
-    held = 0
-    for document in documents:
-        batch.append(document)
-        held += len(document.text)
-        if held >= _BATCH_BYTES:
-            yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
 
 
 # ---------------------------------------------------------------------------------------------------------------------

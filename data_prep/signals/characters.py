@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
-from typing import Any
 
 import numba
 import numpy as np
@@ -108,13 +107,6 @@ def lower_case() -> npt.NDArray[np.uint32]:
         lower[point] = ord(chr(point).lower()[0])
     lower.flags.writeable = False
     return lower
-
-
-def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only view: kernels are compiled once for each kind of array, so that all callers hand in the same kind."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 # numba keys its cache by the file of the outermost kernel: after a change here, remove the kernels' __pycache__.

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import read_only
+from data_prep.machine_words import read_only
 from data_prep.signals.fasttext_file import HIERARCHICAL_SOFTMAX, SOFTMAX, SUPERVISED, FastTextFile
 
 _BASIS, _PRIME, _LOW = np.uint64(2166136261), np.uint64(16777619), np.uint64(0xFFFFFFFF)

@@ -27,7 +27,8 @@ import numpy.typing as npt
 import xxhash
 
 from data_prep.config import FingerprintConfig
-from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case, read_only
+from data_prep.machine_words import read_only
+from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
 
 _UNSPACED_PART = 5
 _SEARCHED_RATIO = 32

@@ -17,10 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig, FingerprintConfig
-from data_prep.documents import SIGNALS
+from data_prep.documents import SIGNALS, text_bytes
 from data_prep.executors import run_units
 from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
-from data_prep.signals.characters import read_only
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.perplexity import Perplexity, model_files
@@ -188,24 +187,6 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, inst
     return pa.table(
         {field.name: _as_array(columns[field.name], field.type, len(texts)) for field in SIGNALS}, schema=SIGNALS
     )
-
-
-def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The bytes of a column of texts and where each begins and ends, without a copy.
-
-    Returns:
-        All bytes, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
-
-    Raises:
-        ValueError: a text is null.
-    """
-    if texts.null_count:
-        raise ValueError(f"column text: {texts.null_count} of {len(texts)} rows are null; each document needs a text")
-    if len(texts) == 0:
-        return np.frombuffer(b"", dtype=np.uint8), np.zeros(1, dtype=np.int64)
-    _, offsets, data = texts.buffers()
-    bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return read_only(np.frombuffer(data if data is not None else b"", dtype=np.uint8)), bounds
 
 
 def _read_documents(path: Path) -> Iterator[pa.Table]:

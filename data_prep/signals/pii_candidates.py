@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import read_only
+from data_prep.machine_words import read_only
 
 AT_SIGN = 1
 """`@` after a character that can end the local part of an address."""

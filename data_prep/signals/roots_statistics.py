@@ -29,8 +29,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import at, equal_of_64, lowest
-from data_prep.signals.characters import TABLE_SIZE, decode, is_ascii_letter, lower_case, read_only
+from data_prep.machine_words import at, equal_of_64, lowest, read_only
+from data_prep.signals.characters import TABLE_SIZE, decode, is_ascii_letter, lower_case
 from data_prep.signals.counting import clear, count, occurrences, table_for
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
 

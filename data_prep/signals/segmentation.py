@@ -32,8 +32,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, at, load_eight, lowest
-from data_prep.signals.characters import MARK, UNSPACED, character_flags, decode, read_only
+from data_prep.machine_words import EACH_BYTE, at, load_eight, lowest, read_only
+from data_prep.signals.characters import MARK, UNSPACED, character_flags, decode
 
 WINDOWS = (
     ("UW1", -3, 1),

@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of
+from data_prep.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of, read_only
 from data_prep.signals.characters import (
     LETTER,
     MARK,
@@ -35,7 +35,6 @@ from data_prep.signals.characters import (
     decode,
     is_ascii_letter,
     next_line,
-    read_only,
     trimmed,
 )
 from data_prep.signals.counting import clear, count, occurrences, table_for

@@ -23,8 +23,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import at
-from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, read_only, trimmed
+from data_prep.machine_words import at, read_only
+from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, trimmed
 from data_prep.signals.text_statistics import STATISTICS
 
 WEB_STATISTICS = (

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from data_prep.machine_words import read_only
 
 UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
 """Names of the control entries; `</s>` ends a document."""
@@ -23,6 +26,53 @@ def reserved_names(count: int) -> tuple[str, ...]:
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be made, or cannot be used for token files."""
+
+
+class Texts(Sequence[str]):
+    """Documents as UTF-8, one after another, as Arrow keeps a column of strings; a `str` only where one is asked for.
+
+    Attributes:
+        data: uint8, read only; there may be more before the first document and behind the last.
+        offsets: int64, [documents + 1]: document i is bytes [offsets[i], offsets[i + 1]).
+    """
+
+    def __init__(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
+        self.data = read_only(data)
+        self.offsets = read_only(offsets)
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Texts:
+        return texts if isinstance(texts, Texts) else cls.of_bytes([text.encode() for text in texts])
+
+    @classmethod
+    def of_bytes(cls, documents: Sequence[bytes | memoryview]) -> Texts:
+        offsets = np.zeros(len(documents) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, documents), np.int64, len(documents)), out=offsets[1:])
+        return cls(np.frombuffer(b"".join(documents), np.uint8), offsets)
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Bytes of each document."""
+        return np.diff(self.offsets)
+
+    def as_bytes(self) -> list[memoryview]:
+        """Each document, not copied."""
+        data = self.data.data
+        return [data[start:stop] for start, stop in pairwise(self.offsets.tolist())]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> Texts: ...
+    def __getitem__(self, i: int | slice) -> str | Texts:
+        if isinstance(i, slice):
+            start, stop, _ = i.indices(len(self))
+            return Texts(self.data, self.offsets[start : max(start, stop) + 1])
+        i = range(len(self))[i]
+        return str(self.data[self.offsets[i] : self.offsets[i + 1]].data, "utf-8")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.documents import text_bytes
 from data_prep.edits import edit_marked, no_loss_of
 from data_prep.shards import RunDirectory
 from data_prep.sources.reading import NO_LOSS
+from data_prep.tokenizer.encoded import Texts
 
-_BATCH_ROWS = 256
+_BATCH_BYTES = 2_000_000
+"""Text that is held at a time, beside the row group that it is from."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class KeptDocument:
     text: str
     language: str
     no_loss: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class KeptBatch:
+    """Some documents, edited: of each what `KeptDocument` has."""
+
+    identities: list[str]
+    texts: Texts
+    languages: list[str]
+    no_loss: list[tuple[tuple[int, int], ...]]
 
 
 @dataclass(frozen=True)
@@ -59,23 +72,27 @@ def read_kept_sizes(run: RunDirectory, shard: str) -> KeptSizes:
 
 
 def read_kept(
-    run: RunDirectory, shard: str, chosen: Callable[[str, str], bool] = lambda identity, language: True
+    run: RunDirectory, shard: str, chosen: Callable[[str, str], bool] | None = None
 ) -> Iterator[KeptDocument]:
     """The kept documents of a shard in its order, or those that are `chosen` by id and language; a few held at a time.
 
     Raises:
-        ValueError: text, signals and verdicts of the shard are not of the same documents.
+        ValueError: text, signals and verdicts of the shard are not of the same documents, or it cannot be read.
     """
+    for batch in read_kept_batches(run, shard, chosen):
+        yield from map(KeptDocument, batch.identities, batch.texts, batch.languages, batch.no_loss)
+
+
+def read_kept_batches(
+    run: RunDirectory, shard: str, chosen: Callable[[str, str], bool] | None = None
+) -> Iterator[KeptBatch]:
+    """`read_kept`, about 2 MB of text at a time. Text that nothing is edited in stays the bytes that Arrow has read."""
     verdicts, signals = _aligned(run, shard, ["pii_spans"])
-    wanted = np.array(
-        [
-            kept and chosen(identity, language)
-            for identity, language, kept in zip(
-                *(verdicts[name].to_pylist() for name in ("id", "language", "kept")), strict=True
-            )
-        ],
-        bool,
-    )
+    wanted = verdicts["kept"].to_numpy()
+    if chosen is not None:
+        pairs = zip(verdicts["id"].to_pylist(), verdicts["language"].to_pylist(), strict=True)
+        wanted = wanted & np.fromiter((chosen(*pair) for pair in pairs), bool, len(wanted))
+    known = verdicts.append_column("pii_spans", signals["pii_spans"])
     corpus = run.corpus / f"{shard}.parquet"
     first = 0
     with pq.ParquetFile(corpus) as file:
@@ -85,29 +102,53 @@ def read_kept(
                 f"{run.verdicts / corpus.name}; run `python -m data_prep decide` again"
             )
         for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if wanted[first : first + rows].any():
-                start = first
-                for batch in file.iter_batches(_BATCH_ROWS, [group], ["id", "text", "metadata"]):
-                    mask = wanted[start : start + len(batch)]
-                    taken = batch.filter(pa.array(mask))
-                    spans = signals["pii_spans"].slice(start, len(batch)).filter(pa.array(mask))
-                    cuts = verdicts["cuts"].slice(start, len(batch)).filter(pa.array(mask))
-                    identities = verdicts["id"].slice(start, len(batch)).filter(pa.array(mask))
-                    languages = verdicts["language"].slice(start, len(batch)).filter(pa.array(mask))
-                    if not taken["id"].equals(identities.combine_chunks()):
-                        raise ValueError(f"{corpus}: its ids are not those of {run.verdicts / corpus.name}")
-                    for identity, text, metadata, language, found, ranges in zip(
-                        *(taken[name].to_pylist() for name in ("id", "text", "metadata")),
-                        *(column.to_pylist() for column in (languages, spans, cuts)),
-                        strict=True,
-                    ):
-                        personal = [(span["kind"], span["start"], span["end"]) for span in found]
-                        left_out = [(cut["start"], cut["end"]) for cut in ranges]
-                        edited, no_loss = edit_marked(text, personal, left_out, no_loss_of(metadata, text))
-                        yield KeptDocument(identity, edited, language, no_loss)
-                    start += len(batch)
-            first += rows
+            last = first + file.metadata.row_group(group).num_rows
+            mask = pa.array(wanted[first:last])
+            if mask.true_count:
+                taken = file.read_row_group(group, ["id", "text", "metadata"]).filter(mask).combine_chunks()
+                about = known.slice(first, last - first).filter(mask).combine_chunks()
+                if not taken["id"].equals(about["id"]):
+                    raise ValueError(f"{corpus}: its ids are not those of {run.verdicts / corpus.name}")
+                texts = _texts_of(taken["text"].chunk(0), corpus)
+                bounds = texts.offsets - texts.offsets[0]
+                row = 0
+                while row < len(texts):
+                    stop = max(row + 1, int(np.searchsorted(bounds, bounds[row] + _BATCH_BYTES)))
+                    stop = min(stop, len(texts))
+                    count = stop - row
+                    yield _edited(texts[row:stop], taken["metadata"].slice(row, count), about.slice(row, count))
+                    row = stop
+            first = last
+
+
+def _texts_of(column: pa.LargeStringArray, corpus: Path) -> Texts:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{corpus}: damaged ({error}); `--restart extract` makes it anew") from error
+    return Texts(*text_bytes(column))
+
+
+def _edited(texts: Texts, metadata: pa.ChunkedArray, about: pa.Table) -> KeptBatch:
+    """What is left of some documents, and what is known of them."""
+    marked = pc.match_substring(metadata, f'"{NO_LOSS}"').to_numpy()
+    changed = marked.copy()
+    for name in ("pii_spans", "cuts"):
+        changed |= pc.list_value_length(about[name]).to_numpy() > 0
+    no_loss: list[tuple[tuple[int, int], ...]] = [()] * len(texts)
+    rows = np.flatnonzero(changed)
+    if len(rows):
+        documents: list[bytes | memoryview] = list(texts.as_bytes())
+        taken = about.select(["pii_spans", "cuts"]).take(rows)
+        for row, found, ranges in zip(rows.tolist(), *(column.to_pylist() for column in taken.columns), strict=True):
+            text = texts[row]
+            personal = [(span["kind"], span["start"], span["end"]) for span in found]
+            left_out = [(cut["start"], cut["end"]) for cut in ranges]
+            marks = no_loss_of(metadata[row].as_py(), text) if marked[row] else []
+            edited, no_loss[row] = edit_marked(text, personal, left_out, marks)
+            documents[row] = edited.encode()
+        texts = Texts.of_bytes(documents)
+    return KeptBatch(about["id"].to_pylist(), texts, about["language"].to_pylist(), no_loss)
 
 
 def has_no_loss(run: RunDirectory, shard: str) -> bool:

@@ -23,7 +23,7 @@ from data_prep.tokenizer.byte_pairs import (
     pair_table,
     prefixes,
 )
-from data_prep.tokenizer.encoded import SPACE, Encoded, TokenizerError
+from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
 from data_prep.tokenizer.pieces import PADDING, excluded_tables, mark_by_entries, mark_by_pattern
 from data_prep.tokenizer.trie import ENTRY_BITS, build_trie
 
@@ -49,14 +49,14 @@ class _Spelling:
         symbols: what an entry's name begins as, before anything is merged; -1 for what has no entry.
         byte_tokens: token of each byte that no entry begins with, [256].
         prefix: before each document that is not empty.
-        written_as: characters that are replaced in a text.
+        written_as: what is replaced in a text.
     """
 
     text: Callable[[str], bytes]
     symbols: Callable[[str], list[int]]
     byte_tokens: npt.NDArray[np.int64]
     prefix: bytes = b""
-    written_as: tuple[str, str] | None = None
+    written_as: tuple[bytes, bytes] | None = None
 
 
 class PieceEncoder:
@@ -114,13 +114,17 @@ class PieceEncoder:
         self._long_memory = np.zeros((LONG_MEMORY_SLOTS, 16), np.uint64)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        spelling = self._spelling
-        if spelling.written_as:
-            texts = [text.replace(*spelling.written_as) for text in texts]
-        documents = [spelling.prefix + text.encode() if text else b"" for text in texts]
-        joined = _BETWEEN_DOCUMENTS.join([*documents, bytes(PADDING)])
+        spelling, held = self._spelling, Texts.of(texts)
+        documents = held.as_bytes()
+        parts: list[bytes | memoryview] = []
+        for document in documents:
+            parts += (spelling.prefix, document, _BETWEEN_DOCUMENTS) if document else (_BETWEEN_DOCUMENTS,)
+        joined = b"".join([*parts, bytes(PADDING)])
+        if spelling.written_as and spelling.written_as[0] in joined:
+            return self.encode(Texts.of_bytes([bytes(one).replace(*spelling.written_as) for one in documents]))
         data = np.frombuffer(joined, np.uint8)
-        sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+        sizes = held.sizes
+        sizes[sizes > 0] += len(spelling.prefix)
         ends = np.cumsum(sizes + len(_BETWEEN_DOCUMENTS)) - len(_BETWEEN_DOCUMENTS)
         tokens = np.empty(len(data) + len(documents), np.uint32)
         count = encode_documents(
@@ -243,7 +247,7 @@ def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
         symbols=lambda name: [vocabulary.get(character, -1) for character in name],
         byte_tokens=np.array([vocabulary[name] for name in names], np.int64),
         prefix=b" ",
-        written_as=(SPACE, " "),
+        written_as=(SPACE.encode(), b" "),
     )
 
 

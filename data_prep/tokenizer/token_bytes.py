@@ -12,8 +12,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.machine_words import first_bytes, load_eight, mask_of
 from data_prep.tokenizer.encode import ReferenceEncoder
-from data_prep.tokenizer.encoded import SPACE, Encoded, TokenizerError
+from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
 from data_prep.tokenizer.piece_encoder import byte_letters
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
@@ -89,21 +90,20 @@ class TokenBytes:
 
     @cached_property
     def _flat(self) -> npt.NDArray[np.uint8]:
-        return np.frombuffer(b"".join(text or b"" for text in self.texts) + b"\0", np.uint8)
+        return np.frombuffer(b"".join(text or b"" for text in self.texts) + bytes(8), np.uint8)
 
     @cached_property
-    def _starts(self) -> npt.NDArray[np.int64]:
+    def _places(self) -> npt.NDArray[np.int64]:
+        """Where in `_flat` each entry begins, and its length in the lowest 16 bits: -1 where there is none."""
         ends = np.cumsum(np.maximum(self.lengths, 0))
-        return ends - np.maximum(self.lengths, 0)
+        return np.where(self.lengths < 0, -1, (ends - self.lengths) << 16 | self.lengths)
 
     def inexact(self, encoded: Encoded, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which documents are not, byte for byte, what their tokens stand for; [documents]."""
-        documents = [text.encode() for text in texts]
-        with_prefix = [self.prefix + document if document else document for document in documents]
-        data = np.frombuffer(b"".join(with_prefix) + b"\0", np.uint8)
-        ends = np.cumsum(np.fromiter(map(len, with_prefix), np.int64, len(with_prefix)))
-        result = np.empty(len(documents), np.bool_)
-        _compare(encoded.tokens, encoded.sizes, data, ends, self._flat, self._starts, self.lengths, result)
+        held = Texts.of(texts)
+        prefix = np.frombuffer(self.prefix, np.uint8)
+        result = np.empty(len(held), np.bool_)
+        _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, self._flat, self._places, result)
         return result
 
     def loss_mask(self, encoded: Encoded, no_loss: Sequence[Sequence[tuple[int, int]]]) -> npt.NDArray[np.bool_]:
@@ -149,29 +149,36 @@ def _compare(
     tokens: npt.NDArray[np.uint32],
     sizes: npt.NDArray[np.int64],
     data: npt.NDArray[np.uint8],
-    ends: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    prefix: npt.NDArray[np.uint8],
     flat: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
+    places: npt.NDArray[np.int64],
     result: npt.NDArray[np.bool_],
 ) -> None:
-    place = 0
     first = 0
     for document in range(len(sizes)):
-        end = ends[document]
+        place, end = offsets[document], offsets[document + 1]
+        begun = place
+        if end > place:
+            place -= len(prefix)
         differs = False
         for i in range(first, first + sizes[document] - 1):
-            length = lengths[tokens[i]]
-            if length < 0 or place + length > end:
+            entry = places[np.uint64(tokens[i])]
+            start, length = entry >> 16, entry & 0xFFFF
+            if entry < 0 or place + length > end:
                 differs = True
                 break
-            start = starts[tokens[i]]
-            for k in range(length):
-                if data[place + k] != flat[start + k]:
-                    differs = True
+            stop = place + length
+            while place < min(begun, stop):
+                differs |= flat[start] != prefix[place - begun + len(prefix)]
+                place += 1
+                start += 1
+            while place < stop:
+                part = min(stop - place, 8)
+                differs |= first_bytes(data, place, part) != load_eight(flat, start) & mask_of(part)
+                place += part
+                start += part
             if differs:
                 break
-            place += length
         result[document] = differs or place != end
-        place = end
         first += sizes[document]

@@ -97,7 +97,7 @@ def concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
     """Bytes and offsets of texts, as Arrow keeps a string column."""
     import pyarrow as pa
 
-    from data_prep.signals.measure import text_bytes
+    from data_prep.documents import text_bytes
 
     return text_bytes(pa.array([text for text, _ in texts], pa.large_string()))
 

@@ -16,6 +16,7 @@ from data_prep.indexed_dataset.origins import Origins
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.shards import Manifest, RunDirectory, restart
+from data_prep.tokenizer import kept_documents
 from data_prep.tokenizer.encode import ReferenceEncoder
 from data_prep.tokenizer.encoded import Encoded, TokenizerError
 from data_prep.tokenizer.kept_documents import id_fraction
@@ -184,7 +185,7 @@ def test_same_bytes_for_any_order_of_work_and_after_a_kill(
 
     # Small buffers leave no seam either.
     restart(run, "tokenize")
-    monkeypatch.setattr(stage_module, "_BATCH_BYTES", 100)
+    monkeypatch.setattr(kept_documents, "_BATCH_BYTES", 100)
     monkeypatch.setattr(stage_module, "_GATHERED_TOKENS", 50)
     monkeypatch.setattr(stage_module, "_GATHERED_DOCUMENTS", 7)
     tokenize(config, run)
@@ -319,7 +320,7 @@ def test_a_wrong_token_is_found_while_it_is_written(
 ) -> None:
     config, run, _ = prepared
     restart(run, "tokenize")
-    right = stage_module.open_encoder(ReferenceEncoder(run.tokenizer))
+    right, table = stage_module._opened(run.tokenizer, "")
 
     class OneTokenOff:
         vocabulary_size, end_of_document = right.vocabulary_size, right.end_of_document
@@ -329,7 +330,7 @@ def test_a_wrong_token_is_found_while_it_is_written(
             encoded.tokens[int(encoded.sizes[:2].sum())] ^= 1
             return encoded
 
-    monkeypatch.setattr(stage_module, "open_encoder", lambda reference: OneTokenOff())
+    monkeypatch.setattr(stage_module, "_opened", lambda folder, inputs: (OneTokenOff(), table))
     with pytest.raises(TokenizerError, match=r"document \w+-0000\d/0000002 does not come back from its tokens"):
         tokenize(config.model_copy(update={"workers": 1}), run)
     restart(run, "tokenize")

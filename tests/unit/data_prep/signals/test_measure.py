@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from data_prep.config import FingerprintConfig
-from data_prep.documents import SIGNALS
+from data_prep.documents import SIGNALS, text_bytes
 from data_prep.signals.fingerprints import exact_hash, shingle_set
 from data_prep.signals.language import LanguageIdentifier
-from data_prep.signals.measure import Instruments, _read_documents, measure_documents, text_bytes
+from data_prep.signals.measure import Instruments, _read_documents, measure_documents
 from data_prep.signals.pii import find_pii
 from data_prep.signals.text_statistics import STATISTICS, measure_string
 
