@@ -140,6 +140,36 @@ def _generate_lowest(context: Any, bits: Any) -> Any:
 lowest: Any = intrinsic(_generate_lowest)
 
 
+def _generate_highest(context: Any, bits: Any) -> Any:
+    """The place of the highest bit that is set; at least one must be."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sub(ir.IntType(64)(63), builder.ctlz(arguments[0], ir.IntType(1)(1)))
+
+    return numba.uint64(numba.uint64), generate
+
+
+highest: Any = intrinsic(_generate_highest)
+
+
+def _generate_smallest(context: Any, numbers: Any, i: Any) -> Any:
+    """The smallest of the 64 numbers of 32 bits from `numbers[i]` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = make_array(signature.args[0])(context, builder, arguments[0])
+        number = ir.IntType(32)
+        kind = ir.VectorType(number, 64)
+        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
+        name = "llvm.vector.reduce.umin.v64i32"
+        function = get_or_insert_function(builder.module, ir.FunctionType(number, [kind]), name)
+        return builder.call(function, [builder.load(address, align=4)])
+
+    return numba.uint32(numbers, numba.int64), generate
+
+
+smallest_of_64: Any = intrinsic(_generate_smallest)
+
+
 EACH_BYTE = np.uint64(0x0101010101010101)
 """Times a byte: eight of it."""
 

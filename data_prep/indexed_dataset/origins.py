@@ -26,12 +26,16 @@ def origins_path(prefix: Path) -> Path:
 
 def pack(identities: Iterable[str]) -> npt.NDArray[np.int64]:
     """Ids, `<source>-<shard>/<row>`, as numbers."""
+    shards: dict[str, int] = {}
     packed = []
     for identity in identities:
-        match = _IDENTITY.fullmatch(identity)
-        if match is None:
-            raise ValueError(f"document id {identity!r} is not of the form <source>-<shard>/<row>")
-        packed.append(int(match[1]) << 32 | int(match[2]))
+        shard, _, row = identity.rpartition("/")
+        if shard not in shards or not row.isdecimal():
+            match = _IDENTITY.fullmatch(identity)
+            if match is None:
+                raise ValueError(f"document id {identity!r} is not of the form <source>-<shard>/<row>")
+            shards[shard] = int(match[1]) << 32
+        packed.append(shards[shard] | int(row))
     return np.array(packed, np.int64)
 
 

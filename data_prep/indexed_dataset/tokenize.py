@@ -154,11 +154,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
 
 @lru_cache(maxsize=1)
 def _opened(folder: Path, inputs: str) -> tuple[Encoder, TokenBytes]:
-    """Once per process: tables take as long as some megabytes of text, and pieces stay remembered.
-
-    Args:
-        inputs: changes with the tokenizer.
-    """
+    # once per process: tables take as long as some megabytes of text, and pieces stay remembered
     reference = ReferenceEncoder(folder)
     return open_encoder(reference), TokenBytes.of(reference)
 

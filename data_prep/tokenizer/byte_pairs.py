@@ -1,22 +1,11 @@
-"""Byte-pair encoding without merging, compiled: the tokens of a piece are the one way to cover it in which no two
-neighbours would have been merged otherwise.
+"""Byte-pair encoding, compiled: merge, again and again, the leftmost pair of the lowest rank.
 
-Merging takes, again and again, the leftmost pair of the lowest rank. Look at two tokens side by side in the result, and
-at what was merged inside of the two: each was the lowest of all pairs, so of theirs too, and the same two tokens alone
-are merged in the same order to the same end. The other way round, if of each two neighbours it is true that together
-they are merged into just these two, then no merge of the whole can be the first to cross a bound between tokens: it
-would cross in those two alone. So a piece is encoded by finding tokens of which each two neighbours *fit*, in any order
-of search, and there is only one such way.
+Pieces that were met before are remembered, and compared byte by byte. A few hundred are looked up at a time, while
+their places are on the way from memory. Those that are new are merged by turns, a step of one and a step of the next:
+a step waits for tables most of its time, and the processor goes on with other pieces meanwhile. Everything is exact.
 
-The search takes the longest entry that begins at a place, then shorter ones, and goes back where none is left. Whether
-two tokens fit is read off how each came about: undo what was merged last, and ask at every step whether the pair at the
-bound had a lower rank than what was merged there instead. That holds if the merges of every entry, in the order in
-which they are made, have rising ranks; a vocabulary in which that is not so is refused.
-
-Pieces that were met before are remembered, and compared byte by byte. Everything is exact.
-
-Sources: Berglund and van der Merwe 2023, "Formalizing BPE Tokenization", arXiv:2309.08715, for the definitions; that
-valid neighbours are enough, and the search: Antwerpen and Neubeck 2024, the crate `bpe`, github.com/github/rust-gems.
+Source: Sennrich, Haddow and Birch 2016, "Neural Machine Translation of Rare Words with Subword Units",
+arXiv:1508.07909, section 3.2, for the merging.
 """
 
 from __future__ import annotations
@@ -25,8 +14,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import at, load_eight, lowest, mask_of, prefetch, store_eight
-from data_prep.tokenizer.trie import ENTRY_BITS, SLOT_BITS
+from data_prep.machine_words import at, highest, load_eight, lowest, mask_of, prefetch, smallest_of_64, store_eight
+
+ENTRY_BITS = 20
+RANK_BITS = 24
+"""Bits of an entry's id and of a merge's rank."""
 
 MEMORY_SETS = 1 << 18
 """Sets of two remembered pieces; a set takes 64 bytes, a line of the processor's cache."""
@@ -39,200 +31,203 @@ _LONG_BYTES = 56
 _LONG_WORDS = _LONG_BYTES // 8
 _LONG_TOKENS = 16
 
-_PIECES = 320
-"""Ends of pieces that are found at a time, and sets that are on their way from memory."""
+_PIECES = 128
+"""Pieces that are looked up at a time."""
+_LANES = 4
+"""Pieces that are merged by turns."""
+_POSITIONS = 64
+"""Of a lane: symbols of a piece, and one at either end that no merge takes."""
 
 _KEPT = np.array(
     [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(_REMEMBERED_BYTES + 2)], np.uint64
 )
 """By the length of a piece, the bits of its first eight bytes and of the next ones."""
 
-RANK_BITS = 24
-_FILTER_SHARE = 8
-"""Bits of the filter for each pair."""
-
-_LIMIT = 1 << (RANK_BITS + 1)
-"""Above all ranks."""
-
-UNREACHABLE, IRREGULAR = -1, -2
-"""Of an entry: its own text is encoded otherwise; its merges have ranks that do not rise."""
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _scatter(left: int, right: int) -> np.uint64:
-    return np.uint64(left << ENTRY_BITS | right) * np.uint64(0x9E3779B97F4A7C15)
-
-
-def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """A hash table of the merges, and a filter that says of most other pairs that they are not in it.
-
-    Args:
-        pairs: [merges, 2], entries of the two sides, in order of rank.
-
-    Returns:
-        table, [slots]: left 20 bits | right 20 bits | rank + 1: 24 bits; 0 where there is nothing.
-        filter, [bits // 64]: a bit for each hash of a pair in the table.
-    """
-    bits = max(6, len(pairs).bit_length())
-    table = np.zeros(1 << (bits + 2), np.int64)
-    filter_ = np.zeros((_FILTER_SHARE << bits) // 64, np.uint64)
-    _fill_pairs(pairs, table, filter_)
-    return table, filter_
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _bits_of(size: int) -> np.uint64:
-    """By how much a hash is shifted to be below `size`, a power of two."""
-    bits = 0
-    while 1 << bits < size:
-        bits += 1
-    return np.uint64(64 - bits)
+_NO_RANK = (1 << RANK_BITS) - 1
+"""Of a pair that is not merged."""
+_PAIRS_OF_A_GROUP = 4
+_EMPTY = (1 << 64) - 1
+_EDGE = (1 << ENTRY_BITS) - 1
+"""An entry that stands in no pair."""
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill_pairs(pairs: npt.NDArray[np.int64], table: npt.NDArray[np.int64], filter_: npt.NDArray[np.uint64]) -> None:
-    shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
+def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """A hash table of the merges in which each pair has a slot of its own, so that one look is enough.
+
+    Source: Belazzougui, Botelho and Dietzfelbinger 2009, "Hash, displace, and compress", section 3: pairs are divided
+    into groups, and a number is found for each group, the largest first, that sends its pairs to free slots.
+
+    Args:
+        pairs: [merges, 2], entries of the two sides, in order of rank, no two alike.
+
+    Returns:
+        table, a ninth larger than needed: left 20 bits | right 20 bits | rank 24 bits, or all bits set.
+        numbers, [groups, a power of two].
+    """
+    groups = 64
+    while groups < len(pairs) // _PAIRS_OF_A_GROUP:
+        groups *= 2
+    numbers = np.zeros(groups, np.uint32)
+    table = np.full(len(pairs) * 10 // 9 + 16, _EMPTY, np.uint64)
+    keys = np.empty(len(pairs), np.uint64)
+    group_of, sizes = np.empty(len(pairs), np.int64), np.zeros(groups, np.int64)
     for rank in range(len(pairs)):
-        scattered = _scatter(pairs[rank, 0], pairs[rank, 1])
-        bit = scattered >> filter_shift
-        filter_[bit >> np.uint64(6)] |= np.uint64(1) << (bit & np.uint64(63))
-        key = pairs[rank, 0] << ENTRY_BITS | pairs[rank, 1]
-        slot = scattered >> shift
-        while table[slot] != 0 and table[slot] >> RANK_BITS != key:
-            slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
-        table[slot] = key << RANK_BITS | (rank + 1)
+        keys[rank] = np.uint64(pairs[rank, 0] << ENTRY_BITS | pairs[rank, 1])
+        group_of[rank] = _group(keys[rank], numbers)
+        sizes[group_of[rank]] += 1
+    ranks = np.argsort(group_of, kind="mergesort")
+    firsts = np.cumsum(sizes) - sizes
+    slots = np.empty(len(pairs), np.int64)
+    for group in np.argsort(-sizes, kind="mergesort"):
+        members = ranks[firsts[group] : firsts[group] + sizes[group]]
+        number, placed = np.uint32(0), 0
+        while placed < len(members):
+            slot = _slot(keys[members[placed]], number, table)
+            if table[slot] == np.uint64(_EMPTY):
+                table[slot] = keys[members[placed]] << np.uint64(RANK_BITS) | np.uint64(members[placed])
+                slots[placed] = slot
+                placed += 1
+            else:
+                for k in range(placed):
+                    table[slots[k]] = _EMPTY
+                number, placed = number + np.uint32(1), 0
+        numbers[group] = number
+    return table, numbers
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _group(pair: np.uint64, numbers: npt.NDArray[np.uint32]) -> np.uint64:
+    return (pair * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & np.uint64(len(numbers) - 1)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _slot(pair: np.uint64, number: np.uint32, table: npt.NDArray[np.uint64]) -> np.uint64:
+    scattered = (pair ^ np.uint64(number) * np.uint64(0xD6E8FEB86659FD93)) * np.uint64(0xC2B2AE3D27D4EB4F)
+    return (scattered >> np.uint64(32)) * np.uint64(len(table)) >> np.uint64(32)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _bits_of(slots: int) -> np.uint64:
+    """By how many bits a hash is shifted to be a slot."""
+    return np.uint64(64) - lowest(np.uint64(slots))
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _rank(
-    left: int,
-    right: int,
-    table: npt.NDArray[np.int64],
-    shift: np.uint64,
-    filter_: npt.NDArray[np.uint64],
-    filter_shift: np.uint64,
+    left: np.uint64, right: np.uint64, table: npt.NDArray[np.uint64], numbers: npt.NDArray[np.uint32]
+) -> np.uint64:
+    """Rank of a pair, or `_NO_RANK`."""
+    pair = left << np.uint64(ENTRY_BITS) | right
+    entry = table[_slot(pair, numbers[_group(pair, numbers)], table)]
+    rank = entry & np.uint64(_NO_RANK)
+    return rank if entry >> np.uint64(RANK_BITS) == pair else np.uint64(_NO_RANK)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _spell(
+    start: int,
+    stop: int,
+    data: npt.NDArray[np.uint8],
+    pages: npt.NDArray[np.int32],
+    characters: npt.NDArray[np.int32],
+    byte_tokens: npt.NDArray[np.int32],
+    symbols: npt.NDArray[np.uint32],
+    first: int,
 ) -> int:
-    """Rank + 1 of a pair, or `_LIMIT`."""
-    scattered = _scatter(left, right)
-    bit = scattered >> filter_shift
-    found = np.int64(_LIMIT)
-    if filter_[bit >> np.uint64(6)] >> (bit & np.uint64(63)) & np.uint64(1):
-        key = np.int64(left) << ENTRY_BITS | np.int64(right)
-        slot = scattered >> shift
-        while table[slot] != 0:
-            if table[slot] >> RANK_BITS == key:
-                found = table[slot] & ((1 << RANK_BITS) - 1)
-                break
-            slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+    """Write what bytes [start, stop) begin as, before anything is merged, from `symbols[first]` on; how many."""
+    i, place = start, np.uint64(first)
+    while i < stop:
+        lead = np.int64(at(data, i))
+        code, size = lead, 1
+        if lead >= 0x80:
+            code, size = (lead & 0x1F) << 6 | np.int64(at(data, i + 1)) & 0x3F, 2
+            if lead >= 0xE0:
+                code, size = (code & 0x3FF) << 6 | np.int64(at(data, i + 2)) & 0x3F, 3
+            if lead >= 0xF0:
+                code, size = (code & 0x7FFF) << 6 | np.int64(at(data, i + 3)) & 0x3F, 4
+        token = at(characters, np.int64(at(pages, code >> 8)) << 8 | code & 0xFF)
+        if token >= 0:
+            symbols[place] = token
+            place += np.uint64(1)
+            i += size
+        else:
+            for _ in range(size):
+                symbols[place] = at(byte_tokens, at(data, i))
+                place += np.uint64(1)
+                i += 1
+    return np.int64(place) - first
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _lowest_of_block(keys: npt.NDArray[np.uint64], first: int) -> np.uint64:
+    found = keys[np.uint64(first)]
+    for k in range(1, 64):
+        found = min(found, keys[np.uint64(first + k)])
     return found
 
 
-@numba.njit(nogil=True, cache=True)
-def derive(
-    symbols: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
-    entries: npt.NDArray[np.int64],
-    merged: npt.NDArray[np.int64],
-    table: npt.NDArray[np.int64],
-    filter_: npt.NDArray[np.uint64],
-    origins: npt.NDArray[np.int64],
-) -> None:
-    """How each entry comes about when its own text is encoded, by merging.
+@numba.njit(nogil=True, cache=True, inline="always")
+def _key(
+    i: int,
+    behind: int,
+    symbols: npt.NDArray[np.uint32],
+    table: npt.NDArray[np.uint64],
+    numbers: npt.NDArray[np.uint32],
+) -> np.uint64:
+    rank = _rank(np.uint64(symbols[i]), np.uint64(symbols[behind]), table, numbers)
+    return rank << np.uint64(40) | np.uint64(i) if rank != np.uint64(_NO_RANK) else np.uint64(_EMPTY)
 
-    Args:
-        symbols: what the entries' texts begin as, one after another; ends: where each ends; entries: their ids.
-        merged: [merges], what each pair becomes. table, filter_: see `pair_table`.
-        origins: filled, [vocabulary]. Rank + 1 of the last merge 24 bits | its left side 20 bits | its right side 20
-            bits; 0 of what is a symbol itself; or `UNREACHABLE` or `IRREGULAR`.
+
+@numba.njit(nogil=True, cache=True)
+def _merge_many(
+    symbols: npt.NDArray[np.uint32],
+    count: int,
+    table: npt.NDArray[np.uint64],
+    numbers: npt.NDArray[np.uint32],
+    merged: npt.NDArray[np.uint32],
+) -> int:
+    """Merge the first `count` symbols in place; how many are left.
+
+    Of every 64 pairs the lowest is kept, and of every 64 of those, until there are no more than 64.
     """
-    shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
-    start = 0
-    for k in range(len(entries)):
-        held = symbols[start : ends[k]].copy()
-        start = ends[k]
-        count, highest, rises, last = len(held), 0, True, np.int64(0)
-        while count > 1:
-            best, place = np.int64(_LIMIT), 0
-            for i in range(count - 1):
-                rank = _rank(held[i], held[i + 1], table, shift, filter_, filter_shift)
-                if rank < best:
-                    best, place = rank, i
-            if best == _LIMIT:
-                break
-            rises = rises and best >= highest
-            highest = best
-            last = best << (2 * ENTRY_BITS) | held[place] << ENTRY_BITS | held[place + 1]
-            held[place] = merged[best - 1]
-            count -= 1
-            for i in range(place + 1, count):
-                held[i] = held[i + 1]
-        if count > 1 or held[0] != entries[k]:
-            origins[entries[k]] = UNREACHABLE
-        else:
-            origins[entries[k]] = last if rises else IRREGULAR
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _fit(
-    one: int,
-    two: int,
-    origins: npt.NDArray[np.int64],
-    table: npt.NDArray[np.int64],
-    shift: np.uint64,
-    filter_: npt.NDArray[np.uint64],
-    filter_shift: np.uint64,
-) -> bool:
-    """Whether the texts of two tokens, one behind the other, are encoded as these two."""
-    low = (1 << ENTRY_BITS) - 1
-    limit = np.int64(_LIMIT)  # rank + 1 of what was merged in place of the pair, or one more where that stood behind it
-    origin_one, origin_two = at(origins, one), at(origins, two)
+    nothing = np.uint64(_EMPTY)
+    firsts, size, room = [0], count, (count + 63) // 64 * 64
+    while size > 64:
+        size = (size + 63) // 64
+        firsts.append(room)
+        room += (size + 63) // 64 * 64
+    keys = np.full(room, nothing, np.uint64)  # rank 24 bits | place 40 bits
+    for i in range(count - 1):
+        keys[i] = _key(i, i + 1, symbols, table, numbers)
+    for level in range(1, len(firsts)):
+        for block in range((firsts[level] - firsts[level - 1]) // 64):
+            keys[firsts[level] + block] = _lowest_of_block(keys, firsts[level - 1] + 64 * block)
+    before, behind = np.arange(count) - 1, np.arange(count) + 1
     while True:
-        if _rank(one, two, table, shift, filter_, filter_shift) < limit:
-            return False
-        made_one, made_two = origin_one >> (2 * ENTRY_BITS), origin_two >> (2 * ENTRY_BITS)
-        if made_one > made_two:
-            limit = made_one
-            one = origin_one & low
-            origin_one = at(origins, one)
-        elif made_two > 0:
-            limit = made_two + 1
-            two = origin_two >> ENTRY_BITS & low
-            origin_two = at(origins, two)
-        else:
-            return True
-
-
-@numba.njit(nogil=True, cache=True, inline="always")
-def _longest(start: int, stop: int, data: npt.NDArray[np.uint8], trie: npt.NDArray[np.uint64]) -> int:
-    """The longest entry that bytes [start, stop) begin with, or -1."""
-    slot = np.uint64(0)
-    word = trie[0]
-    found = -1
-    for i in range(start, stop):
-        child = word >> np.uint64(ENTRY_BITS) & np.uint64((1 << SLOT_BITS) - 1) ^ np.uint64(at(data, i))
-        word = trie[child]
-        if word >> np.uint64(ENTRY_BITS + SLOT_BITS) != slot:
+        best = _lowest_of_block(keys, firsts[-1])
+        if best == nothing:
             break
-        slot = child
-        entry = np.int64(word & np.uint64((1 << ENTRY_BITS) - 1)) - 1
-        if entry >= 0:
-            found = entry
-    return found
-
-
-@numba.njit(nogil=True, cache=True)
-def prefixes(
-    flat: npt.NDArray[np.uint8],
-    ends: npt.NDArray[np.int64],
-    entries: npt.NDArray[np.int64],
-    trie: npt.NDArray[np.uint64],
-    shorter: npt.NDArray[np.int32],
-) -> None:
-    """Fill `shorter`, [vocabulary]: the longest other entry that each one begins with, or -1."""
-    start = 0
-    for k in range(len(entries)):
-        shorter[entries[k]] = _longest(start, ends[k] - 1, flat, trie)
-        start = ends[k]
+        i = np.int64(best & np.uint64((1 << 40) - 1))
+        symbols[i] = merged[best >> np.uint64(40)]
+        gone, left = behind[i], max(before[i], 0)
+        behind[i] = right = behind[gone]
+        keys[gone] = keys[i] = nothing
+        if right < count:
+            before[right] = i
+            keys[i] = _key(i, right, symbols, table, numbers)
+        if left < i:
+            keys[left] = _key(left, i, symbols, table, numbers)
+        for level in range(1, len(firsts)):
+            left, gone = left >> 6, gone >> 6
+            for block in range(left, gone + 1):
+                keys[firsts[level] + block] = _lowest_of_block(keys, firsts[level - 1] + 64 * block)
+    kept, i = 0, 0
+    while i < count:
+        symbols[kept] = symbols[i]
+        kept += 1
+        i = behind[i]
+    return kept
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -263,16 +258,15 @@ def _holds(long_memory: npt.NDArray[np.uint64], place: np.uint64, held: npt.NDAr
 @numba.njit(nogil=True, cache=True)
 def encode_documents(
     data: npt.NDArray[np.uint8],
-    bounds: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
     starts: npt.NDArray[np.uint64],
     end_of_document: int,
-    byte_tokens: npt.NDArray[np.int64],
-    trie: npt.NDArray[np.uint64],
-    lengths: npt.NDArray[np.int32],
-    shorter: npt.NDArray[np.int32],
-    origins: npt.NDArray[np.int64],
-    table: npt.NDArray[np.int64],
-    filter_: npt.NDArray[np.uint64],
+    pages: npt.NDArray[np.int32],
+    characters: npt.NDArray[np.int32],
+    byte_tokens: npt.NDArray[np.int32],
+    table: npt.NDArray[np.uint64],
+    numbers: npt.NDArray[np.uint32],
+    merged: npt.NDArray[np.uint32],
     memory: npt.NDArray[np.uint64],
     long_memory: npt.NDArray[np.uint64],
     tokens: npt.NDArray[np.uint32],
@@ -281,11 +275,12 @@ def encode_documents(
     """Encode documents, an end-of-document token behind each.
 
     Args:
-        data: valid UTF-8 and at least 64 bytes more. bounds: where each document begins and ends, [documents, 2].
-        starts: where pieces begin, see `pieces`.
-        byte_tokens: of each byte, for characters that no entry begins with.
-        trie: of the reachable entries; lengths: their bytes; shorter: see `prefixes`; origins: see `derive`.
-        table, filter_: see `pair_table`.
+        data: valid UTF-8, a byte between documents and behind the last that belongs to none, and at least 64 bytes
+            more. ends: where each document ends.
+        starts: where pieces begin, see `pieces`; bounds of documents are added.
+        pages, characters: what code point c begins as is `characters[pages[c >> 8] << 8 | c & 255]`; -1: as its bytes.
+        byte_tokens: of each byte, [256].
+        table, numbers: see `pair_table`; merged: what each pair becomes, by rank.
         memory: [sets, 8], zeros at first. Of each of two pieces: 15 bytes, their number (4 bits) and that of tokens
             less one (2 bits) in two numbers, and four tokens in two numbers.
         long_memory: [slots, 16], zeros at first. Of one piece: 56 bytes, their number and (from bit 8 on) that of
@@ -293,132 +288,225 @@ def encode_documents(
         tokens: filled; at least bytes + documents + 16 long. sizes: filled, one for each document.
 
     Returns:
-        How many tokens there are; -1 if a piece could not be covered, which the tables do not allow.
+        How many tokens there are.
     """
-    one, half, low_half = np.uint64(1), np.uint64(32), np.uint64(0xFFFFFFFF)
+    one, half = np.uint64(1), np.uint64(32)
     counts = np.uint64(3) << np.uint64(62)
-    shift, filter_shift = _bits_of(len(table)), _bits_of(64 * len(filter_))
-    memory_shift, long_shift = _bits_of(len(memory)), _bits_of(len(long_memory))
+    memory_shift, long_shift = _bits_of(len(memory)), _bits_of(len(long_memory) // 2)
+    begins = np.empty(_PIECES + 64, np.int64)
+    places = np.empty(_PIECES + 64, np.uint64)
+    keys, key_rests = np.empty(_PIECES + 64, np.uint64), np.empty(_PIECES + 64, np.uint64)
+    ways = np.empty(_PIECES + 64, np.int64)  # of a set, or 0; -1 for pieces that are new
+    new, new_counts = np.empty(_PIECES + 64, np.int64), np.empty(_PIECES + 64, np.int64)
+    new_tokens = np.empty(1 << 14, np.uint32)
     held = np.zeros(_LONG_WORDS, np.uint64)
-    dead = np.zeros(len(data), np.bool_)  # places that no way through a piece leads on from
-    stops, places = np.empty(_PIECES, np.int64), np.empty(_PIECES, np.uint64)
-    keys, key_rests = np.empty(_PIECES, np.uint64), np.empty(_PIECES, np.uint64)
-    written = 0
-    for document in range(len(bounds)):
-        first = written
-        i, end = bounds[document]
-        searched = i + 1
-        while i < end:
-            found = 0
-            while found <= _PIECES - 65 and searched < end:
-                word = searched >> 6
-                bits = at(starts, word) & (~np.uint64(0) << np.uint64(searched & 63))
-                while bits:
-                    stops[np.uint64(found)] = word * 64 + np.int64(lowest(bits))
-                    bits &= bits - one
-                    found += 1
-                searched = (word + 1) * 64
-            while found and stops[found - 1] >= end:
-                found -= 1
-            if searched >= end:
-                stops[found] = end
-                found += 1
-            start = i
-            for piece in range(np.uint64(found)):
-                length = stops[piece] - start
-                kept = np.uint64(min(length, _REMEMBERED_BYTES + 1))
-                key = load_eight(data, start) & _KEPT[kept, 0]
-                key_rest = load_eight(data, start + 8) & _KEPT[kept, 1] | kept << np.uint64(56)
+    lanes = np.empty(3 * _LANES * _POSITIONS, np.uint32)
+    _mark_documents(starts, ends)
+    written, first, document, end, word, count = 0, 0, 0, ends[0], 0, 0
+    while True:
+        while word < len(starts) and count <= _PIECES:
+            bits = starts[word]
+            while bits:
+                begins[count] = word * 64 + np.int64(lowest(bits))
+                count += 1
+                bits &= bits - one
+            word += 1
+        pieces = count - 1
+        if pieces < 1:
+            break
+        for k in range(np.uint64(pieces)):
+            start = begins[k]
+            length = begins[k + one] - start
+            if length <= _REMEMBERED_BYTES:
+                key = load_eight(data, start) & _KEPT[np.uint64(length), 0]
+                key_rest = load_eight(data, start + 8) & _KEPT[np.uint64(length), 1] | np.uint64(length << 56)
                 place = key * np.uint64(0x9E3779B97F4A7C15) ^ key_rest * np.uint64(0xC2B2AE3D27D4EB4F)
                 place = (place ^ place >> half) * np.uint64(0x9E3779B97F4A7C15) >> memory_shift
                 prefetch(memory, place)
-                keys[piece], key_rests[piece], places[piece] = key, key_rest, place
-                start = stops[piece]
-            for piece in range(np.uint64(found)):
-                stop = stops[piece]
-                length = stop - i
-                long_place = np.uint64(0)
-                if length <= _REMEMBERED_BYTES:
-                    key, key_rest, place = keys[piece], key_rests[piece], places[piece]
-                    is_first = (memory[place, 0] == key) & (memory[place, 1] & ~counts == key_rest)
-                    is_second = (memory[place, 4] == key) & (memory[place, 5] & ~counts == key_rest)
-                    if is_first | is_second:
-                        way = np.uint64(4) * np.uint64(is_second)
-                        # All four are copied; what is too much is written over.
-                        store_eight(tokens, written, memory[place, way + np.uint64(2)])
-                        store_eight(tokens, written + 2, memory[place, way + np.uint64(3)])
-                        written += np.int64(memory[place, way + one] >> np.uint64(62)) + 1
-                        i = stop
-                        continue
-                if length <= _LONG_BYTES:
-                    long_place = _gather(data, i, length, held) >> long_shift
-                    size = long_memory[long_place, _LONG_WORDS]
-                    if size & np.uint64(0xFF) == np.uint64(length) and _holds(long_memory, long_place, held):
-                        count = np.int64(size >> np.uint64(8))
-                        for k in range((count + 1) // 2):
-                            pair = long_memory[long_place, _LONG_WORDS + 1 + k]
-                            tokens[np.uint64(written + 2 * k)] = pair & low_half
-                            tokens[np.uint64(written + 2 * k + 1)] = pair >> half
-                        written += count
-                        i = stop
-                        continue
-                bottom = before = written
-                last = -1
-                token = _longest(i, stop, data, trie)
-                while i < stop:
-                    if token < 0 and _longest(i, stop, data, trie) < 0:
-                        # A character without an entry: no merge goes beyond it.
-                        tokens[np.uint64(written)] = at(byte_tokens, at(data, i))
-                        written += 1
-                        i += 1
-                        while i < stop and at(data, i) & 0xC0 == 0x80:
-                            tokens[np.uint64(written)] = at(byte_tokens, at(data, i))
-                            written += 1
-                            i += 1
-                        bottom, last = written, -1
-                        token = _longest(i, stop, data, trie)
-                        continue
-                    while token >= 0 and (
-                        at(dead, i + at(lengths, token))
-                        or (last >= 0 and not _fit(last, token, origins, table, shift, filter_, filter_shift))
-                    ):
-                        token = np.int64(at(shorter, token))
-                    if token >= 0:
-                        tokens[np.uint64(written)] = token
-                        written += 1
-                        i += at(lengths, token)
-                        last = token
-                        token = _longest(i, stop, data, trie)
-                    elif written == bottom:
-                        return -1
-                    else:
-                        dead[np.uint64(i)] = True
-                        written -= 1
-                        gone = np.int64(at(tokens, written))
-                        i -= at(lengths, gone)
-                        last = np.int64(at(tokens, written - 1)) if written > bottom else -1
-                        token = np.int64(at(shorter, gone))
-                count = written - before
-                if length <= _REMEMBERED_BYTES and count <= _REMEMBERED_TOKENS:
-                    # The newer of a set stands first, the older one is forgotten.
-                    place = places[piece]
-                    for k in range(4):
-                        memory[place, 4 + k] = memory[place, k]
-                    for k in range(count, _REMEMBERED_TOKENS):
-                        tokens[np.uint64(written + k - count)] = 0
-                    memory[place, 0] = keys[piece]
-                    memory[place, 1] = key_rests[piece] | np.uint64(count - 1) << np.uint64(62)
-                    memory[place, 2] = np.uint64(at(tokens, before)) | np.uint64(at(tokens, before + 1)) << half
-                    memory[place, 3] = np.uint64(at(tokens, before + 2)) | np.uint64(at(tokens, before + 3)) << half
-                elif length <= _LONG_BYTES and count <= _LONG_TOKENS:
-                    for k in range(_LONG_WORDS):
-                        long_memory[long_place, k] = held[k]
-                    long_memory[long_place, _LONG_WORDS] = np.uint64(count << 8 | length)
-                    tokens[np.uint64(written)] = 0
-                    for k in range((count + 1) // 2):
-                        pair = np.uint64(at(tokens, before + 2 * k)) | np.uint64(at(tokens, before + 2 * k + 1)) << half
-                        long_memory[long_place, _LONG_WORDS + 1 + k] = pair
-        tokens[np.uint64(written)] = end_of_document
-        written += 1
-        sizes[document] = written - first
+                keys[k], key_rests[k], places[k] = key, key_rest, place
+            elif length <= _LONG_BYTES:
+                place = (_gather(data, start, length, held) >> long_shift) * np.uint64(2)
+                prefetch(long_memory, place)
+                prefetch(long_memory, place + one)
+                places[k] = place
+        news, new_bytes = 0, 0
+        for k in range(np.uint64(pieces)):
+            start = begins[k]
+            length = begins[k + one] - start
+            way = -1
+            if length <= _REMEMBERED_BYTES:
+                key, key_rest, place = keys[k], key_rests[k], places[k]
+                is_first = (memory[place, 0] == key) & (memory[place, 1] & ~counts == key_rest)
+                is_second = (memory[place, 4] == key) & (memory[place, 5] & ~counts == key_rest)
+                way = 0 if is_first else 4 if is_second else -1
+            elif length <= _LONG_BYTES:
+                _gather(data, start, length, held)
+                is_same = long_memory[places[k], _LONG_WORDS] & np.uint64(0xFF) == np.uint64(length)
+                way = np.int64(is_same & _holds(long_memory, places[k], held)) - 1
+            ways[k] = way
+            new[np.uint64(news)] = k
+            news += way < 0
+            new_bytes += length if way < 0 else 0
+        if new_bytes + _LONG_TOKENS > len(new_tokens):
+            new_tokens = np.empty(2 * new_bytes, np.uint32)
+        _merge_new(
+            new[:news],
+            begins,
+            data,
+            pages,
+            characters,
+            byte_tokens,
+            table,
+            numbers,
+            merged,
+            lanes,
+            new_tokens,
+            new_counts,
+        )
+        new_place, j = 0, 0
+        for k in range(np.uint64(pieces)):
+            start, way = begins[k], ways[k]
+            length = begins[k + one] - start
+            if start == end:
+                tokens[np.uint64(written)] = end_of_document
+                written += 1
+                sizes[document] = written - first
+                first = written
+                document += 1
+                end = ends[document] if document < len(ends) else -1
+            elif way < 0:
+                for i in range(np.uint64(new_counts[j])):
+                    tokens[np.uint64(written) + i] = new_tokens[np.uint64(new_place) + i]
+                written += new_counts[j]
+            elif length <= _REMEMBERED_BYTES:
+                place, at_way = places[k], np.uint64(way)
+                # All four are copied; what is too much is written over.
+                store_eight(tokens, written, memory[place, at_way + np.uint64(2)])
+                store_eight(tokens, written + 2, memory[place, at_way + np.uint64(3)])
+                written += np.int64(memory[place, at_way + one] >> np.uint64(62)) + 1
+            else:
+                place = places[k]
+                size = np.int64(long_memory[place, _LONG_WORDS] >> np.uint64(8))
+                for i in range(np.uint64((size + 1) // 2)):
+                    store_eight(tokens, written + 2 * np.int64(i), long_memory[place + one, i])
+                written += size
+            if way < 0:
+                new_place += length
+                j += 1
+        new_place = 0
+        for j in range(news):
+            k = np.uint64(new[j])
+            length, size, place = begins[k + one] - begins[k], new_counts[j], places[k]
+            if length <= _REMEMBERED_BYTES and size <= _REMEMBERED_TOKENS:
+                # The newer of a set stands first, the older one is forgotten.
+                for i in range(4):
+                    memory[place, 4 + i] = memory[place, i]
+                memory[place, 0], memory[place, 1] = keys[k], key_rests[k] | np.uint64(size - 1) << np.uint64(62)
+                memory[place, 2] = load_eight(new_tokens, new_place)
+                memory[place, 3] = load_eight(new_tokens, new_place + 2)
+            elif _REMEMBERED_BYTES < length <= _LONG_BYTES and size <= _LONG_TOKENS:
+                _gather(data, begins[k], length, held)
+                for i in range(_LONG_WORDS):
+                    long_memory[place, i] = held[i]
+                long_memory[place, _LONG_WORDS] = np.uint64(size << 8 | length)
+                for i in range(8):
+                    long_memory[place + one, i] = load_eight(new_tokens, new_place + 2 * i)
+            new_place += length
+        begins[0] = begins[pieces]
+        count = 1
     return written
+
+
+@numba.njit(nogil=True, cache=True)
+def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]) -> None:
+    """Let a piece begin with every document and with what stands between two, and none behind the last."""
+    one = np.uint64(1)
+    starts[0] |= one
+    for d in range(len(ends)):
+        for place in (ends[d], ends[d] + 1):
+            starts[place >> 6] |= one << np.uint64(place & 63)
+    last = ends[-1] + 1
+    starts[last >> 6] &= ~np.uint64(0) >> np.uint64(63 - (last & 63))
+    starts[(last >> 6) + 1 :] = 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _merge_new(
+    new: npt.NDArray[np.int64],
+    begins: npt.NDArray[np.int64],
+    data: npt.NDArray[np.uint8],
+    pages: npt.NDArray[np.int32],
+    characters: npt.NDArray[np.int32],
+    byte_tokens: npt.NDArray[np.int32],
+    table: npt.NDArray[np.uint64],
+    numbers: npt.NDArray[np.uint32],
+    merged: npt.NDArray[np.uint32],
+    lanes: npt.NDArray[np.uint32],
+    new_tokens: npt.NDArray[np.uint32],
+    new_counts: npt.NDArray[np.int64],
+) -> None:
+    """Encode pieces, each to where as many tokens as it has bytes would end if it and those before it had so many.
+
+    Args:
+        new: which pieces. new_tokens, new_counts: filled.
+    """
+    one = np.uint64(1)
+    nothing = np.uint32(_NO_RANK << 6)  # rank 24 bits | position 6 bits, or above
+    ranks = lanes[_LANES * _POSITIONS :]
+    symbols = lanes[: _LANES * _POSITIONS]
+    alive, piece, out = np.empty(_LANES, np.uint64), np.full(_LANES, -1), np.empty(_LANES, np.int64)
+    taken, place, running = 0, 0, 0
+    while True:
+        for lane in range(_LANES):
+            base = lane * _POSITIONS
+            if piece[lane] >= 0:
+                best = np.uint64(smallest_of_64(ranks, base))
+                if best < nothing:
+                    i = best & np.uint64(63)
+                    living = alive[lane]
+                    later = living & (~one << i)
+                    gone = lowest(later)
+                    behind = lowest(later & (later - one))
+                    before = highest(living & ((one << i) - one))
+                    alive[lane] = living ^ (one << gone)
+                    token = np.uint64(merged[best >> np.uint64(6)])
+                    b = np.uint64(base)
+                    symbols[b + i] = token
+                    ranks[b + gone] = nothing
+                    ranks[b + i] = _rank(token, np.uint64(symbols[b + behind]), table, numbers) << np.uint64(6) | i
+                    ranks[b + before] = (
+                        _rank(np.uint64(symbols[b + before]), token, table, numbers) << np.uint64(6) | before
+                    )
+                    continue
+                living, size = alive[lane] & ~one, 0
+                while living & (living - one):
+                    new_tokens[np.uint64(out[lane] + size)] = symbols[np.uint64(base) + lowest(living)]
+                    living &= living - one
+                    size += 1
+                new_counts[piece[lane]] = size
+                piece[lane] = -1
+                running -= 1
+            while taken < len(new):
+                start, stop = begins[new[taken]], begins[new[taken] + 1]
+                if stop - start > _POSITIONS - 2:
+                    size = _spell(start, stop, data, pages, characters, byte_tokens, new_tokens, place)
+                    new_counts[taken] = _merge_many(new_tokens[place : place + size], size, table, numbers, merged)
+                    place += stop - start
+                    taken += 1
+                    continue
+                size = _spell(start, stop, data, pages, characters, byte_tokens, symbols, base + 1)
+                symbols[base] = _EDGE
+                symbols[base + size + 1] = _EDGE
+                for i in range(np.uint64(base), np.uint64(base + _POSITIONS)):
+                    ranks[i] = nothing
+                for i in range(np.uint64(base + 1), np.uint64(base + size)):
+                    rank = _rank(np.uint64(symbols[i]), np.uint64(symbols[i + one]), table, numbers)
+                    ranks[i] = rank << np.uint64(6) | (i - np.uint64(base))
+                alive[lane] = ~np.uint64(0) >> np.uint64(_POSITIONS - 2 - size)
+                piece[lane], out[lane] = taken, place
+                place += stop - start
+                taken += 1
+                running += 1
+                break
+        if running == 0 and taken == len(new):
+            break

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,17 @@ import numpy.typing as npt
 from tokenizers import pre_tokenizers
 
 from data_prep.tokenizer.byte_pairs import (
-    IRREGULAR,
+    ENTRY_BITS,
     LONG_MEMORY_SLOTS,
     MEMORY_SETS,
     RANK_BITS,
-    UNREACHABLE,
-    derive,
     encode_documents,
     pair_table,
-    prefixes,
 )
 from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
 from data_prep.tokenizer.pieces import PADDING, excluded_tables, mark_by_entries, mark_by_pattern
-from data_prep.tokenizer.trie import ENTRY_BITS, build_trie
 
-VERSION = 3
+VERSION = 4
 
 PRE_TOKENIZER_PATTERN = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 """BLOOM's: a run of anything but white space, brackets, bars and sentence marks, with the space before it."""
@@ -42,25 +40,24 @@ _BETWEEN_DOCUMENTS = b"\n"
 
 @dataclass(frozen=True)
 class _Spelling:
-    """How a vocabulary writes bytes.
+    """What a text begins as, before anything is merged.
 
     Attributes:
-        text: of an entry's name, as bytes of the text that is searched.
-        symbols: what an entry's name begins as, before anything is merged; -1 for what has no entry.
-        byte_tokens: token of each byte that no entry begins with, [256].
+        pages, characters: see `encode_documents`.
+        byte_tokens: of each byte of a character that begins as its bytes, [256].
         prefix: before each document that is not empty.
         written_as: what is replaced in a text.
     """
 
-    text: Callable[[str], bytes]
-    symbols: Callable[[str], list[int]]
-    byte_tokens: npt.NDArray[np.int64]
+    pages: npt.NDArray[np.int32]
+    characters: npt.NDArray[np.int32]
+    byte_tokens: npt.NDArray[np.int32]
     prefix: bytes = b""
     written_as: tuple[bytes, bytes] | None = None
 
 
 class PieceEncoder:
-    """Cuts and covers in compiled code, straight into arrays, and remembers pieces.
+    """Cuts and merges in compiled code, straight into arrays, and remembers pieces.
 
     Use it only through `open_encoder`: it must have been proven equal. Memory: 24 MB and the tables of the vocabulary.
 
@@ -79,42 +76,31 @@ class PieceEncoder:
         self.vocabulary_size = vocabulary_size
         vocabulary: dict[str, int] = content["model"]["vocab"]
         merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in content["model"]["merges"]]
-        if vocabulary_size > 1 << ENTRY_BITS or len(merges) >= 1 << RANK_BITS:
+        if vocabulary_size >= 1 << ENTRY_BITS or len(merges) >= (1 << RANK_BITS) - 1:
             raise _refused(path, f"{vocabulary_size} entries and {len(merges)} merges are more than it can count")
-        self._spelling = spelling = (_sentencepiece if is_sentencepiece else _byte_level)(path, vocabulary)
+        if len(set(merges)) < len(merges):
+            raise _refused(path, f"the merge {Counter(merges).most_common(1)[0][0]} stands there twice")
         pairs = np.array([[vocabulary[a], vocabulary[b]] for a, b in merges], np.int64).reshape(-1, 2)
-        merged = np.array([vocabulary[a + b] for a, b in merges], np.int64)
-        self._table, self._filter = pair_table(pairs)
-        names = {vocabulary[name]: name for name in vocabulary if len(name) == 1} | {
-            int(entry): a + b for entry, (a, b) in zip(merged, merges, strict=True)
-        }
-        symbols = {entry: spelling.symbols(name) for entry, name in names.items()}
-        made_of = {entry: made for entry, made in symbols.items() if -1 not in made}
-        self._origins = np.full(vocabulary_size, UNREACHABLE, np.int64)
-        entries = np.array(list(made_of), np.int64)
-        derive(*_flat(made_of.values(), np.int64), entries, merged, self._table, self._filter, self._origins)
-        if irregular := np.flatnonzero(self._origins == IRREGULAR).tolist():
-            raise _refused(path, f"the merges of entry {irregular[0]}, {names[irregular[0]]!r}, have no rising ranks")
-        reachable = entries[self._origins[entries] >= 0]
-        texts = [spelling.text(names[entry]) for entry in reachable.tolist()]
-        self._trie = build_trie(texts, reachable)
-        self._lengths = np.zeros(vocabulary_size, np.int32)
-        self._lengths[reachable] = [len(text) for text in texts]
-        self._shorter = np.full(vocabulary_size, -1, np.int32)
-        flat, ends = _flat(texts, np.uint8)
-        prefixes(flat, ends, reachable, self._trie, self._shorter)
+        self._merged = merged = np.array([vocabulary[a + b] for a, b in merges], np.uint32)
+        if is_sentencepiece:
+            self._spelling = _sentencepiece(path, vocabulary)
+        else:
+            self._spelling = _byte_level(path, vocabulary, pairs, merged)
+        self._table, self._numbers = pair_table(pairs)
         self._mark: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint64]]
         if is_sentencepiece:
-            joined = _joined(flat, ends)
+            joined = _joined([(a + b).replace(SPACE, " ").encode() for a, b in merges])
             self._mark = lambda data, size: mark_by_entries(data, size, joined)
         else:
             tables = excluded_tables(EXCLUDED)
             self._mark = lambda data, size: mark_by_pattern(data, size, *tables)
         self._memory = np.zeros((MEMORY_SETS, 8), np.uint64)
-        self._long_memory = np.zeros((LONG_MEMORY_SLOTS, 16), np.uint64)
+        self._long_memory = np.zeros((2 * LONG_MEMORY_SLOTS, 8), np.uint64)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         spelling, held = self._spelling, Texts.of(texts)
+        if not held:
+            return Encoded(np.empty(0, np.uint32), np.empty(0, np.int64))
         documents = held.as_bytes()
         parts: list[bytes | memoryview] = []
         for document in documents:
@@ -129,39 +115,29 @@ class PieceEncoder:
         tokens = np.empty(len(data) + len(documents), np.uint32)
         count = encode_documents(
             data,
-            np.stack([ends - sizes, ends], axis=1),
+            ends,
             self._mark(data, len(data) - PADDING),
             self.end_of_document,
+            spelling.pages,
+            spelling.characters,
             spelling.byte_tokens,
-            self._trie,
-            self._lengths,
-            self._shorter,
-            self._origins,
             self._table,
-            self._filter,
+            self._numbers,
+            self._merged,
             self._memory,
             self._long_memory,
             tokens,
             sizes,
         )
-        assert count >= 0, "every piece has a cover"
         return Encoded(tokens[:count], sizes)
 
 
-def _flat(rows: Iterable[Sequence[int]], dtype: type) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    held = list(rows)
-    flat: npt.NDArray[Any] = np.fromiter((item for row in held for item in row), dtype)
-    return flat, np.cumsum(np.fromiter(map(len, held), np.int64, len(held)))
-
-
-def _joined(flat: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _joined(entries: Iterable[bytes]) -> npt.NDArray[np.bool_]:
     """See `mark_by_entries`."""
     joined = np.zeros((256, 256), np.bool_)
     joined[:, 0x80:0xC0] = True
-    inner = np.ones(len(flat), np.bool_)
-    inner[ends - 1] = False
-    places = np.flatnonzero(inner)
-    joined[flat[places], flat[places + 1]] = True
+    for entry in entries:
+        joined[list(entry[:-1]), list(entry[1:])] = True
     return joined.reshape(-1)
 
 
@@ -224,17 +200,57 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterable[tuple[str,
         yield name, found, wanted
 
 
-def _byte_level(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
+def _byte_level(
+    path: Path, vocabulary: Mapping[str, int], pairs: npt.NDArray[np.int64], merged: npt.NDArray[np.uint32]
+) -> _Spelling:
     letters = byte_letters()
     missing = [byte for byte, letter in enumerate(letters) if letter not in vocabulary]
     if missing:
         raise _refused(path, f"no token for byte {missing[0]:#04x}")
+    tokens = [vocabulary[letter] for letter in letters]
+    begins = dict(enumerate(tokens[:0x80])) | _whole_characters(vocabulary, letters, pairs, merged)
+    return _Spelling(*_by_page(begins), np.array(tokens, np.int32))
+
+
+def _whole_characters(
+    vocabulary: Mapping[str, int],
+    letters: Sequence[str],
+    pairs: npt.NDArray[np.int64],
+    merged: npt.NDArray[np.uint32],
+) -> dict[int, int]:
+    """Code points of several bytes that are merged to one entry whatever stands beside them, and the entries.
+
+    So it is if every merge that takes the entry, or what its bytes become on the way at either end, together with
+    something outside, comes later than the last merge inside: nothing outside can then happen before, and nothing that
+    happens before has to do with the character.
+    """
     byte_of = {letter: byte for byte, letter in enumerate(letters)}
-    return _Spelling(
-        text=lambda name: bytes(map(byte_of.__getitem__, name)),
-        symbols=lambda name: [vocabulary[letter] if letter in byte_of else -1 for letter in name],
-        byte_tokens=np.array([vocabulary[letter] for letter in letters], np.int64),
-    )
+    rank_of = {(left, right): rank for rank, (left, right) in enumerate(pairs.tolist())}
+    first_as_left, first_as_right = (np.full(max(vocabulary.values()) + 1, len(pairs)) for _ in range(2))
+    for side, first in ((0, first_as_left), (1, first_as_right)):
+        np.minimum.at(first, pairs[:, side], np.arange(len(pairs)))
+    found = {}
+    for name, entry in vocabulary.items():
+        if not (2 <= len(name) <= 4 and byte_of.get(name[0], 0) >= 0xC0 and all(letter in byte_of for letter in name)):
+            continue
+        try:
+            character = bytes(map(byte_of.__getitem__, name)).decode()
+        except UnicodeDecodeError:
+            continue
+        parts, last_rank = [vocabulary[letter] for letter in name], -1
+        at_left, at_right = {parts[0]}, {parts[-1]}
+        while len(parts) > 1:
+            rank, i = min((rank_of.get(pair, len(pairs)), i) for i, pair in enumerate(pairwise(parts)))
+            if rank == len(pairs):
+                break
+            parts[i : i + 2] = [int(merged[rank])]
+            last_rank = max(last_rank, rank)
+            at_left.add(parts[0])
+            at_right.add(parts[-1])
+        outside = min(*(first_as_right[part] for part in at_left), *(first_as_left[part] for part in at_right))
+        if len(character) == 1 and parts == [entry] and outside > last_rank:
+            found[ord(character)] = entry
+    return found
 
 
 def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
@@ -242,13 +258,20 @@ def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
     missing = [name for name in names if name not in vocabulary]
     if missing:
         raise _refused(path, f"no token {missing[0]}")
-    return _Spelling(
-        text=lambda name: name.replace(SPACE, " ").encode(),
-        symbols=lambda name: [vocabulary.get(character, -1) for character in name],
-        byte_tokens=np.array([vocabulary[name] for name in names], np.int64),
-        prefix=b" ",
-        written_as=(SPACE.encode(), b" "),
-    )
+    begins = {ord(name.replace(SPACE, " ")): entry for name, entry in vocabulary.items() if len(name) == 1}
+    byte_tokens = np.array([vocabulary[name] for name in names], np.int32)
+    return _Spelling(*_by_page(begins), byte_tokens, prefix=b" ", written_as=(SPACE.encode(), b" "))
+
+
+def _by_page(begins: Mapping[int, int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Pages and characters, see `encode_documents`, of code points and what they begin as."""
+    held = sorted({code >> 8 for code in begins})
+    pages = np.full(0x1100, len(held), np.int32)  # the last page is empty
+    pages[held] = np.arange(len(held))
+    characters = np.full((len(held) + 1) * 256, -1, np.int32)
+    for code, entry in begins.items():
+        characters[pages[code >> 8] << 8 | code & 0xFF] = entry
+    return pages, characters
 
 
 def byte_letters() -> list[str]:

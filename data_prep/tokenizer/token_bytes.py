@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import first_bytes, load_eight, mask_of
+from data_prep.machine_words import first_bytes
 from data_prep.tokenizer.encode import ReferenceEncoder
 from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
 from data_prep.tokenizer.piece_encoder import byte_letters
@@ -93,17 +93,21 @@ class TokenBytes:
         return np.frombuffer(b"".join(text or b"" for text in self.texts) + bytes(8), np.uint8)
 
     @cached_property
-    def _places(self) -> npt.NDArray[np.int64]:
-        """Where in `_flat` each entry begins, and its length in the lowest 16 bits: -1 where there is none."""
-        ends = np.cumsum(np.maximum(self.lengths, 0))
-        return np.where(self.lengths < 0, -1, (ends - self.lengths) << 16 | self.lengths)
+    def _starts(self) -> npt.NDArray[np.int64]:
+        return np.cumsum(np.maximum(self.lengths, 0)) - np.maximum(self.lengths, 0)
+
+    @cached_property
+    def _heads(self) -> npt.NDArray[np.uint64]:
+        """The first eight bytes of each entry, zeros behind."""
+        return np.frombuffer(b"".join((text or b"")[:8].ljust(8, b"\0") for text in self.texts), np.uint64)
 
     def inexact(self, encoded: Encoded, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which documents are not, byte for byte, what their tokens stand for; [documents]."""
         held = Texts.of(texts)
         prefix = np.frombuffer(self.prefix, np.uint8)
         result = np.empty(len(held), np.bool_)
-        _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, self._flat, self._places, result)
+        entries = (self.lengths, self._heads, self._flat, self._starts)
+        _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, *entries, result)
         return result
 
     def loss_mask(self, encoded: Encoded, no_loss: Sequence[Sequence[tuple[int, int]]]) -> npt.NDArray[np.bool_]:
@@ -151,34 +155,30 @@ def _compare(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
     prefix: npt.NDArray[np.uint8],
+    lengths: npt.NDArray[np.int64],
+    heads: npt.NDArray[np.uint64],
     flat: npt.NDArray[np.uint8],
-    places: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
     result: npt.NDArray[np.bool_],
 ) -> None:
     first = 0
     for document in range(len(sizes)):
-        place, end = offsets[document], offsets[document + 1]
-        begun = place
-        if end > place:
-            place -= len(prefix)
+        begin, end = offsets[document], offsets[document + 1]
+        place = begin - len(prefix) if end > begin else begin
         differs = False
         for i in range(first, first + sizes[document] - 1):
-            entry = places[np.uint64(tokens[i])]
-            start, length = entry >> 16, entry & 0xFFFF
-            if entry < 0 or place + length > end:
+            token = np.uint64(tokens[i])
+            length = lengths[token]
+            if length < 0 or place + length > end:
                 differs = True
                 break
-            stop = place + length
-            while place < min(begun, stop):
-                differs |= flat[start] != prefix[place - begun + len(prefix)]
-                place += 1
-                start += 1
-            while place < stop:
-                part = min(stop - place, 8)
-                differs |= first_bytes(data, place, part) != load_eight(flat, start) & mask_of(part)
-                place += part
-                start += part
-            if differs:
-                break
+            compared = 0
+            if place >= begin:
+                compared = min(length, 8)
+                differs |= first_bytes(data, place, compared) != heads[token]
+            for k in range(compared, length):
+                byte = data[place + k] if place + k >= begin else prefix[place + k - begin + len(prefix)]
+                differs |= byte != flat[starts[token] + k]
+            place += length
         result[document] = differs or place != end
         first += sizes[document]

@@ -1,7 +1,8 @@
 """Text to token files, and token files to batches: ours, and the routes of Megatron-LM and datatrove.
 
-All encode the same JSONL with the same tokenizer. Time is processor time of the whole process after imports, so that
-others on the machine disturb little.
+All encode the same text with the same tokenizer: theirs from JSONL, ours as the stage `tokenize` of data_prep does it,
+from the Parquet shards that `extract` has made of the same JSONL, each document decoded again and compared. Time is
+processor time of the whole process after imports and tables, so that others on the machine disturb little.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
+from data_prep.config import DataConfig
 from data_prep.indexed_dataset.format import bin_path, idx_path, token_dtype
+from data_prep.indexed_dataset.tokenize import encode_shard, tokenize_stage
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from data_prep.shards import RunDirectory, load_manifest
 from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, open_encoder
 from foundation.progress import Progress, summary_table
 from tools.bench.memory import peak_bytes
@@ -40,7 +43,7 @@ def main(arguments: list[str]) -> int:
     """Run every contender in a process of its own, in turns, and print medians and ratios."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench tokens", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run of data_prep with its tokenizer")
-    parser.add_argument("--megabytes", type=float, default=16.0, help="text for ours; the peers get a quarter of it")
+    parser.add_argument("--megabytes", type=float, default=48.0, help="text for ours; the peers get a quarter of it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "JSONL"), help=argparse.SUPPRESS)
@@ -56,6 +59,8 @@ def main(arguments: list[str]) -> int:
             is_slow = name in ("megatron", "datatrove", "hf-encode")
             files[name] = Path(folder) / ("part.jsonl" if is_slow else "all.jsonl")
             write_jsonl(files[name], given.run / "corpus", given.megabytes * (0.25e6 if is_slow else 1e6))
+        if "ours" in files:
+            files["ours"] = prepare_run(Path(folder), files["ours"], given.run / "tokenizer")
         with Progress("bench", given.rounds * len(files), "processes") as progress:
             for _ in range(given.rounds):
                 for name, path in files.items():
@@ -97,6 +102,27 @@ def write_jsonl(path: Path, corpus: Path, size: float) -> None:
                         return
 
 
+def prepare_run(folder: Path, path: Path, tokenizer: Path) -> Path:
+    """Everything before `tokenize`, by data_prep itself, without rules; the configuration."""
+    configuration, first = folder / "data.yaml", folder / "first.jsonl"
+    first.write_text(json.dumps({"text": "imported and compiled now"}) + "\n", encoding="utf-8")
+    settings = {
+        "output": str(folder / "run"),
+        "workers": 1,
+        "sources": [
+            {"name": name, "kind": "jsonl", "paths": [str(source)], "rules": []}
+            for name, source in (("first", first), ("text", path))
+        ],
+        "tokenizer": {"path": str(tokenizer)},
+    }
+    configuration.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "data_prep", "run", "--config", str(configuration), "--until", "train-tokenizer"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    return configuration
+
+
 def read_jsonl(path: Path) -> Iterator[str]:
     """The texts of a JSONL file."""
     with open(path, encoding="utf-8") as stream:
@@ -106,31 +132,24 @@ def read_jsonl(path: Path) -> Iterator[str]:
 
 def time_one(name: str, path: Path, tokenizer: Path) -> dict[str, float]:
     """MB of text per second of processor time, and peak memory in MB."""
-    size = sum(len(text.encode()) for text in read_jsonl(path))
     with tempfile.TemporaryDirectory() as folder:
         route = prepare(name, path, tokenizer, Path(folder))
         start = time.process_time()
-        route()
+        size = route()
         seconds = time.process_time() - start
     memory = peak_bytes() / 1e6
     return {"megabytes_per_second": size / 1e6 / seconds, "memory": memory}
 
 
-def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[], None]:
-    """Import and compile what a contender needs; what it returns is timed."""
+def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[], int]:
+    """Import and compile what a contender needs; what it returns is timed, and says how many bytes of text it took."""
+    if name == "ours":
+        return _ours(path)
     reference = ReferenceEncoder(tokenizer)
-    if name in ("ours", "ours-encode"):
+    if name == "ours-encode":
         encoder = open_encoder(reference)
         encoder.encode(["compiled now"])
-
-        def ours() -> None:
-            texts = read_jsonl(path)
-            with IndexedDatasetWriter(folder / "out", encoder.vocabulary_size) as writer:
-                while batch := list(islice(texts, _BATCH_DOCUMENTS)):
-                    encoded = encoder.encode(batch)
-                    writer.add_documents(encoded.tokens, encoded.sizes)
-
-        return ours if name == "ours" else _encode_only(encoder.encode, path)
+        return _encode_only(encoder.encode, path)
     if name == "hf-encode":
         return _encode_only(reference.encode, path)
     if name == "gigatoken-encode":
@@ -146,17 +165,42 @@ def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[]
         (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
         gigatoken = GigatokenEncoder(folder, reference.end_of_document, reference.vocabulary_size)
         return _encode_only(gigatoken.encode, path)
-    if name == "megatron":
-        return _megatron(path, tokenizer, folder, reference)
-    return _datatrove(path, tokenizer, folder)
+    size = sum(len(text.encode()) for text in read_jsonl(path))
+    run = _megatron(path, tokenizer, folder, reference) if name == "megatron" else _datatrove(path, tokenizer, folder)
+
+    def route() -> int:
+        run()
+        return size
+
+    return route
 
 
-def _encode_only(encode: Callable[[list[str]], object], path: Path) -> Callable[[], None]:
+def _ours(configuration: Path) -> Callable[[], int]:
+    config = DataConfig.model_validate(yaml.safe_load(configuration.read_text(encoding="utf-8")))
+    run = RunDirectory(config.output)
+    manifest = load_manifest(run)
+    stage = tokenize_stage(config, run, manifest)
+    encode = partial(encode_shard, stage=stage, seed=config.seed, heldout_share=config.tokens.heldout_share)
+    (first,) = (shard.name for shard in manifest.shards if shard.source == "first")
+    encode(first)
+
+    def route() -> int:
+        names = [shard.name for shard in manifest.shards if shard.source == "text"]
+        for name in names:
+            encode(name)
+        return sum(stage.records()[name].counts["bytes"] for name in names)
+
+    return route
+
+
+def _encode_only(encode: Callable[[list[str]], object], path: Path) -> Callable[[], int]:
     texts = list(read_jsonl(path))
+    size = sum(len(text.encode()) for text in texts)
 
-    def run() -> None:
+    def run() -> int:
         for i in range(0, len(texts), _BATCH_DOCUMENTS):
             encode(texts[i : i + _BATCH_DOCUMENTS])
+        return size
 
     return run
 
