@@ -15,17 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.machine_words import at, highest, load_eight, lowest, mask_of, prefetch, smallest_of_64, store_eight
+from data_prep.tokenizer.pieces import code_point
 
 ENTRY_BITS = 20
 RANK_BITS = 24
 """Bits of an entry's id and of a merge's rank."""
 
-MEMORY_SETS = 1 << 18
-"""Sets of two remembered pieces; a set takes 64 bytes, a line of the processor's cache."""
-_REMEMBERED_BYTES = 15
+MEMORY_SETS = 1 << 19
+"""Sets of two remembered pieces, or of one with many tokens; a set takes 64 bytes, a line of the processor's cache."""
+REMEMBERED_BYTES = 15
 _REMEMBERED_TOKENS = 4
+_WIDE_TOKENS = 12
+"""Of a piece that takes a set of its own."""
 
-LONG_MEMORY_SLOTS = 1 << 16
+LONG_MEMORY_SLOTS = 1 << 17
 """Remembered pieces that a set of the other memory has no room for; a slot takes two lines of the cache."""
 _LONG_BYTES = 56
 _LONG_WORDS = _LONG_BYTES // 8
@@ -39,7 +42,7 @@ _POSITIONS = 64
 """Of a lane: symbols of a piece, and one at either end that no merge takes."""
 
 _KEPT = np.array(
-    [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(_REMEMBERED_BYTES + 2)], np.uint64
+    [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(REMEMBERED_BYTES + 2)], np.uint64
 )
 """By the length of a piece, the bits of its first eight bytes and of the next ones."""
 
@@ -138,14 +141,7 @@ def _spell(
     """Write what bytes [start, stop) begin as, before anything is merged, from `symbols[first]` on; how many."""
     i, place = start, np.uint64(first)
     while i < stop:
-        lead = np.int64(at(data, i))
-        code, size = lead, 1
-        if lead >= 0x80:
-            code, size = (lead & 0x1F) << 6 | np.int64(at(data, i + 1)) & 0x3F, 2
-            if lead >= 0xE0:
-                code, size = (code & 0x3FF) << 6 | np.int64(at(data, i + 2)) & 0x3F, 3
-            if lead >= 0xF0:
-                code, size = (code & 0x7FFF) << 6 | np.int64(at(data, i + 3)) & 0x3F, 4
+        code, size = code_point(data, i)
         token = at(characters, np.int64(at(pages, code >> 8)) << 8 | code & 0xFF)
         if token >= 0:
             symbols[place] = token
@@ -282,7 +278,7 @@ def encode_documents(
         byte_tokens: of each byte, [256].
         table, numbers: see `pair_table`; merged: what each pair becomes, by rank.
         memory: [sets, 8], zeros at first. Of each of two pieces: 15 bytes, their number (4 bits) and that of tokens
-            less one (2 bits) in two numbers, and four tokens in two numbers.
+            less one (4 bits) in two numbers, and four tokens in two numbers. A piece of more has all six.
         long_memory: [slots, 16], zeros at first. Of one piece: 56 bytes, their number and (from bit 8 on) that of
             tokens, and sixteen tokens in eight numbers.
         tokens: filled; at least bytes + documents + 16 long. sizes: filled, one for each document.
@@ -291,7 +287,7 @@ def encode_documents(
         How many tokens there are.
     """
     one, half = np.uint64(1), np.uint64(32)
-    counts = np.uint64(3) << np.uint64(62)
+    counts = np.uint64(15) << np.uint64(60)
     memory_shift, long_shift = _bits_of(len(memory)), _bits_of(len(long_memory) // 2)
     begins = np.empty(_PIECES + 64, np.int64)
     places = np.empty(_PIECES + 64, np.uint64)
@@ -300,7 +296,8 @@ def encode_documents(
     new, new_counts = np.empty(_PIECES + 64, np.int64), np.empty(_PIECES + 64, np.int64)
     new_tokens = np.empty(1 << 14, np.uint32)
     held = np.zeros(_LONG_WORDS, np.uint64)
-    lanes = np.empty(3 * _LANES * _POSITIONS, np.uint32)
+    symbols, ranks = np.empty(_LANES * _POSITIONS, np.uint32), np.empty(_LANES * _POSITIONS, np.uint32)
+    alive, of_lane = np.empty(_LANES, np.uint64), np.empty((_LANES, 2), np.int64)
     _mark_documents(starts, ends)
     written, first, document, end, word, count = 0, 0, 0, ends[0], 0, 0
     while True:
@@ -317,7 +314,7 @@ def encode_documents(
         for k in range(np.uint64(pieces)):
             start = begins[k]
             length = begins[k + one] - start
-            if length <= _REMEMBERED_BYTES:
+            if length <= REMEMBERED_BYTES:
                 key = load_eight(data, start) & _KEPT[np.uint64(length), 0]
                 key_rest = load_eight(data, start + 8) & _KEPT[np.uint64(length), 1] | np.uint64(length << 56)
                 place = key * np.uint64(0x9E3779B97F4A7C15) ^ key_rest * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -334,7 +331,7 @@ def encode_documents(
             start = begins[k]
             length = begins[k + one] - start
             way = -1
-            if length <= _REMEMBERED_BYTES:
+            if length <= REMEMBERED_BYTES:
                 key, key_rest, place = keys[k], key_rests[k], places[k]
                 is_first = (memory[place, 0] == key) & (memory[place, 1] & ~counts == key_rest)
                 is_second = (memory[place, 4] == key) & (memory[place, 5] & ~counts == key_rest)
@@ -349,20 +346,25 @@ def encode_documents(
             new_bytes += length if way < 0 else 0
         if new_bytes + _LONG_TOKENS > len(new_tokens):
             new_tokens = np.empty(2 * new_bytes, np.uint32)
-        _merge_new(
-            new[:news],
-            begins,
-            data,
-            pages,
-            characters,
-            byte_tokens,
-            table,
-            numbers,
-            merged,
-            lanes,
-            new_tokens,
-            new_counts,
-        )
+        if news:
+            _merge_new(
+                news,
+                new,
+                begins,
+                data,
+                pages,
+                characters,
+                byte_tokens,
+                table,
+                numbers,
+                merged,
+                symbols,
+                ranks,
+                alive,
+                of_lane,
+                new_tokens,
+                new_counts,
+            )
         new_place, j = 0, 0
         for k in range(np.uint64(pieces)):
             start, way = begins[k], ways[k]
@@ -378,12 +380,16 @@ def encode_documents(
                 for i in range(np.uint64(new_counts[j])):
                     tokens[np.uint64(written) + i] = new_tokens[np.uint64(new_place) + i]
                 written += new_counts[j]
-            elif length <= _REMEMBERED_BYTES:
+            elif length <= REMEMBERED_BYTES:
                 place, at_way = places[k], np.uint64(way)
                 # All four are copied; what is too much is written over.
                 store_eight(tokens, written, memory[place, at_way + np.uint64(2)])
                 store_eight(tokens, written + 2, memory[place, at_way + np.uint64(3)])
-                written += np.int64(memory[place, at_way + one] >> np.uint64(62)) + 1
+                size = np.int64(memory[place, at_way + one] >> np.uint64(60)) + 1
+                if size > _REMEMBERED_TOKENS:
+                    for i in range(4):
+                        store_eight(tokens, written + 4 + 2 * i, memory[place, 4 + i])
+                written += size
             else:
                 place = places[k]
                 size = np.int64(long_memory[place, _LONG_WORDS] >> np.uint64(8))
@@ -397,14 +403,15 @@ def encode_documents(
         for j in range(news):
             k = np.uint64(new[j])
             length, size, place = begins[k + one] - begins[k], new_counts[j], places[k]
-            if length <= _REMEMBERED_BYTES and size <= _REMEMBERED_TOKENS:
+            if length <= REMEMBERED_BYTES and size <= _WIDE_TOKENS:
                 # The newer of a set stands first, the older one is forgotten.
+                was_wide = memory[place, 1] >> np.uint64(60) >= np.uint64(_REMEMBERED_TOKENS)
                 for i in range(4):
-                    memory[place, 4 + i] = memory[place, i]
-                memory[place, 0], memory[place, 1] = keys[k], key_rests[k] | np.uint64(size - 1) << np.uint64(62)
-                memory[place, 2] = load_eight(new_tokens, new_place)
-                memory[place, 3] = load_eight(new_tokens, new_place + 2)
-            elif _REMEMBERED_BYTES < length <= _LONG_BYTES and size <= _LONG_TOKENS:
+                    memory[place, 4 + i] = np.uint64(0) if was_wide else memory[place, i]
+                memory[place, 0], memory[place, 1] = keys[k], key_rests[k] | np.uint64(size - 1) << np.uint64(60)
+                for i in range(2 if size <= _REMEMBERED_TOKENS else 6):
+                    memory[place, 2 + i] = load_eight(new_tokens, new_place + 2 * i)
+            elif REMEMBERED_BYTES < length <= _LONG_BYTES and size <= _LONG_TOKENS:
                 _gather(data, begins[k], length, held)
                 for i in range(_LONG_WORDS):
                     long_memory[place, i] = held[i]
@@ -432,6 +439,7 @@ def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64])
 
 @numba.njit(nogil=True, cache=True)
 def _merge_new(
+    news: int,
     new: npt.NDArray[np.int64],
     begins: npt.NDArray[np.int64],
     data: npt.NDArray[np.uint8],
@@ -441,25 +449,28 @@ def _merge_new(
     table: npt.NDArray[np.uint64],
     numbers: npt.NDArray[np.uint32],
     merged: npt.NDArray[np.uint32],
-    lanes: npt.NDArray[np.uint32],
+    symbols: npt.NDArray[np.uint32],
+    ranks: npt.NDArray[np.uint32],
+    alive: npt.NDArray[np.uint64],
+    of_lane: npt.NDArray[np.int64],
     new_tokens: npt.NDArray[np.uint32],
     new_counts: npt.NDArray[np.int64],
 ) -> None:
     """Encode pieces, each to where as many tokens as it has bytes would end if it and those before it had so many.
 
     Args:
-        new: which pieces. new_tokens, new_counts: filled.
+        news: how many; new: which. new_tokens, new_counts: filled.
+        symbols, ranks: [lanes, 64], flat; alive: [lanes]; of_lane: [lanes, 2]. To work in: what a piece is made of, the
+            rank of each symbol and the next one, which symbols are left, and which piece it is and where it is to go.
     """
     one = np.uint64(1)
     nothing = np.uint32(_NO_RANK << 6)  # rank 24 bits | position 6 bits, or above
-    ranks = lanes[_LANES * _POSITIONS :]
-    symbols = lanes[: _LANES * _POSITIONS]
-    alive, piece, out = np.empty(_LANES, np.uint64), np.full(_LANES, -1), np.empty(_LANES, np.int64)
+    of_lane[:] = -1
     taken, place, running = 0, 0, 0
     while True:
         for lane in range(_LANES):
             base = lane * _POSITIONS
-            if piece[lane] >= 0:
+            if of_lane[lane, 0] >= 0:
                 best = np.uint64(smallest_of_64(ranks, base))
                 if best < nothing:
                     i = best & np.uint64(63)
@@ -480,13 +491,13 @@ def _merge_new(
                     continue
                 living, size = alive[lane] & ~one, 0
                 while living & (living - one):
-                    new_tokens[np.uint64(out[lane] + size)] = symbols[np.uint64(base) + lowest(living)]
+                    new_tokens[np.uint64(of_lane[lane, 1] + size)] = symbols[np.uint64(base) + lowest(living)]
                     living &= living - one
                     size += 1
-                new_counts[piece[lane]] = size
-                piece[lane] = -1
+                new_counts[of_lane[lane, 0]] = size
+                of_lane[lane, 0] = -1
                 running -= 1
-            while taken < len(new):
+            while taken < news:
                 start, stop = begins[new[taken]], begins[new[taken] + 1]
                 if stop - start > _POSITIONS - 2:
                     size = _spell(start, stop, data, pages, characters, byte_tokens, new_tokens, place)
@@ -503,10 +514,10 @@ def _merge_new(
                     rank = _rank(np.uint64(symbols[i]), np.uint64(symbols[i + one]), table, numbers)
                     ranks[i] = rank << np.uint64(6) | (i - np.uint64(base))
                 alive[lane] = ~np.uint64(0) >> np.uint64(_POSITIONS - 2 - size)
-                piece[lane], out[lane] = taken, place
+                of_lane[lane, 0], of_lane[lane, 1] = taken, place
                 place += stop - start
                 taken += 1
                 running += 1
                 break
-        if running == 0 and taken == len(new):
+        if running == 0 and taken == news:
             break

@@ -138,7 +138,9 @@ def _edited(texts: Texts, metadata: pa.ChunkedArray, about: pa.Table) -> KeptBat
     no_loss: list[tuple[tuple[int, int], ...]] = [()] * len(texts)
     rows = np.flatnonzero(changed)
     if len(rows):
-        documents: list[bytes | memoryview] = list(texts.as_bytes())
+        sizes, ends = texts.sizes, texts.offsets.tolist()
+        parts: list[bytes | memoryview] = []
+        done = ends[0]
         taken = about.select(["pii_spans", "cuts"]).take(rows)
         for row, found, ranges in zip(rows.tolist(), *(column.to_pylist() for column in taken.columns), strict=True):
             text = texts[row]
@@ -146,8 +148,11 @@ def _edited(texts: Texts, metadata: pa.ChunkedArray, about: pa.Table) -> KeptBat
             left_out = [(cut["start"], cut["end"]) for cut in ranges]
             marks = no_loss_of(metadata[row].as_py(), text) if marked[row] else []
             edited, no_loss[row] = edit_marked(text, personal, left_out, marks)
-            documents[row] = edited.encode()
-        texts = Texts.of_bytes(documents)
+            parts += (texts.data.data[done : ends[row]], edited.encode())
+            sizes[row] = len(parts[-1])
+            done = ends[row + 1]
+        parts.append(texts.data.data[done : ends[-1]])
+        texts = Texts(np.frombuffer(b"".join(parts), np.uint8), np.concatenate(([0], np.cumsum(sizes))))
     return KeptBatch(about["id"].to_pylist(), texts, about["language"].to_pylist(), no_loss)
 
 

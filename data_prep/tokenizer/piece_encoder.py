@@ -19,11 +19,19 @@ from data_prep.tokenizer.byte_pairs import (
     LONG_MEMORY_SLOTS,
     MEMORY_SETS,
     RANK_BITS,
+    REMEMBERED_BYTES,
     encode_documents,
     pair_table,
 )
 from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
-from data_prep.tokenizer.pieces import PADDING, excluded_tables, mark_by_entries, mark_by_pattern
+from data_prep.tokenizer.pieces import (
+    PADDING,
+    Neighbours,
+    cut_long_pieces,
+    excluded_tables,
+    mark_by_entries,
+    mark_by_pattern,
+)
 
 VERSION = 4
 
@@ -59,7 +67,7 @@ class _Spelling:
 class PieceEncoder:
     """Cuts and merges in compiled code, straight into arrays, and remembers pieces.
 
-    Use it only through `open_encoder`: it must have been proven equal. Memory: 24 MB and the tables of the vocabulary.
+    Use it only through `open_encoder`: it must have been proven equal. Memory: 48 MB and the tables of the vocabulary.
 
     Raises:
         TokenizerError: the tokenizer does anything that this does not.
@@ -89,13 +97,18 @@ class PieceEncoder:
         self._table, self._numbers = pair_table(pairs)
         self._mark: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint64]]
         if is_sentencepiece:
-            joined = _joined([(a + b).replace(SPACE, " ").encode() for a, b in merges])
+            entries = [(a + b).replace(SPACE, " ").encode() for a, b in merges]
+            joined = _joined(entries)
             self._mark = lambda data, size: mark_by_entries(data, size, joined)
         else:
+            byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
+            entries = [bytes(map(byte_of.__getitem__, a + b)) for a, b in merges]
             tables = excluded_tables(EXCLUDED)
             self._mark = lambda data, size: mark_by_pattern(data, size, *tables)
-        self._memory = np.zeros((MEMORY_SETS, 8), np.uint64)
-        self._long_memory = np.zeros((2 * LONG_MEMORY_SLOTS, 8), np.uint64)
+        self._neighbours = Neighbours.of(entries)
+        # Filled, so that the system maps it now and not while a text is encoded.
+        self._memory = np.full((MEMORY_SETS, 8), 0, np.uint64)
+        self._long_memory = np.full((2 * LONG_MEMORY_SLOTS, 8), 0, np.uint64)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         spelling, held = self._spelling, Texts.of(texts)
@@ -113,10 +126,12 @@ class PieceEncoder:
         sizes[sizes > 0] += len(spelling.prefix)
         ends = np.cumsum(sizes + len(_BETWEEN_DOCUMENTS)) - len(_BETWEEN_DOCUMENTS)
         tokens = np.empty(len(data) + len(documents), np.uint32)
+        starts = self._mark(data, len(data) - PADDING)
+        cut_long_pieces(data, starts, REMEMBERED_BYTES, self._neighbours.characters, self._neighbours.in_part)
         count = encode_documents(
             data,
             ends,
-            self._mark(data, len(data) - PADDING),
+            starts,
             self.end_of_document,
             spelling.pages,
             spelling.characters,

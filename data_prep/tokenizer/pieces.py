@@ -3,22 +3,42 @@
 A *piece* is a part of a text that no merge reaches out of, so that each is encoded on its own. Byte-level BPE has a
 pattern that cuts the text (`mark_by_pattern`). SentencePiece takes each document as a whole, but no merge can cross two
 bytes that stand side by side in no entry of the vocabulary (`mark_by_entries`), such as a letter and a space behind it.
+What is still long, such as a line of Chinese, is cut between characters of which that is true (`cut_long_pieces`):
+short pieces are met again.
 
 Bytes are looked at 64 at a time; what is true of each is a bit of one number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import equal_of_64, lowest
+from data_prep.machine_words import at, equal_of_64, lowest
 
 PADDING = 80
 """Bytes that may be read, but do not count, behind the text."""
 
 _SPACE = 32
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def code_point(data, i):  # type: ignore[no-untyped-def]
+    """The character that begins at byte `i` of valid UTF-8, and its bytes."""
+    lead = np.int64(at(data, i))
+    code, size = lead, 1
+    if lead >= 0x80:
+        code, size = (lead & 0x1F) << 6 | np.int64(at(data, i + 1)) & 0x3F, 2
+        if lead >= 0xE0:
+            code, size = (code & 0x3FF) << 6 | np.int64(at(data, i + 2)) & 0x3F, 3
+        if lead >= 0xF0:
+            code, size = (code & 0x7FFF) << 6 | np.int64(at(data, i + 3)) & 0x3F, 4
+    return code, size
 
 
 def excluded_tables(
@@ -113,3 +133,85 @@ def mark_by_entries(data: npt.NDArray[np.uint8], size: int, joined: npt.NDArray[
             before = byte
         starts[word] = bits
     return starts
+
+
+_PAIR_BITS = 20
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What stands side by side in some entry of a vocabulary.
+
+    Attributes:
+        characters: a bit for each hash of two code points, [1 << 14].
+        in_part: [1 << 16], by two bytes: whether an entry has them as the last of a character and the first of the next
+            one, and not all bytes of both.
+    """
+
+    characters: npt.NDArray[np.uint64]
+    in_part: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, entries: Iterable[bytes]) -> Neighbours:
+        pairs: set[tuple[int, int]] = set()
+        in_part = np.zeros(1 << 16, np.bool_)
+        for entry in entries:
+            text = entry.decode(errors="surrogateescape")
+            for (left, right), at_byte in zip(pairwise(text), _bounds(text), strict=True):
+                if "\udc80" <= left <= "\udcff" or "\udc80" <= right <= "\udcff":
+                    in_part[entry[at_byte - 1] << 8 | entry[at_byte]] = True
+                else:
+                    pairs.add((ord(left), ord(right)))
+        found = np.zeros(1 << (_PAIR_BITS - 6), np.uint64)
+        _set_pairs(np.array(list(pairs), np.int64).reshape(-1, 2), found)
+        return cls(found, in_part)
+
+
+def _bounds(text: str) -> Iterable[int]:
+    """Where the characters of a text begin, in bytes, but for the first."""
+    return accumulate(len(character.encode(errors="surrogateescape")) for character in text[:-1])
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _pair_slot(left: int, right: int) -> np.uint64:
+    return np.uint64(left << 21 | right) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - _PAIR_BITS)
+
+
+@numba.njit(nogil=True, cache=True)
+def _set_pairs(pairs: npt.NDArray[np.int64], found: npt.NDArray[np.uint64]) -> None:
+    for k in range(len(pairs)):
+        slot = _pair_slot(pairs[k, 0], pairs[k, 1])
+        found[slot >> np.uint64(6)] |= np.uint64(1) << (slot & np.uint64(63))
+
+
+@numba.njit(nogil=True, cache=True)
+def cut_long_pieces(
+    data: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.uint64],
+    longest: int,
+    characters: npt.NDArray[np.uint64],
+    in_part: npt.NDArray[np.bool_],
+) -> None:
+    """Let more pieces begin inside of those of more than `longest` bytes, between characters that no entry holds.
+
+    Args:
+        data: valid UTF-8; starts: where pieces begin. characters, in_part: see `Neighbours`.
+    """
+    before = 0
+    for word in range(len(starts)):
+        bits = starts[word]
+        while bits:
+            stop = 64 * word + np.int64(lowest(bits))
+            bits &= bits - np.uint64(1)
+            if stop - before > longest:
+                left, size = code_point(data, before)
+                i = before + size
+                while i < stop:
+                    right, size = code_point(data, i)
+                    slot = _pair_slot(left, right)
+                    joined = characters[slot >> np.uint64(6)] >> (slot & np.uint64(63)) & np.uint64(1)
+                    if not joined and not in_part[np.int64(data[i - 1]) << 8 | np.int64(data[i])]:
+                        starts[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
+                    left = right
+                    i += size
+            before = stop
