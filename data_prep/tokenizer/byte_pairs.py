@@ -456,7 +456,7 @@ def _merge_new(
     new_tokens: npt.NDArray[np.uint32],
     new_counts: npt.NDArray[np.int64],
 ) -> None:
-    """Encode pieces, each to where as many tokens as it has bytes would end if it and those before it had so many.
+    """Encode pieces; the tokens of each begin as far into `new_tokens` as the pieces before it have bytes.
 
     Args:
         news: how many; new: which. new_tokens, new_counts: filled.

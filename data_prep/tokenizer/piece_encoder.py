@@ -29,6 +29,7 @@ from data_prep.tokenizer.pieces import (
     Neighbours,
     cut_long_pieces,
     excluded_tables,
+    holds_character,
     mark_by_entries,
     mark_by_pattern,
 )
@@ -42,6 +43,8 @@ _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".jo
 EXCLUDED = frozenset("()|.,!?…。，、।۔،" + _WHITE_SPACE)
 """What the pattern excludes; white space is Unicode's, as `\\s` means it there. Tests hold this to the reference."""
 
+_SPACE_BYTES = np.frombuffer(SPACE.encode(), np.uint8)
+
 _BETWEEN_DOCUMENTS = b"\n"
 """Belongs to none of them; see `mark_by_pattern`."""
 
@@ -54,14 +57,14 @@ class _Spelling:
         pages, characters: see `encode_documents`.
         byte_tokens: of each byte of a character that begins as its bytes, [256].
         prefix: before each document that is not empty.
-        written_as: what is replaced in a text.
+        spaces_are_marked: a space and U+2581 are the same.
     """
 
     pages: npt.NDArray[np.int32]
     characters: npt.NDArray[np.int32]
     byte_tokens: npt.NDArray[np.int32]
     prefix: bytes = b""
-    written_as: tuple[bytes, bytes] | None = None
+    spaces_are_marked: bool = False
 
 
 class PieceEncoder:
@@ -118,10 +121,9 @@ class PieceEncoder:
         parts: list[bytes | memoryview] = []
         for document in documents:
             parts += (spelling.prefix, document, _BETWEEN_DOCUMENTS) if document else (_BETWEEN_DOCUMENTS,)
-        joined = b"".join([*parts, bytes(PADDING)])
-        if spelling.written_as and spelling.written_as[0] in joined:
-            return self.encode(Texts.of_bytes([bytes(one).replace(*spelling.written_as) for one in documents]))
-        data = np.frombuffer(joined, np.uint8)
+        data = np.frombuffer(b"".join([*parts, bytes(PADDING)]), np.uint8)
+        if spelling.spaces_are_marked and holds_character(data, len(data) - PADDING, _SPACE_BYTES):
+            return self.encode(Texts.of_bytes([bytes(one).replace(SPACE.encode(), b" ") for one in documents]))
         sizes = held.sizes
         sizes[sizes > 0] += len(spelling.prefix)
         ends = np.cumsum(sizes + len(_BETWEEN_DOCUMENTS)) - len(_BETWEEN_DOCUMENTS)
@@ -275,7 +277,7 @@ def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
         raise _refused(path, f"no token {missing[0]}")
     begins = {ord(name.replace(SPACE, " ")): entry for name, entry in vocabulary.items() if len(name) == 1}
     byte_tokens = np.array([vocabulary[name] for name in names], np.int32)
-    return _Spelling(*_by_page(begins), byte_tokens, prefix=b" ", written_as=(SPACE.encode(), b" "))
+    return _Spelling(*_by_page(begins), byte_tokens, prefix=b" ", spaces_are_marked=True)
 
 
 def _by_page(begins: Mapping[int, int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

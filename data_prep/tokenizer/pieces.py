@@ -113,6 +113,16 @@ def mark_by_pattern(
 
 
 @numba.njit(nogil=True, cache=True)
+def holds_character(data: npt.NDArray[np.uint8], size: int, character: npt.NDArray[np.uint8]) -> bool:
+    """Whether three bytes stand anywhere among the first `size`, of which `data` has `PADDING` more."""
+    for first in range(0, size, 64):
+        found = equal_of_64(data, first, character[0])
+        if found and found & equal_of_64(data, first + 1, character[1]) & equal_of_64(data, first + 2, character[2]):
+            return True
+    return False
+
+
+@numba.njit(nogil=True, cache=True)
 def mark_by_entries(data: npt.NDArray[np.uint8], size: int, joined: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     """Where characters begin that no entry holds together with what stands before them.
 

@@ -97,6 +97,12 @@ class TokenBytes:
         return np.cumsum(np.maximum(self.lengths, 0)) - np.maximum(self.lengths, 0)
 
     @cached_property
+    def _short_lengths(self) -> npt.NDArray[np.int16]:
+        if self.lengths.max(initial=0) > np.iinfo(np.int16).max:
+            raise TokenizerError(f"an entry of {self.lengths.max()} bytes is longer than any that is known")
+        return self.lengths.astype(np.int16)
+
+    @cached_property
     def _heads(self) -> npt.NDArray[np.uint64]:
         """The first eight bytes of each entry, zeros behind."""
         return np.frombuffer(b"".join((text or b"")[:8].ljust(8, b"\0") for text in self.texts), np.uint64)
@@ -106,7 +112,7 @@ class TokenBytes:
         held = Texts.of(texts)
         prefix = np.frombuffer(self.prefix, np.uint8)
         result = np.empty(len(held), np.bool_)
-        entries = (self.lengths, self._heads, self._flat, self._starts)
+        entries = (self._short_lengths, self._heads, self._flat, self._starts)
         _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, *entries, result)
         return result
 
@@ -155,7 +161,7 @@ def _compare(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
     prefix: npt.NDArray[np.uint8],
-    lengths: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int16],
     heads: npt.NDArray[np.uint64],
     flat: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
@@ -168,7 +174,7 @@ def _compare(
         differs = False
         for i in range(first, first + sizes[document] - 1):
             token = np.uint64(tokens[i])
-            length = lengths[token]
+            length = np.int64(lengths[token])
             if length < 0 or place + length > end:
                 differs = True
                 break
