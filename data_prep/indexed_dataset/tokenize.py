@@ -39,7 +39,7 @@ from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_di
 from data_prep.tokenizer.adopt import model_vocabulary_size
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
 from data_prep.tokenizer.encoded import Encoded, Encoder, TokenizerError
-from data_prep.tokenizer.kept_documents import KeptBatch, has_no_loss, id_fractions, mixture_weights, read_kept_batches
+from data_prep.tokenizer.kept_documents import KeptBatch, has_no_loss, id_fraction, mixture_weights, read_kept_batches
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table
@@ -134,7 +134,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
             inexact += _count_inexact(table, encoded, batch)
             mask = table.loss_mask(encoded, batch.no_loss) if has_mask else None
             writer.add_documents(encoded.tokens, encoded.sizes, mask)
-            flags += (id_fractions(seed, "heldout", batch.identities) < heldout_share).tolist()
+            flags += [id_fraction(seed, "heldout", identity) < heldout_share for identity in batch.identities]
             identities += batch.identities
             byte_count += int(batch.texts.sizes.sum())
     heldout = sum(flags)

@@ -42,7 +42,7 @@ _POSITIONS = 64
 """Of a lane: symbols of a piece, and one at either end that no merge takes."""
 
 _KEPT = np.array(
-    [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(REMEMBERED_BYTES + 2)], np.uint64
+    [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(REMEMBERED_BYTES + 1)], np.uint64
 )
 """By the length of a piece, the bits of its first eight bytes and of the next ones."""
 

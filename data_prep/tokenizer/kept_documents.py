@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,14 +167,8 @@ def has_no_loss(run: RunDirectory, shard: str) -> bool:
 
 def id_fraction(seed: int, purpose: str, identity: str) -> float:
     """A number in [0, 1) that depends on seed, purpose and document alone: the same for any order of work."""
-    return float(id_fractions(seed, purpose, [identity])[0])
-
-
-def id_fractions(seed: int, purpose: str, identities: Iterable[str]) -> npt.NDArray[np.float64]:
-    """`id_fraction` of each."""
-    before = f"{seed}/{purpose}/"
-    hashed = [hashlib.blake2b((before + identity).encode(), digest_size=8).digest() for identity in identities]
-    return np.frombuffer(b"".join(hashed), "<u8") / 2.0**64
+    hashed = hashlib.blake2b(f"{seed}/{purpose}/{identity}".encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "little") / 2**64
 
 
 def mixture_weights(names: Sequence[str], given: Sequence[float | None], sizes: Sequence[int]) -> tuple[float, ...]:

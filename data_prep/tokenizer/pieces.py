@@ -91,10 +91,7 @@ def mark_by_pattern(
         while begun:
             place = first + np.int64(lowest(begun))
             begun &= begun - np.uint64(1)
-            head = np.int64(data[place])
-            code, length = (head & 0x1F) << 6 | np.int64(data[place + 1]) & 0x3F, 2
-            if head >= 0xE0:
-                code, length = (code & 0x3FF) << 6 | np.int64(data[place + 2]) & 0x3F, 3
+            code, length = code_point(data, place)
             if code_points[code]:
                 for i in range(place, place + length):
                     excluded[i >> 6] |= np.uint64(1) << np.uint64(i & 63)

@@ -84,9 +84,9 @@ class TokenBytes:
         return cls(tuple(texts), is_fallback, b"", _rewriting(content))
 
     @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> npt.NDArray[np.int32]:
         """Bytes of each entry; -1 where it stands for no text."""
-        return np.array([-1 if text is None else len(text) for text in self.texts], np.int64)
+        return np.array([-1 if text is None else len(text) for text in self.texts], np.int32)
 
     @cached_property
     def _flat(self) -> npt.NDArray[np.uint8]:
@@ -95,12 +95,6 @@ class TokenBytes:
     @cached_property
     def _starts(self) -> npt.NDArray[np.int64]:
         return np.cumsum(np.maximum(self.lengths, 0)) - np.maximum(self.lengths, 0)
-
-    @cached_property
-    def _short_lengths(self) -> npt.NDArray[np.int16]:
-        if self.lengths.max(initial=0) > np.iinfo(np.int16).max:
-            raise TokenizerError(f"an entry of {self.lengths.max()} bytes is longer than any that is known")
-        return self.lengths.astype(np.int16)
 
     @cached_property
     def _heads(self) -> npt.NDArray[np.uint64]:
@@ -112,7 +106,7 @@ class TokenBytes:
         held = Texts.of(texts)
         prefix = np.frombuffer(self.prefix, np.uint8)
         result = np.empty(len(held), np.bool_)
-        entries = (self._short_lengths, self._heads, self._flat, self._starts)
+        entries = (self.lengths, self._heads, self._flat, self._starts)
         _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, *entries, result)
         return result
 
@@ -161,7 +155,7 @@ def _compare(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
     prefix: npt.NDArray[np.uint8],
-    lengths: npt.NDArray[np.int16],
+    lengths: npt.NDArray[np.int32],
     heads: npt.NDArray[np.uint64],
     flat: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.int64],
