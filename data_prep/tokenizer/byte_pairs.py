@@ -141,7 +141,7 @@ def _spell(
     """Write what bytes [start, stop) begin as, before anything is merged, from `symbols[first]` on; how many."""
     i, place = start, np.uint64(first)
     while i < stop:
-        code, size = code_point(data, i)
+        code, size = code_point(load_eight(data, i))
         token = at(characters, np.int64(at(pages, code >> 8)) << 8 | code & 0xFF)
         if token >= 0:
             symbols[place] = token
