@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from data_prep.signals.pii import redact
+from data_prep.signals.pii import is_character_bound, redact
 from data_prep.sources.reading import NO_LOSS
 
 
@@ -21,51 +21,48 @@ def merge_cuts(cuts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def edit(text: str, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tuple[int, int]]) -> str:
-    """The text without the ranges of `cuts`, and with a placeholder for each span; nothing is searched for.
+def edit(text: bytes, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tuple[int, int]]) -> bytes:
+    """A UTF-8 text without the ranges of `cuts`, and with a placeholder for each span; nothing is searched for.
 
     Args:
-        spans: (kind, start, end) of personal data, half-open in bytes of the UTF-8 text, in order, without overlaps.
+        spans: (kind, start, end) of personal data, half-open in bytes, in order, without overlaps.
         cuts: (start, end) in bytes, in order, without overlaps; what of a span lies outside of them is replaced.
 
     Raises:
         ValueError: a range lies outside the text, overlaps the one before or cuts a character.
     """
-    if not cuts:
-        return redact(text, spans)
-    data = text.encode()
-    pieces: list[str] = []
+    pieces: list[bytes] = []
     done = 0
-    for start, stop in [*cuts, (len(data), len(data))]:
-        if not done <= start <= stop <= len(data):
-            raise ValueError(f"cut [{start}, {stop}) must lie in [{done}, {len(data)}): in order, and inside the text")
-        try:
-            piece = data[done:start].decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"a cut divides a character: {error}") from None
+    for start, stop in [*cuts, (len(text), len(text))]:
+        if not done <= start <= stop <= len(text):
+            raise ValueError(f"cut [{start}, {stop}) must lie in [{done}, {len(text)}): in order, and inside the text")
+        if not (is_character_bound(text, start) and is_character_bound(text, stop)):
+            raise ValueError(f"cut [{start}, {stop}) divides a character")
         inside = [
             (kind, max(first, done) - done, min(last, start) - done)
             for kind, first, last in spans
             if first < start and last > done
         ]
-        pieces.append(redact(piece, inside))
+        pieces.append(redact(text[done:start], inside))
         done = stop
-    return "".join(pieces)
+    return b"".join(pieces)
 
 
-def no_loss_of(metadata: str, text: str) -> list[tuple[int, int]]:
+def no_loss_of(metadata: str, text: bytes) -> list[tuple[int, int]]:
     """The ranges of a document that are read but not learnt, in bytes of its UTF-8 text; from its metadata, JSON."""
-    if f'"{NO_LOSS}"' not in metadata:  # nearly all documents: not worth the parsing
-        return []
     ranges = json.loads(metadata).get(NO_LOSS) or []
     if text.isascii():
         return [(start, stop) for start, stop in ranges]
-    return [(len(text[:start].encode()), len(text[:stop].encode())) for start, stop in ranges]
+    characters = text.decode()
+    return [(len(characters[:start].encode()), len(characters[:stop].encode())) for start, stop in ranges]
 
 
 def edit_marked(
-    text: str, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tuple[int, int]], marks: Sequence[tuple[int, int]]
-) -> tuple[str, tuple[tuple[int, int], ...]]:
+    text: bytes,
+    spans: Sequence[tuple[str, int, int]],
+    cuts: Sequence[tuple[int, int]],
+    marks: Sequence[tuple[int, int]],
+) -> tuple[bytes, tuple[tuple[int, int], ...]]:
     """`edit`, and where some ranges of the text have come to lie in what is left of it.
 
     Args:
@@ -77,9 +74,8 @@ def edit_marked(
     """
     if not marks:
         return edit(text, spans, cuts), ()
-    data = text.encode()
-    ends = sorted({0, len(data), *(end for mark in marks for end in mark)})
-    pieces: list[str] = []
+    ends = sorted({0, len(text), *(end for mark in marks for end in mark)})
+    pieces: list[bytes] = []
     moved = [0]
     for start, stop in pairwise(ends):
 
@@ -88,8 +84,8 @@ def edit_marked(
 
         inside = [(kind, *clip(first, last)) for kind, first, last in spans if first < stop and last > start]
         cut = [clip(first, last) for first, last in cuts if first < stop and last > start]
-        pieces.append(edit(data[start:stop].decode(), inside, cut))
-        moved.append(moved[-1] + len(pieces[-1].encode()))
+        pieces.append(edit(text[start:stop], inside, cut))
+        moved.append(moved[-1] + len(pieces[-1]))
     place = dict(zip(ends, moved, strict=True))
     kept = ((place[start], place[stop]) for start, stop in marks)
-    return "".join(pieces), tuple((start, stop) for start, stop in kept if start < stop)
+    return b"".join(pieces), tuple((start, stop) for start, stop in kept if start < stop)

@@ -66,7 +66,7 @@ def show_samples(config: DataConfig, manifest: Manifest, run: RunDirectory, draw
 def _excerpt(lookup: Lookup, identity: str) -> dict[str, str]:
     document = lookup.document(identity)
     spans = [(span["kind"], span["start"], span["end"]) for span in lookup.signals(identity)["pii_spans"] or ()]
-    text = edit(document["text"], spans, ())
+    text = edit(document["text"].encode(), spans, ()).decode()
     return {
         "url": document["url"],
         "excerpt": text[:EXCERPT_CHARACTERS] + ("…" if len(text) > EXCERPT_CHARACTERS else ""),

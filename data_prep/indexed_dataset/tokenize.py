@@ -39,7 +39,7 @@ from data_prep.shards import Manifest, Record, RunDirectory, Stage, committed_di
 from data_prep.tokenizer.adopt import model_vocabulary_size
 from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
 from data_prep.tokenizer.encoded import Encoded, Encoder, TokenizerError
-from data_prep.tokenizer.kept_documents import KeptBatch, has_no_loss, id_fraction, mixture_weights, read_kept_batches
+from data_prep.tokenizer.kept_documents import KeptBatch, KeptShard, id_fraction, mixture_weights
 from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_array, write_text
 from foundation.progress import summary_table
@@ -120,19 +120,19 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     run = stage.run
     prefix, flags_path = _encoded(run, name), _flags(run, name)
     encoder, table = _opened(run.tokenizer, stage.inputs)
-    has_mask = has_no_loss(run, name)
+    kept = KeptShard(run, name)
     flags: list[bool] = []
     identities: list[str] = []
     byte_count = inexact = 0
     with ExitStack() as stack:
         writer: IndexedDatasetWriter | None = None
-        for batch in read_kept_batches(run, name):
+        for batch in kept.batches():
             if writer is None:
-                writer = IndexedDatasetWriter(prefix, encoder.vocabulary_size, with_loss_mask=has_mask)
+                writer = IndexedDatasetWriter(prefix, encoder.vocabulary_size, with_loss_mask=kept.has_no_loss)
                 stack.enter_context(writer)
             encoded = encoder.encode(batch.texts)
             inexact += _count_inexact(table, encoded, batch)
-            mask = table.loss_mask(encoded, batch.no_loss) if has_mask else None
+            mask = table.loss_mask(encoded, batch.no_loss) if kept.has_no_loss else None
             writer.add_documents(encoded.tokens, encoded.sizes, mask)
             flags += [id_fraction(seed, "heldout", identity) < heldout_share for identity in batch.identities]
             identities += batch.identities
@@ -149,7 +149,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         return
     write_array(flags_path, np.array(flags))
     origins = write_origins(prefix, pack(identities))
-    masks = [loss_mask_path(prefix)] if has_mask else []
+    masks = [loss_mask_path(prefix)] if kept.has_no_loss else []
     stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins, *masks], counts)
 
 

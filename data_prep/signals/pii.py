@@ -383,29 +383,32 @@ def find_pii(text: str) -> list[Span]:
     return find_pii_in_documents(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]
 
 
-def redact(text: str, spans: Sequence[Span | tuple[str, int, int]]) -> str:
-    """The text with each span replaced by its placeholder; nothing is searched for.
+def redact(text: bytes, spans: Sequence[Span | tuple[str, int, int]]) -> bytes:
+    """The UTF-8 text with each span replaced by its placeholder; nothing is searched for.
 
     Args:
-        spans: (kind, start, end), half-open in bytes of the UTF-8 text, in order and without overlaps.
+        spans: (kind, start, end), half-open in bytes, in order and without overlaps.
 
     Raises:
         ValueError: a span lies outside the text, overlaps the one before or cuts a character.
     """
     if not spans:
         return text
-    data = text.encode()
     pieces: list[bytes] = []
     done = 0
     for kind, start, end in spans:
-        if not done <= start <= end <= len(data):
+        if not done <= start <= end <= len(text):
             raise ValueError(
-                f"span {kind} [{start}, {end}) must lie in [{done}, {len(data)}): in order, and inside the text"
+                f"span {kind} [{start}, {end}) must lie in [{done}, {len(text)}): in order, and inside the text"
             )
-        pieces += (data[done:start], PLACEHOLDER.format(kind=kind).encode())
+        if not (is_character_bound(text, start) and is_character_bound(text, end)):
+            raise ValueError(f"span {kind} [{start}, {end}) cuts a character in two")
+        pieces += (text[done:start], PLACEHOLDER.format(kind=kind).encode())
         done = end
-    pieces.append(data[done:])
-    try:
-        return b"".join(pieces).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"a span cuts a character in two: {error}") from None
+    pieces.append(text[done:])
+    return b"".join(pieces)
+
+
+def is_character_bound(text: bytes, place: int) -> bool:
+    """Whether no character of a UTF-8 text lies on both sides of a place."""
+    return place == len(text) or text[place] & 0xC0 != 0x80

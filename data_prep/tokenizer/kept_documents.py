@@ -79,46 +79,100 @@ def read_kept(
     Raises:
         ValueError: text, signals and verdicts of the shard are not of the same documents, or it cannot be read.
     """
-    for batch in read_kept_batches(run, shard, chosen):
+    for batch in KeptShard(run, shard).batches(chosen):
         yield from map(KeptDocument, batch.identities, batch.texts, batch.languages, batch.no_loss)
 
 
-def read_kept_batches(
-    run: RunDirectory, shard: str, chosen: Callable[[str, str], bool] | None = None
-) -> Iterator[KeptBatch]:
-    """`read_kept`, about 2 MB of text at a time. Text that nothing is edited in stays the bytes that Arrow has read."""
-    verdicts, signals = _aligned(run, shard, ["pii_spans"])
-    wanted = verdicts["kept"].to_numpy()
-    if chosen is not None:
-        pairs = zip(verdicts["id"].to_pylist(), verdicts["language"].to_pylist(), strict=True)
-        wanted = wanted & np.fromiter((chosen(*pair) for pair in pairs), bool, len(wanted))
-    known = verdicts.append_column("pii_spans", signals["pii_spans"])
-    corpus = run.corpus / f"{shard}.parquet"
+class KeptShard:
+    """What is kept of a shard, some documents at a time. Text that nothing is edited in stays the bytes that Arrow has
+    read.
+
+    Raises:
+        ValueError: signals and verdicts of the shard are not of the same documents.
+    """
+
+    def __init__(self, run: RunDirectory, shard: str) -> None:
+        self._corpus = run.corpus / f"{shard}.parquet"
+        self._verdicts_path = run.verdicts / self._corpus.name
+        verdicts, signals = _aligned(run, shard, ["pii_spans"])
+        self._known = verdicts.append_column("pii_spans", signals["pii_spans"])
+        with pq.ParquetFile(self._corpus) as file:
+            self._no_loss = dict(_metadata_with_no_loss(file))
+
+    @property
+    def has_no_loss(self) -> bool:
+        """Whether some document of the shard, kept or not, has parts that are read but not learnt."""
+        return bool(self._no_loss)
+
+    def batches(self, chosen: Callable[[str, str], bool] | None = None) -> Iterator[KeptBatch]:
+        """Kept documents in the order of the shard, about 2 MB of text at a time; see `read_kept`."""
+        known, corpus = self._known, self._corpus
+        wanted = known["kept"].to_numpy()
+        if chosen is not None:
+            pairs = zip(known["id"].to_pylist(), known["language"].to_pylist(), strict=True)
+            wanted = wanted & np.fromiter((chosen(*pair) for pair in pairs), bool, len(wanted))
+        with pq.ParquetFile(corpus) as file:
+            if file.metadata.num_rows != len(wanted):
+                raise ValueError(
+                    f"{corpus}: {file.metadata.num_rows} documents, but {len(wanted)} verdicts in "
+                    f"{self._verdicts_path}; run `python -m data_prep decide` again"
+                )
+            first = 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                rows = first + np.flatnonzero(wanted[first:last])
+                if len(rows):
+                    mask = pa.array(wanted[first:last])
+                    taken = file.read_row_group(group, ["id", "text"]).filter(mask).combine_chunks()
+                    about = known.slice(first, last - first).filter(mask).combine_chunks()
+                    if not taken["id"].equals(about["id"]):
+                        raise ValueError(f"{corpus}: its ids are not those of {self._verdicts_path}")
+                    texts = _texts_of(taken["text"].chunk(0), corpus)
+                    bounds = texts.offsets - texts.offsets[0]
+                    done = 0
+                    while done < len(texts):
+                        stop = max(done + 1, int(np.searchsorted(bounds, bounds[done] + _BATCH_BYTES)))
+                        part = slice(done, min(stop, len(texts)))
+                        yield self._edited(texts[part], rows[part], about.slice(done, part.stop - done))
+                        done = part.stop
+                first = last
+
+    def _edited(self, texts: Texts, rows: npt.NDArray[np.int64], about: pa.Table) -> KeptBatch:
+        """What is left of some documents, and what is known of them."""
+        marked = [i for i, row in enumerate(rows.tolist()) if row in self._no_loss] if self._no_loss else []
+        changed = np.zeros(len(texts), np.bool_)
+        changed[marked] = True
+        for name in ("pii_spans", "cuts"):
+            changed |= pc.list_value_length(about[name]).to_numpy() > 0
+        no_loss: list[tuple[tuple[int, int], ...]] = [()] * len(texts)
+        places = np.flatnonzero(changed)
+        if len(places):
+            data, offsets, sizes = texts.data.data, texts.offsets.tolist(), texts.sizes
+            parts: list[bytes | memoryview] = []
+            done = offsets[0]
+            found, cut = (about[name].take(places).to_pylist() for name in ("pii_spans", "cuts"))
+            for i, spans, ranges in zip(places.tolist(), found, cut, strict=True):
+                text = bytes(data[offsets[i] : offsets[i + 1]])
+                personal = [(span["kind"], span["start"], span["end"]) for span in spans]
+                left_out = [(one["start"], one["end"]) for one in ranges]
+                metadata = self._no_loss.get(int(rows[i]))
+                marks = no_loss_of(metadata, text) if metadata else []
+                edited, no_loss[i] = edit_marked(text, personal, left_out, marks)
+                parts += (data[done : offsets[i]], edited)
+                sizes[i] = len(edited)
+                done = offsets[i + 1]
+            parts.append(data[done : offsets[-1]])
+            texts = Texts(np.frombuffer(b"".join(parts), np.uint8), np.concatenate(([0], np.cumsum(sizes))))
+        return KeptBatch(about["id"].to_pylist(), texts, about["language"].to_pylist(), no_loss)
+
+
+def _metadata_with_no_loss(file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
+    """Row and metadata of the documents that have parts that are read but not learnt: of most sources, none."""
     first = 0
-    with pq.ParquetFile(corpus) as file:
-        if file.metadata.num_rows != len(wanted):
-            raise ValueError(
-                f"{corpus}: {file.metadata.num_rows} documents, but {len(wanted)} verdicts in "
-                f"{run.verdicts / corpus.name}; run `python -m data_prep decide` again"
-            )
-        for group in range(file.num_row_groups):
-            last = first + file.metadata.row_group(group).num_rows
-            mask = pa.array(wanted[first:last])
-            if mask.true_count:
-                taken = file.read_row_group(group, ["id", "text", "metadata"]).filter(mask).combine_chunks()
-                about = known.slice(first, last - first).filter(mask).combine_chunks()
-                if not taken["id"].equals(about["id"]):
-                    raise ValueError(f"{corpus}: its ids are not those of {run.verdicts / corpus.name}")
-                texts = _texts_of(taken["text"].chunk(0), corpus)
-                bounds = texts.offsets - texts.offsets[0]
-                row = 0
-                while row < len(texts):
-                    stop = max(row + 1, int(np.searchsorted(bounds, bounds[row] + _BATCH_BYTES)))
-                    stop = min(stop, len(texts))
-                    count = stop - row
-                    yield _edited(texts[row:stop], taken["metadata"].slice(row, count), about.slice(row, count))
-                    row = stop
-            first = last
+    for batch in file.iter_batches(columns=["metadata"]):
+        for row in np.flatnonzero(pc.match_substring(batch["metadata"], f'"{NO_LOSS}"')).tolist():
+            yield first + row, batch["metadata"][row].as_py()
+        first += len(batch)
 
 
 def _texts_of(column: pa.LargeStringArray, corpus: Path) -> Texts:
@@ -127,42 +181,6 @@ def _texts_of(column: pa.LargeStringArray, corpus: Path) -> Texts:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{corpus}: damaged ({error}); `--restart extract` makes it anew") from error
     return Texts(*text_bytes(column))
-
-
-def _edited(texts: Texts, metadata: pa.ChunkedArray, about: pa.Table) -> KeptBatch:
-    """What is left of some documents, and what is known of them."""
-    marked = pc.match_substring(metadata, f'"{NO_LOSS}"').to_numpy()
-    changed = marked.copy()
-    for name in ("pii_spans", "cuts"):
-        changed |= pc.list_value_length(about[name]).to_numpy() > 0
-    no_loss: list[tuple[tuple[int, int], ...]] = [()] * len(texts)
-    rows = np.flatnonzero(changed)
-    if len(rows):
-        sizes, ends = texts.sizes, texts.offsets.tolist()
-        parts: list[bytes | memoryview] = []
-        done = ends[0]
-        taken = about.select(["pii_spans", "cuts"]).take(rows)
-        for row, found, ranges in zip(rows.tolist(), *(column.to_pylist() for column in taken.columns), strict=True):
-            text = texts[row]
-            personal = [(span["kind"], span["start"], span["end"]) for span in found]
-            left_out = [(cut["start"], cut["end"]) for cut in ranges]
-            marks = no_loss_of(metadata[row].as_py(), text) if marked[row] else []
-            edited, no_loss[row] = edit_marked(text, personal, left_out, marks)
-            parts += (texts.data.data[done : ends[row]], edited.encode())
-            sizes[row] = len(parts[-1])
-            done = ends[row + 1]
-        parts.append(texts.data.data[done : ends[-1]])
-        texts = Texts(np.frombuffer(b"".join(parts), np.uint8), np.concatenate(([0], np.cumsum(sizes))))
-    return KeptBatch(about["id"].to_pylist(), texts, about["language"].to_pylist(), no_loss)
-
-
-def has_no_loss(run: RunDirectory, shard: str) -> bool:
-    """Whether some document of the shard has parts that are read but not learnt."""
-    with pq.ParquetFile(run.corpus / f"{shard}.parquet") as file:
-        return any(
-            pc.any(pc.match_substring(batch["metadata"], f'"{NO_LOSS}"')).as_py()
-            for batch in file.iter_batches(columns=["metadata"])
-        )
 
 
 def id_fraction(seed: int, purpose: str, identity: str) -> float:

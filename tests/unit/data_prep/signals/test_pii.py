@@ -73,7 +73,7 @@ LEFT_ALONE = [
 
 @pytest.mark.parametrize(("text", "redacted"), FOUND)
 def test_is_found_and_replaced(text: str, redacted: str) -> None:
-    assert redact(text, find_pii(text)) == redacted
+    assert redact(text.encode(), find_pii(text)).decode() == redacted
 
 
 @pytest.mark.parametrize("text", LEFT_ALONE)
@@ -95,7 +95,7 @@ def test_spans_are_in_order_apart_and_on_character_boundaries(pieces: list[str])
     spans = find_pii(text)
     for before, after in pairwise(spans):
         assert before.end <= after.start
-    redacted = redact(text, spans)
+    redacted = redact(text.encode(), spans).decode()
     assert redacted.count("PI:") >= len(spans)
     assert spans == find_pii(text)
 
@@ -103,7 +103,7 @@ def test_spans_are_in_order_apart_and_on_character_boundaries(pieces: list[str])
 @given(st.text(alphabet="0123456789 .-()+/:@aF_=", max_size=120))
 @settings(max_examples=300, deadline=None)
 def test_no_text_of_digits_and_signs_breaks_it(text: str) -> None:
-    redact(text, find_pii(text))
+    redact(text.encode(), find_pii(text)).decode()
 
 
 def test_documents_do_not_run_into_each_other() -> None:
@@ -140,8 +140,8 @@ def test_finds_that_overlap_become_one() -> None:
 )
 def test_spans_of_another_text_are_refused(spans: list[tuple[str, int, int]], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        redact("aébcdef", spans)
+        redact("aébcdef".encode(), spans)
 
 
 def test_equal_bytes_elsewhere_are_not_touched() -> None:
-    assert redact("a@b.io a@b.io", [("EMAIL", 7, 13)]) == "a@b.io PI:EMAIL"
+    assert redact(b"a@b.io a@b.io", [("EMAIL", 7, 13)]) == b"a@b.io PI:EMAIL"

@@ -11,7 +11,7 @@ import pytest
 from data_prep.documents import DOCUMENTS, text_bytes
 from data_prep.tokenizer import kept_documents
 from data_prep.tokenizer.encoded import Texts
-from data_prep.tokenizer.kept_documents import read_kept, read_kept_batches
+from data_prep.tokenizer.kept_documents import KeptShard, read_kept
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 
 SPANS = {"books-00000/0000007": [("EMAIL", 9, 22)]}
@@ -30,7 +30,7 @@ def test_batches_of_any_size_are_the_same_documents(
 ) -> None:
     _, run, _ = make_run(tmp_path, {"books": books}, ["books-00000/0000000", "books-00000/0000009"], SPANS, {})
     monkeypatch.setattr(kept_documents, "_BATCH_BYTES", batch_bytes)
-    batches = list(read_kept_batches(run, "books-00000"))
+    batches = list(KeptShard(run, "books-00000").batches())
     books[7] = "write to PI:EMAIL now"
     expected = [(f"books-00000/{row:07d}", text) for row, text in enumerate(books) if row not in (0, 9)]
     assert [pair for b in batches for pair in zip(b.identities, b.texts, strict=True)] == expected
