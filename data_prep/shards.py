@@ -437,10 +437,16 @@ class Stage:
                 return False
         return True
 
-    def commit(self, unit: str, outputs: Sequence[Path], counts: Mapping[str, int]) -> None:
-        """Declare `unit` done. Call it after every output stands under its final name."""
+    def commit(
+        self, unit: str, outputs: Sequence[Path], counts: Mapping[str, int], digests: Mapping[Path, str] = {}
+    ) -> None:
+        """Declare `unit` done. Call it after every output stands under its final name.
+
+        Args:
+            digests: SHA-256 of outputs that were hashed when they were written; the others are read.
+        """
         written = {
-            str(Path(path).relative_to(self.run.root)): [Path(path).stat().st_size, sha256_file(Path(path))]
+            str(path.relative_to(self.run.root)): [path.stat().st_size, digests.get(path) or sha256_file(path)]
             for path in outputs
         }
         self.folder.mkdir(parents=True, exist_ok=True)

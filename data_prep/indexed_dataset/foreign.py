@@ -113,9 +113,9 @@ def convert(prefix: Path, output: Path, vocabulary_size: int, end_of_document: i
             writer.add_documents(tokens, sizes)
     return {
         **counts,
-        "documents": writer.result.documents,
-        "tokens": writer.result.tokens,
-        "sha256": {"bin": writer.result.bin_sha256, "idx": writer.result.idx_sha256},
+        "documents": writer.documents,
+        "tokens": writer.tokens,
+        "sha256": {path.suffix[1:]: digest for path, digest in writer.digests.items()},
     }
 
 

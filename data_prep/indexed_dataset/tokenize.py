@@ -30,7 +30,7 @@ import yaml
 
 from data_prep.config import DataConfig
 from data_prep.executors import run_units
-from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
+from data_prep.indexed_dataset.format import bin_path
 from data_prep.indexed_dataset.origins import origins_path, pack, write_origins
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from data_prep.indexed_dataset.reader import IndexedDataset
@@ -149,8 +149,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         return
     write_array(flags_path, np.array(flags))
     origins = write_origins(prefix, pack(identities))
-    masks = [loss_mask_path(prefix)] if kept.has_no_loss else []
-    stage.commit(name, [bin_path(prefix), idx_path(prefix), flags_path, origins, *masks], counts)
+    stage.commit(name, [*writer.digests, flags_path, origins], counts, writer.digests)
 
 
 @lru_cache(maxsize=1)
@@ -210,16 +209,15 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
             writer = writers[part.is_heldout]
             writer.add_documents(part.tokens, part.sizes, part.loss_mask if writer.with_loss_mask else None)
             gathered[part.is_heldout].append(part.origins)
+    digests: dict[Path, str] = {}
     outputs: list[Path] = []
     for is_heldout, writer in writers.items():
         IndexedDataset(writer.prefix).check_index()
-        outputs += [bin_path(writer.prefix), idx_path(writer.prefix)]
-        if writer.with_loss_mask:
-            outputs.append(loss_mask_path(writer.prefix))
+        digests |= writer.digests
         outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout])))
         counts[_key("documents", is_heldout)] = writer.documents
         counts[_key("tokens", is_heldout)] = writer.tokens
-    stage.commit(source, outputs, counts)
+    stage.commit(source, [*digests, *outputs], counts, digests)
 
 
 @dataclass(frozen=True)

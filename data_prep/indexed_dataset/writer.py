@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -29,30 +28,23 @@ _CHUNK = 1 << 20
 """Documents of which sizes, offsets and boundaries are held or converted at a time."""
 
 
-@dataclass(frozen=True)
-class WrittenTokens:
-    """What was written: counts, and the SHA-256 of each file."""
-
-    documents: int
-    tokens: int
-    bin_sha256: str
-    idx_sha256: str
-    loss_mask_sha256: str | None = None
-
-
 class IndexedDatasetWriter:
     """A context manager that makes `<prefix>.bin`, `<prefix>.idx` and perhaps a loss mask appear whole, or not at all.
 
     They are written beside their places and renamed at the end, `.idx` last: where there is an `.idx`, its `.bin` is
-    complete. `result` is set once the `with` block has ended well.
+    complete.
 
     Args:
         prefix: path without `.bin`.
         vocabulary_size: entries of the tokenizer; decides the token type, and an id outside it is refused.
         with_loss_mask: write a loss mask too; without one, that of an earlier run is removed.
+
+    Attributes:
+        documents, tokens: how many were written so far.
+        digests: SHA-256 of each file, once the `with` block has ended well.
     """
 
-    result: WrittenTokens
+    digests: dict[Path, str]
 
     def __init__(self, prefix: Path, vocabulary_size: int, *, with_loss_mask: bool = False) -> None:
         self.prefix = prefix
@@ -63,7 +55,7 @@ class IndexedDatasetWriter:
         self._full_chunks: list[npt.NDArray[np.int32]] = []
         self._chunk = np.empty(_CHUNK, SIZE_DTYPE)
         self._used = 0
-        self._digest = hashlib.sha256()
+        self._bin_digest = hashlib.sha256()
         self._mask_digest = hashlib.sha256()
         self.with_loss_mask = with_loss_mask
         self._stack = ExitStack()
@@ -128,7 +120,7 @@ class IndexedDatasetWriter:
         if loss_mask is not None and not (self.with_loss_mask and len(loss_mask) == len(tokens)):
             raise TokenFileError(f"{self.prefix}: a loss mask of {len(loss_mask)} entries for {len(tokens)} tokens")
         data = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
-        self._digest.update(data)
+        self._bin_digest.update(data)
         with room_for(bin_path(self.prefix)):
             self._bin.write(data)
         if self.with_loss_mask:
@@ -166,14 +158,15 @@ class IndexedDatasetWriter:
         if self.documents == 0:
             # An empty .bin cannot be mapped into memory, here or in Megatron.
             raise TokenFileError(f"{self.prefix}: no documents were written; a token file holds at least one")
-        idx_sha256 = self._write_index()
+        digests = {bin_path(self.prefix): self._bin_digest, idx_path(self.prefix): self._write_index()}
+        if self.with_loss_mask:
+            digests[loss_mask_path(self.prefix)] = self._mask_digest
         # An index of an earlier run must not stand beside the new .bin, not even between two renames.
         idx_path(self.prefix).unlink(missing_ok=True)
         loss_mask_path(self.prefix).unlink(missing_ok=True)
-        mask_sha256 = self._mask_digest.hexdigest() if self.with_loss_mask else None
-        self.result = WrittenTokens(self.documents, self.tokens, self._digest.hexdigest(), idx_sha256, mask_sha256)
+        self.digests = {path: digest.hexdigest() for path, digest in digests.items()}
 
-    def _write_index(self) -> str:
+    def _write_index(self) -> hashlib._Hash:
         digest = hashlib.sha256()
 
         def write(data: bytes) -> None:
@@ -194,4 +187,4 @@ class IndexedDatasetWriter:
         for start in range(0, self.documents + 1, _CHUNK):
             stop = min(start + _CHUNK, self.documents + 1)
             write(np.arange(start, stop, dtype=POINTER_DTYPE).tobytes())
-        return digest.hexdigest()
+        return digest

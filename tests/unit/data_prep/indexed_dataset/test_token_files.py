@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from data_prep.indexed_dataset.format import HEADER_BYTES, TokenFileError, bin_path, idx_path, token_dtype
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from foundation.atomic_files import sha256_file
 
 
 def random_documents(seed: int, count: int, vocabulary_size: int) -> list[npt.NDArray[np.int64]]:
@@ -87,12 +87,14 @@ def test_we_read_what_megatron_builds(tmp_path: Path, dtype: type[np.integer]) -
         assert [ours.document_at(token) for token in (start, stop - 1)] == [i, i]
 
 
-def test_result_counts_and_checksums(tmp_path: Path) -> None:
+def test_counts_and_checksums(tmp_path: Path) -> None:
     writer = write(tmp_path / "d", random_documents(4, 9, 300), 300)
-    assert writer.result.documents == 9
-    assert writer.result.tokens == IndexedDataset(tmp_path / "d").token_count
-    assert writer.result.bin_sha256 == hashlib.sha256((tmp_path / "d.bin").read_bytes()).hexdigest()
-    assert writer.result.idx_sha256 == hashlib.sha256((tmp_path / "d.idx").read_bytes()).hexdigest()
+    assert (writer.documents, writer.tokens) == (9, IndexedDataset(tmp_path / "d").token_count)
+    assert writer.digests == {path: sha256_file(path) for path in (tmp_path / "d.bin", tmp_path / "d.idx")}
+    masked = IndexedDatasetWriter(tmp_path / "m", 300, with_loss_mask=True)
+    with masked:
+        masked.add_documents(np.arange(5), np.array([2, 3]), np.array([True, False, True, True, False]))
+    assert masked.digests == {path: sha256_file(path) for path in tmp_path.glob("m.*")} and len(masked.digests) == 3
 
 
 def test_chunks_leave_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,9 +34,9 @@ def write_documents(prefix: Path, seed: int, count: int) -> dict[str, Any]:
         for _ in range(count):
             writer.add_document(np.append(random.integers(3, VOCABULARY_SIZE, random.integers(0, 40)), END))
     return {
-        "documents": writer.result.documents,
-        "tokens": writer.result.tokens,
-        "sha256": {"bin": writer.result.bin_sha256, "idx": writer.result.idx_sha256},
+        "documents": writer.documents,
+        "tokens": writer.tokens,
+        "sha256": {path.suffix[1:]: digest for path, digest in writer.digests.items()},
     }
 
 
