@@ -70,6 +70,25 @@ def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
 equal_of_64: Any = intrinsic(_generate_equal)
 
 
+def _generate_differing(context: Any, one: Any, i: Any, other: Any, j: Any) -> Any:
+    """Which of the 32 bytes from `one[i]` on are not those from `other[j]` on: the first byte is the lowest bit."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(8), 32)
+        blocks = []
+        for k in (0, 2):
+            array = make_array(signature.args[k])(context, builder, arguments[k])
+            address = builder.bitcast(builder.gep(array.data, [arguments[k + 1]]), kind.as_pointer())
+            blocks.append(builder.load(address, align=1))
+        differing = builder.bitcast(builder.icmp_unsigned("!=", *blocks), ir.IntType(32))
+        return builder.zext(differing, ir.IntType(64))
+
+    return numba.uint64(one, numba.int64, other, numba.int64), generate
+
+
+differing_of_32: Any = intrinsic(_generate_differing)
+
+
 def _generate_store(context: Any, array: Any, i: Any, eight: Any) -> Any:
     """Write eight bytes from `array[i]` on, whatever the array is of."""
 

@@ -12,10 +12,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import first_bytes
+from data_prep.machine_words import differing_of_32
 from data_prep.tokenizer.encode import ReferenceEncoder
 from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
 from data_prep.tokenizer.piece_encoder import byte_letters
+
+_AT_ONCE = 32
+"""Bytes that are compared at once."""
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
@@ -90,24 +93,21 @@ class TokenBytes:
 
     @cached_property
     def _flat(self) -> npt.NDArray[np.uint8]:
-        return np.frombuffer(b"".join(text or b"" for text in self.texts) + bytes(8), np.uint8)
+        return np.frombuffer(b"".join(text or b"" for text in self.texts) + bytes(_AT_ONCE), np.uint8)
 
     @cached_property
-    def _starts(self) -> npt.NDArray[np.int64]:
-        return np.cumsum(np.maximum(self.lengths, 0)) - np.maximum(self.lengths, 0)
-
-    @cached_property
-    def _heads(self) -> npt.NDArray[np.uint64]:
-        """The first eight bytes of each entry, zeros behind."""
-        return np.frombuffer(b"".join((text or b"")[:8].ljust(8, b"\0") for text in self.texts), np.uint64)
+    def _places(self) -> npt.NDArray[np.uint64]:
+        """Where each entry begins in `_flat`, 32 bits, and its length, 32 bits, all set where it stands for no text."""
+        lengths = np.maximum(self.lengths, 0).astype(np.uint64)
+        starts = np.cumsum(lengths) - lengths
+        return starts << np.uint64(32) | self.lengths.astype(np.uint32)
 
     def inexact(self, encoded: Encoded, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which documents are not, byte for byte, what their tokens stand for; [documents]."""
         held = Texts.of(texts)
         prefix = np.frombuffer(self.prefix, np.uint8)
         result = np.empty(len(held), np.bool_)
-        entries = (self.lengths, self._heads, self._flat, self._starts)
-        _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, *entries, result)
+        _compare(encoded.tokens, encoded.sizes, held.data, held.offsets, prefix, self._places, self._flat, result)
         return result
 
     def loss_mask(self, encoded: Encoded, no_loss: Sequence[Sequence[tuple[int, int]]]) -> npt.NDArray[np.bool_]:
@@ -155,30 +155,27 @@ def _compare(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
     prefix: npt.NDArray[np.uint8],
-    lengths: npt.NDArray[np.int32],
-    heads: npt.NDArray[np.uint64],
+    places: npt.NDArray[np.uint64],
     flat: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
     result: npt.NDArray[np.bool_],
 ) -> None:
-    first = 0
+    first, one = 0, np.uint64(1)
     for document in range(len(sizes)):
         begin, end = offsets[document], offsets[document + 1]
         place = begin - len(prefix) if end > begin else begin
-        differs = False
-        for i in range(first, first + sizes[document] - 1):
-            token = np.uint64(tokens[i])
-            length = np.int64(lengths[token])
-            if length < 0 or place + length > end:
-                differs = True
+        differing = np.uint64(0)
+        for i in range(np.uint64(first), np.uint64(first + sizes[document] - 1)):
+            entry = places[np.uint64(tokens[i])]
+            start, length = np.int64(entry >> np.uint64(32)), np.int64(entry & np.uint64(0xFFFFFFFF))
+            if place + length > end:
+                differing = one
                 break
-            compared = 0
-            if place >= begin:
-                compared = min(length, 8)
-                differs |= first_bytes(data, place, compared) != heads[token]
-            for k in range(compared, length):
-                byte = data[place + k] if place + k >= begin else prefix[place + k - begin + len(prefix)]
-                differs |= byte != flat[starts[token] + k]
+            if length < _AT_ONCE and place >= begin and place + _AT_ONCE <= len(data):
+                differing |= differing_of_32(data, place, flat, start) & ((one << np.uint64(length)) - one)
+            else:
+                for k in range(length):
+                    byte = data[place + k] if place + k >= begin else prefix[place + k - begin + len(prefix)]
+                    differing |= np.uint64(byte != flat[start + k])
             place += length
-        result[document] = differs or place != end
+        result[document] = differing != 0 or place != end
         first += sizes[document]
