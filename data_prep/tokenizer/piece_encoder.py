@@ -109,9 +109,8 @@ class PieceEncoder:
             tables = excluded_tables(EXCLUDED)
             self._mark = lambda data, size: mark_by_pattern(data, size, *tables)
         self._neighbours = Neighbours.of(entries)
-        # Filled, so that the system maps it now and not while a text is encoded.
-        self._memory = np.full((MEMORY_SETS, 8), 0, np.uint64)
-        self._long_memory = np.full((2 * LONG_MEMORY_SLOTS, 8), 0, np.uint64)
+        self._memory = _lines_of_cache(MEMORY_SETS)
+        self._long_memory = _lines_of_cache(2 * LONG_MEMORY_SLOTS)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         spelling, held = self._spelling, Texts.of(texts)
@@ -147,6 +146,13 @@ class PieceEncoder:
             sizes,
         )
         return Encoded(tokens[:count], sizes)
+
+
+def _lines_of_cache(count: int) -> npt.NDArray[np.uint64]:
+    """[count, 8], zeros, each row a line of the processor's cache: a row that lay in two would have to be waited for."""
+    numbers = np.full(8 * count + 8, 0, np.uint64)  # filled: the system maps it now, not while a text is encoded
+    first = -numbers.ctypes.data % 64 // 8
+    return numbers[first : first + 8 * count].reshape(count, 8)
 
 
 def _joined(entries: Iterable[bytes]) -> npt.NDArray[np.bool_]:
