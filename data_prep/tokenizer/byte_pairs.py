@@ -292,14 +292,14 @@ def encode_documents(
     begins = np.empty(_PIECES + 64, np.int64)
     places = np.empty(_PIECES + 64, np.uint64)
     keys, key_rests = np.empty(_PIECES + 64, np.uint64), np.empty(_PIECES + 64, np.uint64)
-    ways = np.empty(_PIECES + 64, np.int64)  # of a set, or 0; -1 for pieces that are new
     new, new_counts = np.empty(_PIECES + 64, np.int64), np.empty(_PIECES + 64, np.int64)
+    rooms = np.empty(_PIECES + 65, np.int64)
     new_tokens = np.empty(1 << 14, np.uint32)
     held = np.zeros(_LONG_WORDS, np.uint64)
     symbols, ranks = np.empty(_LANES * _POSITIONS, np.uint32), np.empty(_LANES * _POSITIONS, np.uint32)
     alive, of_lane = np.empty(_LANES, np.uint64), np.empty((_LANES, 2), np.int64)
     _mark_documents(starts, ends)
-    written, first, document, end, word, count = 0, 0, 0, ends[0], 0, 0
+    written, first, document, ended, end, word, count = 0, 0, 0, 0, ends[0], 0, 0
     while True:
         while word < len(starts) and count <= _PIECES:
             bits = starts[word]
@@ -330,20 +330,40 @@ def encode_documents(
         for k in range(np.uint64(pieces)):
             start = begins[k]
             length = begins[k + one] - start
-            way = -1
             if length <= REMEMBERED_BYTES:
                 key, key_rest, place = keys[k], key_rests[k], places[k]
                 is_first = (memory[place, 0] == key) & (memory[place, 1] & ~counts == key_rest)
                 is_second = (memory[place, 4] == key) & (memory[place, 5] & ~counts == key_rest)
-                way = 0 if is_first else 4 if is_second else -1
+                if (is_first | is_second) & (start != end):
+                    way = np.uint64(0) if is_first else np.uint64(4)
+                    # All four are copied; what is too much is written over.
+                    store_eight(tokens, written, memory[place, way + np.uint64(2)])
+                    store_eight(tokens, written + 2, memory[place, way + np.uint64(3)])
+                    size = np.int64(memory[place, way + one] >> np.uint64(60)) + 1
+                    if size > _REMEMBERED_TOKENS:
+                        for i in range(4):
+                            store_eight(tokens, written + 4 + 2 * i, memory[place, 4 + i])
+                    written += size
+                    continue
             elif length <= _LONG_BYTES:
+                place = places[k]
                 _gather(data, start, length, held)
-                is_same = long_memory[places[k], _LONG_WORDS] & np.uint64(0xFF) == np.uint64(length)
-                way = np.int64(is_same & _holds(long_memory, places[k], held)) - 1
-            ways[k] = way
-            new[np.uint64(news)] = k
-            news += way < 0
-            new_bytes += length if way < 0 else 0
+                if long_memory[place, _LONG_WORDS] & np.uint64(0xFF) == np.uint64(length) and _holds(
+                    long_memory, place, held
+                ):
+                    size = np.int64(long_memory[place, _LONG_WORDS] >> np.uint64(8))
+                    for i in range(np.uint64((size + 1) // 2)):
+                        store_eight(tokens, written + 2 * np.int64(i), long_memory[place + one, i])
+                    written += size
+                    continue
+            # New, or the end of a document: room is left for as many tokens as there are bytes, and closed below.
+            new[news], rooms[news] = k, written
+            news += 1
+            written += length
+            new_bytes += length
+            if start == end:
+                ended += 1
+                end = ends[ended] if ended < len(ends) else -1
         if new_bytes + _LONG_TOKENS > len(new_tokens):
             new_tokens = np.empty(2 * new_bytes, np.uint32)
         if news:
@@ -365,40 +385,26 @@ def encode_documents(
                 new_tokens,
                 new_counts,
             )
-        new_place, j = 0, 0
-        for k in range(np.uint64(pieces)):
-            start, way = begins[k], ways[k]
-            length = begins[k + one] - start
-            if start == end:
-                tokens[np.uint64(written)] = end_of_document
-                written += 1
-                sizes[document] = written - first
-                first = written
-                document += 1
-                end = ends[document] if document < len(ends) else -1
-            elif way < 0:
-                for i in range(np.uint64(new_counts[j])):
-                    tokens[np.uint64(written) + i] = new_tokens[np.uint64(new_place) + i]
-                written += new_counts[j]
-            elif length <= REMEMBERED_BYTES:
-                place, at_way = places[k], np.uint64(way)
-                # All four are copied; what is too much is written over.
-                store_eight(tokens, written, memory[place, at_way + np.uint64(2)])
-                store_eight(tokens, written + 2, memory[place, at_way + np.uint64(3)])
-                size = np.int64(memory[place, at_way + one] >> np.uint64(60)) + 1
-                if size > _REMEMBERED_TOKENS:
-                    for i in range(4):
-                        store_eight(tokens, written + 4 + 2 * i, memory[place, 4 + i])
-                written += size
-            else:
-                place = places[k]
-                size = np.int64(long_memory[place, _LONG_WORDS] >> np.uint64(8))
-                for i in range(np.uint64((size + 1) // 2)):
-                    store_eight(tokens, written + 2 * np.int64(i), long_memory[place + one, i])
-                written += size
-            if way < 0:
+            rooms[news] = written
+            written, new_place = rooms[0], 0
+            for j in range(news):
+                k = np.uint64(new[j])
+                length = begins[k + one] - begins[k]
+                if document < ended and begins[k] == ends[document]:
+                    tokens[written] = end_of_document
+                    written += 1
+                    sizes[document] = written - first
+                    first = written
+                    document += 1
+                else:
+                    for i in range(np.uint64(new_counts[j])):
+                        tokens[np.uint64(written) + i] = new_tokens[np.uint64(new_place) + i]
+                    written += new_counts[j]
                 new_place += length
-                j += 1
+                moved = rooms[j] + length
+                for i in range(0, rooms[j + 1] - moved, 2):
+                    store_eight(tokens, written + i, load_eight(tokens, moved + i))
+                written += rooms[j + 1] - moved
         new_place = 0
         for j in range(news):
             k = np.uint64(new[j])

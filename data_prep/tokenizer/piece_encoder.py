@@ -149,7 +149,7 @@ class PieceEncoder:
 
 
 def _lines_of_cache(count: int) -> npt.NDArray[np.uint64]:
-    """[count, 8], zeros, each row a line of the processor's cache: a row that lay in two would have to be waited for."""
+    """[count, 8], zeros. Each row is a line of the processor's cache: for one that lies in two it waits."""
     numbers = np.full(8 * count + 8, 0, np.uint64)  # filled: the system maps it now, not while a text is encoded
     first = -numbers.ctypes.data % 64 // 8
     return numbers[first : first + 8 * count].reshape(count, 8)
