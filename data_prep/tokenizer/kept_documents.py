@@ -20,7 +20,7 @@ from data_prep.sources.reading import NO_LOSS
 from data_prep.tokenizer.encoded import Texts
 
 _BATCH_BYTES = 2_000_000
-"""Text that is held at a time, beside the row group that it is from."""
+"""Text that is held at a time, about: documents are counted off by their mean."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,10 @@ class KeptShard:
         self._corpus = run.corpus / f"{shard}.parquet"
         self._verdicts_path = run.verdicts / self._corpus.name
         verdicts, signals = _aligned(run, shard, ["pii_spans"])
-        self._known = verdicts.append_column("pii_spans", signals["pii_spans"])
+        known = verdicts.append_column("pii_spans", signals["pii_spans"])
+        self._known = pa.RecordBatch.from_arrays(
+            [column.combine_chunks() for column in known.columns], known.column_names
+        )
         with pq.ParquetFile(self._corpus) as file:
             self._no_loss = dict(_metadata_with_no_loss(file))
 
@@ -107,43 +110,38 @@ class KeptShard:
     def batches(self, chosen: Callable[[str, str], bool] | None = None) -> Iterator[KeptBatch]:
         """Kept documents in the order of the shard, about 2 MB of text at a time; see `read_kept`."""
         known, corpus = self._known, self._corpus
-        wanted = known["kept"].to_numpy()
+        wanted = known["kept"].to_numpy(zero_copy_only=False)
         if chosen is not None:
             pairs = zip(known["id"].to_pylist(), known["language"].to_pylist(), strict=True)
             wanted = wanted & np.fromiter((chosen(*pair) for pair in pairs), bool, len(wanted))
         with pq.ParquetFile(corpus) as file:
-            if file.metadata.num_rows != len(wanted):
+            about_file = file.metadata
+            if about_file.num_rows != len(wanted):
                 raise ValueError(
-                    f"{corpus}: {file.metadata.num_rows} documents, but {len(wanted)} verdicts in "
+                    f"{corpus}: {about_file.num_rows} documents, but {len(wanted)} verdicts in "
                     f"{self._verdicts_path}; run `python -m data_prep decide` again"
                 )
+            size = sum(about_file.row_group(group).total_byte_size for group in range(about_file.num_row_groups))
+            at_once = max(1, len(wanted) * _BATCH_BYTES // max(1, size))
             first = 0
-            for group in range(file.num_row_groups):
-                last = first + file.metadata.row_group(group).num_rows
+            for read in file.iter_batches(at_once, columns=["id", "text"], use_threads=False):
+                last = first + len(read)
                 rows = first + np.flatnonzero(wanted[first:last])
                 if len(rows):
                     mask = pa.array(wanted[first:last])
-                    taken = file.read_row_group(group, ["id", "text"]).filter(mask).combine_chunks()
-                    about = known.slice(first, last - first).filter(mask).combine_chunks()
-                    if not taken["id"].equals(about["id"]):
+                    kept, about = read.filter(mask), known.slice(first, len(read)).filter(mask)
+                    if not kept["id"].equals(about["id"]):
                         raise ValueError(f"{corpus}: its ids are not those of {self._verdicts_path}")
-                    texts = _texts_of(taken["text"].chunk(0), corpus)
-                    bounds = texts.offsets - texts.offsets[0]
-                    done = 0
-                    while done < len(texts):
-                        stop = max(done + 1, int(np.searchsorted(bounds, bounds[done] + _BATCH_BYTES)))
-                        part = slice(done, min(stop, len(texts)))
-                        yield self._edited(texts[part], rows[part], about.slice(done, part.stop - done))
-                        done = part.stop
+                    yield self._edited(_texts_of(kept["text"], corpus), rows, about)
                 first = last
 
-    def _edited(self, texts: Texts, rows: npt.NDArray[np.int64], about: pa.Table) -> KeptBatch:
+    def _edited(self, texts: Texts, rows: npt.NDArray[np.int64], about: pa.RecordBatch) -> KeptBatch:
         """What is left of some documents, and what is known of them."""
         marked = [i for i, row in enumerate(rows.tolist()) if row in self._no_loss] if self._no_loss else []
         changed = np.zeros(len(texts), np.bool_)
         changed[marked] = True
         for name in ("pii_spans", "cuts"):
-            changed |= pc.list_value_length(about[name]).to_numpy() > 0
+            changed |= pc.list_value_length(about[name]).to_numpy(zero_copy_only=False) > 0
         no_loss: list[tuple[tuple[int, int], ...]] = [()] * len(texts)
         places = np.flatnonzero(changed)
         if len(places):
