@@ -390,12 +390,12 @@ class Record:
     settings: Mapping[str, Any]
     inputs: str
     counts: Mapping[str, int]
-    outputs: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """Path relative to the run -> (size in bytes, sha256)."""
+    outputs: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
+    """Path relative to the run -> (size in bytes, sha256, or None of what the stage itself reads and removes)."""
 
     @property
     def checksums(self) -> dict[str, str]:
-        return {path: checksum for path, (_, checksum) in self.outputs.items()}
+        return {path: checksum for path, (_, checksum) in self.outputs.items() if checksum is not None}
 
 
 class Stage:
@@ -438,16 +438,24 @@ class Stage:
         return True
 
     def commit(
-        self, unit: str, outputs: Sequence[Path], counts: Mapping[str, int], digests: Mapping[Path, str] = {}
+        self,
+        unit: str,
+        outputs: Sequence[Path],
+        counts: Mapping[str, int],
+        *,
+        digests: Mapping[Path, str] = {},
+        scratch: Sequence[Path] = (),
     ) -> None:
         """Declare `unit` done. Call it after every output stands under its final name.
 
         Args:
             digests: SHA-256 of outputs that were hashed when they were written; the others are read.
+            scratch: outputs that this stage itself reads and removes, which are not hashed.
         """
+        hashed = {path: digests.get(path) or sha256_file(path) for path in outputs}
         written = {
-            str(path.relative_to(self.run.root)): [path.stat().st_size, digests.get(path) or sha256_file(path)]
-            for path in outputs
+            str(path.relative_to(self.run.root)): (path.stat().st_size, hashed.get(path))
+            for path in (*outputs, *scratch)
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(

@@ -128,7 +128,9 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         writer: IndexedDatasetWriter | None = None
         for batch in kept.batches():
             if writer is None:
-                writer = IndexedDatasetWriter(prefix, encoder.vocabulary_size, with_loss_mask=kept.has_no_loss)
+                writer = IndexedDatasetWriter(
+                    prefix, encoder.vocabulary_size, with_loss_mask=kept.has_no_loss, with_digests=False
+                )
                 stack.enter_context(writer)
             encoded = encoder.encode(batch.texts)
             inexact += _count_inexact(table, encoded, batch)
@@ -149,7 +151,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         return
     write_array(flags_path, np.array(flags))
     origins = write_origins(prefix, pack(identities))
-    stage.commit(name, [*writer.digests, flags_path, origins], counts, writer.digests)
+    stage.commit(name, [], counts, scratch=[*writer.paths, flags_path, origins])
 
 
 @lru_cache(maxsize=1)
@@ -217,7 +219,7 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
         outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout])))
         counts[_key("documents", is_heldout)] = writer.documents
         counts[_key("tokens", is_heldout)] = writer.tokens
-    stage.commit(source, [*digests, *outputs], counts, digests)
+    stage.commit(source, [*digests, *outputs], counts, digests=digests)
 
 
 @dataclass(frozen=True)

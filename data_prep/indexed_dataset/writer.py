@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -38,15 +39,18 @@ class IndexedDatasetWriter:
         prefix: path without `.bin`.
         vocabulary_size: entries of the tokenizer; decides the token type, and an id outside it is refused.
         with_loss_mask: write a loss mask too; without one, that of an earlier run is removed.
+        with_digests: hash what is written.
 
     Attributes:
         documents, tokens: how many were written so far.
-        digests: SHA-256 of each file, once the `with` block has ended well.
+        paths: the files; digests: SHA-256 of each, once the `with` block has ended well, if they are wanted.
     """
 
     digests: dict[Path, str]
 
-    def __init__(self, prefix: Path, vocabulary_size: int, *, with_loss_mask: bool = False) -> None:
+    def __init__(
+        self, prefix: Path, vocabulary_size: int, *, with_loss_mask: bool = False, with_digests: bool = True
+    ) -> None:
         self.prefix = prefix
         self.vocabulary_size = vocabulary_size
         self.dtype: np.dtype[Any] = token_dtype(vocabulary_size)
@@ -55,23 +59,18 @@ class IndexedDatasetWriter:
         self._full_chunks: list[npt.NDArray[np.int32]] = []
         self._chunk = np.empty(_CHUNK, SIZE_DTYPE)
         self._used = 0
-        self._bin_digest = hashlib.sha256()
-        self._mask_digest = hashlib.sha256()
         self.with_loss_mask = with_loss_mask
+        # Left in reverse: the mask and .bin are closed and renamed before .idx.
+        self.paths = [idx_path(prefix), bin_path(prefix), *([loss_mask_path(prefix)] if with_loss_mask else [])]
+        self._hashes = {path: hashlib.sha256() for path in self.paths} if with_digests else {}
+        self._files: dict[Path, BinaryIO] = {}
         self._stack = ExitStack()
-        self._bin: BinaryIO
-        self._idx: BinaryIO
-        self._mask: BinaryIO
 
     def __enter__(self) -> IndexedDatasetWriter:
         with ExitStack() as stack:
-            # Left in reverse: the mask and .bin are closed and renamed before .idx.
-            paths = [("_idx", idx_path(self.prefix)), ("_bin", bin_path(self.prefix))]
-            if self.with_loss_mask:
-                paths.append(("_mask", loss_mask_path(self.prefix)))
-            for attribute, path in paths:
+            for path in self.paths:
                 temporary = stack.enter_context(whole_file(path))
-                setattr(self, attribute, stack.enter_context(open(temporary, "wb", buffering=1 << 20)))
+                self._files[path] = stack.enter_context(open(temporary, "wb", buffering=1 << 20))
             self._stack = stack.pop_all()
         return self
 
@@ -119,15 +118,10 @@ class IndexedDatasetWriter:
             )
         if loss_mask is not None and not (self.with_loss_mask and len(loss_mask) == len(tokens)):
             raise TokenFileError(f"{self.prefix}: a loss mask of {len(loss_mask)} entries for {len(tokens)} tokens")
-        data = np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B")
-        self._bin_digest.update(data)
-        with room_for(bin_path(self.prefix)):
-            self._bin.write(data)
+        self._write(bin_path(self.prefix), np.ascontiguousarray(tokens, dtype=self.dtype).data.cast("B"))
         if self.with_loss_mask:
             counted = np.ones(len(tokens), np.bool_) if loss_mask is None else np.ascontiguousarray(loss_mask)
-            self._mask_digest.update(counted.data.cast("B"))
-            with room_for(loss_mask_path(self.prefix)):
-                self._mask.write(counted.data.cast("B"))
+            self._write(loss_mask_path(self.prefix), counted.data.cast("B"))
         self._add_sizes(sizes)
         self.documents += len(sizes)
         self.tokens += len(tokens)
@@ -158,22 +152,20 @@ class IndexedDatasetWriter:
         if self.documents == 0:
             # An empty .bin cannot be mapped into memory, here or in Megatron.
             raise TokenFileError(f"{self.prefix}: no documents were written; a token file holds at least one")
-        digests = {bin_path(self.prefix): self._bin_digest, idx_path(self.prefix): self._write_index()}
-        if self.with_loss_mask:
-            digests[loss_mask_path(self.prefix)] = self._mask_digest
+        self._write_index()
         # An index of an earlier run must not stand beside the new .bin, not even between two renames.
         idx_path(self.prefix).unlink(missing_ok=True)
         loss_mask_path(self.prefix).unlink(missing_ok=True)
-        self.digests = {path: digest.hexdigest() for path, digest in digests.items()}
+        self.digests = {path: hashed.hexdigest() for path, hashed in self._hashes.items()}
 
-    def _write_index(self) -> hashlib._Hash:
-        digest = hashlib.sha256()
+    def _write(self, path: Path, data: bytes | memoryview) -> None:
+        if path in self._hashes:
+            self._hashes[path].update(data)
+        with room_for(path):
+            self._files[path].write(data)
 
-        def write(data: bytes) -> None:
-            digest.update(data)
-            with room_for(idx_path(self.prefix)):
-                self._idx.write(data)
-
+    def _write_index(self) -> None:
+        write = partial(self._write, idx_path(self.prefix))
         chunks = [*self._full_chunks, self._chunk[: self._used]]
         write(IndexHeader(self.dtype, self.documents, self.documents).pack())
         for sizes in chunks:
@@ -187,4 +179,3 @@ class IndexedDatasetWriter:
         for start in range(0, self.documents + 1, _CHUNK):
             stop = min(start + _CHUNK, self.documents + 1)
             write(np.arange(start, stop, dtype=POINTER_DTYPE).tobytes())
-        return digest
