@@ -28,6 +28,7 @@ from data_prep.tokenizer.pieces import (
     PADDING,
     Neighbours,
     cut_long_pieces,
+    divided_documents,
     excluded_tables,
     holds_character,
     mark_by_entries,
@@ -44,9 +45,6 @@ EXCLUDED = frozenset("()|.,!?…。，、।۔،" + _WHITE_SPACE)
 """What the pattern excludes; white space is Unicode's, as `\\s` means it there. Tests hold this to the reference."""
 
 _SPACE_BYTES = np.frombuffer(SPACE.encode(), np.uint8)
-
-_BETWEEN_DOCUMENTS = b"\n"
-"""Belongs to none of them; see `mark_by_pattern`."""
 
 
 @dataclass(frozen=True)
@@ -116,17 +114,12 @@ class PieceEncoder:
         spelling, held = self._spelling, Texts.of(texts)
         if not held:
             return Encoded(np.empty(0, np.uint32), np.empty(0, np.int64))
-        documents = held.as_bytes()
-        parts: list[bytes | memoryview] = []
-        for document in documents:
-            parts += (spelling.prefix, document, _BETWEEN_DOCUMENTS) if document else (_BETWEEN_DOCUMENTS,)
-        data = np.frombuffer(b"".join([*parts, bytes(PADDING)]), np.uint8)
+        data, ends = divided_documents(held.data, held.offsets, spelling.prefix)
         if spelling.spaces_are_marked and holds_character(data, len(data) - PADDING, _SPACE_BYTES):
-            return self.encode(Texts.of_bytes([bytes(one).replace(SPACE.encode(), b" ") for one in documents]))
-        sizes = held.sizes
-        sizes[sizes > 0] += len(spelling.prefix)
-        ends = np.cumsum(sizes + len(_BETWEEN_DOCUMENTS)) - len(_BETWEEN_DOCUMENTS)
-        tokens = np.empty(len(data) + len(documents), np.uint32)
+            documents = [bytes(one).replace(SPACE.encode(), b" ") for one in held.as_bytes()]
+            return self.encode(Texts.of_bytes(documents))
+        sizes = np.empty(len(ends), np.int64)
+        tokens = np.empty(len(data) + len(ends), np.uint32)
         starts = self._mark(data, len(data) - PADDING)
         cut_long_pieces(data, starts, REMEMBERED_BYTES, self._neighbours.characters, self._neighbours.in_part)
         count = encode_documents(

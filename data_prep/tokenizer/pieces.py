@@ -19,12 +19,55 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import equal_of_64, load_eight, lowest
+from data_prep.machine_words import equal_of_64, first_bytes, load_eight, lowest, read_only, store_eight
 
 PADDING = 80
 """Bytes that may be read, but do not count, behind the text."""
 
-_SPACE = 32
+_SPACE, _LINE_FEED = 32, 10
+
+
+def divided_documents(
+    data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], prefix: bytes
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Documents with a line feed behind each, which belongs to none, `prefix` before each that is not empty, and
+    `PADDING` zeros at the end; and where each document ends.
+
+    Args:
+        data, offsets: see `Texts`.
+    """
+    count = len(offsets) - 1
+    divided = np.empty(int(offsets[-1] - offsets[0]) + count * (len(prefix) + 1) + PADDING, np.uint8)
+    ends = np.empty(count, np.int64)
+    size = _divide(data, offsets, np.frombuffer(prefix, np.uint8), divided, ends)
+    return read_only(divided[: size + PADDING]), ends
+
+
+@numba.njit(nogil=True, cache=True)
+def _divide(
+    data: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    prefix: npt.NDArray[np.uint8],
+    divided: npt.NDArray[np.uint8],
+    ends: npt.NDArray[np.int64],
+) -> int:
+    place = 0
+    for d in range(len(ends)):
+        begin, size = offsets[d], offsets[d + 1] - offsets[d]
+        if size:
+            for byte in prefix:
+                divided[place] = byte
+                place += 1
+        for i in range(0, size - 7, 8):
+            store_eight(divided, place + i, load_eight(data, begin + i))
+        rest = size & 7
+        store_eight(divided, place + size - rest, first_bytes(data, begin + size - rest, rest))
+        place += size
+        ends[d] = place
+        divided[place] = _LINE_FEED
+        place += 1
+    divided[place : place + PADDING] = 0
+    return place
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
