@@ -116,24 +116,29 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
 
     Reads no byte at or after `end`, whatever the bytes are.
     """
-    lead = np.int64(at(data, i))
+    # Bytes are read before anything is asked of them: numba counts references to an array that a branch uses, with two
+    # locked instructions for each character.
+    last = end - 1
+    return _character(
+        np.int64(at(data, i)),
+        np.int64(at(data, min(i + 1, last))),
+        np.int64(at(data, min(i + 2, last))),
+        np.int64(at(data, min(i + 3, last))),
+        end - i,
+    )
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _character(lead, second, third, fourth, size):  # type: ignore[no-untyped-def]
+    """What `decode` gives for four bytes, of which `size` are there."""
     if lead < 0x80:
         return lead, np.int64(1)
-    if 0xC0 <= lead < 0xE0 and i + 1 < end:
-        return ((lead & 0x1F) << 6) | (np.int64(at(data, i + 1)) & 0x3F), np.int64(2)
-    if 0xE0 <= lead < 0xF0 and i + 2 < end:
-        return (
-            ((lead & 0x0F) << 12) | ((np.int64(at(data, i + 1)) & 0x3F) << 6) | (np.int64(at(data, i + 2)) & 0x3F),
-            np.int64(3),
-        )
-    if 0xF0 <= lead < 0xF8 and i + 3 < end:
-        return (
-            ((lead & 0x07) << 18)
-            | ((np.int64(at(data, i + 1)) & 0x3F) << 12)
-            | ((np.int64(at(data, i + 2)) & 0x3F) << 6)
-            | (np.int64(at(data, i + 3)) & 0x3F),
-            np.int64(4),
-        )
+    if 0xC0 <= lead < 0xE0 and size > 1:
+        return (lead & 0x1F) << 6 | second & 0x3F, np.int64(2)
+    if 0xE0 <= lead < 0xF0 and size > 2:
+        return (lead & 0x0F) << 12 | (second & 0x3F) << 6 | third & 0x3F, np.int64(3)
+    if 0xF0 <= lead < 0xF8 and size > 3:
+        return (lead & 0x07) << 18 | (second & 0x3F) << 12 | (third & 0x3F) << 6 | fourth & 0x3F, np.int64(4)
     return np.int64(0xFFFD), np.int64(1)
 
 
