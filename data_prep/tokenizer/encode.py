@@ -214,7 +214,11 @@ def open_encoder(reference: ReferenceEncoder) -> Encoder:
     if record["used"] in kinds and proven_for == here:
         return kinds[record["used"]](folder, reference.end_of_document, reference.vocabulary_size)
     if record["used"] != reference.name:
-        print(f"{path}: was made for other versions; encoding with {reference.name}", file=sys.stderr)
+        print(
+            f"{path}: was made for other versions; encoding with {reference.name}, which is slower, until "
+            "`--restart train-tokenizer` proves another one",
+            file=sys.stderr,
+        )
     return reference
 
 

@@ -220,6 +220,20 @@ def test_the_digest_follows_the_bytes(tmp_path: Path) -> None:
     assert stage.digest() != before
 
 
+def test_what_is_hashed_already_is_not_read_and_scratch_is_known_by_its_size(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    output, scratch = stage.run.signals / "web-00000.parquet", stage.run.signals / "web-00000.scratch"
+    stage.run.signals.mkdir(parents=True)
+    output.write_text("content")
+    scratch.write_text("to be removed")
+    stage.commit("web-00000", [output], {}, digests={output: "known"}, scratch=[scratch])
+    record = stage.records()["web-00000"]
+    assert record.checksums == {"signals/web-00000.parquet": "known"}
+    assert record.outputs["signals/web-00000.scratch"] == (13, None) and stage.is_done("web-00000")
+    scratch.write_text("cut off")
+    assert not stage.is_done("web-00000")
+
+
 def test_a_stage_that_is_not_complete_cannot_be_read(tmp_path: Path) -> None:
     stage = make_stage(tmp_path)
     commit(stage)

@@ -54,6 +54,24 @@ def test_one_wrong_token_is_found_in_its_document_alone(encoder: ReferenceEncode
     assert np.flatnonzero(table.inexact(Encoded(encoded.tokens, shorter), TEXTS)).tolist() == [3, 4]
 
 
+@pytest.mark.parametrize("size", [1, 7, 31, 32, 33, 64, 100])
+@pytest.mark.parametrize("prefix", [b"", b" "])
+def test_entries_of_any_length_are_compared_to_the_last_byte(size: int, prefix: bytes) -> None:
+    entry = bytes(range(65, 65 + size)) if size < 60 else b"long" * (size // 4)
+    others = [entry[:i] + bytes([entry[i] ^ 1]) + entry[i + 1 :] for i in range(size)]
+    table = TokenBytes((None, entry, prefix + entry, *others), np.zeros(3 + size, np.bool_), prefix)
+    for copies in (1, 3):
+        text = (entry * copies).decode("latin-1")
+        right = [2, *[1] * (copies - 1), 0]
+        wrong = [[2, *[1] * (copies - 2), 3 + i, 0] for i in range(size)] if copies > 1 else []
+        documents = [right, *wrong, [*right[:-2], 0], [2, 1, *right[1:]]]
+        encoded = Encoded(
+            np.array([token for row in documents for token in row], np.uint32), np.array(list(map(len, documents)))
+        )
+        differs = [row != right for row in documents]
+        assert table.inexact(encoded, [text] * len(documents)).tolist() == differs
+
+
 def test_the_loss_counts_tokens_that_end_outside_of_the_ranges(encoder: ReferenceEncoder) -> None:
     table = TokenBytes.of(encoder)
     texts = ["snow in the altiplano", "plain", "雪雪雪 answer"]
