@@ -20,7 +20,7 @@ from data_prep.sources.reading import NO_LOSS
 from data_prep.tokenizer.encoded import Texts
 
 _BATCH_BYTES = 2_000_000
-"""Text that is held at a time, about: documents are counted off by their mean."""
+"""Text that is held at a time, about: documents are counted off by the mean of their row group."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,13 @@ class KeptShard:
             pairs = zip(known["id"].to_pylist(), known["language"].to_pylist(), strict=True)
             wanted = wanted & np.fromiter((chosen(*pair) for pair in pairs), bool, len(wanted))
         with pq.ParquetFile(corpus) as file:
-            about_file = file.metadata
-            if about_file.num_rows != len(wanted):
+            if file.metadata.num_rows != len(wanted):
                 raise ValueError(
-                    f"{corpus}: {about_file.num_rows} documents, but {len(wanted)} verdicts in "
+                    f"{corpus}: {file.metadata.num_rows} documents, but {len(wanted)} verdicts in "
                     f"{self._verdicts_path}; run `python -m data_prep decide` again"
                 )
-            size = sum(about_file.row_group(group).total_byte_size for group in range(about_file.num_row_groups))
-            at_once = max(1, len(wanted) * _BATCH_BYTES // max(1, size))
             first = 0
-            for read in file.iter_batches(at_once, columns=["id", "text"], use_threads=False):
+            for read in _some_rows(file):
                 last = first + len(read)
                 rows = first + np.flatnonzero(wanted[first:last])
                 if len(rows):
@@ -162,6 +159,14 @@ class KeptShard:
             parts.append(data[done : offsets[-1]])
             texts = Texts(np.frombuffer(b"".join(parts), np.uint8), np.concatenate(([0], np.cumsum(sizes))))
         return KeptBatch(about["id"].to_pylist(), texts, about["language"].to_pylist(), no_loss)
+
+
+def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Ids and texts of all rows, never more than a row group at a time, however documents differ in size."""
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        at_once = max(1, about.num_rows * _BATCH_BYTES // max(1, about.total_byte_size))
+        yield from file.iter_batches(at_once, [group], ["id", "text"], use_threads=False)
 
 
 def _metadata_with_no_loss(file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
