@@ -154,10 +154,15 @@ class ObjectiveConfig(Settings):
     """What a window of tokens teaches, see `pretrain/data/objective.py`."""
 
     kind: Literal["causal", "prefix", "blank_infilling"] = "causal"
+    weighting: Literal["token", "document", "sample"] = "token"
+    """Which of them have the same weight in the loss of a global batch, and of an evaluation: the tokens to be learnt
+    (Taori et al. 2023, Alpaca), documents however many of their tokens are learnt (Muennighoff et al. 2022, BLOOMZ,
+    arXiv:2211.01786, section 3.1; causal only), or samples (GLM). See `pretrain/data/weights.py`."""
     separate_documents: bool = False
-    """Attention and positions begin anew with each document of a window; causal only."""
+    """Attention and positions start afresh with each document of a window; causal only."""
     short_span_share: float = Field(default=0.3, ge=0, le=1)
-    """Of the samples have short blanks, the others a long one at the end (GLM-130B, arXiv:2210.02414, section 2.2)."""
+    """Share of samples with short blanks; the others have a long one at the end (GLM-130B, arXiv:2210.02414, section
+    2.2)."""
     mask_token: int | None = Field(default=None, ge=0)
     """In place of a short blank."""
     long_mask_token: int | None = Field(default=None, ge=0)
@@ -172,6 +177,11 @@ class ObjectiveConfig(Settings):
         given = {name: getattr(self, name) for name in BLANK_TOKENS}
         if self.separate_documents and self.kind != "causal":
             raise ValueError(f"separate_documents: only with kind causal; objective.kind is {self.kind}")
+        if self.weighting == "document" and self.kind != "causal":
+            raise ValueError(
+                f"weighting: document needs kind causal, and objective.kind is {self.kind}, whose samples cut "
+                "documents at random; use token or sample"
+            )
         if self.kind == "blank_infilling":
             for name, token in given.items():
                 if token is None:

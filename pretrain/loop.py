@@ -13,9 +13,9 @@ from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
-from pretrain.data.batch_sizes import BatchSizes
-from pretrain.data.loader import SampleReader, micro_batches
-from pretrain.data.objective import Arrange, Batch, arrange
+from pretrain.data.batches import Batches, HeldOutPart
+from pretrain.data.loader import SampleReader
+from pretrain.data.objective import Batch
 from pretrain.data.prefetch import prefetch
 from pretrain.engine import Engine
 from pretrain.exit_codes import ExitCode
@@ -35,6 +35,27 @@ from pretrain.topology import Topology
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What is evaluated: the same samples each time, by dataset."""
+
+    batches: Batches
+    parts: list[HeldOutPart]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over everything that counts in the evaluated samples, in nats; and number of targets.
+
+    Attributes:
+        datasets: loss and number of targets of each dataset.
+    """
+
+    loss: float
+    tokens: int
+    datasets: dict[str, tuple[float, int]]
+
+
+@dataclass(frozen=True)
 class Run:
     """What stays the same during a run.
 
@@ -45,14 +66,19 @@ class Run:
     config: TrainConfig
     topology: Topology
     engine: Engine
-    training: SampleReader
-    held_out: SampleReader | None
+    batches: Batches
+    held_out: HeldOut | None
     facts: dict[str, Any]
     spikes: SpikeWatch
     checkpoints: CheckpointWriter
     stops: StopRequests
     health: Health
     board: WeightsAndBiases | None = None
+
+    @property
+    def training(self) -> SampleReader:
+        """The train samples."""
+        return self.batches.reader
 
 
 class SpikeError(ArithmeticError):
@@ -101,6 +127,14 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
         sequence_length = int(run.training.lengths(first_sample)[0])
         engine.set_sequence_length(sequence_length)
         batch_size = sizes.at(samples)
+        if not run.batches.has_targets(samples, batch_size):
+            # There is no loss to average, and an update would be weight decay and old momentum alone.
+            step += 1
+            samples += batch_size
+            if metrics and progress:
+                metrics.write("event", step=step, event="nothing to learn", first_sample=first_sample)
+                progress.note(f"step {step}: no token of its {batch_size} samples counts in the loss; no update")
+            continue
         rate = spikes.rate_factor(step + 1) * learning_rate(
             step,
             sizes,
@@ -153,10 +187,18 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
         run.health.after_step(step, metrics, progress)
         if run.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
             run.health.begin("evaluating", step)
-            loss, tokens = evaluate(run, run.held_out)
+            found = evaluate(run, run.held_out)
             if metrics and progress:
-                metrics.write("evaluation", step=step, loss=loss, perplexity=math.exp(min(loss, 700.0)), tokens=tokens)
-                progress.evaluation(step, loss)
+                metrics.write(
+                    "evaluation",
+                    step=step,
+                    loss=found.loss,
+                    perplexity=math.exp(min(found.loss, 700.0)),
+                    tokens=found.tokens,
+                    **{f"loss/{name}": loss for name, (loss, _) in found.datasets.items()},
+                    **{f"tokens/{name}": tokens for name, (_, tokens) in found.datasets.items()},
+                )
+                progress.evaluation(step, found.loss)
         if step % config.monitor.replicas_every_steps == 0:
             check_replicas(engine.parameters(), engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
@@ -210,30 +252,9 @@ def goodput_so_far(config: TrainConfig, step: int) -> Goodput:
     return Goodput(read_metrics(path) if step and path.is_file() else [], time.time())
 
 
-def _arrange(run: Run, split: str) -> Arrange:
-    config = run.config
-    return arrange(
-        config.objective,
-        config.seed,
-        split,
-        two_dimensional=config.model.positions == "learned_2d",
-        end_of_document=run.training.mixture.end_of_document,
-        dropout=config.model.has_dropout,
-    )
-
-
 def batches_from(run: Run, samples: int) -> Iterator[Batch]:
     """This rank's micro-batches of a run that has consumed `samples` samples, those of the next step made ahead."""
-    batch = run.config.batch
-    batches = micro_batches(
-        run.training,
-        samples,
-        batch.sizes,
-        batch.micro_batch_size,
-        run.engine.coordinate.data,
-        run.topology.data,
-        _arrange(run, "train"),
-    )
+    batches = run.batches.training(samples, run.config.batch.sizes)
     return prefetch(batches, ahead=run.config.accumulation_steps(run.topology.data))
 
 
@@ -308,22 +329,13 @@ def roll_back(
     return reader.step, reader.consumed_samples
 
 
-def evaluate(run: Run, held_out: SampleReader) -> tuple[float, int]:
-    """Mean loss over the first batches of the held-out part, the same ones each time; and how many tokens they have."""
-    batch = run.config.batch
-    assert held_out.sample_count is not None
-    count = min(run.config.evaluation.batches, -(-held_out.sample_count // batch.global_batch_size))
-    samples = min(count * batch.global_batch_size, held_out.sample_count)
-    batches = micro_batches(
-        held_out,
-        0,
-        BatchSizes(batch.global_batch_size),
-        batch.micro_batch_size,
-        run.engine.coordinate.data,
-        run.topology.data,
-        _arrange(run, "heldout"),
-    )
+def evaluate(run: Run, held_out: HeldOut) -> Evaluation:
+    """Mean loss over the evaluated held-out samples, in total and by dataset. Collective."""
     run.engine.set_sequence_length(run.config.data.sequence_length)
-    loss = run.engine.evaluate(batches, count * run.config.accumulation_steps(run.topology.data))
-    # The mean is over the rows that fill up the last batch as well.
-    return loss * count * batch.global_batch_size / samples, samples * run.config.data.sequence_length
+    losses = {part.dataset: run.engine.evaluate(*held_out.batches.evaluation(part)) for part in held_out.parts}
+    return Evaluation(
+        sum(part.weight * losses[part.dataset] for part in held_out.parts)
+        / sum(part.weight for part in held_out.parts),
+        sum(part.targets for part in held_out.parts),
+        {part.dataset: (losses[part.dataset], part.targets) for part in held_out.parts},
+    )

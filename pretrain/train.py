@@ -17,13 +17,15 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.same_tokenizer import check_same_tokenizer
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig, check_vocabulary, check_world_size
+from pretrain.data.batches import Batches
 from pretrain.data.loader import SampleReader
-from pretrain.data.mixture import load_mixture
+from pretrain.data.mixture import Split, load_mixture
+from pretrain.data.objective import Objective
 from pretrain.data.skips import SkippedRanges
 from pretrain.elastic import fit_processes
 from pretrain.engine import Engine, join_processes, versions
 from pretrain.exit_codes import ExitCode
-from pretrain.loop import Run, train_loop
+from pretrain.loop import HeldOut, Run, train_loop
 from pretrain.monitor.health import Health
 from pretrain.monitor.watchdog import Watchdog
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
@@ -75,7 +77,7 @@ def train_joined(config: TrainConfig, world_size: int) -> ExitCode:
 def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRequests, watchdog: Watchdog) -> ExitCode:
     data_degree = check_world_size(config, world_size)
     topology = Topology(pipe=config.parallel.pipeline, data=data_degree, tensor=config.parallel.tensor)
-    training, held_out = _agreed(lambda: _open_data(config))
+    training, held_out_reader = _agreed(lambda: _open_data(config))
     settings = config.model_dump(mode="json")
     facts: dict[str, Any] = {"config": settings, "versions": versions()}
     _require_equal("configuration", digest(settings))
@@ -83,6 +85,7 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
     _require_equal("library versions", digest(facts["versions"]))
     _require_equal("program code", code_digest())
 
+    batches, held_out = _agreed(lambda: _make_batches(config, topology, training, held_out_reader))
     engine = Engine(config, topology)
     checkpoints = config.output / "checkpoints"
     ledger = _from_first_rank(_agreed(lambda: open_ledger(config.output) if engine.rank == 0 else []))
@@ -111,7 +114,7 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
     project = config.monitor.wandb_project if engine.rank == 0 else None
     board = _agreed(lambda: WeightsAndBiases(project, config.output, settings) if project else None)
     health = Health(config.monitor, engine, hosts, watchdog, stops)
-    run = Run(config, topology, engine, training, held_out, facts, spikes, writer, stops, health, board)
+    run = Run(config, topology, engine, batches, held_out, facts, spikes, writer, stops, health, board)
     return train_loop(run, step, samples, complaints)
 
 
@@ -128,6 +131,26 @@ def _open_data(config: TrainConfig) -> tuple[SampleReader, SampleReader | None]:
     if not any(entry.heldout for entry in mixture.datasets):
         return training, None
     return training, SampleReader(mixture, length, config.seed, "heldout")
+
+
+def _make_batches(
+    config: TrainConfig, topology: Topology, training: SampleReader, held_out: SampleReader | None
+) -> tuple[Batches, HeldOut | None]:
+    data_rank = topology.coordinate(dist.get_rank()).data
+
+    def batches(reader: SampleReader, split: Split) -> Batches:
+        model = config.model
+        two_dimensional = model.positions == "learned_2d"
+        objective = Objective(
+            config.objective, config.seed, split, two_dimensional=two_dimensional, dropout=model.has_dropout
+        )
+        return Batches(reader, config.batch.micro_batch_size, data_rank, topology.data, objective)
+
+    made = batches(training, "train")
+    if held_out is None:
+        return made, None
+    measured = batches(held_out, "heldout")
+    return made, HeldOut(measured, measured.held_out_parts(config.evaluation.batches * config.batch.global_batch_size))
 
 
 def _newest_whole(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:

@@ -52,9 +52,10 @@ class Lineage:
         """The sample as JSON: dataset, epoch, window, and `parts`, one for each document in it."""
         described = self.reader.describe(i)
         tokens = self.reader.sample(i)
-        places = self.reader.locate([i])
-        counted = self.reader.read_loss_mask(places, len(tokens) - 1)
         d = self.reader.names.index(described.dataset)
+        counted = None
+        if self.reader.has_loss_masks:
+            counted = self.reader.datasets[d].loss_mask(described.start, described.stop)
         parts = []
         for part in described.parts:
             piece = tokens[part.offset : part.offset + part.stop - part.start]
@@ -66,7 +67,7 @@ class Lineage:
                     "url": self._url(identity),
                     "tokens": [part.start, part.stop],
                     "of": len(self.reader.datasets[d].document(part.document)),
-                    "counted": None if counted is None else int(counted[0, part.offset :][: len(piece)].sum()),
+                    "counted": None if counted is None else int(counted[part.offset :][: len(piece)].sum()),
                     "text": self.encoder.decode(piece),
                 }
             )

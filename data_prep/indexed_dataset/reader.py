@@ -119,6 +119,15 @@ class IndexedDataset:
         sequence = bisect_right(self._pointers, token * self.dtype.itemsize) - 1
         return bisect_right(self.document_bounds, sequence) - 1
 
+    def document_starts(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """First tokens of the documents that begin in [start, stop), in order; an empty document has none."""
+        if start >= stop:
+            return np.empty(0, np.int64)
+        bounds = self.document_bounds[self.document_at(start) : self.document_at(stop - 1) + 1].astype(np.int64)
+        pointers = self._pointers[bounds[0] : bounds[-1] + 1].astype(np.int64)
+        starts = np.unique(pointers[bounds - bounds[0]] // self.dtype.itemsize)
+        return starts[starts >= start]
+
     def check_index(self) -> None:
         """Check every entry of the index: sizes add up to `.bin`, offsets follow from sizes, boundaries ascend.
 

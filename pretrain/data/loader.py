@@ -1,25 +1,19 @@
-"""From sample numbers to batches of tokens.
-
-Shape suffixes: B micro-batch size, S sequence length, N samples.
-"""
+"""From sample numbers to the tokens of their windows. N samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
-from pretrain.data.batch_sizes import BatchSizes
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
-from pretrain.data.objective import NEXT_TOKEN, Arrange, Batch
 from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
@@ -202,16 +196,6 @@ class SampleReader:
         """Whether some tokens of some datasets may not count in the loss."""
         return any(dataset.has_loss_mask for dataset in self.datasets)
 
-    def read_loss_mask(self, places: SampleLocations, length: int) -> npt.NDArray[np.bool_] | None:
-        """Whether the loss counts each of the tokens that `read` gives, [N, length + 1]; None when it counts all."""
-        if not self.has_loss_masks:
-            return None
-        counted = np.empty((len(places.dataset), length + 1), np.bool_)
-        rows = zip(counted, places.dataset.tolist(), places.window.tolist(), strict=True)
-        for row, dataset, window in rows:
-            row[:] = self.datasets[dataset].loss_mask(window * length, (window + 1) * length + 1)
-        return counted
-
     def sample(self, i: int) -> npt.NDArray[np.int64]:
         """Tokens of sample `i`, [sequence_length + 1], int64."""
         return self.samples([i])[0]
@@ -268,81 +252,3 @@ class SampleReader:
     def digest(self, before: int | None = None) -> str:
         """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files lie."""
         return digest(self.plan(before))
-
-
-def micro_batches(
-    reader: SampleReader,
-    first_position: int,
-    sizes: BatchSizes,
-    micro_batch_size: int,
-    data_rank: int,
-    data_size: int,
-    arrange: Arrange = NEXT_TOKEN,
-) -> Iterator[Batch]:
-    """This data-parallel rank's micro-batches, for a run that has consumed `first_position` samples.
-
-    A global batch takes the next samples that are not skipped, `sizes.at` its first position. Row j of rank d's
-    micro-batch k is at position first_position + k * (micro_batch_size * data_size) + d * micro_batch_size + j; k runs
-    on over the steps, size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see each
-    sample once, and a global batch holds the same samples for any data_size and micro_batch_size.
-
-    Train samples go on for ever. The last global batch of held-out samples is filled up with repetitions of the last
-    one, whose predictions have the weight 0.
-
-    Args:
-        sizes: samples of each global batch.
-        arrange: what is made of the windows, see `pretrain/data/objective.py`; when left out, each token predicts the
-            next one.
-
-    Yields:
-        What `arrange` makes: tokens_BS and targets_BS, int64, with a layout and with weights where there are any.
-
-    Raises:
-        ValueError: the global batch cannot be divided, or the sequence length would change in the middle of one.
-    """
-    together = micro_batch_size * data_size
-    for size in sizes.all:
-        if min(size, micro_batch_size, data_size) < 1 or size % together:
-            raise ValueError(
-                f"a global batch of {size} samples must be a multiple of micro_batch_size {micro_batch_size} times the "
-                f"data-parallel degree {data_size}, {together}"
-            )
-    if not 0 <= data_rank < data_size:
-        raise ValueError(f"data_rank {data_rank} must lie in [0, {data_size})")
-    if first_position < 0:
-        raise ValueError(f"first_position {first_position} must not be negative")
-    start = first_position
-    while reader.sample_count is None or start < reader.sample_count:
-        size = sizes.at(start)
-        # Rows of this rank in a global batch, micro-batch by micro-batch.
-        rows = np.arange(size).reshape(-1, data_size, micro_batch_size)[:, data_rank]
-        positions = np.arange(start, start + size)
-        is_real = np.full(size, fill_value=True)
-        if reader.sample_count is not None:
-            is_real = positions < reader.sample_count
-            positions = np.minimum(positions, reader.sample_count - 1)
-        samples = reader.skipped.samples_at(positions)
-        lengths = reader.lengths(samples)
-        if np.any(lengths != lengths[0]):
-            changes = int(np.flatnonzero(lengths != lengths[0])[0])
-            raise ValueError(
-                f"the sequence length changes from {lengths[0]} to {lengths[changes]} at sample {samples[changes]}, "
-                f"in the middle of the global batch of samples {samples[0]} to {samples[-1]}: let the phase begin at "
-                f"sample {samples[0]}, and skip whole batches"
-            )
-        places = reader.locate(samples[rows.ravel()])
-        for first in range(0, rows.size, micro_batch_size):
-            some = slice(first, first + micro_batch_size)
-            chosen = SampleLocations(places.dataset[some], places.epoch[some], places.window[some])
-            length = int(lengths[0])
-            row = rows[first // micro_batch_size]
-            batch = arrange(reader.read(chosen, length), samples[row], reader.read_loss_mask(chosen, length))
-            yield batch if is_real.all() else _without_weight(batch, ~is_real[row])
-        start += size
-
-
-def _without_weight(batch: Batch, rows: npt.NDArray[np.bool_]) -> Batch:
-    """The same batch, of which these rows predict nothing."""
-    inputs, labels = batch
-    targets, weights = labels if isinstance(labels, tuple) else (labels, torch.full(labels.shape, 1 / labels.shape[1]))
-    return inputs, (targets, weights.masked_fill(torch.from_numpy(rows)[:, None], 0.0))

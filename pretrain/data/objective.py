@@ -1,16 +1,14 @@
 """What a window of tokens teaches: the next token, a text after a prefix, or blanks to fill in.
 
-A window may hold several documents. As long as they are not separated, a token sees those before its own document too.
+A window may hold several documents. Unless they are separated, a token also sees those before its own document.
 
-Built on the fly, a pure function of (seed, split, sample number, tokens): the same under every topology and after a
-resume. Shape suffixes: B micro-batch size, S sequence length, C columns of a layout.
+Samples are built on the fly, as a pure function of (seed, split, sample number, tokens): the same under every topology
+and after a resume. Shape suffixes: B micro-batch size, S sequence length, C columns of a layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,18 +20,34 @@ from pretrain.model.layout import BLOCK_POSITION, COLUMNS, FIRST_SEEN, POSITION,
 
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 Batch = tuple[Any, Any]
 """(tokens_BS or (tokens_BS, layout_BSC), targets_BS or (targets_BS, weights_BS)); see `mean_loss` on the weights. With
 dropout, the keys of the samples, int64 [B], come last in the first part: (tokens_BS, keys_B)."""
-Arrange = Callable[[Integers, Integers, "Booleans | None"], Batch]
-"""(windows [B, S + 1], sample numbers [B], which tokens the loss counts [B, S + 1] or None for all) -> batch"""
 
 SHORT_SPAN_SHARE = 0.15
-"""Of a text's tokens are in [MASK] spans (Du et al. 2021, arXiv:2103.10360, section 2.1)."""
+"""Share of a text's tokens in [MASK] spans (Du et al. 2021, arXiv:2103.10360, section 2.1)."""
 SHORT_SPAN_MEAN = 3
-"""Their mean length, Poisson distributed (same section)."""
+"""Mean length of [MASK] spans, Poisson distributed (same section)."""
 LONG_SPAN_SHARE = 0.5
-"""A [gMASK] span has at least this share of the text, and at most all of it but one token (section 2.2)."""
+"""Smallest share of the text in a [gMASK] span, which covers at most all of it but one token (section 2.2)."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of the token streams, as the reader finds them.
+
+    Attributes:
+        tokens: [B, S + 1].
+        samples: numbers of the samples, [B].
+        weights: relative weight of each target, [B, S]; None: all targets weigh the same.
+        opens: whether the input opens a document, [B, S]; None: documents are not separated.
+    """
+
+    tokens: Integers
+    samples: Integers
+    weights: Floats | None = None
+    opens: Booleans | None = None
 
 
 @dataclass(frozen=True)
@@ -46,83 +60,103 @@ class Sample:
     layout: Integers
 
 
-def arrange(
-    objective: ObjectiveConfig,
-    seed: int,
-    split: str,
-    *,
-    two_dimensional: bool,
-    end_of_document: int,
-    dropout: bool = False,
-) -> Arrange:
-    """The function that makes batches of windows.
+class Objective:
+    """Makes batches of windows.
 
     Args:
-        seed: of the run; held-out samples are arranged alike in every run.
-        two_dimensional: positions as in GLM: of a blank's tokens, that of its mask and their place in the blank.
-        end_of_document: the token that ends each document.
-        dropout: each sample brings the key of its masks.
+        config: what is learnt, and how targets are weighted.
+        seed: seed of the run; held-out samples are arranged alike in every run.
+        split: "train" or "heldout".
+        two_dimensional: positions as in GLM: for the tokens of a blank, that of its mask and their place in the blank.
+        dropout: whether each sample brings the key of its dropout masks.
     """
 
-    def with_keys(windows: Integers, samples: Integers, counted: Booleans | None) -> Batch:
-        inputs, labels = make(windows, samples, counted)
-        keys = np.array([dropout_key(seed, split, sample) for sample in samples.tolist()])
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        seed: int = 0,
+        split: str = "train",
+        *,
+        two_dimensional: bool = False,
+        dropout: bool = False,
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.split = split
+        self._two_dimensional = two_dimensional
+        self._dropout = dropout
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether every token predicts the next one, so that weights belong to tokens of the stream."""
+        return self.config.kind == "causal"
+
+    def batch(self, windows: Windows) -> Batch:
+        """Inputs and labels of a micro-batch. Weights in the labels are relative, fp64 [B, S]."""
+        inputs, labels = self._next_token(windows) if self.is_causal else self._arranged(windows)
+        if not self._dropout:
+            return inputs, labels
+        keys = np.array([dropout_key(self.seed, self.split, sample) for sample in windows.samples.tolist()])
         return (*(inputs if isinstance(inputs, tuple) else (inputs,)), torch.from_numpy(keys)), labels
 
-    def arranged(windows: Integers, samples: Integers, counted: Booleans | None) -> Batch:
-        assert counted is None, "loss masks are for causal samples; the command line says so"
+    def predicted_tokens(self, sample: int, length: int) -> int:
+        """Number of targets of a sample that is not causal, without arranging it."""
+        random = self._random(sample)
+        if self.config.kind == "prefix":
+            return length - int(random.randint(1, length)) + 1
+        _, _, spans = _draw_spans(length, self.config, random)
+        return sum(stop - start + 1 for start, stop in spans)
+
+    def _next_token(self, windows: Windows) -> Batch:
+        """Each token predicts the one behind it."""
+        inputs: Any = torch.from_numpy(np.ascontiguousarray(windows.tokens[:, :-1]))
+        targets: Any = torch.from_numpy(np.ascontiguousarray(windows.tokens[:, 1:]))
+        if windows.opens is not None:
+            inputs = (inputs, torch.from_numpy(separate_documents(windows.opens)))
+        if windows.weights is not None:
+            targets = (targets, torch.from_numpy(windows.weights))
+        return inputs, targets
+
+    def _arranged(self, windows: Windows) -> Batch:
+        assert windows.weights is None, "loss masks are for causal samples; the command line says so"
         made = []
-        for window, sample in zip(windows, samples.tolist(), strict=True):
-            random = _random(seed if split == "train" else 0, split, sample)
+        for window, sample in zip(windows.tokens, windows.samples.tolist(), strict=True):
+            random = self._random(sample)
             made.append(
                 prefix_sample(window, random)
-                if objective.kind == "prefix"
-                else blank_sample(window, objective, random, two_dimensional)
+                if self.config.kind == "prefix"
+                else blank_sample(window, self.config, random, self._two_dimensional)
             )
         tokens, targets, layouts = (
             torch.from_numpy(np.stack(arrays))
             for arrays in zip(*((one.tokens, one.targets, one.layout) for one in made), strict=True)
         )
-        return (tokens, layouts), (targets, _weights(np.stack([one.is_predicted for one in made])))
+        is_predicted = np.stack([one.is_predicted for one in made])
+        weights = np.where(is_predicted, 1 / is_predicted.sum(1, keepdims=True), 0.0)
+        return (tokens, layouts), (
+            targets,
+            torch.from_numpy(weights if self.config.weighting == "sample" else is_predicted.astype(np.float64)),
+        )
 
-    make: Arrange = arranged
-    if objective.kind == "causal":
-        make = partial(next_token_batch, end_of_document=end_of_document if objective.separate_documents else None)
-    return with_keys if dropout else make
+    def _random(self, sample: int) -> np.random.RandomState:
+        """RandomState: its streams are frozen, so that another numpy makes the same samples."""
+        is_train = self.split == "train"
+        key = np.random.SeedSequence([self.seed if is_train else 0, 0 if is_train else 1, sample])
+        return np.random.RandomState(np.random.MT19937(key))
 
 
-def next_token_batch(
-    windows: Integers, samples: Integers, counted: Booleans | None, *, end_of_document: int | None
-) -> Batch:
-    """Each token predicts the one behind it.
+def separate_documents(opens: Booleans) -> Integers:
+    """The layout in which no token sees another document: [B, S, C] for [B, S].
 
     Args:
-        end_of_document: documents are separated at this token, see `separate_documents`; None: they are not.
+        opens: whether the input at this place opens a document. The end-of-document token behind a document opens the
+            next one: its only use as an input is to predict that document's first token, which must not depend on the
+            document before. So a document is trained on as if it stood alone, with an end-of-document token in front
+            and one, as a target, at its end. See `SampleReader.boundaries`.
     """
-    inputs: Any = torch.from_numpy(np.ascontiguousarray(windows[:, :-1]))
-    targets: Any = torch.from_numpy(np.ascontiguousarray(windows[:, 1:]))
-    if end_of_document is not None:
-        inputs = (inputs, torch.from_numpy(separate_documents(windows[:, :-1], end_of_document)))
-    if counted is not None:
-        targets = (targets, _weights(counted[:, 1:]))
-    return inputs, targets
-
-
-NEXT_TOKEN: Arrange = partial(next_token_batch, end_of_document=None)
-"""Windows as they are."""
-
-
-def separate_documents(tokens: Integers, end_of_document: int) -> Integers:
-    """The layout in which no token sees another document: [B, S, C] for inputs [B, S].
-
-    As an input, an end-of-document token opens the document behind it: its only use is to predict that document's first
-    token, which must not depend on the document before. So a document is trained on as if it stood alone, with an
-    end-of-document token in front and one, as a target, at its end; no target is lost.
-    """
-    batch, length = tokens.shape
+    batch, length = opens.shape
     places = np.arange(length)
-    opens = np.where(tokens == end_of_document, places, 0)
-    first = np.maximum.accumulate(opens, axis=1)
+    first = np.maximum.accumulate(np.where(opens, places, 0), axis=1)
     layout = np.zeros((batch, length, COLUMNS), np.int64)
     layout[..., FIRST_SEEN] = first
     layout[..., SEEN_END] = places + 1
@@ -130,23 +164,11 @@ def separate_documents(tokens: Integers, end_of_document: int) -> Integers:
     return layout
 
 
-def _weights(counted: Booleans) -> torch.Tensor:
-    """Of each target, fp32: they sum to one in each sample; all zero in one that predicts nothing."""
-    counts = np.maximum(counted.sum(1, keepdims=True), 1)
-    return torch.from_numpy((counted / counts).astype(np.float32))
-
-
 def dropout_key(seed: int, split: str, sample: int) -> np.int64:
-    """What the sample's dropout masks are a function of; never the same for two samples of a run, but by chance."""
+    """Key of the sample's dropout masks; two samples of a run share one only by chance."""
     sequence = np.random.SeedSequence([seed, 0 if split == "train" else 1, sample], spawn_key=(1,))
     key: np.int64 = sequence.generate_state(1, np.uint64).view(np.int64)[0]
     return key
-
-
-def _random(seed: int, split: str, sample: int) -> np.random.RandomState:
-    """RandomState: its streams are frozen, so that another numpy makes the same samples."""
-    key = np.random.SeedSequence([seed, 0 if split == "train" else 1, sample])
-    return np.random.RandomState(np.random.MT19937(key))
 
 
 def prefix_sample(window: Integers, random: np.random.RandomState) -> Sample:
@@ -179,8 +201,7 @@ def blank_sample(
     assert objective.mask_token is not None and objective.long_mask_token is not None
     assert objective.start_token is not None and objective.end_token is not None
     length = len(window) - 1
-    is_short = bool(random.random_sample() < objective.short_span_share)
-    size, spans = (_short_spans if is_short else _long_span)(length, random)
+    is_short, size, spans = _draw_spans(length, objective, random)
     text = window[:size]
     mask = objective.mask_token if is_short else objective.long_mask_token
 
@@ -219,6 +240,14 @@ def blank_sample(
     # What is left over predicts nothing and is seen by nobody; it sees itself, because a softmax needs something.
     layout[place:, FIRST_SEEN] = places[place:]
     return Sample(tokens, targets, is_predicted, layout)
+
+
+def _draw_spans(
+    length: int, objective: ObjectiveConfig, random: np.random.RandomState
+) -> tuple[bool, int, list[tuple[int, int]]]:
+    """Whether the blanks are short; size of the text; its spans, half-open, in order."""
+    is_short = bool(random.random_sample() < objective.short_span_share)
+    return is_short, *(_short_spans if is_short else _long_span)(length, random)
 
 
 def _short_spans(length: int, random: np.random.RandomState) -> tuple[int, list[tuple[int, int]]]:

@@ -190,9 +190,9 @@ def mean_loss(
         x_SBD: what the head multiplies, the same on every tensor rank; its gradient is this rank's part of a sum.
         weight_VD: this rank's rows of the head.
         targets_SB: global token ids, int64, the same on every tensor rank.
-        weights_SB: of each token; 0 where nothing is predicted. They sum to one in each sample, and the mean is over
-            samples: a sum of token losses divided by their number in a micro-batch would weigh a token by its
-            neighbours, differently under each topology. All tokens alike when left out.
+        weights_SB: weight of each token, 0 where nothing is predicted. Over a global batch they sum to its number of
+            samples, so that the mean over micro-batches and ranks is that over everything that counts, see
+            `pretrain/data/weights.py`. Left out: every token weighs 1 / S.
         group: the process group of the tensor axis.
 
     Raises:

@@ -20,7 +20,7 @@ from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import newest_checkpoint
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
-from pretrain.data.objective import Batch, arrange
+from pretrain.data.objective import Batch, Objective, Windows
 from pretrain.engine import Engine, join_processes
 from pretrain.model.partition import partition_of
 from pretrain.monitor.replicas import ReplicaDriftError, check_replicas
@@ -64,25 +64,24 @@ def random_batches(config: TrainConfig, topology: Topology, data_rank: int, firs
     """Micro-batches of this data rank; the global batch of a step is the same under every topology."""
     batch, length = config.batch, config.data.sequence_length
     step = first_step
-    make = arrange(
-        config.objective,
-        config.seed,
-        "train",
-        two_dimensional=config.model.positions == "learned_2d",
-        end_of_document=END_OF_DOCUMENT,
-        dropout=config.model.has_dropout,
-    )
+    two_dimensional, dropout = config.model.positions == "learned_2d", config.model.has_dropout
+    objective = Objective(config.objective, config.seed, two_dimensional=two_dimensional, dropout=dropout)
+    size = batch.global_batch_size
     while True:
         generator = torch.Generator().manual_seed(1000 + step)
-        samples = torch.randint(
-            0, config.model.vocabulary_size, (batch.global_batch_size, length + 1), generator=generator
-        )
+        tokens = torch.randint(0, config.model.vocabulary_size, (size, length + 1), generator=generator).numpy()
+        opens = None
         if config.objective.separate_documents:
-            samples[samples % 7 == 0] = END_OF_DOCUMENT
-        rows = samples.view(-1, topology.data, batch.micro_batch_size, length + 1)[:, data_rank]
-        numbers = torch.arange(batch.global_batch_size).view(-1, topology.data, batch.micro_batch_size)[:, data_rank]
-        for micro_batch, in_batch in zip(rows, numbers, strict=True):
-            yield make(micro_batch.numpy(), (batch.global_batch_size * step + in_batch).numpy(), None)
+            tokens[tokens % 7 == 0] = END_OF_DOCUMENT
+            opens = tokens[:, :-1] == END_OF_DOCUMENT
+        numbers = size * step + np.arange(size)
+        total = None
+        if not objective.is_causal:
+            total = objective.batch(Windows(tokens, numbers))[1][1].sum()
+        for row in np.arange(size).reshape(-1, topology.data, batch.micro_batch_size)[:, data_rank]:
+            windows = Windows(tokens[row], numbers[row], opens=None if opens is None else opens[row])
+            inputs, labels = objective.batch(windows)
+            yield inputs, labels if total is None else (labels[0], (labels[1] * size / total).float())
         step += 1
 
 

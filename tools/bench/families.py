@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from pretrain.config import TrainConfig
-from pretrain.data.loader import SampleReader, micro_batches
+from pretrain.data.batches import Batches
+from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import Split, load_mixture
-from pretrain.data.objective import Batch, arrange
+from pretrain.data.objective import Objective
 from pretrain.families.mapping import parameter_count
 from pretrain.schedule import learning_rate
 from pretrain.topology import Topology
@@ -116,22 +117,19 @@ def learn(name: str, config: TrainConfig) -> Learnt:
     engine = Engine(config, topology)
     two_dimensional = config.model.positions == "learned_2d"
 
-    def batches(split: Split) -> Iterator[Batch]:
-        reader = SampleReader(mixture, length, config.seed, split)
-        make = arrange(
-            config.objective,
-            config.seed,
-            split,
-            two_dimensional=two_dimensional,
-            end_of_document=mixture.end_of_document,
-        )
-        return micro_batches(reader, 0, batch.sizes, batch.micro_batch_size, 0, 1, make)
+    def batches(split: Split) -> Batches:
+        objective = Objective(config.objective, config.seed, split, two_dimensional=two_dimensional)
+        return Batches(SampleReader(mixture, length, config.seed, split), batch.micro_batch_size, objective=objective)
+
+    held_out = batches("heldout")
+    parts = held_out.held_out_parts(EVALUATION_BATCHES * batch.global_batch_size)
 
     def held_out_loss() -> float:
-        return engine.evaluate(batches("heldout"), EVALUATION_BATCHES * config.accumulation_steps(1))
+        losses = [part.weight * engine.evaluate(*held_out.evaluation(part)) for part in parts]
+        return sum(losses) / sum(part.weight for part in parts)
 
     first_loss = held_out_loss()
-    training, seconds = batches("train"), []
+    training, seconds = batches("train").training(0, batch.sizes), []
     for step in range(config.schedule.total_steps):
         started = time.perf_counter()
         rate = learning_rate(

@@ -245,23 +245,25 @@ def _datatrove(path: Path, tokenizer: Path, folder: Path) -> Callable[[], None]:
 
 def loader() -> None:
     """Batches out of the page cache, and the first batch of a trillion tokens (sparse files)."""
+    from pretrain.config import ObjectiveConfig
     from pretrain.data.batch_sizes import BatchSizes
-    from pretrain.data.loader import SampleReader, micro_batches
+    from pretrain.data.batches import Batches
+    from pretrain.data.loader import SampleReader
     from pretrain.data.mixture import load_mixture
-    from pretrain.data.objective import NEXT_TOKEN, next_token_batch
+    from pretrain.data.objective import Objective
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cached = write_mixture(folder / "cached", 3, 20_000_000, sparse=False)
         reader = SampleReader(load_mixture(cached), 2048, 1)
         rows = []
-        separated = partial(next_token_batch, end_of_document=2)
-        for micro_batch_size, arrange, what in (
-            (1, NEXT_TOKEN, ""),
-            (4, NEXT_TOKEN, ""),
+        plain, separated = (Objective(ObjectiveConfig(separate_documents=apart)) for apart in (False, True))
+        for micro_batch_size, objective, what in (
+            (1, plain, ""),
+            (4, plain, ""),
             (4, separated, ", separated"),
         ):
-            batches = micro_batches(reader, 0, BatchSizes(256), micro_batch_size, 0, 1, arrange)
+            batches = Batches(reader, micro_batch_size, objective=objective).training(0, BatchSizes(256))
             next(batches)
             start, samples = time.process_time(), 0
             while time.process_time() - start < 2:
@@ -270,14 +272,14 @@ def loader() -> None:
             rate = f"{samples * 2048 / 2e6:.0f} million tokens / s"
             rows.append([f"sequence 2048, micro-batch {micro_batch_size}{what}", rate])
         for what, ahead in (("as they are asked for", 0), ("made ahead", 1)):
-            batches = micro_batches(reader, 0, BatchSizes(64), 64, 0, 1, separated)
+            batches = Batches(reader, 64, objective=separated).training(0, BatchSizes(64))
             rows.append([f"waiting for 64 × 2048 tokens, {what}", f"{waiting(batches, ahead) * 1e3:.2f} ms a step"])
         vast = write_mixture(folder / "vast", 10, _TRILLION // 10, sparse=True)
         before = peak_bytes()
         start = time.perf_counter()
         reader = SampleReader(load_mixture(vast), 2048, 1)
         reader.digest()
-        next(micro_batches(reader, 0, BatchSizes(2048), 4, 0, 1))
+        next(Batches(reader, 4).training(0, BatchSizes(2048)))
         seconds = time.perf_counter() - start
         grown = (peak_bytes() - before) / 1e6
         rows.append(["first batch of 10^12 tokens, 10 datasets", f"{seconds:.2f} s, {grown:.0f} MB more memory"])

@@ -16,7 +16,8 @@ from data_prep.tokenizer.train import train_tokenizer
 from foundation.configuration import load_config
 from pretrain.config import TrainConfig
 from pretrain.data.batch_sizes import BatchSizes
-from pretrain.data.loader import SampleReader, micro_batches
+from pretrain.data.batches import Batches
+from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 from tools import inspect_batch
@@ -56,7 +57,7 @@ def test_a_step_is_made_of_the_documents_that_are_named(config_path: Path, capsy
     config = load_config(TrainConfig, config_path)
     reader = SampleReader(load_mixture(config.data.mixture), 48, config.seed, skipped=[(7, 9)])
     encoder = ReferenceEncoder(reader.mixture.tokenizer)
-    batches = micro_batches(reader, 6, BatchSizes(6), 6, 0, 1)  # the second step
+    batches = Batches(reader, 6).training(6, BatchSizes(6))  # the second step
     trained = next(batches)[0].numpy()
     found = samples_of(config_path, capsys, "--step", "2", "--skipped", "7:9")
     assert [sample["sample"] for sample in found] == [6, 9, 10, 11, 12, 13]

@@ -19,7 +19,8 @@ from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from foundation.atomic_files import sha256_file
 from foundation.configuration import ConfigError
 from pretrain.data.batch_sizes import BatchSizes, Ramp
-from pretrain.data.loader import SampleReader, micro_batches
+from pretrain.data.batches import Batches
+from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
 from pretrain.data.phases import PhaseChange
 from tools.bench.tokens import write_mixture
@@ -143,7 +144,9 @@ def test_global_batches_do_not_depend_on_their_division(folder: Path, micro_batc
     accumulation = global_batch_size // (micro_batch_size * data_size)
     seen = np.full((steps * global_batch_size, 17), -1)
     for rank in range(data_size):
-        batches = micro_batches(samples, first_sample, BatchSizes(global_batch_size), micro_batch_size, rank, data_size)
+        batches = Batches(samples, micro_batch_size, rank, data_size).training(
+            first_sample, BatchSizes(global_batch_size)
+        )
         for k in range(steps * accumulation):
             tokens_BS, labels_BS = next(batches)
             assert tokens_BS.dtype == labels_BS.dtype == torch.int64
@@ -163,7 +166,7 @@ def test_growing_batches_hold_the_samples_of_a_constant_one(folder: Path, data_s
     sizes = BatchSizes(8, Ramp(start=2, increment=2, samples=18))
     for first_position in (0, sizes.after(4)):
         seen, position = [], first_position
-        ranks = [micro_batches(samples, first_position, sizes, 1, rank, data_size) for rank in range(data_size)]
+        ranks = [Batches(samples, 1, rank, data_size).training(first_position, sizes) for rank in range(data_size)]
         for _ in range(6):
             for _ in range(sizes.at(position) // data_size):
                 seen += [next(batches)[0][0].numpy() for batches in ranks]
@@ -173,10 +176,11 @@ def test_growing_batches_hold_the_samples_of_a_constant_one(folder: Path, data_s
 
 def test_batches_go_on_where_a_resumed_run_stands(folder: Path) -> None:
     samples = reader(folder)
-    whole = micro_batches(samples, 0, BatchSizes(4), 2, 0, 1)
+    whole = Batches(samples, 2, 0, 1).training(0, BatchSizes(4))
     for _ in range(2 * 3):
         next(whole)
-    for resumed, (tokens_BS, labels_BS) in zip(micro_batches(samples, 12, BatchSizes(4), 2, 0, 1), whole, strict=False):
+    again = Batches(samples, 2, 0, 1).training(12, BatchSizes(4))
+    for resumed, (tokens_BS, labels_BS) in zip(again, whole, strict=False):
         assert torch.equal(resumed[0], tokens_BS) and torch.equal(resumed[1], labels_BS)
         break
 
@@ -186,10 +190,10 @@ def test_skipped_samples_are_jumped_over(folder: Path) -> None:
     skipping = SampleReader(load_mixture(folder / "mixture.yaml"), 16, 5, skipped=[(8, 20), (24, 28)])
     assert skipping.digest() == samples.digest(), "the plan is the same, whatever is skipped"
     left = [*range(8), *range(20, 24), *range(28, 40)]
-    batches = micro_batches(skipping, 0, BatchSizes(4), 2, 0, 1)
+    batches = Batches(skipping, 2, 0, 1).training(0, BatchSizes(4))
     found = np.concatenate([next(batches)[0].numpy() for _ in range(len(left) // 2)])
     np.testing.assert_array_equal(found, samples.samples(left)[:, :-1])
-    resumed = micro_batches(skipping, 12, BatchSizes(4), 2, 0, 1)
+    resumed = Batches(skipping, 2, 0, 1).training(12, BatchSizes(4))
     np.testing.assert_array_equal(next(resumed)[0].numpy(), samples.samples([28, 29])[:, :-1])
 
 
@@ -203,7 +207,7 @@ def test_phases_change_weights_and_length(folder: Path) -> None:
     np.testing.assert_array_equal(samples.samples(np.arange(20)), reader(folder).samples(np.arange(20)))
     assert {samples.describe(i).dataset for i in range(20, 60)} == {"code"}
     shapes = [
-        tokens_BS.shape for tokens_BS, _ in itertools.islice(micro_batches(samples, 0, BatchSizes(4), 2, 0, 1), 20)
+        tokens_BS.shape for tokens_BS, _ in itertools.islice(Batches(samples, 2, 0, 1).training(0, BatchSizes(4)), 20)
     ]
     assert shapes == [(2, 16)] * 16 + [(2, 40)] * 4
     assert (samples.tokens_before(32), samples.tokens_before(34)) == (32 * 16, 32 * 16 + 2 * 40)
@@ -214,7 +218,7 @@ def test_phases_change_weights_and_length(folder: Path) -> None:
     assert samples.digest(before=20) == reader(folder).digest()
     assert samples.digest(before=21) != reader(folder).digest() != samples.digest()
     with pytest.raises(ValueError, match=r"changes from 16 to 40 at sample 32, in the middle .* samples 30 to 33"):
-        list(itertools.islice(micro_batches(samples, 30, BatchSizes(4), 2, 0, 1), 1))
+        list(itertools.islice(Batches(samples, 2, 0, 1).training(30, BatchSizes(4)), 1))
     with pytest.raises(ValueError, match="lengths 16, 40"):
         samples.samples([31, 32])
     with pytest.raises(ValueError, match=r"mixture.yaml: phase from sample 4: no dataset is called web; there are"):
@@ -227,7 +231,7 @@ def test_a_trillion_tokens_are_opened_without_reading_them(tmp_path: Path) -> No
     tracemalloc.start()
     samples = SampleReader(load_mixture(mixture), 2048, 1)
     samples.digest()
-    tokens_BS, _ = next(micro_batches(samples, 10**9, BatchSizes(64), 4, 0, 1))
+    tokens_BS, _ = next(Batches(samples, 4, 0, 1).training(10**9, BatchSizes(64)))
     places = samples.locate(np.arange(10**9, 10**9 + 64))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -253,25 +257,27 @@ def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:
 
 def test_the_last_heldout_batch_is_filled_up_with_what_does_not_count(folder: Path) -> None:
     samples = reader(folder, split="heldout")
-    count = samples.sample_count
-    assert count is not None and count % 8
-    batches = [list(micro_batches(samples, 0, BatchSizes(8), 2, rank, 2)) for rank in range(2)]
-    assert len(batches[0]) == len(batches[1]) == 2 * (count // 8 + 1)
-    seen, last = [], []
-    for k in range(len(batches[0])):
-        for tokens, labels in (batches[0][k], batches[1][k]):
-            if k < 2 * (count // 8):
-                assert not isinstance(labels, tuple), "a whole batch is as it is"
-                seen.extend(tokens.tolist())
-                continue
-            targets, weights = labels
-            for row, target, weight in zip(tokens.tolist(), targets.tolist(), weights, strict=True):
-                last.append(float(weight.sum()))
-                if last[-1]:
-                    assert torch.all(weight == 1 / len(row)) and row[1:] == target[:-1]
-                    seen.append(row)
-    assert seen == [samples.sample(i)[:-1].tolist() for i in range(count)]
-    assert last == pytest.approx([1.0] * (count % 8) + [0.0] * (8 - count % 8))
+    ranks = [Batches(samples, 2, rank, 2) for rank in range(2)]
+    parts = ranks[0].held_out_parts(10**6)
+    assert [part.dataset for part in parts] == list(samples.names)
+    assert sum(part.targets for part in parts) == sum(use.target_tokens for use in samples.use())
+    assert [part.weight for part in parts] == [part.targets for part in parts]
+    evaluated = []
+    for part in parts:
+        made = [ranks[rank].evaluation(part) for rank in range(2)]
+        assert [count for _, count in made] == [-(-len(part.samples) // 4)] * 2
+        rows, total = [], 0.0
+        for pair in zip(*(batches for batches, _ in made), strict=True):
+            for tokens, labels in pair:
+                whole = torch.full(labels.shape, 1 / tokens.shape[1]) if torch.is_tensor(labels) else labels[1]
+                total += float(whole.sum())
+                rows += [row for row, weight in zip(tokens.tolist(), whole.tolist(), strict=True) if any(weight)]
+        assert total == pytest.approx(4 * -(-len(part.samples) // 4)), "the mean over rows is that over what counts"
+        assert rows == [samples.sample(i)[:-1].tolist() for i in part.samples]
+        evaluated += part.samples.tolist()
+    assert sorted(evaluated) == list(range(samples.sample_count or 0))
+    some = ranks[0].held_out_parts(7)
+    assert sorted(i for part in some for i in part.samples.tolist()) == list(range(7)), "the first samples, as before"
 
 
 def test_digest_follows_content_and_not_place(folder: Path, changed: Path) -> None:
@@ -363,7 +369,7 @@ def test_no_mixture(tmp_path: Path) -> None:
 )
 def test_batch_sizes_that_are_refused(folder: Path, sizes: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        next(micro_batches(reader(folder), 0, BatchSizes(sizes[0]), *sizes[1:]))
+        next(Batches(reader(folder), *sizes[1:]).training(0, BatchSizes(sizes[0])))
 
 
 def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
@@ -377,12 +383,16 @@ def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
     (changed / "mixture.yaml").write_text(yaml.safe_dump(mixture))
     samples = reader(changed)
     load_mixture(changed / "mixture.yaml").check_checksums()
-    batches = micro_batches(samples, 0, BatchSizes(8), 4, 0, 1)
-    for first in range(0, 80, 4):
-        tokens, (targets, weights) = next(batches)
-        for row in range(4):
-            place = samples.describe(first + row)
-            np.testing.assert_array_equal(tokens[row], samples.sample(first + row)[:-1])
-            np.testing.assert_array_equal(targets[row], samples.sample(first + row)[1:])
-            counted = data[place.start + 1 : place.stop] if place.dataset == "books" else np.ones(16, np.uint8)
-            np.testing.assert_allclose(weights[row], counted / max(1, counted.sum()), rtol=1e-6)
+    batches = Batches(samples, 4).training(0, BatchSizes(8))
+    for start in range(0, 80, 8):
+        seen, expected = [], []
+        for first in range(start, start + 8, 4):
+            tokens, (targets, weights) = next(batches)
+            seen += weights.tolist()
+            for row in range(4):
+                place = samples.describe(first + row)
+                np.testing.assert_array_equal(tokens[row], samples.sample(first + row)[:-1])
+                np.testing.assert_array_equal(targets[row], samples.sample(first + row)[1:])
+                masked = place.dataset == "books"
+                expected.append(data[place.start + 1 : place.stop] if masked else np.ones(16, np.uint8))
+        np.testing.assert_allclose(seen, np.array(expected) * 8 / np.sum(expected), rtol=1e-6)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from pretrain.config import ObjectiveConfig
-from pretrain.data.objective import Batch, arrange, blank_sample, prefix_sample
+from pretrain.data.objective import Objective, Windows, blank_sample, prefix_sample, separate_documents
 from pretrain.model.layout import BLOCK_POSITION, FIRST_SEEN, POSITION, SEEN_END
 from tests.unit.pretrain.families import twin
 from tests.unit.pretrain.families.small import build, small_model
@@ -99,8 +99,8 @@ def test_samples_depend_on_seed_split_and_number_alone() -> None:
     windows = np.stack([window(), window()])
 
     def tokens(seed: int, split: str, *numbers: int) -> torch.Tensor:
-        make = arrange(blanks(0.5), seed, split, two_dimensional=True, end_of_document=END)
-        (result, _), _ = make(windows[: len(numbers)], np.array(numbers), None)
+        objective = Objective(blanks(0.5), seed, split, two_dimensional=True)
+        (result, _), _ = objective.batch(Windows(windows[: len(numbers)], np.array(numbers)))
         return result
 
     both = tokens(1, "train", 7, 8)
@@ -116,11 +116,18 @@ def test_samples_depend_on_seed_split_and_number_alone() -> None:
 FROZEN = [5, 6, 7, LONG_MASK, START, 8, 9, 10]
 
 
-def test_weights_sum_to_one_in_each_sample() -> None:
-    make = arrange(blanks(0.5), 1, "train", two_dimensional=True, end_of_document=END)
-    _, (_, weights) = make(np.stack([window()] * 6), np.arange(6), None)
-    torch.testing.assert_close(weights.sum(1), torch.ones(6))
-    assert len({int((row > 0).sum()) for row in weights}) > 1
+@pytest.mark.parametrize("kind", ["blank_infilling", "prefix"])
+def test_weights_of_samples_that_are_not_causal(kind: str) -> None:
+    config = blanks(0.5) if kind == "blank_infilling" else ObjectiveConfig(kind="prefix")
+    windows = Windows(np.stack([window()] * 40), np.arange(40))
+    by_token = Objective(config, 1, two_dimensional=True)
+    _, (_, weights) = by_token.batch(windows)
+    counts = weights.sum(1).tolist()
+    assert set(weights.unique().tolist()) == {0.0, 1.0} and len(set(counts)) > 1
+    assert [by_token.predicted_tokens(sample, LENGTH) for sample in range(40)] == counts
+    by_sample = Objective(config.model_copy(update={"weighting": "sample"}), 1, two_dimensional=True)
+    _, (_, weights) = by_sample.batch(windows)
+    torch.testing.assert_close(weights.sum(1), torch.ones(40, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["glm", "glm-deepnorm"])
@@ -128,9 +135,9 @@ def test_glm_fills_blanks_as_its_twin(name: str) -> None:
     """Logits and gradients of the blanks' loss against the plain model written from the paper."""
     config = small_model(name)
     two_dimensional = config.positions == "learned_2d"
-    make = arrange(blanks(0.5), 3, "train", two_dimensional=two_dimensional, end_of_document=END)
+    objective = Objective(blanks(0.5), 3, two_dimensional=two_dimensional)
     windows = np.random.RandomState(2).randint(5, config.vocabulary_size, (4, 161))
-    (tokens, layout), (targets, weights) = make(windows, np.arange(4), None)
+    (tokens, layout), (targets, weights) = objective.batch(Windows(windows, np.arange(4)))
     prefixes = layout[:, 0, SEEN_END].tolist()
     used = [int(row.nonzero()[-1]) + 1 for row in weights]
     model = build(config)
@@ -150,22 +157,12 @@ def test_glm_fills_blanks_as_its_twin(name: str) -> None:
         torch.testing.assert_close(parameter.grad, parameters[key].grad, rtol=1e-3, atol=1e-5, msg=key)
 
 
-DOCUMENTS = ((10, 11, 12, END), (13, END), (14, 15, 16, 17, 18, END), (END,), (19, 20, 21))
-"""What a window cuts out of a stream; the third is longest, the fourth is empty, the last goes on behind the window."""
-
-
-def separated(tokens: list[int], counted: np.ndarray | None = None) -> Batch:
-    make = arrange(ObjectiveConfig(separate_documents=True), 1, "train", two_dimensional=False, end_of_document=END)
-    return make(np.array([tokens]), np.array([0]), counted)
-
-
 def test_layout_of_separate_documents() -> None:
-    (tokens, layout), targets = separated([token for document in DOCUMENTS for token in document])
-    assert tokens[0].tolist() == [10, 11, 12, END, 13, END, 14, 15, 16, 17, 18, END, END, 19, 20]
-    assert targets[0].tolist() == [11, 12, END, 13, END, 14, 15, 16, 17, 18, END, END, 19, 20, 21], "none is lost"
-    assert layout[0, :, FIRST_SEEN].tolist() == [0, 0, 0, 3, 3, 5, 5, 5, 5, 5, 5, 11, 12, 12, 12]
-    assert layout[0, :, POSITION].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 4, 5, 0, 0, 1, 2]
-    assert layout[0, :, SEEN_END].tolist() == list(range(1, 16))
+    opens = np.array([[False, False, True, False, True, True, False]])
+    layout = separate_documents(opens)
+    assert layout[0, :, FIRST_SEEN].tolist() == [0, 0, 2, 2, 4, 5, 5]
+    assert layout[0, :, POSITION].tolist() == [0, 1, 0, 1, 0, 0, 1]
+    assert layout[0, :, SEEN_END].tolist() == list(range(1, 8))
 
 
 @pytest.mark.parametrize("name", ["gpt3", "llama", "bloom", "baichuan-alibi"])
@@ -176,7 +173,11 @@ def test_separate_documents_are_trained_on_as_if_alone(name: str) -> None:
     # Longer than a query block of the CPU's attention, with documents that lie across its edges.
     sizes = [60, 1, 40, 70, 16]
     documents = [[*random.randint(5, config.vocabulary_size, size).tolist(), END] for size in sizes]
-    (tokens, layout), targets = separated([END, *(token for document in documents for token in document)])
+    stream = np.array([[END, *(token for document in documents for token in document)]])
+    opens = stream[:, :-1] == END
+    (tokens, layout), targets = Objective(ObjectiveConfig(separate_documents=True)).batch(
+        Windows(stream, np.array([0]), opens=opens)
+    )
     together, apart = build(config), build(config)
     logits = together(tokens, layout)[:, 0]
     F.cross_entropy(logits[:, : config.vocabulary_size], targets[0], reduction="sum").backward()
@@ -194,18 +195,11 @@ def test_separate_documents_are_trained_on_as_if_alone(name: str) -> None:
         torch.testing.assert_close(ours.grad, other.grad, rtol=1e-3, atol=1e-4, msg=key)
 
 
-def test_the_loss_counts_what_its_mask_says() -> None:
-    counted = np.array([[True] * 5 + [False] * 5 + [True] * 6])
-    _, (targets, weights) = separated(list(range(10, 26)), counted)
-    assert (weights[0] > 0).tolist() == counted[0, 1:].tolist(), "of the targets, not of the inputs"
-    assert weights.sum() == pytest.approx(1) and weights.dtype == torch.float32
-    _, (_, none) = separated(list(range(10, 26)), np.zeros((1, 16), bool))
-    assert none.tolist() == [[0.0] * 15]
-    plain = arrange(ObjectiveConfig(), 1, "train", two_dimensional=False, end_of_document=END)
-    tokens, (same, also) = plain(np.array([range(10, 26)]), np.array([0]), counted)
-    assert tokens.tolist() == [list(range(10, 25))] and torch.equal(same, targets) and torch.equal(also, weights)
-
-
 def test_separate_documents_are_for_causal_samples() -> None:
     with pytest.raises(ValueError, match=r"separate_documents: only with kind causal; objective\.kind is prefix"):
         ObjectiveConfig(kind="prefix", separate_documents=True)
+
+
+def test_documents_weigh_alike_in_causal_samples_only() -> None:
+    with pytest.raises(ValueError, match=r"weighting: document needs kind causal, and objective\.kind is prefix"):
+        ObjectiveConfig(kind="prefix", weighting="document")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pretrain.config import ObjectiveConfig
-from pretrain.data.objective import arrange, dropout_key
+from pretrain.data.objective import Objective, Windows, dropout_key
 from pretrain.model.attention import AttentionDropout, causal_attention
 from pretrain.model.dropout import drop_attention, drop_hidden
 
@@ -65,9 +65,9 @@ def test_attention_drops_its_weights() -> None:
 
 
 def test_samples_bring_their_keys_whatever_batch_they_are_in() -> None:
-    make = arrange(ObjectiveConfig(), 7, "train", two_dimensional=False, end_of_document=0, dropout=True)
+    objective = Objective(ObjectiveConfig(), 7, dropout=True)
     windows = np.arange(4 * 9).reshape(4, 9)
-    (tokens, together), targets = make(windows, np.array([11, 12, 13, 14]), None)
+    (tokens, together), targets = objective.batch(Windows(windows, np.array([11, 12, 13, 14])))
     assert tokens.tolist() == windows[:, :-1].tolist() and targets.tolist() == windows[:, 1:].tolist()
-    (_, alone), _ = make(windows[2:3], np.array([13]), None)
+    (_, alone), _ = objective.batch(Windows(windows[2:3], np.array([13])))
     assert together[2] == alone[0] and len(together.unique()) == 4
