@@ -148,7 +148,7 @@ class TokenizerConfig(Settings):
     """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2), or SentencePiece BPE as LLaMA's
     and Baichuan's (Touvron et al. 2023, arXiv:2302.13971, section 2.1)."""
     vocabulary_size: int = Field(default=16384, ge=512)
-    """Entries, reserved ones included; a multiple of 128 so that the embedding divides."""
+    """Entries, reserved ones included. Any number: the model pads its embedding."""
     reserved_entries: int | None = Field(default=None, ge=0)
     """Entries without a meaning yet; left out: 200 as in BLOOM, or none as in LLaMA."""
     sample_bytes: int = Field(default=50_000_000, gt=0)
@@ -183,9 +183,7 @@ class TokenizerConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _divides(self) -> TokenizerConfig:
-        if self.vocabulary_size % 128:
-            raise ValueError(f"vocabulary_size {self.vocabulary_size} must be a multiple of 128")
+    def _weights_are_positive(self) -> TokenizerConfig:
         for language, weight in self.language_weights.items():
             if not weight > 0:
                 raise ValueError(f"language_weights: {language} has {weight}; a factor must be positive")

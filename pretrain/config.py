@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,8 @@ from pretrain.families.blocks import BLOCKS
 from pretrain.spikes.settings import SpikesConfig
 
 VOCABULARY_MULTIPLE = 128
-"""Embedding rows are padded to a multiple of this, so that they divide over the tensor axis and fill the GPU's tiles
-(Le Scao et al. 2022, arXiv:2211.05100, section 3.2, pad likewise)."""
+"""Multiple to which embedding rows are padded, so that they fill the GPU's tiles (Le Scao et al. 2022,
+arXiv:2211.05100, section 3.2, pad likewise)."""
 
 
 class ModelConfig(Settings):
@@ -80,10 +81,11 @@ class ModelConfig(Settings):
     def head_size(self) -> int:
         return self.attention_head_size or self.hidden_size // self.attention_heads
 
-    @property
-    def padded_vocabulary_size(self) -> int:
-        """Rows of the embedding and of the head: the vocabulary and, behind it, rows that no token uses."""
-        return -(-self.vocabulary_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    def padded_vocabulary_size(self, tensor_degree: int = 1) -> int:
+        """Rows of the embedding and of the head under a tensor degree: the vocabulary and, behind it, rows that no
+        token uses. They belong to the running topology: checkpoints move between paddings, and exports have none."""
+        multiple = math.lcm(VOCABULARY_MULTIPLE, tensor_degree)
+        return -(-self.vocabulary_size // multiple) * multiple
 
     @property
     def has_dropout(self) -> bool:
@@ -408,20 +410,8 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _axes_divide_the_model(self) -> TrainConfig:
-        model, tensor, pipeline = self.model, self.parallel.tensor, self.parallel.pipeline
-        for name, value in (
-            ("attention_heads", model.attention_heads),
-            ("feed_forward_size", model.feed_forward_size),
-            ("padded_vocabulary_size", model.padded_vocabulary_size),
-        ):
-            if value % tensor:
-                raise ValueError(f"parallel.tensor: {tensor} must divide model.{name} {value}")
-        heads = model.key_value_heads
-        if (heads % tensor and tensor % heads) or heads * model.head_size % tensor:
-            raise ValueError(
-                f"parallel.tensor: {tensor} must divide model.key_value_heads {heads}, or be a multiple of them that "
-                f"divides their {heads * model.head_size} rows"
-            )
+        check_tensor_degree(self.model, self.parallel.tensor)
+        model, pipeline = self.model, self.parallel.pipeline
         if pipeline > model.layers:
             raise ValueError(
                 f"parallel.pipeline: {pipeline} stages need a layer each, and model.layers is {model.layers}"
@@ -507,6 +497,22 @@ class TrainConfig(Settings):
                 f"stop_after_step: {self.stop_after_step} has no effect, schedule.total_steps is {total_steps}"
             )
         return self
+
+
+def check_tensor_degree(model: ModelConfig, tensor: int) -> None:
+    """Raise ValueError when a model cannot be split over this many tensor ranks; name the setting and the value."""
+    for name in ("attention_heads", "feed_forward_size"):
+        value = getattr(model, name)
+        if value % tensor:
+            raise ValueError(f"parallel.tensor: {tensor} must divide model.{name} {value}")
+    heads = model.key_value_heads
+    if heads % tensor and tensor % heads:
+        raise ValueError(f"parallel.tensor: {tensor} must divide model.key_value_heads {heads}, or be a multiple of it")
+    if heads * model.head_size < tensor:
+        raise ValueError(
+            f"parallel.tensor: {tensor} is more than the {heads * model.head_size} rows of the model's "
+            f"{heads} key/value heads"
+        )
 
 
 def check_world_size(config: TrainConfig, world_size: int) -> int:

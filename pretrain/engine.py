@@ -408,7 +408,7 @@ class Engine:
         partition = partition_of(parameter)
         shape = list(parameter.shape)
         if partition is not None:
-            shape[partition.dim] *= self.topology.tensor
+            shape[partition.dim] = sum(partition.blocks)
         return tuple(shape)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -31,6 +32,7 @@ from pretrain.monitor.watchdog import Watchdog
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
 from pretrain.node_check import NodeError, check_device
 from pretrain.rendezvous import node_name
+from pretrain.run_lock import RunLock
 from pretrain.spikes.watch import FACT, SpikeWatch, open_ledger
 from pretrain.stopping import StopRequests, control_group
 from pretrain.topology import Topology
@@ -67,10 +69,10 @@ def train_joined(config: TrainConfig, world_size: int) -> ExitCode:
     rank, hosts = dist.get_rank(), [""] * world_size
     dist.all_gather_object(hosts, node_name())
     attempt = _from_first_rank(datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ"))
-    with (
-        StopRequests(config.output, rank, control_group()) as stops,
-        Watchdog(config.output, rank, hosts, config.monitor.hang.limits, attempt) as watchdog,
-    ):
+    with ExitStack() as stack:
+        _agreed(lambda: stack.enter_context(RunLock(config.output)) if rank == 0 else None)
+        stops = stack.enter_context(StopRequests(config.output, rank, control_group()))
+        watchdog = stack.enter_context(Watchdog(config.output, rank, hosts, config.monitor.hang.limits, attempt))
         return _train(config, world_size, hosts, stops, watchdog)
 
 

@@ -25,12 +25,21 @@ from pretrain.families.registry import format_of
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers splits them."""
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-"""Either is a tokenizer: of `tokenizers`, of SentencePiece."""
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Any of these is a tokenizer: of `tokenizers`, of SentencePiece, or of GPT-2's kind, with `merges.txt`."""
 
 SPECIAL_TOKENS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
-TOKENIZER_FILES = (*TOKENIZERS, *SPECIAL_TOKENS_FILES, "vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    *TOKENIZERS,
+    *SPECIAL_TOKENS_FILES,
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+"""Patterns of everything that transformers saves with a tokenizer, templates of conversations included."""
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Entries of `config.json` and of `generation_config.json`."""
@@ -82,7 +91,7 @@ def to_hugging_face(
     One weight of the checkpoint is in memory at a time.
 
     Args:
-        tokenizer: folder with `tokenizer.json`, which is copied.
+        tokenizer: folder with a tokenizer, which is copied.
         end_of_document: token that separates documents; generation begins and stops with it, as every text in training
             did, whatever other token the tokenizer calls its first.
         dtype: of the written weights; the checkpoint holds float32.
@@ -138,11 +147,19 @@ def to_hugging_face(
         write_json(folder / CHECKSUM_FILE, checksums)
         write_json(folder / "config.json", written_config)
         write_json(folder / "generation_config.json", generation)
-        for file_name in TOKENIZER_FILES:
-            if (tokenizer / file_name).is_file():
-                shutil.copyfile(tokenizer / file_name, folder / file_name)
-                if imported is None and file_name in SPECIAL_TOKENS_FILES:
-                    _begin_with_end_of_document(folder / file_name)
+        copy_tokenizer(tokenizer, folder)
+        for file_name in SPECIAL_TOKENS_FILES:
+            if imported is None and (folder / file_name).is_file():
+                _begin_with_end_of_document(folder / file_name)
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the files of a tokenizer."""
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(folder.glob(pattern)):
+            target = out / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def _begin_with_end_of_document(path: Path) -> None:
@@ -198,6 +215,9 @@ def write_safetensors(
 ) -> None:
     """A safetensors file written front to back, because the library's own writer wants all its tensors in memory.
 
+    Raises:
+        ValueError: a value is not finite, or not once it has the dtype; names the weight.
+
     Format: eight bytes with the header's length, little-endian; a JSON header; the tensors' bytes
     (https://huggingface.co/docs/safetensors, "Format").
     """
@@ -216,9 +236,22 @@ def write_safetensors(
         for part in planned:  # no zip, which holds the last tensor while it asks for the next
             name, tensor = next(remaining)
             assert (name, tuple(tensor.shape)) == (part.name, part.shape)
-            file.write(tensor.to(getattr(torch, dtype)).contiguous().view(torch.uint8).numpy().data)
+            file.write(_converted(name, tensor, dtype).contiguous().view(torch.uint8).numpy().data)
             del tensor
         assert next(remaining, None) is None
+
+
+def _converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    kind: torch.dtype = getattr(torch, dtype)
+    result = tensor.to(kind)
+    if not result.isfinite().all():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: some of its values are not finite (NaN or infinity): the checkpoint is damaged")
+        raise ValueError(
+            f"{name}: its largest value, {float(tensor.abs().max()):.4g}, does not fit into {dtype}, which ends at "
+            f"{torch.finfo(kind).max:.4g}: export it as bfloat16 or float32"
+        )
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -262,9 +295,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtype, form: Form) -> None:
     """`to-hf`: the tokenizer is that of the mixture, or the one that came with an imported model."""
-    from pretrain.checkpoint.read import CheckpointReader
+    from pretrain.checkpoint.read import verified_checkpoint
 
-    checkpoint = CheckpointReader(path)
+    checkpoint = verified_checkpoint(path)
     imported = checkpoint.index.get("imported")
     if imported and mixture_path is None:
         tokenizer, end_of_document = checkpoint.path / "tokenizer", None

@@ -20,16 +20,13 @@ import torch
 from data_prep.tokenizer.encode import ReferenceEncoder
 from data_prep.tokenizer.extend import extend_tokenizer, old_pieces, read_model
 from foundation.progress import summary_table
-from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.read import BY_TOKEN, verified_checkpoint
 from pretrain.config import ModelConfig
-from tools.convert import SPECIAL_TOKENS, TOKENIZER_FILES
+from tools.convert import SPECIAL_TOKENS
 from tools.starting_checkpoint import write_starting_checkpoint
 
 EXTENDED_RUN = "extended vocabulary"
 """In place of a digest of data: none was seen with the new vocabulary."""
-
-BY_TOKEN = ("embedding.weight", "head.weight")
-"""Weights with a row for each token."""
 
 
 def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tuple[ModelConfig, int]:
@@ -45,8 +42,7 @@ def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tupl
         ValueError: a vocabulary that is not the model's, or that does not begin with it; a damaged checkpoint.
         FileExistsError: `out` is there already.
     """
-    reader = CheckpointReader(checkpoint)
-    reader.verify()
+    reader = verified_checkpoint(checkpoint)
     before = ModelConfig.model_validate(reader.config["model"])
     sources = old_pieces(read_model(old), read_model(new))
     size = ReferenceEncoder(old).vocabulary_size
@@ -56,7 +52,7 @@ def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tupl
 
     def read(name: str) -> torch.Tensor:
         weight = reader.tensor(name)
-        return with_new_rows(weight, size, sources, after.padded_vocabulary_size) if name in BY_TOKEN else weight
+        return with_new_rows(weight, sources) if name in BY_TOKEN else weight
 
     ends = dict.fromkeys(SPECIAL_TOKENS, ReferenceEncoder(new).end_of_document)
     write_starting_checkpoint(
@@ -65,19 +61,15 @@ def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tupl
         read,
         data_digest=EXTENDED_RUN,
         origin={"from": str(reader.path), "special_tokens": ends, "generation_config": ends},
-        tokenizer_files=[new / name for name in TOKENIZER_FILES if (new / name).is_file()],
+        tokenizer=new,
         title="extend",
     )
     return after, len(sources)
 
 
-def with_new_rows(weight: torch.Tensor, size: int, sources: Sequence[Sequence[int]], padded_size: int) -> torch.Tensor:
-    """Rows of the tokens [padded_size, D]: the first `size` of `weight`, a mean for each of `sources`, zeros."""
-    result = weight.new_zeros(padded_size, weight.shape[1])
-    result[:size] = weight[:size]
-    for row, tokens in enumerate(sources, start=size):
-        result[row] = weight[list(tokens)].mean(0)
-    return result
+def with_new_rows(weight: torch.Tensor, sources: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Rows of the tokens: those of `weight`, and the mean of some of them for each of `sources`."""
+    return torch.cat([weight, *(weight[list(tokens)].mean(0, keepdim=True) for tokens in sources)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from foundation.atomic_files import sha256_file
@@ -15,7 +16,7 @@ from pretrain.config import ModelConfig
 from pretrain.families.format import Format
 from pretrain.families.mapping import from_hugging_face as tensor_here
 from pretrain.families.registry import format_of_type
-from tools.convert import CHECKSUM_FILE, SPECIAL_TOKENS, TOKENIZER_FILES
+from tools.convert import CHECKSUM_FILE, SPECIAL_TOKENS
 from tools.starting_checkpoint import write_starting_checkpoint
 
 IMPORTED_RUN = "hugging face"
@@ -35,9 +36,11 @@ def from_hugging_face(folder: Path, out: Path) -> None:
         raise ValueError(f"{config_path}: no such file; give the folder of a model in Hugging Face's format")
     written: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
     there_format = format_of_type(str(written.get("model_type")))
-    model = ModelConfig.model_validate(there_format.model_settings(written))
+    model = _model_of(there_format.model_settings(written))
     weights = there_format.places(model)
     there = _Tensors(folder, there_format)
+    if model.tied_embedding:
+        there.drop_copy(there_format.head, weights["embedding.weight"].parts[0].name)
     wanted = {rows.name for weight in weights.values() for rows in weight.parts}
     for complaint, names in (("has no tensor", wanted - there.names), ("has an unknown tensor", there.names - wanted)):
         if names:
@@ -55,9 +58,21 @@ def from_hugging_face(folder: Path, out: Path) -> None:
         lambda name: tensor_here(name, weights[name], there.read),
         data_digest=IMPORTED_RUN,
         origin={"from": str(folder), "special_tokens": special_tokens, "generation_config": generation},
-        tokenizer_files=[folder / name for name in TOKENIZER_FILES if (folder / name).is_file()],
+        tokenizer=folder,
         title="import",
     )
+
+
+def _model_of(settings: dict[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(settings)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = ".".join(map(str, fault["loc"]))
+            faults.append(f"{place}: {fault['input']!r}: {fault['msg']}" if place else fault["msg"])
+        told = "; ".join(fault.removeprefix("Value error, ") for fault in faults)
+        raise ValueError(f"config.json: {told} (by the names of our settings)") from None
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -107,10 +122,31 @@ class _Tensors:
         return set(self._place)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, fp32: every 16-bit number is one of those."""
+        """One tensor, fp32: every 16-bit number is one of those.
+
+        Raises:
+            ValueError: it has another dtype, as in a quantized model.
+        """
         opened, stored = self._place[name]
         tensor: torch.Tensor = opened.get_tensor(stored)
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"{stored}: dtype {tensor.dtype} is not supported, only float32, bfloat16 and float16")
         return tensor.float()
+
+    def drop_copy(self, head: str, embedding: str) -> None:
+        """Forget the head of a tied model, which is a copy of the embedding.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if head not in self._place or embedding not in self._place:
+            return
+        if not torch.equal(self.read(head), self.read(embedding)):
+            raise ValueError(
+                f"{head}: differs from {embedding}, though the config.json ties the two (tie_word_embeddings): one of "
+                "them is wrong, and which one cannot be known"
+            )
+        del self._place[head]
 
 
 def _is_bare(name: str, prefix: str) -> bool:

@@ -163,7 +163,8 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
     parts = pipeline_layers(share, config.data.sequence_length, alone)
     tokens = config.batch.micro_batch_size * config.data.sequence_length
     between = tokens * model.hidden_size * dtype.itemsize * split // degree
-    logits = tokens * model.padded_vocabulary_size * dtype.itemsize // degree
+    rows = model.padded_vocabulary_size(degree) // degree
+    logits = tokens * rows * dtype.itemsize
     costs: list[LayerCost] = []
     for layer, part in zip(whole, parts, strict=True):
         if costs and layer.prefix.startswith("layers.") and layer.prefix != "layers.0.":
@@ -177,7 +178,7 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
         if layer.is_head:
             # The loss keeps the gradients of what the head multiplies; of the logits, a part comes and goes, in the
             # precision of the weights and in fp32.
-            head = tokens * model.hidden_size + model.padded_vocabulary_size // degree * model.hidden_size
+            head = (tokens + rows) * model.hidden_size
             kept = (between if not layer.tied else 0) + head * dtype.itemsize
             at_once = min(logits, LOGITS_BYTES)
             transient = at_once if dtype == torch.float32 else at_once + at_once // dtype.itemsize * 4

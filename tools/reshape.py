@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ from pretrain.checkpoint.layout import (
     CheckpointError,
     StoredFragment,
     complete_checkpoints,
-    partition_from_json,
+    partition_to_json,
     rank_file,
     step_folder,
     write_index,
 )
-from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader, verified_checkpoint
+from pretrain.config import ModelConfig, check_tensor_degree
+from pretrain.model.partition import Partition
 from tools.convert import Exported, write_safetensors
 
 FILE_GIGABYTES = 8.0
@@ -53,19 +56,20 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
         CheckpointError: the original is not whole, a checksum is not right, or there is a checkpoint of this step.
         ValueError: a parameter cannot be cut so; names it.
     """
-    reader = CheckpointReader(path)
+    reader = verified_checkpoint(path)
     final = step_folder(out, reader.step)
     if final.exists():
         raise CheckpointError(f"{final}: there already; give another folder, or remove it")
     states = kept_states(reader)
     files = plan_files(reader, tensor, len(states), int(file_gigabytes * 1e9))
-    count = len(reader.index["files"])
-    with Progress("checksums", count, "files") as progress:
-        for part in range(count):
-            reader.verify(part, count)
-            progress.advance()
     index = {key: value for key, value in reader.index.items() if key not in (DIGEST, "files", "topology")}
+    index["parameters"] = copy.deepcopy(reader.index["parameters"])
     index["topology"] = {"tensor": tensor, "pipe": 1, "data": 1}
+    for name, entry in index["parameters"].items():
+        partition = target_partition(reader, name, tensor)
+        if partition is not None:
+            entry["partition"] = partition_to_json(partition)
+            entry["shape"][partition.dim] = sum(partition.blocks)
     index["reshaped_from"] = {"checkpoint": str(reader.path), "topology": reader.index["topology"]}
     index["files"] = {}
     out.mkdir(parents=True, exist_ok=True)
@@ -94,16 +98,15 @@ def kept_states(reader: CheckpointReader) -> tuple[str, ...]:
 
 def plan_files(reader: CheckpointReader, tensor: int, states: int, file_bytes: int) -> list[_File]:
     """Which shards go into which file: tensor rank by tensor rank, the parameters in the checkpoint's order."""
+    check_tensor_degree(ModelConfig.model_validate(reader.config["model"]), tensor)
     files = []
     for rank in range(tensor):
         file = _File()
         for name in reader.names():
-            partition = partition_from_json(reader.index["parameters"][name]["partition"])
-            if partition is not None:
-                partition.check(name, tensor)
-            elif rank:
+            partition = target_partition(reader, name, tensor)
+            if partition is None and rank:
                 continue
-            shape = reader.shape(name) if partition is None else partition.shard_shape(reader.shape(name), tensor)
+            shape = reader.shape(name) if partition is None else partition.shard_shape(reader.shape(name), rank, tensor)
             fragment = StoredFragment(name, rank, 0, torch.Size(shape).numel())
             size = 4 * states * fragment.stop
             if file.fragments and file.bytes + size > file_bytes:
@@ -115,12 +118,23 @@ def plan_files(reader: CheckpointReader, tensor: int, states: int, file_bytes: i
     return files
 
 
+def target_partition(reader: CheckpointReader, name: str, tensor: int) -> Partition | None:
+    """How the parameter is cut for `tensor` ranks; vocabularies are padded as a model of that degree pads them."""
+    partition = reader.partition(name)
+    if partition is None or name not in BY_TOKEN:
+        return partition
+    model = ModelConfig.model_validate(reader.config["model"])
+    return Partition(partition.dim, (model.padded_vocabulary_size(tensor),))
+
+
 def _tensors(
     reader: CheckpointReader, file: _File, states: tuple[str, ...], tensor: int, progress: Progress
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for one in file.fragments:
         for state in states:
-            yield one.key(state), reader.shard_range(one.name, state, one.tensor_rank, tensor, one.start, one.stop)
+            partition = target_partition(reader, one.name, tensor)
+            place = one.tensor_rank, tensor, one.start, one.stop
+            yield one.key(state), reader.shard_range(one.name, state, *place, partition)
         progress.advance()
 
 

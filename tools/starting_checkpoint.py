@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 from foundation.atomic_files import sha256_file, whole_folder
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
+from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import WholeModel
-from tools.convert import Exported, write_safetensors
+from tools.convert import Exported, copy_tokenizer, write_safetensors
 
 
 def write_starting_checkpoint(
@@ -28,18 +28,20 @@ def write_starting_checkpoint(
     *,
     data_digest: str,
     origin: dict[str, Any],
-    tokenizer_files: Sequence[Path],
+    tokenizer: Path | None,
     title: str,
 ) -> None:
     """Write a checkpoint whole or not at all, one weight in memory at a time.
 
     Args:
-        read: gives each weight by its name, whole, fp32.
+        read: gives each weight by its name, whole, without padding rows, fp32.
         data_digest: in place of one of data; no data of ours has been seen.
         origin: stands in the index as `imported`.
+        tokenizer: folder with the tokenizer's files.
         title: of the progress.
 
     Raises:
+        ValueError: a weight has values that are not finite.
         FileExistsError: `out` is there already.
     """
     parameters = _parameters(model)
@@ -49,15 +51,20 @@ def write_starting_checkpoint(
 
         def tensors() -> Iterator[tuple[str, torch.Tensor]]:
             for part, fragment in zip(planned, fragments, strict=True):
-                yield part.name, read(fragment.name).reshape(-1)
+                weight = read(fragment.name).reshape(-1)
+                if not weight.isfinite().all():
+                    raise ValueError(
+                        f"{fragment.name}: some of its values are not finite (NaN or infinity), which a run cannot "
+                        "start from: the model is damaged, or was saved in a precision that cannot hold it"
+                    )
+                padding = fragment.stop - len(weight) if fragment.name in BY_TOKEN else 0
+                yield part.name, torch.nn.functional.pad(weight, (0, padding))
                 progress.advance()
 
         path = unfinished / rank_file(0)
         write_safetensors(path, planned, tensors(), "float32")
-        if tokenizer_files:
-            (unfinished / "tokenizer").mkdir()
-            for file in tokenizer_files:
-                shutil.copyfile(file, unfinished / "tokenizer" / file.name)
+        if tokenizer is not None:
+            copy_tokenizer(tokenizer, unfinished / "tokenizer")
         index = {
             "format": FORMAT_VERSION,
             "step": 0,

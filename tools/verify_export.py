@@ -26,6 +26,10 @@ RELATIVE_BOUNDS = {"float32": 1e-4, "float16": 2.0**-8, "bfloat16": 2.0**-5}
 Both sides compute in float32. For float32 weights only the order of the sums differs; bfloat16 has rounded each weight
 by up to 2^-9, float16 by up to 2^-12, and the errors of the layers add up."""
 
+IMPORTED_WINDOW = 1024
+"""Tokens of a sequence where the checkpoint names none: models are made for up to 131,072, whose logits would take
+gigabytes for each sequence."""
+
 DEFAULT_PROMPTS = ("def ", "import os\n", "The function returns", "License")
 
 
@@ -119,7 +123,8 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
         raise ValueError(f"{folder / 'config.json'}: no such file; `python -m tools.convert to-hf` writes the folder")
     reader = CheckpointReader(checkpoint)
     # An imported checkpoint has seen no data of ours.
-    data = reader.config.get("data", {"sequence_length": reader.config["model"]["maximum_positions"]})
+    window = min(IMPORTED_WINDOW, reader.config["model"]["maximum_positions"])
+    data = reader.config.get("data", {"sequence_length": window})
     seed = reader.config.get("seed", 0)
     if mixture is None and "mixture" not in data:
         raise ValueError(f"{reader.path}: an imported model; name held-out text to compare on with --mixture")

@@ -64,11 +64,10 @@ def train_byte_level_bpe(texts: Iterable[str], settings: TokenizerConfig, *, mus
     tokenizer.train_from_iterator(_without_reserved(texts, reserved), trainer)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size < settings.vocabulary_size and must_fill:
-        reachable = size // 128 * 128
         raise TokenizerError(
             f"tokenizer.vocabulary_size {settings.vocabulary_size} cannot be filled: the sample has only "
             f"{size - always} pairs that occur {_MINIMUM_FREQUENCY} times, enough for {size} entries. "
-            f"Give it more text, or set tokenizer.vocabulary_size={reachable}"
+            f"Give it more text, or set tokenizer.vocabulary_size={size}"
         )
     return tokenizer
 

@@ -92,7 +92,7 @@ def _explained(message: str, vocabulary_size: int) -> str:
         size = int(too_high[1])
         return (
             f"tokenizer.vocabulary_size {vocabulary_size} cannot be filled: the sample is enough for {size} entries. "
-            f"Give it more text, or set tokenizer.vocabulary_size={size // 128 * 128}"
+            f"Give it more text, or set tokenizer.vocabulary_size={size}"
         )
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return (

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import STATES, CheckpointError
-from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.config import ModelConfig
 from pretrain.data.skips import SkippedRanges
 from pretrain.engine import Engine, Fragment
@@ -86,13 +86,23 @@ def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> No
 
 
 def _fill_fragment(fragment: Fragment, engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
-    if reader.shape(fragment.name) != fragment.shape:
+    shape = fragment.shape
+    if fragment.name in BY_TOKEN:  # without padding rows
+        shape = (engine.config.model.vocabulary_size, *shape[1:])
+    if reader.shape(fragment.name) != shape:
         raise CheckpointError(
-            f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, the model {fragment.shape}"
+            f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, the model {shape}"
         )
     rank, degree = engine.coordinate.tensor, engine.topology.tensor
     for state in states:
-        values = reader.shard_range(fragment.name, state, rank, degree, fragment.start, fragment.stop)
+        values = reader.shard_range(
+            fragment.name, state, rank, degree, fragment.start, fragment.stop, fragment.partition
+        )
+        if not values.isfinite().all():
+            raise CheckpointError(
+                f"{reader.path}: {state} of {fragment.name} is not finite everywhere (NaN or infinity): start from "
+                "another checkpoint, or mend the model that it was imported from"
+            )
         fragment.states[state].copy_(values)
 
 

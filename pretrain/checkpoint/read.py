@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 
 from foundation.atomic_files import digest, sha256_file
+from foundation.progress import Progress
 from pretrain.checkpoint.layout import (
     DIGEST,
     FORMAT_VERSION,
     INDEX_FILE,
-    LATEST_FILE,
     STATES,
     CheckpointError,
     StoredFragment,
@@ -26,6 +26,8 @@ from pretrain.checkpoint.layout import (
 from pretrain.model.partition import Partition
 from pretrain.topology import Topology
 
+BY_TOKEN = ("embedding.weight", "head.weight")
+"""Weights with a row for each token, and padding rows behind them."""
 _REMEDY = "restore it, or remove the folder to go back to the checkpoint before"
 
 
@@ -41,8 +43,9 @@ class CheckpointReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not (path / INDEX_FILE).is_file() and (path / LATEST_FILE).is_file():
-            self.path = path / (path / LATEST_FILE).read_text().strip()
+        if not (path / INDEX_FILE).is_file():  # the file `latest` is for people: it may be lost, or point nowhere
+            whole = (folder for folder in complete_checkpoints(path) if (folder / INDEX_FILE).is_file())
+            self.path = next(whole, path)
         index_path = self.path / INDEX_FILE
         if not index_path.is_file():
             raise CheckpointError(
@@ -131,52 +134,86 @@ class CheckpointReader:
         return list(self.index["parameters"])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of the whole parameter."""
+        """Shape of the whole parameter, without padding rows of the vocabulary: their number is up to the topology that
+        wrote the checkpoint, and to the one that reads it."""
+        stored = self._stored_shape(name)
+        return (self._vocabulary_size, *stored[1:]) if name in BY_TOKEN else stored
+
+    @property
+    def _vocabulary_size(self) -> int:
+        return int(self.index["config"]["model"]["vocabulary_size"])
+
+    def partition(self, name: str) -> Partition | None:
+        """How the parameter is cut over the tensor axis in the checkpoint; None when every rank holds all of it."""
+        self._stored_shape(name)
+        return partition_from_json(self.index["parameters"][name]["partition"])
+
+    def _stored_shape(self, name: str) -> tuple[int, ...]:
         if name not in self.index["parameters"]:
             raise CheckpointError(f"{self.path}: holds no parameter {name!r}")
         return tuple(self.index["parameters"][name]["shape"])
 
     def tensor(self, name: str, state: str = "weight") -> torch.Tensor:
-        """The whole parameter, or its moment `exp_avg` or `exp_avg_sq`; fp32, on the CPU."""
-        shape = self.shape(name)
-        partition = partition_from_json(self.index["parameters"][name]["partition"])
+        """The whole parameter, or its moment `exp_avg` or `exp_avg_sq`; of `shape(name)`, fp32, on the CPU."""
+        shape, partition = self._stored_shape(name), self.partition(name)
         if partition is None:
             return self._range(name, state, 0, 0, math.prod(shape)).view(shape)
-        shard_shape = partition.shard_shape(shape, self.tensor_degree)
-        numel = math.prod(shard_shape)
-        return partition.merge(
-            [self._range(name, state, rank, 0, numel).view(shard_shape) for rank in range(self.tensor_degree)]
-        )
+        shards = []
+        for rank in range(self.tensor_degree):
+            shard_shape = partition.shard_shape(shape, rank, self.tensor_degree)
+            shards.append(self._range(name, state, rank, 0, math.prod(shard_shape)).view(shard_shape))
+        whole = partition.merge(shards)
+        return whole[: self._vocabulary_size] if name in BY_TOKEN else whole
 
     def shard_range(
-        self, name: str, state: str, tensor_rank: int, tensor_degree: int, start: int, stop: int
+        self,
+        name: str,
+        state: str,
+        tensor_rank: int,
+        tensor_degree: int,
+        start: int,
+        stop: int,
+        partition: Partition | None = None,
     ) -> torch.Tensor:
-        """Elements [start, stop) of the flattened shard of a tensor rank under any tensor degree, fp32."""
-        self.shape(name)
-        partition = partition_from_json(self.index["parameters"][name]["partition"])
-        if partition is None:
+        """Elements [start, stop) of the flattened shard of a tensor rank under any tensor degree, fp32.
+
+        Args:
+            partition: how the parameter is cut there, with other padding rows of the vocabulary perhaps, which are zero
+                where the checkpoint has none; left out: as in the checkpoint.
+        """
+        stored = self.partition(name)
+        if stored is None:
             return self._range(name, state, 0, start, stop)
-        if tensor_degree == self.tensor_degree:
+        partition = partition or stored
+        if tensor_degree == self.tensor_degree and partition == stored:
             return self._range(name, state, tensor_rank, start, stop)
-        return self._range_of_others(name, state, partition, tensor_rank, tensor_degree, start, stop)
+        return self._range_of_others(name, state, stored, partition, tensor_rank, tensor_degree, start, stop)
 
     def _range_of_others(
-        self, name: str, state: str, partition: Partition, rank: int, degree: int, start: int, stop: int
+        self,
+        name: str,
+        state: str,
+        stored: Partition,
+        partition: Partition,
+        rank: int,
+        degree: int,
+        start: int,
+        stop: int,
     ) -> torch.Tensor:
-        """The same as `shard_range`, under a tensor degree that is not the checkpoint's, reading no more than the rows
-        that hold it."""
-        shape, dim = self.shape(name), partition.dim
-        partition.check(name, degree)
+        """The same as `shard_range`, under a tensor degree or padding that is not the checkpoint's, reading only the
+        rows that are needed."""
+        shape, dim = self._stored_shape(name), partition.dim
         inner, own = math.prod(shape[dim + 1 :]), self.tensor_degree
-        width, own_width = shape[dim] // degree, shape[dim] // own
+        width = sum(partition.sizes(rank, degree))
         # Of the shard as [outer, width, inner]: the outer rows that are touched; where there is one, its columns.
         row = width * inner
         first, last = start // row, -(-stop // row)
         is_cut = math.prod(shape[:dim]) == 1
         left, right = (start // inner, -(-stop // inner)) if is_cut else (0, width)
-        touched = torch.empty(last - first, right - left, inner)
+        touched = torch.zeros(last - first, right - left, inner)
         for other in range(own):
-            for here, there, length in partition.overlaps(rank, degree, other, own):
+            own_width = sum(stored.sizes(other, own))
+            for here, there, length in partition.overlaps(rank, degree, stored, other, own):
                 begin, end = max(here, left), min(here + length, right)
                 if begin >= end:
                     continue
@@ -215,6 +252,21 @@ class CheckpointReader:
             except Exception as error:  # safetensors has its own exception type for a damaged header
                 raise CheckpointError(f"{self.path / file_name}: damaged: {error}") from None
         return self._open_files[file_name]
+
+
+def verified_checkpoint(path: Path) -> CheckpointReader:
+    """A checkpoint of which every file is what was written; reads all of them.
+
+    Raises:
+        CheckpointError: it is missing, incomplete or damaged; names the file.
+    """
+    reader = CheckpointReader(path)
+    count = len(reader.index["files"])
+    with Progress(f"checksums of {reader.path.name}", count, "files") as progress:
+        for part in range(count):
+            reader.verify(part, count)
+            progress.advance()
+    return reader
 
 
 def newest_checkpoint(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:

@@ -12,29 +12,74 @@ from pretrain.data.mixture import MixtureFile
 
 
 def check_same_tokenizer(reader: CheckpointReader, mixture: MixtureFile) -> None:
-    """Hold the tokenizer that came with a checkpoint to that of the token files, where both are there.
+    """Hold the tokenizer that came with a checkpoint to that of the token files, whatever files the two consist of.
+
+    A checkpoint of a run has no tokenizer beside it: then there is nothing to hold.
 
     Raises:
-        CheckpointError: an id stands for something else in one than in the other.
+        CheckpointError: an id stands for something else in one than in the other; or one of them cannot be read.
     """
-    theirs, ours = _entries(reader.path / "tokenizer"), _entries(mixture.tokenizer)
-    if theirs is None or ours is None or theirs == ours:
+    folder = reader.path / "tokenizer"
+    if not folder.is_dir():
         return
-    identity = min(i for i in theirs.keys() | ours.keys() if theirs.get(i) != ours.get(i))
+    try:
+        theirs, ours = _entries(folder), _entries(mixture.tokenizer)
+    except ValueError as error:
+        raise CheckpointError(
+            f"initial_weights: {reader.path}: its tokenizer cannot be compared with that of data.mixture "
+            f"{mixture.path}: {error}"
+        ) from None
+    if theirs == ours:
+        return
+    different = [i for i in theirs.keys() | ours.keys() if theirs.get(i) != ours.get(i)]
     raise CheckpointError(
-        f"initial_weights: {reader.path}: token {identity} is {theirs.get(identity)!r} for its tokenizer, and "
-        f"{ours.get(identity)!r} in data.mixture {mixture.path}; make the token files with the model's own tokenizer, "
-        f"by tokenizer.path={reader.path / 'tokenizer'} for data_prep"
+        f"initial_weights: {reader.path}: token {min(different)} is {theirs.get(min(different))!r} for its tokenizer, "
+        f"and {ours.get(min(different))!r} in data.mixture {mixture.path} ({len(different):,} tokens differ); make the "
+        f"token files with the model's own tokenizer, by tokenizer.path={folder} for data_prep"
     )
 
 
-def _entries(folder: Path) -> dict[int, str] | None:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
+def _entries(folder: Path) -> dict[int, str]:
+    """What each id stands for.
+
+    Raises:
+        ValueError: no file of a tokenizer is there, or what it needs to be read is not installed.
+    """
+    for name, read in (
+        ("tokenizer.json", _of_tokenizers),
+        ("tokenizer.model", _of_sentencepiece),
+        ("vocab.json", _of_vocabulary),
+    ):
+        if (folder / name).is_file():
+            return read(folder / name)
+    raise ValueError(f"{folder} holds neither tokenizer.json nor tokenizer.model nor vocab.json")
+
+
+def _of_tokenizers(path: Path) -> dict[int, str]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     vocabulary = content["model"]["vocab"]
     if isinstance(vocabulary, list):  # Unigram's: name and score, in the order of the ids
         vocabulary = {name: identity for identity, (name, _) in enumerate(vocabulary)}
     entries = {identity: name for name, identity in vocabulary.items()}
     return entries | {token["id"]: token["content"] for token in content["added_tokens"]}
+
+
+def _of_sentencepiece(path: Path) -> dict[int, str]:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise ValueError(f"{path} needs the package sentencepiece to be read: pip install sentencepiece") from None
+    model = SentencePieceProcessor(model_file=str(path))
+    entries = {identity: str(model.id_to_piece(identity)) for identity in range(model.get_piece_size())}
+    return entries | _added(path.parent)
+
+
+def _of_vocabulary(path: Path) -> dict[int, str]:
+    vocabulary: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+    return {identity: name for name, identity in vocabulary.items()} | _added(path.parent)
+
+
+def _added(folder: Path) -> dict[int, str]:
+    path = folder / "added_tokens.json"
+    added: dict[str, int] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {identity: name for name, identity in added.items()}

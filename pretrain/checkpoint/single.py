@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.checkpoint.layout import CheckpointError
-from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.read import BY_TOKEN, verified_checkpoint
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
 from pretrain.model.linear import TensorParallel
@@ -23,9 +23,9 @@ def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tens
         tokens [B, S], int64 -> logits [B, S, vocabulary_size], fp32, padding rows cut off.
 
     Raises:
-        CheckpointError: a parameter is missing or has another shape than the checkpoint's configuration gives.
+        CheckpointError: it is damaged, or a parameter is missing or has another shape than the configuration gives.
     """
-    reader = CheckpointReader(path)
+    reader = verified_checkpoint(path)
     config = ModelConfig.model_validate(reader.config["model"])
     if not dist.is_initialized():
         start_alone()
@@ -33,11 +33,13 @@ def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tens
     model = WholeModel(config, tensor_parallel).requires_grad_(False)
     for name, parameter in model.named_global_parameters():
         whole = reader.tensor(name)
-        if whole.shape != parameter.shape:
+        real = parameter[: config.vocabulary_size] if name in BY_TOKEN else parameter
+        if whole.shape != real.shape:
             raise CheckpointError(
-                f"{reader.path}: {name} has shape {tuple(whole.shape)}, the model {tuple(parameter.shape)}"
+                f"{reader.path}: {name} has shape {tuple(whole.shape)}, the model {tuple(real.shape)}"
             )
-        parameter.copy_(whole)
+        parameter.zero_()
+        real.copy_(whole)
 
     @torch.no_grad()
     def logits(tokens_BS: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "key_value_heads": config["num_attention_heads"],
         "maximum_positions": config.get("model_max_length", config.get("max_position_embeddings", 4096)),
         "positions": positions,
-        **({"rope_theta": llama.rope_theta(config)} if positions == "rotary" else {}),
+        **({"rope_theta": llama.rope_theta(config, 10000.0)} if positions == "rotary" else {}),
         "normalised_head": config.get("normalised_head", config["vocab_size"] == BAICHUAN_2_VOCABULARY),
     }
 

@@ -15,6 +15,12 @@ def _computes_by_size(model: ModelConfig) -> dict[str, Any]:
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("slow_but_exact") and config.get("pretraining_tp", 1) > 1:
+        # transformers' slow path sums the slices and leaves the biases out (BloomAttention.forward, BloomMLP.forward)
+        raise ValueError(
+            f"config.json: slow_but_exact: True with pretraining_tp {config['pretraining_tp']} is not supported, only "
+            "False: transformers leaves biases out then"
+        )
     return {"key_value_heads": config["n_head"], "feed_forward_size": 4 * config["hidden_size"]}
 
 
@@ -62,5 +68,4 @@ FORMAT = Format(
     constants={"apply_residual_connection_post_layernorm": False, "tie_word_embeddings": True},
     unread={"attention_dropout": 0.0, "hidden_dropout": 0.0},
     from_config=_from_config,
-    ignored=(r"lm_head\.weight",),
 )

@@ -36,7 +36,7 @@ class Format:
         constants: entries that are written, and refused when they are read with another value; missing, they are right.
         unread: entries that are written only.
         to_config, from_config: entries, and settings, that are more than another name.
-        ignored: patterns of weights over there that hold nothing trained, or a copy.
+        ignored: patterns of weights over there that hold nothing trained.
     """
 
     family: str
@@ -54,6 +54,9 @@ class Format:
     to_config: Callable[[ModelConfig], dict[str, Any]] = _nothing
     from_config: Callable[[Mapping[str, Any]], dict[str, Any]] = _nothing
     ignored: tuple[str, ...] = ()
+
+    head = "lm_head.weight"
+    """Name of the head over there; of a tied one, some files have a copy."""
 
     def places(self, model: ModelConfig) -> dict[str, Weight]:
         """Every weight of the model by our name, in the model's order, with its place over there.
@@ -90,8 +93,11 @@ class Format:
         Raises:
             ValueError: an entry is missing, or asks for something that our block does not compute.
         """
-        given = {self.aliases.get(name, name): value for name, value in config.items() if value is not None}
-        given |= {name: value for name, value in config.items() if value is not None}
+        given = {name: value for name, value in config.items() if value is not None}
+        for alias, name in self.aliases.items():
+            if alias in given and given.setdefault(name, given[alias]) != given[alias]:
+                raise ValueError(f"config.json: {alias}: {given[alias]!r} and {name}: {given[name]!r} must be equal")
+        known(given, "quantization_config", None)
         for name, value in self.constants.items():
             known(given, name, value)
         settings: dict[str, Any] = {"family": self.family}

@@ -71,6 +71,5 @@ FORMAT = Format(
     unread={"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     to_config=_to_config,
     from_config=_from_config,
-    # Masks that old versions saved; the head, which is tied.
-    ignored=(r".*\.attn\.(masked_)?bias", r"lm_head\.weight"),
+    ignored=(r".*\.attn\.(masked_)?bias",),  # masks that old versions saved
 )

@@ -20,25 +20,48 @@ def _to_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    known(config, "rope_scaling", None)
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim")
+    return {**grouped_heads(config), "rope_theta": rope_theta(config, 10000.0)}
+
+
+def grouped_heads(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Key/value heads and size of a head."""
+    heads, size = config["num_attention_heads"], config.get("head_dim")
     return {
         "key_value_heads": config.get("num_key_value_heads", heads),
         "attention_head_size": None if size is None or size * heads == config["hidden_size"] else size,
-        "rope_theta": rope_theta(config),
     }
 
 
-def rope_theta(config: Mapping[str, Any]) -> float:
-    """From `rope_parameters` (transformers 5) or the plain key.
+def rope_theta(config: Mapping[str, Any], default: float) -> float:
+    """Base of the rotary frequencies, wherever it is written: in `rope_parameters` (transformers 5), in `rope_scaling`,
+    or beside them.
+
+    Args:
+        default: of the architecture in transformers.
 
     Raises:
-        ValueError: the frequencies are scaled, which our block does not do.
+        ValueError: the frequencies are scaled or turn a part of a head only, which our block does not compute; or two
+            entries contradict each other.
     """
-    parameters = config.get("rope_parameters", {})
-    known(parameters, "rope_type", "default")
-    return float(parameters.get("rope_theta", config.get("rope_theta", 10000.0)))
+    known(config, "partial_rotary_factor", 1.0)
+    found = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
+    for entry in ("rope_parameters", "rope_scaling"):
+        settings = config.get(entry) or {}
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"config.json: {entry}: {settings!r} is not supported, only a mapping")
+        for name, value in settings.items():
+            if name in ("rope_type", "type") and value in ("default", None):
+                continue
+            if name == "partial_rotary_factor" and value in (1.0, None):
+                continue
+            if name != "rope_theta":
+                raise ValueError(f"config.json: {entry}.{name}: {value!r} is not supported, only rope_type 'default'")
+            found[f"{entry}.rope_theta"] = value
+    values = {name: value for name, value in found.items() if value is not None}
+    if len({float(value) for value in values.values()}) > 1:
+        told = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise ValueError(f"config.json: {told}: these must be equal")
+    return float(next(iter(values.values()), default))
 
 
 # Rows are copied as they are: our rotary positions turn the two halves of a head, as transformers' do, so that queries

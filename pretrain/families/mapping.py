@@ -54,10 +54,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Weight:
-    """One of our weights, whole: its shape, how many rows are no padding, and where they stand in the other format."""
+    """One of our weights, whole: its shape, and where its rows stand in the other format."""
 
     shape: tuple[int, ...]
-    unpadded_rows: int
     parts: tuple[Rows, ...]
 
 
@@ -81,11 +80,11 @@ def with_bias(ours: str, theirs: str, layout: Layout = "rows") -> dict[str, Sour
 
 
 def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Every weight of the model by our name, in the model's order: its whole shape, and the unpadded blocks of rows
-    that it is made of (queries, keys, values; gate, up). Embedding and head have padding rows behind the block."""
+    """Every weight of the model by our name, in the model's order: its whole shape, without padding rows, and the
+    blocks of rows that it is made of (queries, keys, values; gate, up)."""
     hidden, inner, size = model.hidden_size, model.feed_forward_size, model.head_size
     queries, keys = model.attention_heads * size, model.key_value_heads * size
-    vocabulary, padded = model.vocabulary_size, model.padded_vocabulary_size
+    vocabulary = model.vocabulary_size
     found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def linear(name: str, blocks: tuple[int, ...], columns: int) -> None:
@@ -97,7 +96,7 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         for part in ("weight", "bias") if model.norm == "layer" else ("weight",):
             found[f"{name}.{part}"] = ((hidden,), (hidden,))
 
-    found["embedding.weight"] = ((padded, hidden), (vocabulary,))
+    found["embedding.weight"] = ((vocabulary, hidden), (vocabulary,))
     if model.positions.startswith("learned"):
         found["positions.weight"] = ((model.maximum_positions, hidden), (model.maximum_positions,))
     if model.positions == "learned_2d":
@@ -117,12 +116,12 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         linear(f"layers.{i}.mlp.down", (hidden,), inner)
     norm("final_norm")
     if not model.tied_embedding:
-        found["head.weight"] = ((padded, hidden), (vocabulary,))
+        found["head.weight"] = ((vocabulary, hidden), (vocabulary,))
     return found
 
 
 def parameter_count(model: ModelConfig) -> int:
-    """Weights of the model, padding rows of the vocabulary not counted."""
+    """Number of weights of the model."""
     return sum(sum(blocks) * (shape[1] if len(shape) == 2 else 1) for shape, blocks in weight_shapes(model).values())
 
 
@@ -146,7 +145,7 @@ def map_weights(model: ModelConfig, sources: Mapping[str, Source]) -> dict[str, 
         for other, rows in zip(source.names, blocks, strict=True):
             parts.append(Rows(other.format(layer), start, start + rows, source.layout, heads))
             start += rows
-        found[name] = Weight(shape, start, tuple(parts))
+        found[name] = Weight(shape, tuple(parts))
     return found
 
 
@@ -162,7 +161,7 @@ def to_hugging_face(name: str, weight: Weight, tensor: torch.Tensor) -> dict[str
 
 
 def from_hugging_face(name: str, weight: Weight, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
-    """One of our tensors from the tensors it is over there; padding rows are zero.
+    """One of our tensors from the tensors it is over there.
 
     Args:
         read: gives a tensor by its name in Hugging Face's format.
@@ -179,7 +178,4 @@ def from_hugging_face(name: str, weight: Weight, read: Callable[[str], torch.Ten
         if tuple(part.shape) != shape:
             raise ValueError(f"{rows.name}: shape {tuple(part.shape)}, but {name} needs {shape}")
         parts.append(rows.back(part))
-    padding = weight.shape[0] - weight.unpadded_rows
-    if padding:
-        parts.append(torch.zeros((padding, *weight.shape[1:]), dtype=parts[0].dtype))
     return torch.cat(parts) if len(parts) > 1 else parts[0]

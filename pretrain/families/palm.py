@@ -3,12 +3,22 @@ LayerNorm, interleaved rotary positions, tied embedding, scaled logits."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from pretrain.families import llama
 
 _LLAMA_ONLY = ("rms_norm_eps", "initializer_range", "tie_word_embeddings")
 """PaLM's initialisation sets every spread itself, and its embedding is always tied."""
+
+_ROPE_THETA = 500000.0
+"""Default of transformers' Cohere."""
+
+
+def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {**llama.grouped_heads(config), "rope_theta": llama.rope_theta(config, _ROPE_THETA)}
+
 
 FORMAT = replace(
     llama.FORMAT,
@@ -36,5 +46,5 @@ FORMAT = replace(
         "logit_scale": ("logit_scale", 0.0625),
     },
     constants={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True, "use_qk_norm": False},
-    ignored=(*llama.FORMAT.ignored, r"lm_head\.weight"),
+    from_config=_from_config,
 )

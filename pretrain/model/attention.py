@@ -18,6 +18,7 @@ from pretrain.model.dropout import ATTENTION_WEIGHTS, drop_attention, site
 from pretrain.model.flex import flex_attention
 from pretrain.model.layout import FIRST_SEEN, POSITION, SEEN_END
 from pretrain.model.linear import TensorParallel
+from pretrain.model.partition import Partition
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
 from pretrain.model.recomputation import recompute
 
@@ -152,20 +153,23 @@ def _dropped(
 
 
 class _GatherShared(torch.autograd.Function):
-    """Put the ranks' slices of the last dim together; backward sums what all ranks send back and takes its slice."""
+    """Put the ranks' slices of the last dim, of these sizes, together; backward sums what all ranks send back and takes
+    its slice."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-        ctx.group = group
-        parts = [torch.empty_like(x) for _ in range(group.size())]
-        dist.all_gather(parts, x.contiguous(), group=group)
-        return torch.cat(parts, dim=-1)
+    def forward(ctx: Any, x: torch.Tensor, sizes: list[int], group: dist.ProcessGroup) -> torch.Tensor:
+        ctx.sizes, ctx.group = sizes, group
+        longest = max(sizes)
+        padded = F.pad(x, (0, longest - x.shape[-1])).contiguous()  # collectives want slices of one size
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded, group=group)
+        return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         gradient = gradients[0].float()  # fp32: as many terms as ranks are summed
         dist.all_reduce(gradient, group=ctx.group)
-        return gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()].to(gradients[0].dtype), None
+        return gradient.split(ctx.sizes, dim=-1)[ctx.group.rank()].to(gradients[0].dtype), None, None
 
 
 class Attention(nn.Module):
@@ -186,8 +190,11 @@ class Attention(nn.Module):
         self.first_head = tensor_parallel.rank * heads // degree
         self.head_size = config.head_size
         q_size, kv_size = heads * self.head_size, kv_heads * self.head_size
-        self.local_blocks = [size // degree for size in (q_size, kv_size, kv_size)]
-        self.query_key_value = tensor_parallel.column(config.hidden_size, (q_size, kv_size, kv_size), config.biases)
+        blocks = q_size, kv_size, kv_size
+        partition = Partition(0, blocks)
+        self.local_blocks = partition.sizes(tensor_parallel.rank, degree)
+        self.key_sizes = [partition.sizes(rank, degree)[1] for rank in range(degree)]
+        self.query_key_value = tensor_parallel.column(config.hidden_size, blocks, config.biases)
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
         self.group = tensor_parallel.group
         self.recompute_scores = recompute_scores
@@ -228,6 +235,6 @@ class Attention(nn.Module):
         """Keys and values of the heads that this rank's queries look at."""
         if self.shared_head is None:
             return k, v
-        whole_k, whole_v = (_GatherShared.apply(part, self.group) for part in (k, v))
+        whole_k, whole_v = (_GatherShared.apply(part, self.key_sizes, self.group) for part in (k, v))
         own = slice(self.shared_head * self.head_size, (self.shared_head + 1) * self.head_size)
         return whole_k[..., own], whole_v[..., own]

@@ -26,7 +26,8 @@ class Embedding(nn.Module):
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        self.embedding = tensor_parallel.embedding(config.padded_vocabulary_size, config.hidden_size)
+        rows = config.padded_vocabulary_size(tensor_parallel.degree)
+        self.embedding = tensor_parallel.embedding(rows, config.hidden_size)
         self.gradient_scale = config.embedding_gradient_scale
         self.logit_scale = config.logit_scale
         self.tensor_parallel = tensor_parallel
@@ -169,7 +170,8 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
         self.final_norm = make_norm(config, tensor_parallel.dtype)
-        self.head = tensor_parallel.column(config.hidden_size, (config.padded_vocabulary_size,))
+        rows = config.padded_vocabulary_size(tensor_parallel.degree)
+        self.head = tensor_parallel.column(config.hidden_size, (rows,))
         self.is_normalised = config.normalised_head
         self.logit_scale = config.logit_scale
         self.tensor_parallel = tensor_parallel

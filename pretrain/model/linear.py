@@ -53,11 +53,11 @@ class TensorParallel:
         )
 
     def column(self, input_size: int, output_blocks: tuple[int, ...], bias: bool = False) -> ColumnParallelLinear:
-        """A linear layer whose outputs, block by block, are split over the group."""
-        Partition(0, output_blocks).check("column-parallel layer", self.degree)
+        """A linear layer whose outputs, block by block, are split over the group, see `Partition`."""
+        own = sum(Partition(0, output_blocks).sizes(self.rank, self.degree))
         layer = ColumnParallelLinear(
             input_size,
-            sum(output_blocks),
+            own * self.degree,  # megatron-core divides it; all that it does with it
             config=self._config,
             init_method=_initialised_elsewhere,
             bias=bias,

@@ -10,10 +10,13 @@ import torch
 
 @dataclass(frozen=True)
 class Partition:
-    """A tensor made of `blocks` that lie one after the other along `dim`, each cut evenly over the tensor axis.
+    """A tensor made of `blocks` that lie one after the other along `dim`, each cut over the tensor axis.
 
     A fused projection keeps its parts apart: rows of query, key and value are three blocks, so a rank's shard is its
     queries, then its keys, then its values, and the whole is all queries, all keys, all values, under any degree.
+
+    Rank r of n has rows [b r / n, b (r + 1) / n) of a block of b rows, rounded down: one more on some ranks than on
+    others where n does not divide b, as in the keys of a single head over 12 ranks.
     """
 
     dim: int
@@ -27,36 +30,49 @@ class Partition:
                     f"{name}: a block of {block} along dim {self.dim} does not divide by parallel.tensor={degree}"
                 )
 
-    def shard_shape(self, shape: Sequence[int], degree: int) -> tuple[int, ...]:
+    def sizes(self, rank: int, degree: int) -> list[int]:
+        """Rows of each block on this rank."""
+        return [stop - start for start, stop in (_range(block, rank, degree) for block in self.blocks)]
+
+    def shard_shape(self, shape: Sequence[int], rank: int, degree: int) -> tuple[int, ...]:
+        """Shape of this rank's part of a tensor of this whole shape."""
         shard = list(shape)
-        shard[self.dim] //= degree
+        shard[self.dim] = sum(self.sizes(rank, degree))
         return tuple(shard)
 
     def shard(self, whole: torch.Tensor, rank: int, degree: int) -> torch.Tensor:
         """This rank's part of the whole tensor."""
-        parts = whole.split(self.blocks, self.dim)
-        return torch.cat([part.chunk(degree, self.dim)[rank] for part in parts], self.dim)
+        parts = []
+        for part in whole.split(self.blocks, self.dim):
+            start, stop = _range(part.shape[self.dim], rank, degree)
+            parts.append(part.narrow(self.dim, start, stop - start))
+        return torch.cat(parts, self.dim)
 
-    def overlaps(self, rank: int, degree: int, other_rank: int, other_degree: int) -> list[tuple[int, int, int]]:
+    def overlaps(
+        self, rank: int, degree: int, other: Partition, other_rank: int, other_degree: int
+    ) -> list[tuple[int, int, int]]:
         """What this rank's shard has in common with that of another degree: where a stretch begins along `dim` here,
-        where it begins there, and how long it is."""
-        found, first = [], 0
-        for block in self.blocks:
-            here, there = block // degree, block // other_degree
-            start = max(rank * here, other_rank * there)
-            length = min((rank + 1) * here, (other_rank + 1) * there) - start
-            if length > 0:
-                before = first // degree, first // other_degree
-                found.append((before[0] + start - rank * here, before[1] + start - other_rank * there, length))
-            first += block
+        where it begins there, and how long it is. Blocks of `other` may be longer or shorter, by rows of padding."""
+        found, before, before_there = [], 0, 0
+        for block, block_there in zip(self.blocks, other.blocks, strict=True):
+            here, there = _range(block, rank, degree), _range(block_there, other_rank, other_degree)
+            start, stop = max(here[0], there[0]), min(here[1], there[1])
+            if start < stop:
+                found.append((before + start - here[0], before_there + start - there[0], stop - start))
+            before += here[1] - here[0]
+            before_there += there[1] - there[0]
         return found
 
     def merge(self, shards: Sequence[torch.Tensor]) -> torch.Tensor:
         """The whole tensor from the shards of all ranks in order; the inverse of `shard`."""
         degree = len(shards)
-        local_blocks = [block // degree for block in self.blocks]
-        split = [shard.split(local_blocks, self.dim) for shard in shards]
+        split = [shard.split(self.sizes(rank, degree), self.dim) for rank, shard in enumerate(shards)]
         return torch.cat([parts[block] for block in range(len(self.blocks)) for parts in split], self.dim)
+
+
+def _range(block: int, rank: int, degree: int) -> tuple[int, int]:
+    start, stop = (block * edge // degree for edge in (rank, rank + 1))
+    return start, stop
 
 
 def mark_sharded(parameter: torch.nn.Parameter, dim: int, blocks: tuple[int, ...]) -> None:

@@ -29,7 +29,6 @@ class PipelineLayer:
         tied: layers of the same key are one module, whose weights all of them train.
         tied_weights: names of the tied module's parameters.
         recompute: the backward pass runs the layer again instead of keeping what it made on the way.
-        recompute: the backward pass runs the layer again instead of keeping what it made on the way.
         is_head: the module's `head_factors` is meant, not its `forward`.
     """
 
@@ -68,7 +67,7 @@ def pipeline_layers(
     # Two products of the scores' shape, half of each in the future of its row.
     attention = 2 * head_size * config.attention_heads * sequence_length // 2
     block_flops = 2 * (weights + attention)
-    head_flops = 2 * hidden * config.padded_vocabulary_size
+    head_flops = 2 * hidden * config.padded_vocabulary_size(tensor_parallel.degree)
     tied = "embedding" if config.tied_embedding else None
     layers = [PipelineLayer("", partial(Embedding, config, tensor_parallel), hidden, tied)]
     if config.positions.startswith("learned") or config.embedding_norm or config.hidden_dropout:

@@ -34,6 +34,11 @@ WAITING_PLACES = (
     "megatron/core/tensor_parallel/layers.py backward",  # waits for the all-reduce that it overlaps with a product
 )
 """Files, or a file and a function of it: a stack that ends in one of these waits for other ranks."""
+WORKERS = {
+    "pretrain/data/prefetch.py": "prefetch",
+    "pretrain/checkpoint/save.py": "checkpoint",
+}
+"""Name of the thread that works for functions of a file: while the main thread waits there, this one is what counts."""
 _POLL_SECONDS = 5.0
 _INNERMOST = 4
 """Frames in which a waiting place is looked for: between it and the end of the stack stand wrappers only."""
@@ -58,7 +63,7 @@ class Standing:
 
     Attributes:
         seconds: that it had been at it.
-        frames: of the main thread, outermost first; and of the thread that writes checkpoints, if it waits for that.
+        frames: of the main thread, outermost first; and of the thread that works for it, if it waits for that.
     """
 
     rank: int
@@ -185,9 +190,9 @@ def read_standings(folder: Path) -> dict[int, Standing]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         stacks = facts.pop("stacks")
         frames = [Frame(**frame) for frame in stacks.get("main", [])]
-        if frames and frames[-1].file.endswith("threading.py") and "checkpoint" in stacks:
-            # It waits for its own thread that writes the checkpoint: what counts is where that one stands.
-            frames += [Frame(**frame) for frame in stacks["checkpoint"]]
+        if frames and frames[-1].file.endswith(("threading.py", "queue.py")):
+            callers = [name for frame in frames for file, name in WORKERS.items() if frame.file.endswith(file)]
+            frames += [Frame(**frame) for frame in stacks.get(callers[-1], [])] if callers else []
         found[facts["rank"]] = Standing(**facts, frames=tuple(frames))
     return found
 

@@ -17,7 +17,7 @@ from pytest import MonkeyPatch
 
 from foundation.configuration import load_config
 from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.read import newest_checkpoint
+from pretrain.checkpoint.read import BY_TOKEN, newest_checkpoint
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch, Objective, Windows
@@ -116,6 +116,8 @@ def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarr
             result[name] = arrays[0].numpy()
         else:
             result[name] = partitions[name].merge(arrays).numpy()
+        if name in BY_TOKEN:  # padding depends on the tensor degree
+            result[name] = result[name][: engine.config.model.vocabulary_size]
     return result
 
 
@@ -133,15 +135,17 @@ def masters(engine: Engine) -> dict[str, np.ndarray] | None:
     facts = {}
     degree = engine.topology.tensor
     for name, shape, partition, tensor_rank, start, values in (entry for part in gathered for entry in part):
-        local = shape if partition is None else partition.shard_shape(shape, degree)
-        facts[name] = partition, local
+        local = shape if partition is None else partition.shard_shape(shape, tensor_rank, degree)
+        facts.setdefault(name, (partition, {}))[1][tensor_rank] = local
         flat = shards.setdefault(name, {}).setdefault(tensor_rank, np.full(int(np.prod(local)), np.nan, np.float32))
         flat[start : start + len(values)] = values
     result = {}
     for name, by_rank in shards.items():
         partition, local = facts[name]
-        arrays = [torch.from_numpy(by_rank[rank].reshape(local)) for rank in range(degree)]
+        arrays = [torch.from_numpy(by_rank[rank].reshape(local[rank])) for rank in range(degree)]
         result[name] = (arrays[0] if partition is None else partition.merge(arrays)).numpy()
+        if name in BY_TOKEN:
+            result[name] = result[name][: engine.config.model.vocabulary_size]
         assert np.isfinite(result[name]).all(), f"{name}: a part is on no rank"
     return result
 
@@ -189,7 +193,7 @@ def put_in(fault: str) -> None:
         import pretrain.model.attention as attention
 
         vars(attention)["_GatherShared"].backward = staticmethod(
-            lambda ctx, gradient: (gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()], None)
+            lambda ctx, gradient: (gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()], None, None)
         )
     elif fault == "masks depend on the tensor rank":
         import pretrain.model.block as block

@@ -91,7 +91,10 @@ def test_equals_one_process(name: str, topology: Topology) -> None:
 
 
 def held_to_one_process(name: str, ours: dict[str, Any]) -> None:
-    reference = trained(name, Topology(1, 1, 1))
+    held_to(trained(name, Topology(1, 1, 1)), ours)
+
+
+def held_to(reference: dict[str, Any], ours: dict[str, Any]) -> None:
     for key in ("loss", "gradient_norm", "evaluation"):
         np.testing.assert_allclose(ours[key], reference[key], rtol=1e-6, err_msg=key)
     assert worst_difference(ours["initial"], reference["initial"])[0] == 0.0
@@ -100,6 +103,38 @@ def held_to_one_process(name: str, ours: dict[str, Any]) -> None:
         difference, parameter = worst_difference(ours[key], reference[key], weights)
         tolerance = 10 * TOLERANCE if key == "update" else TOLERANCE
         assert difference < tolerance, f"{key} of {parameter}: {difference:.1e}"
+
+
+THIRDS: dict[str, Any] = {
+    "model__hidden_size": 48,
+    "model__attention_heads": 6,
+    "model__attention_head_size": 8,
+    "model__feed_forward_size": 66,
+}
+"""Sizes for three tensor ranks: 250 entries are padded to 384 there, to 256 elsewhere, and a single key/value head of 8
+rows lies on them in parts of 2, 3 and 3."""
+
+
+@pytest.mark.parametrize(("name", "heads"), [("gpt3", 6), ("palm", 1), ("llama", 3)])
+def test_degrees_that_do_not_divide_the_vocabulary(name: str, heads: int) -> None:
+    sizes = {**THIRDS, "model__key_value_heads": heads}
+    reference = trained(name, Topology(1, 1, 1), **sizes)
+    for sequence in (False, True):
+        parallel = {"parallel__tensor": 3, "parallel__sequence": sequence}
+        held_to(reference, trained(name, Topology(1, 1, 3), **sizes, **parallel))
+
+
+@pytest.mark.parametrize(("name", "heads"), [("gpt3", 6), ("palm", 1)])
+def test_a_checkpoint_moves_between_paddings(name: str, heads: int, tmp_path: Path) -> None:
+    config = config_of(name, **THIRDS, model__key_value_heads=heads)
+    before = None
+    for step, degree in enumerate((3, 2, 1, 3)):
+        topology = Topology(1, 1, degree)
+        (run, *_) = run_processes(degree, cases.train_in_parts, config, topology, str(tmp_path), step, step + 1)
+        if before is not None:
+            for parameter, weight in before.items():
+                np.testing.assert_array_equal(run["restored"][parameter], weight, err_msg=parameter)
+        before = run["weights"]
 
 
 def test_the_embedding_takes_larger_steps_and_decays_as_the_others() -> None:
@@ -158,7 +193,7 @@ def test_tied_weights_are_stored_once_and_fit_any_topology(name: str, tmp_path: 
     (first, *_) = run_processes(4, cases.train_in_parts, config, four, str(tmp_path), 0, 2)
     reader = CheckpointReader(tmp_path / "step-00000002")
     stored = sum(stop - start for file in reader.index["files"].values() for _, _, start, stop in file["fragments"])
-    padding = (config.model.padded_vocabulary_size - config.model.vocabulary_size) * config.model.hidden_size
+    padding = (config.model.padded_vocabulary_size() - config.model.vocabulary_size) * config.model.hidden_size
     assert stored == parameter_count(config.model) + padding
     (second, *_) = run_processes(1, cases.train_in_parts, config, one, str(tmp_path), 2, 3)
     for parameter, weight in first["weights"].items():

@@ -41,7 +41,7 @@ def base(tmp_path: Path) -> Path:
                 "parallel.tensor=6",
                 "model={hidden_size: 96, attention_heads: 12, key_value_heads: 4, vocabulary_size: 768}",
             ],
-            "parallel.tensor: 6 must divide model.key_value_heads 4, or be a multiple of them",
+            "parallel.tensor: 6 must divide model.key_value_heads 4, or be a multiple of it",
         ),
         (["model.rope_theta=5e5", "model.positions=alibi"], "model.rope_theta: 500000.0 has no effect: positions are"),
         (
@@ -50,8 +50,11 @@ def base(tmp_path: Path) -> Path:
         ),
         (["parallel.tensor=2", "model.feed_forward_size=191"], "must divide model.feed_forward_size 191"),
         (
-            ["parallel.tensor=3", "model={hidden_size: 66, attention_heads: 3, key_value_heads: 3}"],
-            "parallel.tensor: 3 must divide model.padded_vocabulary_size 1024",
+            [
+                "parallel.tensor=32",
+                "model={hidden_size: 64, attention_heads: 32, key_value_heads: 2, attention_head_size: 8}",
+            ],
+            "parallel.tensor: 32 is more than the 16 rows of the model's 2 key/value heads",
         ),
         (["parallel.pipeline=5"], "parallel.pipeline: 5 stages need a layer each, and model.layers is 4"),
         (["data.sequence_length=129"], "data.sequence_length: 129 is longer than model.maximum_positions 128"),
@@ -125,8 +128,14 @@ def test_the_vocabulary_is_the_tokenizers(base: Path) -> None:
 def test_derived_values(base: Path) -> None:
     config = load_config(TrainConfig, base)
     assert config.model.head_size == 16
-    assert config.model.padded_vocabulary_size == 1024
-    assert ModelConfig(**(config.model.model_dump() | {"vocabulary_size": 1024})).padded_vocabulary_size == 1024
+    assert [config.model.padded_vocabulary_size(degree) for degree in (1, 8, 3, 5, 256)] == [
+        1024,
+        1024,
+        1152,
+        1280,
+        1024,
+    ]
+    assert ModelConfig(**(config.model.model_dump() | {"vocabulary_size": 1024})).padded_vocabulary_size() == 1024
     assert [config.accumulation_steps(size) for size in (1, 2, 8)] == [8, 4, 1]
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, models
 
 from pretrain.checkpoint.layout import CheckpointError
@@ -57,3 +58,37 @@ def test_the_same_or_none_is_fine(tmp_path: Path) -> None:
     check(tmp_path)
     save(tmp_path / "start" / "tokenizer", models.BPE({"a": 0}, []))
     check(tmp_path)
+
+
+def sentencepiece_model(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trainer: Any = SentencePieceTrainer
+    trainer.train(
+        sentence_iterator=iter([text] * 50),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+
+
+def test_sentencepiece_models_and_plain_vocabularies_are_compared(tmp_path: Path) -> None:
+    sentencepiece_model(tmp_path / "start" / "tokenizer" / "tokenizer.model", "the cat sat on the mat")
+    sentencepiece_model(tmp_path / "tokenizer" / "tokenizer.model", "the cat sat on the mat")
+    check(tmp_path)
+    sentencepiece_model(tmp_path / "tokenizer" / "tokenizer.model", "a dog ran over a log")
+    with pytest.raises(CheckpointError, match=r"token \d+ is '.*' for its tokenizer, and '.*' in data\.mixture"):
+        check(tmp_path)
+    # Of another kind: the same entries in another file are the same, others are not.
+    (tmp_path / "tokenizer" / "tokenizer.model").unlink()
+    (tmp_path / "start" / "tokenizer" / "tokenizer.model").unlink()
+    (tmp_path / "start" / "tokenizer" / "vocab.json").write_text('{"a": 0, "b": 1}')
+    (tmp_path / "start" / "tokenizer" / "added_tokens.json").write_text('{"<x>": 2}')
+    Tokenizer(models.BPE({"a": 0, "b": 1, "<x>": 2}, [])).save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    check(tmp_path)
+    (tmp_path / "start" / "tokenizer" / "added_tokens.json").write_text('{"<y>": 2}')
+    with pytest.raises(CheckpointError, match=r"token 2 is '<y>' .* and '<x>' in"):
+        check(tmp_path)
+    (tmp_path / "start" / "tokenizer" / "vocab.json").unlink()
+    with pytest.raises(CheckpointError, match=r"cannot be compared .* holds neither tokenizer\.json nor"):
+        check(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from pretrain.checkpoint.layout import CheckpointError
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
 from pretrain.families import llama, mapping
-from tools import convert
+from tests.unit.pretrain.families.small import InMemory, small_model
+from tools import convert, inspect_checkpoint, reshape
+from tools.starting_checkpoint import write_starting_checkpoint
 
 MODEL = {
     "family": "llama",
@@ -195,3 +201,85 @@ def test_one_weight_is_in_memory_at_a_time(tmp_path: Path, tokenizer: Path) -> N
     checkpoint.handed_out = []
     export(checkpoint, tmp_path / "hf", tokenizer)
     assert len(checkpoint.handed_out) == len(checkpoint.tensors)
+
+
+def damaged_by_one_byte(path: Path) -> None:
+    (file,) = path.glob("rank-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+def starting(out: Path, name: str = "llama", change: Callable[[str, torch.Tensor], torch.Tensor] | None = None) -> Path:
+    """A checkpoint in a folder of its own, with a tokenizer."""
+    original = InMemory(small_model(name))
+    (out.parent / "vocab.json").write_text("{}")
+    write_starting_checkpoint(
+        out,
+        small_model(name),
+        lambda key: original.tensor(key) if change is None else change(key, original.tensor(key).clone()),
+        data_digest="none",
+        origin={"special_tokens": {}, "generation_config": {}},
+        tokenizer=out.parent,
+        title="write",
+    )
+    return out
+
+
+def test_a_damaged_checkpoint_is_not_exported_compared_or_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = starting(tmp_path / "start")
+    damaged_by_one_byte(checkpoint)
+    for command in (
+        lambda: convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf")]),
+        lambda: inspect_checkpoint.main([str(checkpoint)]),
+        lambda: reshape.main([str(checkpoint), str(tmp_path / "again"), "--tensor", "2"]),
+    ):
+        assert command() == 2
+        assert (
+            "rank-00000.safetensors: damaged: its SHA-256 is not the one it was written with" in capsys.readouterr().err
+        )
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_single_process_model(checkpoint)
+    assert not (tmp_path / "hf").exists()
+    assert inspect_checkpoint.main([str(checkpoint), "--quick"]) == 0
+    assert "not compared: --quick" in capsys.readouterr().out
+
+
+def test_what_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def poisoned(key: str, weight: torch.Tensor) -> torch.Tensor:
+        if key == "layers.1.mlp.down.weight":
+            weight[3, 5] = float("nan")
+        return weight
+
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down\.weight: some of its values are not finite"):
+        starting(tmp_path / "start", change=poisoned)
+    assert not (tmp_path / "start").exists()
+
+    def large(key: str, weight: torch.Tensor) -> torch.Tensor:
+        if key == "layers.1.mlp.down.weight":
+            weight[3, 5] = -7e4
+        return weight
+
+    checkpoint = starting(tmp_path / "large", change=large)
+    assert convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "float16"]) == 2
+    message = (
+        "layers.1.mlp.down_proj.weight: its largest value, 7e+04, does not fit into float16, which ends at 6.55e+04"
+    )
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
+    assert convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "bfloat16"]) == 0
+
+
+def test_a_lost_or_dangling_latest_stops_no_tool(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    starting(tmp_path / "checkpoints" / "step-00000003")
+    starting(tmp_path / "checkpoints" / "step-00000007")
+    (tmp_path / "checkpoints" / "step-00000009").mkdir()  # nothing in it
+    for latest in (None, "step-00000005", "step-00000003"):
+        if latest:
+            (tmp_path / "checkpoints" / "latest").write_text(f"{latest}\n")
+        assert CheckpointReader(tmp_path / "checkpoints").path.name == "step-00000007"
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: missing"):
+        CheckpointReader(tmp_path)

@@ -20,7 +20,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
 from tests.unit.data_prep.tokenizer.corpus import make_texts
-from tests.unit.pretrain.families.small import SMALL, build
+from tests.unit.pretrain.families.small import SMALL, InMemory, random_tokens
 from tools import extend_vocabulary
 from tools.starting_checkpoint import write_starting_checkpoint
 
@@ -103,9 +103,9 @@ def test_a_model_gets_rows_and_keeps_its_mind(name: str, folder: Path, tmp_path:
             **settings,
         }
     )
-    weights = {key: parameter.detach() for key, parameter in build(model).named_global_parameters()}
+    weights = InMemory(model)
     write_starting_checkpoint(
-        tmp_path / "before", model, weights.__getitem__, data_digest="", origin={}, tokenizer_files=[], title="test"
+        tmp_path / "before", model, weights.tensor, data_digest="", origin={}, tokenizer=None, title="test"
     )
     command = [
         "checkpoint",

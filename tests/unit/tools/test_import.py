@@ -47,8 +47,7 @@ def test_there_and_back_and_there_again(name: str, tmp_path: Path, tokenizer: Pa
     reader.verify()
     real = format_of(small_model(name)).places(small_model(name))
     for key, weight in real.items():
-        assert torch.equal(reader.tensor(key)[: weight.unpadded_rows], original.tensor(key)[: weight.unpadded_rows])
-        assert not reader.tensor(key)[weight.unpadded_rows :].any()
+        assert torch.equal(reader.tensor(key), original.tensor(key)) and reader.shape(key) == weight.shape
 
     export(reader, tmp_path / "again", reader.path / "tokenizer")
     written = sorted(path.name for path in (tmp_path / "hf").iterdir())
@@ -195,3 +194,39 @@ def test_special_tokens_of_an_imported_model_are_kept(tmp_path: Path, tokenizer:
     written = json.loads((tmp_path / "again" / "config.json").read_text())
     assert {name: written[name] for name in theirs} == theirs
     assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text()) == names
+
+
+def test_templates_and_added_tokens_survive_the_round_trip(tmp_path: Path, tokenizer: Path) -> None:
+    """A tokenizer of vocab.json and merges.txt, with everything that transformers saves beside one."""
+    export(InMemory(small_model("gpt3")), tmp_path / "hf", tokenizer)
+    (tmp_path / "hf" / "tokenizer.json").unlink()
+    extra = {
+        "vocab.json": '{"a": 0}',
+        "merges.txt": "#version: 0.2",
+        "added_tokens.json": '{"<x>": 1}',
+        "chat_template.jinja": "{{ messages }}",
+        "additional_chat_templates/tool_use.jinja": "{{ tools }}",
+        "generation_config.json": '{"temperature": 0.6, "top_p": 0.9}',
+    }
+    for name, content in extra.items():
+        (tmp_path / "hf" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "hf" / name).write_text(content)
+    assert convert.main(["from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 0
+    assert convert.main(["to-hf", str(tmp_path / "imported"), str(tmp_path / "again")]) == 0
+    for name, content in extra.items():
+        if name == "generation_config.json":
+            assert json.loads((tmp_path / "again" / name).read_text()) == json.loads(content)
+        else:
+            assert (tmp_path / "again" / name).read_text() == content, name
+
+
+def test_sizes_that_do_not_fit_are_told_in_our_words(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(InMemory(small_model("llama")), tmp_path / "hf", tokenizer)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    del config["head_dim"]
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "hidden_size": 64, "num_attention_heads": 3}))
+    assert convert.main(["from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("config.json: hidden_size: 64 must be a multiple of attention_heads 3"), told

@@ -57,7 +57,7 @@ def test_recomputation_keeps_the_input_of_a_block(tmp_path: Path) -> None:
 def test_every_weight_is_counted_once_over_the_stages(tmp_path: Path) -> None:
     config = gpt3(tmp_path)
     costs = plan.layer_costs(config)
-    padding = (config.model.padded_vocabulary_size - config.model.vocabulary_size) * config.model.hidden_size
+    padding = (config.model.padded_vocabulary_size() - config.model.vocabulary_size) * config.model.hidden_size
     assert sum(cost.weights for cost in costs[:-1]) == parameter_count(config.model) + padding
     assert costs[-1].is_tied and costs[-1].weights == costs[0].weights
     one_stage = plan.plan(config, 1)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
 from pretrain.model.init import whole_weight
@@ -85,7 +86,10 @@ class InMemory:
 
     def __init__(self, model: ModelConfig) -> None:
         self.config = {"model": model.model_dump(mode="json")}
-        self.tensors = {key: parameter.detach() for key, parameter in build(model).named_global_parameters()}
+        self.tensors = {
+            key: parameter.detach()[: model.vocabulary_size] if key in BY_TOKEN else parameter.detach()
+            for key, parameter in build(model).named_global_parameters()
+        }
 
     def names(self) -> list[str]:
         return list(self.tensors)

@@ -1,0 +1,197 @@
+"""One run per output folder: a lock that names its owner, and that a dead owner cannot keep.
+
+Two runs in one folder would resume each other's checkpoints, replace each other's files and mix their metrics, and both
+would end without an error. The lock is a file in the folder, made by a hard link, which is atomic on shared file
+systems too. Its owner says on which host and in which process it lives, and touches the file as long as it does.
+
+An owner in the same operating system is asked for: it is alive if a process of its number and start time exists. For
+one on another host, in another container, or before a reboot, the file is watched: it is dead if nobody has touched the
+file for a while, whatever the clocks of the two hosts say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import psutil
+
+LOCK_FILE = "run.lock"
+TOUCH_SECONDS = 5.0
+"""How often an owner touches its lock."""
+WATCH_SECONDS = 30.0
+"""How long a lock is watched before its owner counts as dead; file systems may show a touch late."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock.
+
+    Attributes:
+        system: the running kernel and its view of process numbers; they mean nothing elsewhere.
+        created: when the process started, in seconds since 1970 by its host's clock.
+        since: when it took the lock, for people.
+        nonce: tells one taking of the lock from another.
+    """
+
+    host: str
+    process: int
+    system: str
+    created: float
+    since: str
+    nonce: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.since}"
+
+
+class LockedError(ValueError):
+    """Another run is using the output folder."""
+
+
+class RunLock:
+    """Holds the lock of a run's output folder.
+
+    Raises:
+        LockedError: on entering: a living process holds it; says which one, and what to do.
+    """
+
+    def __init__(self, output: Path, *, touch_seconds: float = TOUCH_SECONDS, watch_seconds: float = WATCH_SECONDS):
+        self._path = output / LOCK_FILE
+        self._touch_seconds = touch_seconds
+        self._watch_seconds = watch_seconds
+        self._owner = _this_process()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._touch, name="run lock", daemon=True)
+
+    def __enter__(self) -> RunLock:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        while not self._create(self._path):
+            holder = self._last_owner()
+            if holder is None:  # gone meanwhile
+                continue
+            if self._is_alive(holder):
+                raise LockedError(
+                    f"output: {self._path.parent} is in use by {holder}: give this run another output folder, or stop "
+                    f"that one first. If you are certain that it is gone, remove {self._path}"
+                )
+            if self._succeed(holder):
+                break
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if _read(self._path) == self._owner:
+            self._path.unlink(missing_ok=True)
+
+    def _create(self, path: Path) -> bool:
+        """Make a file that says that the lock is ours, unless the file is there."""
+        private = self._path.with_name(f"{LOCK_FILE}.{self._owner.nonce}")
+        private.write_text(json.dumps(asdict(self._owner)) + "\n")
+        try:
+            os.link(private, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError:
+                return False
+            with os.fdopen(descriptor, "w") as file:
+                file.write(private.read_text())
+        finally:
+            private.unlink(missing_ok=True)
+        return True
+
+    def _last_owner(self) -> Owner | None:
+        """Who holds the lock: the owner in the file, or the last of those who succeeded it."""
+        owner = _read(self._path)
+        while owner is not None and (successor := _read(self._successor_file(owner))) is not None:
+            owner = successor
+        return owner
+
+    def _succeed(self, holder: Owner) -> bool:
+        """Take a dead owner's lock over. Of several newcomers one can name itself as its successor; it then stands in
+        the file itself, and the file of its succession is removed after that, so that whoever finds it missing finds
+        the new owner."""
+        succession = self._successor_file(holder)
+        if not self._create(succession):
+            return False
+        is_ours = self._last_owner() == self._owner
+        if is_ours:
+            replacement = self._path.with_name(f"{LOCK_FILE}.{self._owner.nonce}")
+            replacement.write_text(json.dumps(asdict(self._owner)) + "\n")
+            os.replace(replacement, self._path)
+        succession.unlink(missing_ok=True)
+        return is_ours
+
+    def _successor_file(self, owner: Owner) -> Path:
+        return self._path.with_name(f"{LOCK_FILE}.after.{owner.nonce}")
+
+    def _is_alive(self, holder: Owner) -> bool:
+        if holder.system == self._owner.system:
+            try:
+                process = psutil.Process(holder.process)
+                # Whole seconds: what is computed from ticks since boot differs in the last places.
+                return abs(process.create_time() - holder.created) < 2 and process.status() != psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return False
+        touched, deadline = _touched(self._path), time.monotonic() + self._watch_seconds
+        while time.monotonic() < deadline:
+            time.sleep(self._touch_seconds / 5)
+            if _touched(self._path) != touched:
+                return True
+        return False
+
+    def _touch(self) -> None:
+        while not self._ended.wait(self._touch_seconds):
+            with contextlib.suppress(OSError):  # a file system that is away for a moment
+                os.utime(self._path)
+
+
+def _this_process() -> Owner:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    namespace = Path("/proc/self/ns/pid")
+    system = socket.gethostname()
+    with contextlib.suppress(OSError):
+        system += f" {boot.read_text().strip()} {os.readlink(namespace)}"
+    return Owner(
+        socket.gethostname(),
+        os.getpid(),
+        system,
+        psutil.Process().create_time(),
+        datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        uuid.uuid4().hex,
+    )
+
+
+def _read(path: Path) -> Owner | None:
+    """Who stands in a file; None when it is not there, and nobody who could be alive when it was never finished."""
+    try:
+        content = path.read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        return Owner(**json.loads(content))
+    except (ValueError, TypeError):
+        nonce = hashlib.sha256(content.encode()).hexdigest()
+        return Owner("an unknown host", 0, "unknown", 0.0, "an unknown time", nonce)
+
+
+def _touched(path: Path) -> int | None:
+    try:
+        with open(path) as file:  # opening asks the server again, where a plain stat may be answered from a cache
+            return os.fstat(file.fileno()).st_mtime_ns
+    except OSError:
+        return None
