@@ -6,7 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint install clean help
+.PHONY: demo test test-all test-slow-share bench lint install clean help
 
 help:
 	@echo "make demo      from this machine's own text to a trained, exported model, in runs/demo"
@@ -23,8 +23,14 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: lint
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[eval]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[eval,ray]"
 	$(BIN)/python -m pytest
+
+# One in SLOW_TURNS of the slow tests, those whose turn TURN is.
+SLOW_TURNS ?= 20
+TURN ?= 0
+test-slow-share: $(VENV)/installed
+	$(BIN)/python -m pytest --slow-share=$$(( $(TURN) % $(SLOW_TURNS) ))/$(SLOW_TURNS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

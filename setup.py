@@ -40,7 +40,7 @@ RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
 BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
-DEV = [*PERPLEXITY, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "ruff>=0.6"]
+DEV = [*PERPLEXITY, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-randomly>=3.16", "ruff>=0.6"]
 
 setup(
     name="altiplano",

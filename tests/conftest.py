@@ -1,9 +1,78 @@
-"""Settings of all tests."""
+"""Settings of all tests: no time limits, no process that outlives pytest, a share of the slow tests by turns."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 # No test has a time limit: on a busy machine the same example takes ten times as long.
 settings.register_profile("altiplano", deadline=None)
 settings.load_profile("altiplano")
+
+MARK = "ALTIPLANO_TEST_SESSION"
+"""Variable in the environment of every process that the tests start, by which they are found."""
+_REAPER = """
+import os, signal, sys
+mark = sys.argv[1].encode()
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+sys.stdin.buffer.read()  # ends when pytest does, however it ends
+left = 1
+while left:
+    left = 0
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{process}/environ", "rb") as file:
+                is_ours = mark in file.read()
+            if is_ours and int(process) != os.getpid():
+                os.kill(int(process), signal.SIGKILL)
+                left += 1
+        except OSError:
+            pass
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_outlives_pytest() -> Iterator[None]:
+    """Kill what the tests have started when pytest ends, also when it is killed: worker processes would spin on."""
+    if not os.path.isdir("/proc/self"):
+        yield
+        return
+    mark = uuid.uuid4().hex
+    reaper = subprocess.Popen(
+        [sys.executable, "-S", "-c", _REAPER, f"{MARK}={mark}"], stdin=subprocess.PIPE, start_new_session=True
+    )
+    os.environ[MARK] = mark
+    try:
+        yield
+    finally:
+        assert reaper.stdin is not None
+        reaper.stdin.close()
+        reaper.wait()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow-share",
+        metavar="K/N",
+        help="of the slow tests, run the K-th, the (K + N)-th and so on (0 <= K < N), and no others",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share = config.getoption("--slow-share")
+    if share is None:
+        return
+    turn, turns = map(int, share.split("/"))
+    if not 0 <= turn < turns:
+        raise pytest.UsageError(f"--slow-share {share}: K must lie in [0, N)")
+    slow = sorted((item for item in items if item.get_closest_marker("slow")), key=lambda item: item.nodeid)
+    chosen = {item.nodeid for item in slow[turn::turns]}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
+    items[:] = [item for item in items if item.nodeid in chosen]

@@ -20,7 +20,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
 from tests.unit.data_prep.tokenizer.corpus import make_texts
-from tests.unit.pretrain.families.small import SMALL, InMemory, random_tokens
+from tests.unit.pretrain.families.small import SMALL, InMemory
 from tools import extend_vocabulary
 from tools.starting_checkpoint import write_starting_checkpoint
 
@@ -125,7 +125,7 @@ def test_a_model_gets_rows_and_keeps_its_mind(name: str, folder: Path, tmp_path:
     for i, source in list(enumerate(sources, start=768))[::7]:
         torch.testing.assert_close(after[..., i], before[..., source].mean(-1), rtol=1e-4, atol=1e-5)
         row = reader.tensor("embedding.weight")[i]
-        torch.testing.assert_close(row, weights["embedding.weight"][source].mean(0))
+        torch.testing.assert_close(row, weights.tensor("embedding.weight")[source].mean(0))
 
 
 def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,8 @@ def run(tmp_path: Path) -> Path:
     )
     text = "".join(json.dumps(line) + "\n" for line in metrics(6)) + '{"kind": "tr'
     (train / "metrics.jsonl").write_text(text, encoding="utf-8")
-    write_resolved(load_config(TrainConfig, CONFIGS / "demo.yaml"), train / "config.resolved.yaml")
+    mixture = f"data.mixture={folder / 'tokens' / 'mixture.yaml'}"  # not that of a demo in this checkout
+    write_resolved(load_config(TrainConfig, CONFIGS / "demo.yaml", [mixture]), train / "config.resolved.yaml")
     (train / "checkpoints" / "latest").write_text("step-00000006\n", encoding="utf-8")
     index = json.dumps({"versions": {"torch": "2.13.0"}})
     (train / "checkpoints" / "step-00000006" / "checkpoint.json").write_text(index, encoding="utf-8")
