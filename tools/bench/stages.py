@@ -29,7 +29,7 @@ from data_prep.extract import extract
 from data_prep.shards import RunDirectory, freeze_manifest, load_manifest, restart
 from data_prep.signals.measure import measure
 from foundation.progress import Progress, summary_table
-from tools.bench.data import CORPUS, load
+from tools.bench.data import CORPUS, CORPUS_HELP, load, no_corpus
 from tools.bench.memory import OwnMemory, peak_bytes
 
 STAGES = {"measure": measure, "dedup": dedup}
@@ -41,7 +41,7 @@ _TIMES = 4
 def main(arguments: list[str]) -> int:
     """Make the corpora, run each stage in processes of its own, and print two tables."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench stages", description=__doc__)
-    parser.add_argument("--corpus", type=Path, default=CORPUS, help="JSON lines, zstd, with `text` and `lang`")
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
     parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-bytes", type=int, default=10_000_000, help="dedup.memory_bytes")
@@ -51,8 +51,8 @@ def main(arguments: list[str]) -> int:
     if given.one:
         print(json.dumps(time_one(given.folder, given.one, given.memory_bytes)))
         return 0
-    if not given.corpus.is_file():
-        print(f"error: there is no corpus at {given.corpus}; give one by --corpus", file=sys.stderr)
+    if fault := no_corpus(given.corpus):
+        print(fault, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as folder:
         texts = [text for text, _ in load(given.corpus, given.megabytes)]

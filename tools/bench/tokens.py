@@ -70,11 +70,14 @@ def main(arguments: list[str]) -> int:
                     done = subprocess.run(
                         [*command, "--one", name, str(path)], env=environment, capture_output=True, text=True
                     )
-                    if done.returncode:
+                    if done.returncode and name.startswith("ours"):
                         print(done.stderr, file=sys.stderr)
                         return 1
-                    results[name].append(json.loads(done.stdout.splitlines()[-1]))
+                    if not done.returncode:
+                        results[name].append(json.loads(done.stdout.splitlines()[-1]))
                     progress.advance()
+    failed = [name for name, rows in results.items() if not rows]
+    results = {name: rows for name, rows in results.items() if rows}
     best = {name: max(r["megabytes_per_second"] for r in rows) for name, rows in results.items()}
     slowest = min(best.values())
     summary_table(
@@ -82,7 +85,8 @@ def main(arguments: list[str]) -> int:
         [
             [name, f"{best[name]:.2f}", f"{best[name] / slowest:.1f}", f"{max(r['memory'] for r in rows):.0f}"]
             for name, rows in results.items()
-        ],
+        ]
+        + [[name, "failed", "", ""] for name in failed],  # a peer that fails is a row
         ["", "MB of text / s", "ratio to the slowest", "peak memory, MB"],
     )
     loader()

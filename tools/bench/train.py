@@ -18,7 +18,7 @@ from torch import nn
 
 from foundation.progress import Progress, summary_table
 from pretrain.config import ModelConfig, TrainConfig
-from pretrain.model.positions import rotary_table, rotate
+from pretrain.model.positions import rotary_table
 from pretrain.monitor.flops import model_flops_per_token
 from tools.bench.memory import peak_bytes
 
@@ -71,10 +71,11 @@ def main(arguments: list[str]) -> int:
             for run in runs:
                 command = [sys.executable, "-m", "tools.bench", "train", *arguments, "--one", *run]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True)
-                if done.returncode:
+                if done.returncode and run[0] == "ours":
                     print(done.stderr, file=sys.stderr)
                     return 1
-                results[run].append(json.loads(done.stdout.splitlines()[-1]))
+                if not done.returncode:
+                    results[run].append(json.loads(done.stdout.splitlines()[-1]))
                 progress.advance()
     rows = []
     for precision in given.precisions:
@@ -84,6 +85,9 @@ def main(arguments: list[str]) -> int:
         ours = statistics.median(result["tokens_per_second"] for result in results["ours", precision])
         for name in given.contenders:
             found = results[name, precision]
+            if not found:  # a peer that fails is a row
+                rows.append((name, precision, "failed", "", "", ""))
+                continue
             speed = statistics.median(result["tokens_per_second"] for result in found)
             utilisation = speed * model_flops_per_token(model, given.sequence) / peak
             memory = max(result["peak_bytes"] for result in found)
@@ -158,6 +162,13 @@ def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
     return step
 
 
+def plain_rotation(x_BSHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions as a formula, which a compiler takes into its graph; ours has a gradient of its own."""
+    first, second = x_BSHE.float().chunk(2, -1)
+    cos, sin = cos[: x_BSHE.shape[1], None], sin[: x_BSHE.shape[1], None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x_BSHE.dtype)
+
+
 class PlainBlock(nn.Module):
     """LLaMA's block as one writes it for a single device."""
 
@@ -172,7 +183,7 @@ class PlainBlock(nn.Module):
     def forward(self, x_BSD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         batch, length, size = x_BSD.shape
         q, k, v = self.qkv(self.attention_norm(x_BSD)).view(batch, length, 3, self.heads, -1).unbind(2)
-        q, k = (rotate(part.transpose(0, 1), cos, sin).transpose(0, 1) for part in (q, k))
+        q, k = (plain_rotation(part, cos, sin) for part in (q, k))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x_BSD + self.output(mixed.transpose(1, 2).reshape(batch, length, size))

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from tools.bench.data import CORPUS, concatenated, load, our_columns
+from tools.bench.data import CORPUS, CORPUS_HELP, concatenated, load, no_corpus, our_columns
 
 LANGUAGE = "en"
 _FILTERS = "datatrove.pipeline.filters"
@@ -187,7 +187,13 @@ def _theirs(pair: Pair, texts: Sequence[str]) -> list[bool]:
     from datatrove.data import Document
 
     asked = getattr(importlib.import_module(_FILTERS), pair.filter)(**pair.settings)
-    return [asked.filter(Document(text=text, id=str(k))) is not True for k, text in enumerate(texts)]
+    drops = []
+    for k, text in enumerate(texts):
+        try:
+            drops.append(asked.filter(Document(text=text, id=str(k))) is not True)
+        except ZeroDivisionError:  # a text in which its tokenizer finds no word: it has no answer, and drops nothing
+            drops.append(False)
+    return drops
 
 
 def _ours(texts: Sequence[str]) -> Callable[[Pair], list[bool]]:
@@ -234,12 +240,12 @@ def differing(drops: Drops) -> tuple[list[int], list[int]]:
 def main(arguments: list[str]) -> int:
     """Print the table of all rules and the documents that remain."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench verdicts", description=__doc__)
-    parser.add_argument("--corpus", type=Path, default=CORPUS, help="JSON lines, zstd, with `text` and `lang`")
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
     parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
     parser.add_argument("--shown", type=int, default=3, help="documents shown of each rule and side that remain")
     given = parser.parse_args(arguments)
-    if not given.corpus.is_file():
-        print(f"error: there is no corpus at {given.corpus}; give one by --corpus", file=sys.stderr)
+    if fault := no_corpus(given.corpus):
+        print(fault, file=sys.stderr)
         return 2
     texts = [text for text, language in load(given.corpus, given.megabytes) if language == LANGUAGE and text.strip()]
     print(f"{len(texts):,} English documents; dropped by both, only by ours, only by theirs; what is left of these")
