@@ -72,7 +72,17 @@ def evaluation_part(run: Run) -> str:
         (f"{int(step):,}", f"{value:.4f}", f"{perplexity.get(step, float('nan')):,.2f}") for step, value in held_out
     ]
     shown = rows if len(rows) <= 12 else [*rows[:2], ("…", "", ""), *rows[-9:]]
-    return table(("step", "held-out loss", "perplexity"), shown)
+    return table(("step", "held-out loss", "perplexity"), shown) + _by_source(run)
+
+
+def _by_source(run: Run) -> str:
+    """The last held-out loss of each source, highest first."""
+    last = [line for line in run.metrics if line["kind"] == "evaluation"][-1]
+    found = sorted(((last[key], key[5:]) for key in last if key.startswith("loss/")), reverse=True)
+    if len(found) < 2:
+        return ""
+    rows = [(name, f"{loss:.4f}", f"{last[f'tokens/{name}']:,}") for loss, name in found]
+    return f"<p>By source at step {last['step']:,}:</p>" + table(("source", "held-out loss", "tokens"), rows)
 
 
 def events_part(run: Run) -> str:

@@ -54,7 +54,9 @@ def metrics(last_step: int) -> list[dict[str, Any]]:
                 "step_seconds": 30.0,
             }
         )
-    return [*lines, {"kind": "evaluation", "step": last_step, "loss": 2.5, "perplexity": 12.18, "tokens": 4096}]
+    by_source = {"loss/docs": 2.25, "tokens/docs": 1024, "loss/code": 2.75, "tokens/code": 3072}
+    evaluation = {"kind": "evaluation", "step": last_step, "loss": 2.5, "perplexity": 12.18, "tokens": 4096}
+    return [*lines, {**evaluation, **by_source}]
 
 
 @pytest.fixture
@@ -126,6 +128,8 @@ def test_the_page_holds_the_numbers(run: Path) -> None:
         "654,321",
         "from 9.000",
         "perplexity 12.2",
+        "By source at step 6",
+        "2.7500",
         "Stopped and resumed at step 3.",
         "held-out loss",
         "2.13.0",
