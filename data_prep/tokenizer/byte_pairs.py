@@ -10,10 +10,10 @@ arXiv:1508.07909, section 3.2, for the merging.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.kernel import inlined, kernel
 from data_prep.machine_words import at, highest, load_eight, lowest, mask_of, prefetch, smallest_of_64, store_eight
 from data_prep.tokenizer.pieces import code_point
 
@@ -54,7 +54,7 @@ _EDGE = (1 << ENTRY_BITS) - 1
 """An entry that stands in no pair."""
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
     """A hash table of the merges in which each pair has a slot of its own, so that one look is enough.
 
@@ -99,24 +99,24 @@ def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint64], np
     return table, numbers
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _group(pair: np.uint64, numbers: npt.NDArray[np.uint32]) -> np.uint64:
     return (pair * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & np.uint64(len(numbers) - 1)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _slot(pair: np.uint64, number: np.uint32, table: npt.NDArray[np.uint64]) -> np.uint64:
     scattered = (pair ^ np.uint64(number) * np.uint64(0xD6E8FEB86659FD93)) * np.uint64(0xC2B2AE3D27D4EB4F)
     return (scattered >> np.uint64(32)) * np.uint64(len(table)) >> np.uint64(32)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _bits_of(slots: int) -> np.uint64:
     """By how many bits a hash is shifted to be a slot."""
     return np.uint64(64) - lowest(np.uint64(slots))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _rank(
     left: np.uint64, right: np.uint64, table: npt.NDArray[np.uint64], numbers: npt.NDArray[np.uint32]
 ) -> np.uint64:
@@ -127,7 +127,7 @@ def _rank(
     return rank if entry >> np.uint64(RANK_BITS) == pair else np.uint64(_NO_RANK)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _spell(
     start: int,
     stop: int,
@@ -155,7 +155,7 @@ def _spell(
     return np.int64(place) - first
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _lowest_of_block(keys: npt.NDArray[np.uint64], first: int) -> np.uint64:
     found = keys[np.uint64(first)]
     for k in range(1, 64):
@@ -163,7 +163,7 @@ def _lowest_of_block(keys: npt.NDArray[np.uint64], first: int) -> np.uint64:
     return found
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _key(
     i: int,
     behind: int,
@@ -175,7 +175,7 @@ def _key(
     return rank << np.uint64(40) | np.uint64(i) if rank != np.uint64(_NO_RANK) else np.uint64(_EMPTY)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _merge_many(
     symbols: npt.NDArray[np.uint32],
     count: int,
@@ -226,7 +226,7 @@ def _merge_many(
     return kept
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _gather(data: npt.NDArray[np.uint8], start: int, length: int, held: npt.NDArray[np.uint64]) -> np.uint64:
     """Fill `held` with `length` bytes and zeros behind them; returns a hash of them."""
     scattered = np.uint64(length)
@@ -243,7 +243,7 @@ def _gather(data: npt.NDArray[np.uint8], start: int, length: int, held: npt.NDAr
     return scattered * np.uint64(0xC2B2AE3D27D4EB4F)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _holds(long_memory: npt.NDArray[np.uint64], place: np.uint64, held: npt.NDArray[np.uint64]) -> bool:
     differs = np.uint64(0)
     for k in range(_LONG_WORDS):
@@ -251,7 +251,7 @@ def _holds(long_memory: npt.NDArray[np.uint64], place: np.uint64, held: npt.NDAr
     return differs == np.uint64(0)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def encode_documents(
     data: npt.NDArray[np.uint8],
     ends: npt.NDArray[np.int64],
@@ -430,7 +430,7 @@ def encode_documents(
     return written
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]) -> None:
     """Let a piece begin with every document and with what stands between two, and none behind the last."""
     one = np.uint64(1)
@@ -443,7 +443,7 @@ def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64])
     starts[(last >> 6) + 1 :] = 0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _merge_new(
     news: int,
     new: npt.NDArray[np.int64],
