@@ -35,7 +35,7 @@ CHECKED = os.environ.get(_VARIABLE) == "1"
 
 def kernel(function: _Function) -> _Function:
     """Compile a function when it is first called, once for each kind of arguments; it runs without the lock."""
-    return _compiled(function)
+    return compiled(function)
 
 
 def inlined(function: _Function) -> _Function:
@@ -43,10 +43,11 @@ def inlined(function: _Function) -> _Function:
 
     numba's own `inline` would put its Python into each caller, which types and translates it again every time.
     """
-    return _compiled(function, forceinline=True)
+    return compiled(function, forceinline=True)
 
 
-def _compiled(function: _Function, **options: Any) -> _Function:
+def compiled(function: _Function, cache: bool = True, **options: Any) -> _Function:
+    """What numba makes of a function, checked if this process checks its kernels."""
     before = _CONFIG.CACHE_DIR
     is_checked = CHECKED or bool(_CONFIG.BOUNDSCHECK)
     if is_checked:  # numba's cache does not know how what it holds was checked
@@ -54,10 +55,10 @@ def _compiled(function: _Function, **options: Any) -> _Function:
         _CONFIG.CACHE_DIR = str(Path(before or Path(__file__).parent / "__pycache__") / mode)
         options["boundscheck"] = True
     try:
-        compiled: _Function = numba.njit(nogil=True, cache=True, **options)(function)
+        result: _Function = numba.njit(nogil=True, cache=cache, **options)(function)
     finally:
         _CONFIG.CACHE_DIR = before
-    return compiled
+    return result
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

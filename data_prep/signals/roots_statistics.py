@@ -324,7 +324,7 @@ def _sum_of_largest(values: Places, size: int, taken: int, histogram: Places) ->
             large += 1
             total += value
     if large > taken:
-        sort(values, 0, large)
+        sort(values, np.int64(0), large)
         total = np.int64(0)
         for k in range(large - taken, large):
             total += values[k]

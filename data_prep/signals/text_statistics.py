@@ -144,7 +144,7 @@ def _mixed_hash(data: Bytes, start: int, stop: int) -> np.uint64:
 
 
 @kernel
-def _repeats(hashes: Hashes, characters: Places, first: int, entries: int, table: Hashes) -> tuple[int, int]:
+def _repeats(hashes: Hashes, characters: Places, first: int | np.int64, entries: int, table: Hashes) -> tuple[int, int]:
     """Number of the `entries` from `first` on that repeat one before them, and the characters in them."""
     mask = clear(entries, table)
     repeated, repeated_characters = 0, 0
@@ -446,7 +446,7 @@ def _measure_lines(
     row[_PARAGRAPHS] = paragraphs
     row[_BULLET_LINES] = bullets / max(lines, 1)
     row[_ELLIPSIS_LINES] = ellipses / max(lines, 1)
-    repeated, repeated_characters = _repeats(hashes, characters, 0, lines, table)
+    repeated, repeated_characters = _repeats(hashes, characters, np.int64(0), lines, table)
     row[_DUPLICATE_LINES] = repeated / max(lines, 1)
     row[_DUPLICATE_LINE_CHARACTERS] = repeated_characters / text_characters
     repeated, repeated_characters = _repeats(hashes, characters, back - paragraphs + 1, paragraphs, table)

@@ -292,7 +292,7 @@ def _c4_of_line(
     if not has_citation:
         return _c4_line(data, first, last, flags, sentences)
     copied = _without_citations(data, first, last, copy)
-    return _c4_line(copy_read_only, 0, copied, flags, sentences)
+    return _c4_line(copy_read_only, np.int64(0), copied, flags, sentences)
 
 
 @kernel
