@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import kernel, read_only
+from data_prep.kernel import kernel, part, read_only
 from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0
@@ -51,7 +51,7 @@ class Similar:
     """Pairs whose exact similarity was computed."""
 
 
-@kernel
+@part
 def _least_jaccard(size, other_size, minimum_jaccard, minimum_containment):  # type: ignore[no-untyped-def]
     """The Jaccard similarity that a pair must have for its later document to go, as near or as contained."""
     least = minimum_jaccard

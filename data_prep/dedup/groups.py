@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.kernel import kernel, read_only
+from data_prep.kernel import kernel, part, read_only
 from foundation.atomic_files import room_for
 
 _ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))
 _ENTRY_BYTES = 16
 
 
-@kernel
+@part
 def _root(parent, document):  # type: ignore[no-untyped-def]
     while parent[document] != document:
         parent[document] = parent[parent[document]]  # halve the path

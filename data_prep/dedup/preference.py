@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import kernel
+from data_prep.kernel import kernel, part
 
 
-@kernel
+@part
 def _place(fails_rules, size, places):  # type: ignore[no-untyped-def]
     """Where equals of a document are counted; without an order by size all are of one."""
     return np.int64(fails_rules), max(places.shape[1] - 1 - size, 0)

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Bytes, inlined, kernel
+from data_prep.kernel import Bytes, inlined, part
 from data_prep.machine_words import EACH_BYTE, at, bytes_equal, load_eight, lowest, mask_of
 
 SPACE = 1
@@ -154,7 +154,7 @@ def _continuing(eight: np.uint64) -> np.int64:
     return np.int64((bits * EACH_BYTE) >> np.uint64(56))
 
 
-@kernel
+@part
 def next_line(data: Bytes, start: int, end: int) -> tuple[int, int, bool]:
     """Where the line ends, its characters without a carriage return, and whether it holds `[`."""
     stop, continuing, brackets = start, 0, np.uint64(0)
@@ -182,7 +182,7 @@ def next_line(data: Bytes, start: int, end: int) -> tuple[int, int, bool]:
     return stop, stop - start - continuing - returns, brackets != 0
 
 
-@kernel
+@part
 def character_count(data: Bytes, start: int, stop: int) -> int:
     """Characters of bytes [start, stop)."""
     i, continuing = start, 0
@@ -195,7 +195,7 @@ def character_count(data: Bytes, start: int, stop: int) -> int:
     return stop - start - continuing
 
 
-@kernel
+@part
 def trimmed(data: Bytes, first: int, last: int, flags: Bytes) -> tuple[int, int]:
     """[first, last) without white space at its ends."""
     while first < last:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Hashes, inlined, kernel
+from data_prep.kernel import Hashes, inlined, part
 from data_prep.machine_words import empty_or_alike, lowest
 
 _COUNT = np.uint64((1 << 28) - 1)
@@ -28,7 +28,7 @@ def table_for(entries: int) -> Hashes:
     return table[-table.ctypes.data // 8 % _GROUP :]
 
 
-@kernel
+@part
 def clear(entries: int, table: Hashes) -> np.uint64:
     """Empty the part of a table that so many hashes need, at most half full; return its size less one group."""
     size = np.int64(2 * _GROUP)
@@ -60,7 +60,7 @@ def occurrences(slot: int, table: Hashes) -> np.int64:
     return np.int64(table[np.uint64(slot)] & _COUNT)
 
 
-@kernel
+@part
 def sort(values: npt.NDArray[Any], start: int, stop: int) -> None:
     """Sort values[start:stop] (Williams 1964, Algorithm 232, "Heapsort"): numba's sort takes 2 s to compile."""
     size = stop - start

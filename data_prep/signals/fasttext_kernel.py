@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Bytes, Hashes, Places, Shares, inlined, kernel, read_only, scratch_size
+from data_prep.kernel import Bytes, Hashes, Places, Shares, inlined, kernel, part, read_only, scratch_size
 from data_prep.signals.fasttext_file import HIERARCHICAL_SOFTMAX, SOFTMAX, SUPERVISED, FastTextFile
 
 _BASIS, _PRIME, _LOW = np.uint64(2166136261), np.uint64(16777619), np.uint64(0xFFFFFFFF)
@@ -185,7 +185,7 @@ def _dot(outputs: npt.NDArray[np.float32], row: int, hidden: npt.NDArray[np.floa
     return total
 
 
-@kernel
+@part
 def _best_by_softmax(outputs: npt.NDArray[np.float32], hidden: npt.NDArray[np.float32]) -> tuple[np.int64, float]:
     """The most probable label and its probability."""
     best, highest, total = np.int64(0), np.float64(-1e30), 0.0
@@ -199,7 +199,7 @@ def _best_by_softmax(outputs: npt.NDArray[np.float32], hidden: npt.NDArray[np.fl
     return best, 1.0 / total
 
 
-@kernel
+@part
 def _best_of_tree(
     outputs: npt.NDArray[np.float32],
     children: Places,

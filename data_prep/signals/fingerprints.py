@@ -26,7 +26,7 @@ import numpy.typing as npt
 import xxhash
 
 from data_prep.config import FingerprintConfig
-from data_prep.kernel import Bytes, Hashes, Places, Points, kernel, longest_text, read_only, scratch_size
+from data_prep.kernel import Bytes, Hashes, Places, Points, kernel, longest_text, part, read_only, scratch_size
 from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
 from data_prep.signals.counting import sort
 
@@ -54,7 +54,7 @@ def minhash_functions(permutations: int, seed: int) -> tuple[npt.NDArray[np.uint
     return multipliers, offsets
 
 
-@kernel
+@part
 def _is_unspaced(data: Bytes, begin: int, end: int, flags: Bytes) -> bool:
     """Whether a fifth of the letters belong to scripts written without spaces; these begin at U+0E00, so at byte E0."""
     letters, unspaced = 0, 0
@@ -135,7 +135,7 @@ def _shingle(
     return count - length + 1
 
 
-@kernel
+@part
 def _distinct(
     shingles: Hashes,
     found: int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Bytes, Places, kernel, read_only
+from data_prep.kernel import Bytes, Places, kernel, part, read_only
 
 AT_SIGN = 1
 """`@` after a character that can end the local part of an address."""
@@ -49,7 +49,7 @@ _MINIMUM_TOKEN_BYTES = 16
 _MINIMUM_DIGITS = 7
 
 
-@kernel
+@part
 def _find(data: Bytes, begin: int, end: int, classes: Bytes, kinds: Bytes, positions: Places, found: int) -> int:
     """Append candidates of one document from `found` on; return their number, which may exceed the room for them."""
     room = positions.shape[0]

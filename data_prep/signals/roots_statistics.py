@@ -38,6 +38,7 @@ from data_prep.kernel import (
     inlined,
     kernel,
     longest_text,
+    part,
     read_only,
     scratch_size,
 )
@@ -204,7 +205,7 @@ def _pair_of_64(data: Bytes, i: int, one: int, two: int) -> np.uint64:
     return equal_of_64(data, i, np.uint8(one)) & equal_of_64(data, i + 1, np.uint8(two))
 
 
-@kernel
+@part
 def _next_address_pair(data: Bytes, i: int, end: int) -> int:
     """The first place in [i, end) of two bytes of which each part of an address holds some, or `end`."""
     while i + 1 < end and i + 65 <= data.shape[0]:
@@ -232,7 +233,7 @@ def _next_address_pair(data: Bytes, i: int, end: int) -> int:
     return end
 
 
-@kernel
+@part
 def _has_address_part(points: Points, first: int, last: int) -> bool:
     """Whether characters [first, last) hold http, www, .com, href or //."""
     for i in range(first, last - 1):
@@ -254,7 +255,7 @@ def _has_address_part(points: Points, first: int, last: int) -> bool:
     return False
 
 
-@kernel
+@part
 def _character_repetition(start: int, stop: int, gram: int, scratch: _Scratch) -> float:
     """Share of the occurrences of n-grams of points[start:stop] that are of the most frequent ones."""
     points, repeated, table = scratch.points, scratch.repeated, scratch.table
@@ -286,7 +287,7 @@ def _character_repetition(start: int, stop: int, gram: int, scratch: _Scratch) -
     return total / entries
 
 
-@kernel
+@part
 def _word_repetition(word_count: int, gram: int, scratch: _Scratch) -> float:
     """Share of the occurrences of n-grams of words[:word_count] that occur more than once."""
     words, repeated, table = scratch.words, scratch.repeated, scratch.table
@@ -308,7 +309,7 @@ def _word_repetition(word_count: int, gram: int, scratch: _Scratch) -> float:
     return total / entries
 
 
-@kernel
+@part
 def _sum_of_largest(values: Places, size: int, taken: int, histogram: Places) -> np.int64:
     """Sum of the largest of values[:size], which are moved about; small values are counted, the few others sorted."""
     for value in range(histogram.shape[0]):
@@ -354,7 +355,7 @@ def _folded(point: int, lower: Points) -> np.uint64:
     return np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
 
 
-@kernel
+@part
 def _read_part(
     data: Bytes,
     i: int,
@@ -430,7 +431,7 @@ def _hash_on(value: np.uint64, first: int, last: int, tables: _Tables, scratch: 
     return value
 
 
-@kernel
+@part
 def _trimmed(length: int, kinds: Bytes, points: Points) -> tuple[int, int]:
     """The first and last of points[:length] that is no white space, half-open."""
     while length and kinds[min(np.int64(points[length - 1]), kinds.shape[0] - 1)] & _SEPARATOR:
@@ -441,7 +442,7 @@ def _trimmed(length: int, kinds: Bytes, points: Points) -> tuple[int, int]:
     return start, length
 
 
-@kernel
+@part
 def _measure_document(
     data: Bytes,
     begin: int,

@@ -40,6 +40,7 @@ from data_prep.kernel import (
     inlined,
     kernel,
     longest_text,
+    part,
     read_only,
     scratch_size,
 )
@@ -89,7 +90,7 @@ def _key(points: Points, first: int, size: int, window: int, model: int) -> np.u
     return (value * _MULTIPLIER) | np.uint64(1)
 
 
-@kernel
+@part
 def score(
     points: Points,
     count: int,
@@ -126,7 +127,7 @@ def score(
     return total
 
 
-@kernel
+@part
 def _script(point: int) -> int:
     """The model of a letter; Han and kana are told apart by the document."""
     if point < 0x0E80:
@@ -138,7 +139,7 @@ def _script(point: int) -> int:
     return -1
 
 
-@kernel
+@part
 def _is_kana(point: int) -> bool:
     return 0x3040 <= point < 0x3100 or 0x31F0 <= point < 0x3200 or 0xFF66 <= point < 0xFF9E
 

@@ -30,6 +30,7 @@ from data_prep.kernel import (
     inlined,
     kernel,
     longest_text,
+    part,
     read_only,
     scratch_size,
 )
@@ -128,7 +129,7 @@ _PIECE_KINDS = np.array(
 )
 
 
-@kernel
+@part
 def _mixed_hash(data: Bytes, start: int, stop: int) -> np.uint64:
     """64-bit hash of bytes [start, stop), of which there are some; never 0 because 0 marks an empty slot."""
     value = np.uint64(stop - start)
@@ -143,7 +144,7 @@ def _mixed_hash(data: Bytes, start: int, stop: int) -> np.uint64:
     return value | np.uint64(1)
 
 
-@kernel
+@part
 def _repeats(hashes: Hashes, characters: Places, first: int | np.int64, entries: int, table: Hashes) -> tuple[int, int]:
     """Number of the `entries` from `first` on that repeat one before them, and the characters in them."""
     mask = clear(entries, table)
@@ -221,7 +222,7 @@ def _letters_in_a_row(data: Bytes, i: int, end: int, flags: Bytes) -> tuple[int,
     return characters, letters, i
 
 
-@kernel
+@part
 def _measure_words(
     data: Bytes,
     begin: int,
@@ -324,7 +325,7 @@ def _measure_words(
     return words
 
 
-@kernel
+@part
 def _measure_repeated_grams(
     words: int,
     hashes: Hashes,
@@ -378,7 +379,7 @@ def _measure_repeated_grams(
         candidates = left
 
 
-@kernel
+@part
 def _starts_with_bullet(data: Bytes, start: int, stop: int, flags: Bytes) -> bool:
     point, size = decode(data, start, stop)
     if point == 0x2D or point == 0x2A or point == 0x2013:  # - * – are bullets only before a space
@@ -399,7 +400,7 @@ def _starts_with_bullet(data: Bytes, start: int, stop: int, flags: Bytes) -> boo
     )
 
 
-@kernel
+@part
 def _ends_with_ellipsis(data: Bytes, start: int, stop: int) -> bool:
     if stop - start < 3:
         return False
@@ -407,7 +408,7 @@ def _ends_with_ellipsis(data: Bytes, start: int, stop: int) -> bool:
     return (a == 0x2E and b == 0x2E and c == 0x2E) or (a == 0xE2 and b == 0x80 and c == 0xA6)
 
 
-@kernel
+@part
 def _measure_lines(
     data: Bytes, begin: int, end: int, flags: Bytes, hashes: Hashes, characters: Places, table: Hashes, row: Shares
 ) -> None:

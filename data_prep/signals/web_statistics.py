@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Bytes, Places, Shares, inlined, kernel, longest_text, read_only, scratch_size
+from data_prep.kernel import Bytes, Places, Shares, inlined, kernel, longest_text, part, read_only, scratch_size
 from data_prep.machine_words import at
 from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, trimmed
 from data_prep.signals.text_statistics import STATISTICS
@@ -103,7 +103,7 @@ _MAY_FOLLOW_SENTENCE = np.isin(np.arange(256), np.frombuffer(b"\"')].?!", dtype=
 _IS_RARE = np.isin(np.arange(256), np.frombuffer(_RARE_LETTERS + _RARE_LETTERS.upper(), dtype=np.uint8))
 
 
-@kernel
+@part
 def _phrases_around(data: Bytes, i: int, first: int, last: int) -> np.int64:
     """The bits of the phrases within [first, last), in any case, whose first rare letter is byte i."""
     found = np.int64(0)
@@ -124,7 +124,7 @@ def _phrases_around(data: Bytes, i: int, first: int, last: int) -> np.int64:
     return found
 
 
-@kernel
+@part
 def _citation_at(data: Bytes, i: int, stop: int) -> int:
     """Bytes of the citation that begins with the `[` at byte i, else 0."""
     j = i + 1
@@ -143,7 +143,7 @@ def _citation_at(data: Bytes, i: int, stop: int) -> int:
     return 0
 
 
-@kernel
+@part
 def _is_title(data: Bytes, first: int, stop: int) -> bool:
     """Whether the word that ends before the full stop at `stop` is one capital letter or a title."""
     start = stop
@@ -167,7 +167,7 @@ def _is_title(data: Bytes, first: int, stop: int) -> bool:
     )
 
 
-@kernel
+@part
 def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
     """Sentences of a line without white space at its ends; what follows the last full stop is one as well."""
     sentences = 0
@@ -211,7 +211,7 @@ def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
     return sentences + (begun < last)
 
 
-@kernel
+@part
 def _c4_line(data: Bytes, first: int, last: int, flags: Bytes, sentences: Places) -> int:
     """Fill the sentences of the line by variant, 0 where it goes; return bits: 1 `{`, 2 "lorem ipsum" for the dataset.
 
@@ -261,7 +261,7 @@ def _c4_line(data: Bytes, first: int, last: int, flags: Bytes, sentences: Places
     return 0
 
 
-@kernel
+@part
 def _without_citations(data: Bytes, first: int, last: int, copy: Bytes) -> int:
     """Copy a line without its citations; return the bytes copied."""
     copied = 0

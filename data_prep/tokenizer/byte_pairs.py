@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import inlined, kernel
+from data_prep.kernel import inlined, kernel, part
 from data_prep.machine_words import at, highest, load_eight, lowest, mask_of, prefetch, smallest_of_64, store_eight
 from data_prep.tokenizer.pieces import code_point
 
@@ -175,7 +175,7 @@ def _key(
     return rank << np.uint64(40) | np.uint64(i) if rank != np.uint64(_NO_RANK) else np.uint64(_EMPTY)
 
 
-@kernel
+@part
 def _merge_many(
     symbols: npt.NDArray[np.uint32],
     count: int,
@@ -430,7 +430,7 @@ def encode_documents(
     return written
 
 
-@kernel
+@part
 def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]) -> None:
     """Let a piece begin with every document and with what stands between two, and none behind the last."""
     one = np.uint64(1)
@@ -443,7 +443,7 @@ def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64])
     starts[(last >> 6) + 1 :] = 0
 
 
-@kernel
+@part
 def _merge_new(
     news: int,
     new: npt.NDArray[np.int64],
