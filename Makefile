@@ -33,6 +33,7 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m tools.bench compile
 	$(BIN)/python -m tools.bench data
 	$(BIN)/python -m tools.bench stages
 	$(BIN)/python -m tools.bench verdicts

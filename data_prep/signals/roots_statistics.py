@@ -462,7 +462,8 @@ def _measure_document(
     )
     kinds, points, words = tables.kinds, scratch.points, scratch.words
     basis = (_BASIS ^ np.uint64(number)) * _PRIME
-    length, word_count, special, stop_words, flagged_words, separators = 0, 0, 0, 0, 0, 0
+    length, word_count = np.int64(0), np.int64(0)
+    special, stop_words, flagged_words, separators = 0, 0, 0, 0
     has_begins = False
     for k in range(begin, end):
         has_begins |= at(begins, k)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.config import FingerprintConfig, TokenizerConfig
@@ -243,6 +243,8 @@ def identifier() -> language.LanguageIdentifier:
 
 @_FEW
 @given(_ROW_GROUPS)
+@example(_row_group(["a" * 600 + "日" * 401], [0]))
+@example(_row_group(["word " * 120 + "日" * 450] * 40, [0, 1, 2]))
 def test_language(identifier: language.LanguageIdentifier, group: tuple[Array, Array, list[bytes]]) -> None:
     data, offsets, documents = group
     found = identifier.identify_many(data, offsets)
