@@ -78,9 +78,9 @@ def test_the_mode_is_on_or_off() -> None:
 CACHES = """
 from pathlib import Path
 import numpy as np
-from data_prep.signals.counting import sort
-sort(np.array([2, 1], np.uint64), 0, 2)
-print(sort.stats.cache_path)
+from data_prep.dedup import near
+near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)
+print(near._hash_bands.stats.cache_path)
 """
 
 
