@@ -6,7 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-slow-share bench lint install clean help
+.PHONY: demo test test-all test-checked test-slow-share bench lint install clean help
 
 help:
 	@echo "make demo      from this machine's own text to a trained, exported model, in runs/demo"
@@ -26,6 +26,10 @@ test-all: lint
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[eval,ray]"
 	$(BIN)/python -m pytest
 
+# Every load and store of compiled code is checked.
+test-checked: $(VENV)/installed
+	ALTIPLANO_CHECKED_KERNELS=1 NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m "not slow" tests/unit/data_prep
+
 # One in SLOW_TURNS of the slow tests, those whose turn TURN is.
 SLOW_TURNS ?= 20
 TURN ?= 0
@@ -40,6 +44,7 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m data_prep run --config configs/data/demo.yaml
+	$(BIN)/python -m tools.bench compile
 	$(BIN)/python -m tools.bench data
 	$(BIN)/python -m tools.bench stages
 	$(BIN)/python -m tools.bench verdicts

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.machine_words import read_only
+from data_prep.kernel import read_only
 
 DOCUMENTS = pa.schema(
     [

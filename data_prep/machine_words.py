@@ -1,6 +1,7 @@
-"""What compiled code needs and numba has no words for: many bytes at once, as the processor reads and compares them.
+"""LLVM operations that numba does not expose: unchecked access, and many bytes at once.
 
-`data` is an array of bytes. Nothing here looks whether it ends before the bytes that are read, but `first_bytes`.
+`data` is an array of bytes. Nothing here looks whether an array ends before what is read or written, except
+`first_bytes`; in the checked mode of `kernel` all of it does, and raises an IndexError.
 """
 
 from __future__ import annotations
@@ -9,26 +10,53 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import load_item, make_array
 
+from data_prep.kernel import CHECKED, Bytes, inlined
 
-def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only view: kernels are compiled once for each kind of array, so that all callers hand in the same kind."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+_I64 = ir.IntType(64)
+
+
+def _row(context: Any, builder: Any, kind: Any, place: Any, size: int, purpose: str) -> Any:
+    """The array of `place`, array and index, where `size` entries are accessed; if `CHECKED`, they must be there."""
+    value, i = place
+    array = make_array(kind)(context, builder, value)
+    if CHECKED:
+        length = builder.extract_value(array.shape, 0)
+        starts_outside = builder.icmp_unsigned(">", i, length)  # without a sign, negative places are large
+        ends_outside = builder.icmp_unsigned("<", builder.sub(length, i), _I64(size))
+        with builder.if_then(builder.or_(starts_outside, ends_outside), likely=False):
+            message = f"{purpose} of {size} entries, which do not lie inside of the array"
+            context.call_conv.return_user_exc(builder, IndexError, (message,))
+    return array
+
+
+def _address(context: Any, builder: Any, kind: Any, place: Any, bits: int, purpose: str) -> Any:
+    """Pointer to the first of so many bits from `place`, array and index, on."""
+    array = _row(context, builder, kind, place, -(-bits // _entry_bits(kind)), purpose)
+    return builder.gep(array.data, [place[1]])
+
+
+def _entry_bits(kind: Any) -> int:
+    return 8 if kind.dtype == numba.boolean else int(kind.dtype.bitwidth)
+
+
+def _all_alike(builder: Any, number: Any, kind: Any) -> Any:
+    """A vector of which each lane is `number`."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), lanes)
 
 
 def _generate_at(context: Any, array: Any, i: Any) -> Any:
-    """`array[i]` of a place that is not negative, which is then not asked: a tenth of a loop over bytes."""
+    """Unchecked `array[i]` for i >= 0: to ask whether it is negative takes a tenth of a loop over bytes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]
-        place = builder.gep(make_array(kind)(context, builder, arguments[0]).data, [arguments[1]])
+        place = _address(context, builder, kind, arguments, _entry_bits(kind), "load")
         return load_item(context, builder, kind, place)
 
     return array.dtype(array, numba.int64), generate
@@ -41,11 +69,10 @@ def _generate_load(context: Any, data: Any, i: Any) -> Any:
     """The eight bytes from `data[i]` on as one number, wherever they begin; the first is the lowest."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
-        return builder.load(address, align=1)
+        place = _address(context, builder, signature.args[0], arguments, 64, "load")
+        return builder.load(builder.bitcast(place, _I64.as_pointer()), align=1)
 
-    return numba.uint64(data, i), generate
+    return numba.uint64(data, numba.int64), generate
 
 
 load_eight: Any = intrinsic(_generate_load)
@@ -55,16 +82,12 @@ def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
     """Which of the 64 bytes from `data[i]` on are `value`: the first byte is the lowest bit."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])
         kind = ir.VectorType(ir.IntType(8), 64)
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
-        block = builder.load(address, align=1)
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), arguments[2], ir.IntType(32)(0))
-        all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
-        wanted = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), all_lanes)
-        return builder.bitcast(builder.icmp_unsigned("==", block, wanted), ir.IntType(64))
+        place = _address(context, builder, signature.args[0], arguments[:2], 512, "load")
+        block = builder.load(builder.bitcast(place, kind.as_pointer()), align=1)
+        return builder.bitcast(builder.icmp_unsigned("==", block, _all_alike(builder, arguments[2], kind)), _I64)
 
-    return numba.uint64(data, i, numba.uint8), generate
+    return numba.uint64(data, numba.int64, numba.uint8), generate
 
 
 equal_of_64: Any = intrinsic(_generate_equal)
@@ -77,11 +100,10 @@ def _generate_differing(context: Any, one: Any, i: Any, other: Any, j: Any) -> A
         kind = ir.VectorType(ir.IntType(8), 32)
         blocks = []
         for k in (0, 2):
-            array = make_array(signature.args[k])(context, builder, arguments[k])
-            address = builder.bitcast(builder.gep(array.data, [arguments[k + 1]]), kind.as_pointer())
-            blocks.append(builder.load(address, align=1))
+            place = _address(context, builder, signature.args[k], arguments[k : k + 2], 256, "load")
+            blocks.append(builder.load(builder.bitcast(place, kind.as_pointer()), align=1))
         differing = builder.bitcast(builder.icmp_unsigned("!=", *blocks), ir.IntType(32))
-        return builder.zext(differing, ir.IntType(64))
+        return builder.zext(differing, _I64)
 
     return numba.uint64(one, numba.int64, other, numba.int64), generate
 
@@ -93,8 +115,8 @@ def _generate_store(context: Any, array: Any, i: Any, eight: Any) -> Any:
     """Write eight bytes from `array[i]` on, whatever the array is of."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.gep(make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
-        builder.store(arguments[2], builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+        place = _address(context, builder, signature.args[0], arguments[:2], 64, "store")
+        builder.store(arguments[2], builder.bitcast(place, _I64.as_pointer()), align=1)
         return context.get_dummy_value()
 
     return numba.void(array, numba.int64, numba.uint64), generate
@@ -107,7 +129,7 @@ def _generate_prefetch(context: Any, array: Any, i: Any) -> Any:
     """Bring the line of the cache that row `i` of a table begins in, without waiting for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        table = make_array(signature.args[0])(context, builder, arguments[0])
+        table = _row(context, builder, signature.args[0], arguments, 1, "prefetch")
         stride = builder.extract_value(table.strides, 0)
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         address = builder.gep(builder.bitcast(table.data, byte), [builder.mul(arguments[1], stride)])
@@ -126,29 +148,23 @@ def _generate_alike(context: Any, entries: Any, i: Any, value: Any, compared: An
     """Which of the eight numbers from `entries[i]` on are zero, or `value` in the bits of `compared`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])
-        kind = ir.VectorType(ir.IntType(64), 8)
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
-        eight = builder.load(address, align=8)
-
-        def each(number: Any) -> Any:
-            one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
-            all_lanes = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
-            return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), all_lanes)
-
+        kind = ir.VectorType(_I64, 8)
+        place = _address(context, builder, signature.args[0], arguments[:2], 512, "load")
+        eight = builder.load(builder.bitcast(place, kind.as_pointer()), align=8)
         none = ir.Constant(kind, [0] * 8)
-        differing = builder.and_(builder.xor(eight, each(arguments[2])), each(arguments[3]))
+        value, compared = (_all_alike(builder, number, kind) for number in arguments[2:])
+        differing = builder.and_(builder.xor(eight, value), compared)
         alike = builder.or_(builder.icmp_unsigned("==", differing, none), builder.icmp_unsigned("==", eight, none))
-        return builder.zext(builder.bitcast(alike, ir.IntType(8)), ir.IntType(64))
+        return builder.zext(builder.bitcast(alike, ir.IntType(8)), _I64)
 
-    return numba.uint64(entries, i, numba.uint64, numba.uint64), generate
+    return numba.uint64(entries, numba.int64, numba.uint64, numba.uint64), generate
 
 
 empty_or_alike: Any = intrinsic(_generate_alike)
 
 
 def _generate_lowest(context: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set; at least one must be."""
+    """Place of the lowest bit that is set; at least one must be."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.IntType(1)(1))
@@ -160,7 +176,7 @@ lowest: Any = intrinsic(_generate_lowest)
 
 
 def _generate_highest(context: Any, bits: Any) -> Any:
-    """The place of the highest bit that is set; at least one must be."""
+    """Place of the highest bit that is set; at least one must be."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.sub(ir.IntType(64)(63), builder.ctlz(arguments[0], ir.IntType(1)(1)))
@@ -175,13 +191,12 @@ def _generate_smallest(context: Any, numbers: Any, i: Any) -> Any:
     """The smallest of the 64 numbers of 32 bits from `numbers[i]` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = make_array(signature.args[0])(context, builder, arguments[0])
         number = ir.IntType(32)
         kind = ir.VectorType(number, 64)
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), kind.as_pointer())
+        place = _address(context, builder, signature.args[0], arguments, 2048, "load")
         name = "llvm.vector.reduce.umin.v64i32"
         function = get_or_insert_function(builder.module, ir.FunctionType(number, [kind]), name)
-        return builder.call(function, [builder.load(address, align=4)])
+        return builder.call(function, [builder.load(builder.bitcast(place, kind.as_pointer()), align=4)])
 
     return numba.uint32(numbers, numba.int64), generate
 
@@ -193,8 +208,8 @@ EACH_BYTE = np.uint64(0x0101010101010101)
 """Times a byte: eight of it."""
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def first_bytes(data, start, size):  # type: ignore[no-untyped-def]
+@inlined
+def first_bytes(data: Bytes, start: int, size: int) -> np.uint64:
     """At most eight bytes from `data[start]` on as one number; the first is the lowest, what is missing is zero."""
     if start + 8 <= data.shape[0]:
         return load_eight(data, start) & mask_of(size)
@@ -204,14 +219,14 @@ def first_bytes(data, start, size):  # type: ignore[no-untyped-def]
     return value
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def mask_of(size):  # type: ignore[no-untyped-def]
+@inlined
+def mask_of(size: int) -> np.uint64:
     """All bits of the lowest `size` of eight bytes."""
     return ~np.uint64(0) >> np.uint64(64 - 8 * size) if size else np.uint64(0)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def bytes_equal(eight, byte):  # type: ignore[no-untyped-def]
+@inlined
+def bytes_equal(eight: np.uint64, byte: int) -> np.uint64:
     """The highest bit of each of eight bytes that is `byte`; above the lowest such, perhaps of others too."""
     others = eight ^ (EACH_BYTE * np.uint64(byte))
     return (others - EACH_BYTE) & ~others & (EACH_BYTE << np.uint64(7))

@@ -17,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import read_only
+from data_prep.kernel import kernel, part, read_only
 from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0
@@ -52,7 +51,7 @@ class Similar:
     """Pairs whose exact similarity was computed."""
 
 
-@numba.njit(nogil=True, cache=True)
+@part
 def _least_jaccard(size, other_size, minimum_jaccard, minimum_containment):  # type: ignore[no-untyped-def]
     """The Jaccard similarity that a pair must have for its later document to go, as near or as contained."""
     least = minimum_jaccard
@@ -62,7 +61,7 @@ def _least_jaccard(size, other_size, minimum_jaccard, minimum_containment):  # t
     return least
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _choose(  # type: ignore[no-untyped-def]
     start,
     stop,

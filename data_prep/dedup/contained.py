@@ -13,13 +13,13 @@ by the exact containment.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.choose import SCREENING_DEVIATIONS
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.spill import Spill
+from data_prep.kernel import kernel
 
 ANCHORS = 16
 COMMON_DOCUMENTS = 32
@@ -29,7 +29,7 @@ PAIR_FIELDS = (("inner", "<i8"), ("outer", "<i8"))
 """A record of one anchor of `inner` that `outer` shares."""
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _meet(documents, asks, starts, inner, outer, anchors, is_filling):  # type: ignore[no-untyped-def]
     """Count or fill the pairs of each group of equal keys; return their number.
 

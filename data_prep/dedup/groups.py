@@ -14,19 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.machine_words import read_only
+from data_prep.kernel import kernel, part, read_only
 from foundation.atomic_files import room_for
 
 _ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))
 _ENTRY_BYTES = 16
 
 
-@numba.njit(nogil=True, cache=True)
+@part
 def _root(parent, document):  # type: ignore[no-untyped-def]
     while parent[document] != document:
         parent[document] = parent[parent[document]]  # halve the path
@@ -34,7 +33,7 @@ def _root(parent, document):  # type: ignore[no-untyped-def]
     return document
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _unite(parent, documents, starts):  # type: ignore[no-untyped-def]
     """Join the documents [starts[b], starts[b + 1]) of each bucket; the smallest number stands for a group."""
     for bucket in range(starts.shape[0] - 1):
@@ -46,7 +45,7 @@ def _unite(parent, documents, starts):  # type: ignore[no-untyped-def]
             parent[other] = first
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _divide(parent, candidates, shingle_counts, shingle_bytes, document_bytes, room, batch):  # type: ignore[no-untyped-def]
     """Fill the batch of each candidate, which is zero at first, groups in the order of their first documents; return
     how many there are."""

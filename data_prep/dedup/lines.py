@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -27,7 +26,7 @@ from data_prep.config import DedupConfig
 from data_prep.dedup.evidence import document_id
 from data_prep.dedup.spill import Spill, mapped_zeros, part_of, parts_for
 from data_prep.dedup.texts import read_texts
-from data_prep.machine_words import read_only
+from data_prep.kernel import kernel, read_only
 from data_prep.shards import RunDirectory, Shard
 from data_prep.signals.characters import SPACE, WORD, character_flags, decode, lower_case
 from foundation.atomic_files import whole_file
@@ -41,7 +40,7 @@ _BYTES_PER_LINE = 40
 """Of text, to guess how many lines there will be; decides the number of parts only."""
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _hash_lines(data, begin, end, flags, lower, hashes, starts, stops):  # type: ignore[no-untyped-def]
     lines = 0
     start = begin

@@ -6,19 +6,18 @@ Datasets, section 3.4.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.spill import Spill
-from data_prep.machine_words import read_only
+from data_prep.kernel import kernel, read_only
 
 BAND_FIELDS = (("key", "<u8"), ("document", "<i8"))
 """A record of one band of a document."""
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _hash_bands(minima, rows, keys):  # type: ignore[no-untyped-def]
     for d in range(keys.shape[0]):
         for band in range(keys.shape[1]):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.kernel import kernel, part
 
-@numba.njit(nogil=True, cache=True)
+
+@part
 def _place(fails_rules, size, places):  # type: ignore[no-untyped-def]
     """Where equals of a document are counted; without an order by size all are of one."""
     return np.int64(fails_rules), max(places.shape[1] - 1 - size, 0)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _count(fails_rules, sizes, places):  # type: ignore[no-untyped-def]
     for d in range(fails_rules.shape[0]):
         places[_place(fails_rules[d], sizes[d], places)] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _take(fails_rules, sizes, places, rank):  # type: ignore[no-untyped-def]
     for d in range(fails_rules.shape[0]):
         place = _place(fails_rules[d], sizes[d], places)

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.kernel import kernel
 from foundation.atomic_files import room_for
 
 _COPIES = 6
@@ -58,7 +58,7 @@ def mapped_numbers(path: Path, count: int) -> npt.NDArray[np.int64]:
     return numbers
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _number(numbers):  # type: ignore[no-untyped-def]
     for k in range(numbers.shape[0]):
         numbers[k] = k

@@ -9,10 +9,10 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.kernel import Bytes, inlined, part
 from data_prep.machine_words import EACH_BYTE, at, bytes_equal, load_eight, lowest, mask_of
 
 SPACE = 1
@@ -110,8 +110,8 @@ def lower_case() -> npt.NDArray[np.uint32]:
 
 
 # numba keys its cache by the file of the outermost kernel: after a change here, remove the kernels' __pycache__.
-@numba.njit(nogil=True, cache=True, inline="always")
-def decode(data, i, end):  # type: ignore[no-untyped-def]
+@inlined
+def decode(data: Bytes, i: int, end: int) -> tuple[int, int]:
     """Code point at byte `i` and its size in bytes; a byte that is no whole character decodes as U+FFFD of size 1.
 
     Reads no byte at or after `end`, whatever the bytes are.
@@ -120,42 +120,42 @@ def decode(data, i, end):  # type: ignore[no-untyped-def]
     # locked instructions for each character.
     last = end - 1
     return _character(
-        np.int64(at(data, i)),
-        np.int64(at(data, min(i + 1, last))),
-        np.int64(at(data, min(i + 2, last))),
-        np.int64(at(data, min(i + 3, last))),
+        at(data, i),
+        at(data, min(i + 1, last)),
+        at(data, min(i + 2, last)),
+        at(data, min(i + 3, last)),
         end - i,
     )
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _character(lead, second, third, fourth, size):  # type: ignore[no-untyped-def]
+@inlined
+def _character(lead: int, second: int, third: int, fourth: int, size: int) -> tuple[int, int]:
     """What `decode` gives for four bytes, of which `size` are there."""
     if lead < 0x80:
-        return lead, np.int64(1)
+        return lead, 1
     if 0xC0 <= lead < 0xE0 and size > 1:
-        return (lead & 0x1F) << 6 | second & 0x3F, np.int64(2)
+        return (lead & 0x1F) << 6 | second & 0x3F, 2
     if 0xE0 <= lead < 0xF0 and size > 2:
-        return (lead & 0x0F) << 12 | (second & 0x3F) << 6 | third & 0x3F, np.int64(3)
+        return (lead & 0x0F) << 12 | (second & 0x3F) << 6 | third & 0x3F, 3
     if 0xF0 <= lead < 0xF8 and size > 3:
-        return (lead & 0x07) << 18 | (second & 0x3F) << 12 | (third & 0x3F) << 6 | fourth & 0x3F, np.int64(4)
-    return np.int64(0xFFFD), np.int64(1)
+        return (lead & 0x07) << 18 | (second & 0x3F) << 12 | (third & 0x3F) << 6 | fourth & 0x3F, 4
+    return 0xFFFD, 1
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def is_ascii_letter(byte):  # type: ignore[no-untyped-def]
+@inlined
+def is_ascii_letter(byte: np.uint8) -> bool:
     return 0x61 <= (byte | 0x20) <= 0x7A
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _continuing(eight):  # type: ignore[no-untyped-def]
+@inlined
+def _continuing(eight: np.uint64) -> np.int64:
     """How many of eight bytes continue a character."""
     bits = (eight >> np.uint64(7)) & ~(eight >> np.uint64(6)) & EACH_BYTE
     return np.int64((bits * EACH_BYTE) >> np.uint64(56))
 
 
-@numba.njit(nogil=True, cache=True)
-def next_line(data, start, end):  # type: ignore[no-untyped-def]
+@part
+def next_line(data: Bytes, start: int, end: int) -> tuple[int, int, bool]:
     """Where the line ends, its characters without a carriage return, and whether it holds `[`."""
     stop, continuing, brackets = start, 0, np.uint64(0)
     while stop < end:
@@ -182,8 +182,8 @@ def next_line(data, start, end):  # type: ignore[no-untyped-def]
     return stop, stop - start - continuing - returns, brackets != 0
 
 
-@numba.njit(nogil=True, cache=True)
-def character_count(data, start, stop):  # type: ignore[no-untyped-def]
+@part
+def character_count(data: Bytes, start: int, stop: int) -> int:
     """Characters of bytes [start, stop)."""
     i, continuing = start, 0
     while i + 8 <= stop:
@@ -195,8 +195,8 @@ def character_count(data, start, stop):  # type: ignore[no-untyped-def]
     return stop - start - continuing
 
 
-@numba.njit(nogil=True, cache=True)
-def trimmed(data, first, last, flags):  # type: ignore[no-untyped-def]
+@part
+def trimmed(data: Bytes, first: int, last: int, flags: Bytes) -> tuple[int, int]:
     """[first, last) without white space at its ends."""
     while first < last:
         point, size = decode(data, first, last)

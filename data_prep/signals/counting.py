@@ -6,9 +6,12 @@ all bits of a hash are compared. Key and count in one word cost one access to me
 
 from __future__ import annotations
 
-import numba
-import numpy as np
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.kernel import Hashes, inlined, part
 from data_prep.machine_words import empty_or_alike, lowest
 
 _COUNT = np.uint64((1 << 28) - 1)
@@ -18,27 +21,26 @@ _GROUP = 8
 """Slots that are looked at together."""
 
 
-@numba.njit(nogil=True, cache=True)
-def table_for(entries):  # type: ignore[no-untyped-def]
+def table_for(entries: int) -> Hashes:
     """A table for at most so many hashes, its groups each a line of the processor's cache."""
-    # `clear` uses less than four times the entries, or two groups
+    # `clear` uses less than four times the entries, or two groups; up to a group is lost to the alignment
     table = np.empty(4 * entries + 3 * _GROUP, np.uint64)
-    misplaced = np.int64(table.ctypes.data) >> 3 & (_GROUP - 1)
-    return table[_GROUP - misplaced :]
+    return table[-table.ctypes.data // 8 % _GROUP :]
 
 
-@numba.njit(nogil=True, cache=True)
-def clear(entries, table):  # type: ignore[no-untyped-def]
+@part
+def clear(entries: int, table: Hashes) -> np.uint64:
     """Empty the part of a table that so many hashes need, at most half full; return its size less one group."""
     size = np.int64(2 * _GROUP)
     while size < entries * 2:
         size *= 2
-    table[:size] = np.uint64(0)
+    for k in range(size):
+        table[k] = np.uint64(0)
     return np.uint64(size - _GROUP)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def count(value, table, mask):  # type: ignore[no-untyped-def]
+@inlined
+def count(value: np.uint64, table: Hashes, mask: np.uint64) -> tuple[np.uint64, np.int64]:
     """Count a hash once more; return its slot and how often it has occurred."""
     group = (value ^ (value >> np.uint64(32))) & mask  # places without a sign need not be looked at for being negative
     found = empty_or_alike(table, group, value, _HASH)
@@ -52,7 +54,31 @@ def count(value, table, mask):  # type: ignore[no-untyped-def]
     return slot, np.int64(entry & _COUNT)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def occurrences(slot, table):  # type: ignore[no-untyped-def]
+@inlined
+def occurrences(slot: int, table: Hashes) -> np.int64:
     """How often the hash in a slot has occurred."""
     return np.int64(table[np.uint64(slot)] & _COUNT)
+
+
+@part
+def sort(values: npt.NDArray[Any], start: int, stop: int) -> None:
+    """Sort values[start:stop] (Williams 1964, Algorithm 232, "Heapsort"): numba's sort takes 2 s to compile."""
+    size = stop - start
+    unordered, last = size // 2, size
+    while last > 1:
+        if unordered:  # the heap is being built
+            unordered -= 1
+            value = values[start + unordered]
+        else:
+            last -= 1
+            value = values[start + last]
+            values[start + last] = values[start]
+        place, child = unordered, 2 * unordered + 1
+        while child < last:
+            if child + 1 < last and values[start + child] < values[start + child + 1]:
+                child += 1
+            if values[start + child] <= value:
+                break
+            values[start + place] = values[start + child]
+            place, child = child, 2 * child + 1
+        values[start + place] = value

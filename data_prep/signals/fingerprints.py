@@ -21,14 +21,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from data_prep.config import FingerprintConfig
-from data_prep.machine_words import read_only
+from data_prep.kernel import Bytes, Hashes, Places, Points, kernel, longest_text, part, read_only, scratch_size
 from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
+from data_prep.signals.counting import sort
 
 _UNSPACED_PART = 5
 _SEARCHED_RATIO = 32
@@ -54,8 +54,8 @@ def minhash_functions(permutations: int, seed: int) -> tuple[npt.NDArray[np.uint
     return multipliers, offsets
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_unspaced(data, begin, end, flags):  # type: ignore[no-untyped-def]
+@part
+def _is_unspaced(data: Bytes, begin: int, end: int, flags: Bytes) -> bool:
     """Whether a fifth of the letters belong to scripts written without spaces; these begin at U+0E00, so at byte E0."""
     letters, unspaced = 0, 0
     i = begin
@@ -73,12 +73,18 @@ def _is_unspaced(data, begin, end, flags):  # type: ignore[no-untyped-def]
     return unspaced * _UNSPACED_PART >= letters and unspaced > 0
 
 
-@numba.njit(nogil=True, cache=True)
-def _shingle(data, begin, end, shingle_words, flags, lower, units, shingles):  # type: ignore[no-untyped-def]
-    """Fill the shingles of one document, repeated ones included; return their number.
-
-    The scratch holds one unit more than the document has bytes.
-    """
+@kernel
+def _shingle(
+    data: Bytes,
+    begin: int,
+    end: int,
+    shingle_words: int,
+    flags: Bytes,
+    lower: Points,
+    units: Hashes,
+    shingles: Hashes,
+) -> int:
+    """Fill the shingles of one document, repeated ones included; return their number. `units` is scratch."""
     by_character = _is_unspaced(data, begin, end, flags)
     count = 0
     in_word = False
@@ -129,55 +135,67 @@ def _shingle(data, begin, end, shingle_words, flags, lower, units, shingles):  #
     return count - length + 1
 
 
-@numba.njit(nogil=True, cache=True)
-def _fingerprint_documents(  # type: ignore[no-untyped-def]
-    data,
-    offsets,
-    shingle_words,
-    flags,
-    lower,
-    multipliers,
-    additions,
-    sampled_below,
-    counts,
-    minima,
-    samples,
-    sample_bounds,
-):
-    longest = np.int64(0)
-    for d in range(counts.shape[0]):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    units = np.empty(longest + 4, np.uint64)
-    shingles = np.empty(longest + 4, np.uint64)
-    size = np.int64(4)
-    while size < 2 * (longest + 4):
-        size *= 2
-    table = np.empty(size, np.uint64)
+@part
+def _distinct(
+    shingles: Hashes,
+    found: int,
+    table: Hashes,
+    multipliers: Hashes,
+    additions: Hashes,
+    smallest: Hashes,
+) -> int:
+    """Keep one of each of shingles[:found], in order, and fill the minima; return how many. `table` is scratch."""
+    used = np.int64(4)
+    while used < 2 * found:
+        used *= 2
+    for slot in range(used):
+        table[slot] = np.uint64(0)
+    for j in range(smallest.shape[0]):
+        smallest[j] = np.uint64(0xFFFFFFFF)
+    distinct = 0
+    for k in range(found):
+        shingle = shingles[k]
+        slot = np.int64(shingle >> np.uint64(20)) & (used - 1)
+        while table[slot] != shingle and table[slot] != np.uint64(0):
+            slot = (slot + 1) & (used - 1)
+        if table[slot] == np.uint64(0):
+            table[slot] = shingle
+            shingles[distinct] = shingle
+            distinct += 1
+            for j in range(smallest.shape[0]):
+                value = (multipliers[j] * shingle + additions[j]) >> np.uint64(32)
+                smallest[j] = value if value < smallest[j] else smallest[j]
+    return distinct
+
+
+@kernel
+def _fingerprint_documents(
+    data: Bytes,
+    offsets: Places,
+    shingle_words: int,
+    flags: Bytes,
+    lower: Points,
+    functions: tuple[Hashes, Hashes],
+    sampled_below: np.uint64,
+    room: int,
+    counts: Places,
+    minima: npt.NDArray[np.uint32],
+    samples: Hashes,
+    sample_bounds: Places,
+) -> None:
+    multipliers, additions = functions
+    units, shingles, table = np.empty(room, np.uint64), np.empty(room, np.uint64), np.empty(4 * room, np.uint64)
     smallest = np.empty(multipliers.shape[0], np.uint64)
     for d in range(counts.shape[0]):
         found = _shingle(data, offsets[d], offsets[d + 1], shingle_words, flags, lower, units, shingles)
-        used = np.int64(4)
-        while used < 2 * found:
-            used *= 2
-        table[:used] = np.uint64(0)
-        smallest[:] = np.uint64(0xFFFFFFFF)
-        distinct = 0
+        distinct = _distinct(shingles, found, table, multipliers, additions, smallest)
         sampled = sample_bounds[d]
-        for k in range(found):
-            shingle = shingles[k]
-            slot = np.int64(shingle >> np.uint64(20)) & (used - 1)
-            while table[slot] != shingle and table[slot] != np.uint64(0):
-                slot = (slot + 1) & (used - 1)
-            if table[slot] == np.uint64(0):
-                table[slot] = shingle
-                distinct += 1
-                if shingle < sampled_below:
-                    samples[sampled] = shingle
-                    sampled += 1
-                for j in range(multipliers.shape[0]):
-                    smallest[j] = min(smallest[j], (multipliers[j] * shingle + additions[j]) >> np.uint64(32))
+        for k in range(distinct):
+            if shingles[k] < sampled_below:
+                samples[sampled] = shingles[k]
+                sampled += 1
         counts[d] = distinct
-        samples[sample_bounds[d] : sampled].sort()
+        sort(samples, sample_bounds[d], sampled)
         sample_bounds[d + 1] = sampled
         for j in range(multipliers.shape[0]):
             minima[d, j] = np.uint32(smallest[j])
@@ -211,16 +229,15 @@ def fingerprint_text(
     minima = np.empty((len(offsets) - 1, settings.permutations), dtype=np.uint32)
     samples = np.empty(int(offsets[-1] - offsets[0]) + len(counts), dtype=np.uint64)  # room that is hardly touched
     sample_bounds = np.zeros(len(offsets), dtype=np.int64)
-    multipliers, additions = minhash_functions(settings.permutations, settings.seed)
     _fingerprint_documents(
         read_only(data),
         read_only(offsets),
         settings.shingle_words,
         character_flags(),
         lower_case(),
-        multipliers,
-        additions,
+        minhash_functions(settings.permutations, settings.seed),
         np.uint64((2**64 - 1) // settings.sample_every),
+        scratch_size(longest_text(offsets)),
         counts,
         minima,
         samples,
@@ -231,22 +248,27 @@ def fingerprint_text(
 
 def shingle_set(data: bytes, shingle_words: int) -> npt.NDArray[np.uint64]:
     """Distinct shingles of one text, sorted: the very hashes that the signatures are minima over."""
-    scratch = np.empty(len(data) + 4, dtype=np.uint64)
-    shingles = np.empty(len(data) + 4, dtype=np.uint64)
-    view = np.frombuffer(data, dtype=np.uint8)
-    found = _shingle(view, 0, len(data), shingle_words, character_flags(), lower_case(), scratch, shingles)
+    units, shingles = np.empty(scratch_size(len(data)), np.uint64), np.empty(scratch_size(len(data)), np.uint64)
+    view = read_only(np.frombuffer(data, dtype=np.uint8))
+    found = _shingle(view, 0, len(data), shingle_words, character_flags(), lower_case(), units, shingles)
     return np.unique(shingles[:found])
 
 
-@numba.njit(nogil=True, cache=True)
-def shared_shingles(a, b):  # type: ignore[no-untyped-def]
+@kernel
+def shared_shingles(a: Hashes, b: Hashes) -> int:
     """Number of values that two sorted arrays without repeats have in common."""
     i, j, shared = 0, 0, 0
     if len(a) > len(b):
         a, b = b, a
     if len(a) * _SEARCHED_RATIO < len(b):  # a page in a book: each value is searched for
         for i in range(len(a)):
-            j += np.searchsorted(b[j:], a[i])
+            beyond = len(b)
+            while j < beyond:
+                middle = (j + beyond) // 2
+                if b[middle] < a[i]:
+                    j = middle + 1
+                else:
+                    beyond = middle
             if j == len(b):
                 break
             shared += b[j] == a[i]

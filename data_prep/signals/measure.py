@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.compile_kernels import MEASURE, compile_kernels
 from data_prep.config import DataConfig, FingerprintConfig
 from data_prep.documents import SIGNALS, text_bytes
 from data_prep.executors import run_units
 from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
-from data_prep.signals.fingerprints import exact_hash, fingerprint_text, jaccard, shingle_set
+from data_prep.signals.fingerprints import exact_hash, fingerprint_text
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.perplexity import Perplexity, model_files
 from data_prep.signals.pii import KINDS, find_pii_in_documents
@@ -30,7 +31,6 @@ from data_prep.signals.segmentation import MODELS, mark_words, model_path
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
 from foundation.atomic_files import sha256_file, whole_file
-from foundation.progress import Progress
 
 VERSION = 7
 
@@ -72,28 +72,14 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
     names = load_manifest(run).shard_names
     if any(not stage.is_done(name) for name in names):
         Instruments.of(config)  # a broken model fails here, before work begins
-        warm_up(config.fingerprints)
+        warm_up()
     work = partial(measure_shard, stage=stage, config=config)
     run_units(work, names, config.workers, "measure", stage)
 
 
-def warm_up(fingerprints: FingerprintConfig | None = None) -> None:
-    """Compile the kernels in this process, so that workers load them from numba's cache instead of compiling each."""
-    settings = fingerprints or FingerprintConfig()
-    data, offsets = text_bytes(pa.array(["a b"], pa.large_string()))
-    kernels: tuple[Callable[[], object], ...] = (
-        lambda: measure_text(data, offsets, mark_words(data, offsets)),
-        lambda: measure_web(data, offsets, measure_text(data, offsets, mark_words(data, offsets))),
-        lambda: measure_roots(data, offsets, mark_words(data, offsets), ["en"]),
-        lambda: fingerprint_text(data, offsets, settings),
-        lambda: jaccard(shingle_set(b"a", 1), shingle_set(b"b", 1)),
-        lambda: find_pii_in_documents(data, offsets),
-        lambda: LanguageIdentifier().identify_many(data, offsets),
-    )
-    with Progress("measure: kernels (compiled once on a machine)", len(kernels), "groups") as progress:
-        for kernel in kernels:
-            kernel()
-            progress.advance()
+def warm_up() -> None:
+    """Compile the kernels, so that workers load them from numba's cache instead of compiling each."""
+    compile_kernels(MEASURE)
 
 
 def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:

@@ -5,11 +5,10 @@ A candidate is a byte position and a kind; what is there is judged by `pii`. The
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import read_only
+from data_prep.kernel import Bytes, Places, kernel, part, read_only
 
 AT_SIGN = 1
 """`@` after a character that can end the local part of an address."""
@@ -50,8 +49,8 @@ _MINIMUM_TOKEN_BYTES = 16
 _MINIMUM_DIGITS = 7
 
 
-@numba.njit(nogil=True, cache=True)
-def _find(data, begin, end, classes, kinds, positions, found):  # type: ignore[no-untyped-def]
+@part
+def _find(data: Bytes, begin: int, end: int, classes: Bytes, kinds: Bytes, positions: Places, found: int) -> int:
     """Append candidates of one document from `found` on; return their number, which may exceed the room for them."""
     room = positions.shape[0]
     digits, gap, digits_from = 0, 0, np.int64(-1)
@@ -137,8 +136,10 @@ def _find(data, begin, end, classes, kinds, positions, found):  # type: ignore[n
     return found
 
 
-@numba.njit(nogil=True, cache=True)
-def _find_in_documents(data, offsets, classes, kinds, positions, bounds):  # type: ignore[no-untyped-def]
+@kernel
+def _find_in_documents(
+    data: Bytes, offsets: Places, classes: Bytes, kinds: Bytes, positions: Places, bounds: Places
+) -> int:
     found = np.int64(0)
     for d in range(bounds.shape[0] - 1):
         bounds[d] = found

@@ -23,15 +23,28 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import at, equal_of_64, lowest, read_only
+from data_prep.kernel import (
+    Bytes,
+    Flags,
+    Hashes,
+    Places,
+    Points,
+    Shares,
+    inlined,
+    kernel,
+    longest_text,
+    part,
+    read_only,
+    scratch_size,
+)
+from data_prep.machine_words import at, equal_of_64, lowest
 from data_prep.signals.characters import TABLE_SIZE, decode, is_ascii_letter, lower_case
-from data_prep.signals.counting import clear, count, occurrences, table_for
+from data_prep.signals.counting import clear, count, occurrences, sort, table_for
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
 
 ROOTS_STATISTICS = (
@@ -44,8 +57,19 @@ ROOTS_STATISTICS = (
 )
 """Columns of `measure_roots`, in this order."""
 
+_WORDS = ROOTS_STATISTICS.index("roots_word_count")
+_CHARACTER_REPETITION = ROOTS_STATISTICS.index("roots_character_repetition")
+_WORD_REPETITION = ROOTS_STATISTICS.index("roots_word_repetition")
+_SPECIAL_CHARACTERS = ROOTS_STATISTICS.index("roots_special_character_share")
+_STOP_WORDS = ROOTS_STATISTICS.index("roots_stop_word_share")
+_FLAGGED_WORDS = ROOTS_STATISTICS.index("roots_flagged_word_share")
+
+_REMOVES, _LONGEST_WORD, _CHARACTER_GRAM, _WORD_GRAM, _JOINT, _LISTED = range(6)
+"""Columns of `_language_settings`."""
+
 _WORDS_FILE = Path(__file__).with_name("roots_words.json")
 _BLANK, _TAB, _LINE_FEED, _SPECIAL = 1, 2, 4, 8
+_SEPARATOR = _BLANK | _TAB | _LINE_FEED
 # as uniform_whitespace of ROOTS has them
 _BLANKS = (0x20, 0x84, 0xA0, 0x2002, 0x2003, 0x2005, 0x2008, 0x2009, 0x200A, 0x202F, 0x3000, 0xFFFC)
 _STOP, _FLAGGED = 1, 2
@@ -124,7 +148,7 @@ def _listed_words() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64], npt.
 
 @lru_cache(maxsize=1)
 def _language_settings() -> npt.NDArray[np.int64]:
-    """A row of each language: removes words, longest word, n of characters and of words, joint of pairs, lists."""
+    """A row of each language; the joint of pairs is a code point, 0 for none between them, -1 where none are asked."""
     lists = _word_lists()
     rows = []
     for language in _languages():
@@ -137,25 +161,52 @@ def _language_settings() -> npt.NDArray[np.int64]:
     return settings
 
 
-@numba.njit(nogil=True, cache=True)
-def _marks_of(key, may_be_listed, listed_keys, listed_marks):  # type: ignore[no-untyped-def]
+class _Tables(NamedTuple):
+    """What is known of characters and words, see `_kinds`, `lower_case` and `_listed_words`."""
+
+    kinds: Bytes
+    lower: Points
+    may_be_listed: Flags
+    listed_keys: npt.NDArray[np.uint64]
+    listed_marks: npt.NDArray[np.uint8]
+
+
+class _Scratch(NamedTuple):
+    """What is noted of one text."""
+
+    points: Points
+    """Its characters that stay, as far as they are read."""
+    is_begin: Flags
+    """Of each of them, whether `segmentation` begins a word there."""
+    words: Hashes
+    repeated: Places
+    """Slots of n-grams that occur more than once."""
+    histogram: Places
+    table: Hashes
+
+
+@inlined
+def _marks_of(key: np.uint64, tables: _Tables) -> np.uint8:
     # Without branches: whether a word is listed cannot be foretold.
-    bucket = np.int64((key * _MULTIPLIER) >> np.uint64(40)) & np.int64(listed_keys.shape[0] - 1)
-    bucket *= np.int64(may_be_listed[key >> np.uint64(_FILTER_SHIFT)])  # what is in no list looks where it is cached
+    keys, all_marks = tables.listed_keys, tables.listed_marks
+    bucket = np.int64((key * _MULTIPLIER) >> np.uint64(40)) & np.int64(keys.shape[0] - 1)
+    bucket *= np.int64(
+        tables.may_be_listed[key >> np.uint64(_FILTER_SHIFT)]
+    )  # what is in no list looks where it is cached
     marks = np.uint8(0)
     for place in range(_BUCKET):
-        marks |= listed_marks[bucket, place] * np.uint8(listed_keys[bucket, place] == key)
+        marks |= all_marks[bucket, place] * np.uint8(keys[bucket, place] == key)
     return marks
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _pair_of_64(data, i, one, two):  # type: ignore[no-untyped-def]
+@inlined
+def _pair_of_64(data: Bytes, i: int, one: int, two: int) -> np.uint64:
     """Which of the 64 bytes from i on are `one` and stand before `two`."""
     return equal_of_64(data, i, np.uint8(one)) & equal_of_64(data, i + 1, np.uint8(two))
 
 
-@numba.njit(nogil=True, cache=True)
-def _next_address_pair(data, i, end):  # type: ignore[no-untyped-def]
+@part
+def _next_address_pair(data: Bytes, i: int, end: int) -> int:
     """The first place in [i, end) of two bytes of which each part of an address holds some, or `end`."""
     while i + 1 < end and i + 65 <= data.shape[0]:
         pairs = (
@@ -182,8 +233,8 @@ def _next_address_pair(data, i, end):  # type: ignore[no-untyped-def]
     return end
 
 
-@numba.njit(nogil=True, cache=True)
-def _has_address_part(points, first, last):  # type: ignore[no-untyped-def]
+@part
+def _has_address_part(points: Points, first: int, last: int) -> bool:
     """Whether characters [first, last) hold http, www, .com, href or //."""
     for i in range(first, last - 1):
         point = at(points, i)
@@ -204,9 +255,10 @@ def _has_address_part(points, first, last):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(nogil=True, cache=True)
-def _character_repetition(points, start, stop, gram, table, repeated, histogram):  # type: ignore[no-untyped-def]
+@part
+def _character_repetition(start: int, stop: int, gram: int, scratch: _Scratch) -> float:
     """Share of the occurrences of n-grams of points[start:stop] that are of the most frequent ones."""
+    points, repeated, table = scratch.points, scratch.repeated, scratch.table
     entries = stop - start - gram + 1
     if entries <= 0:
         return 0.0
@@ -224,18 +276,21 @@ def _character_repetition(points, start, stop, gram, table, repeated, histogram)
         repeated[many] = slot  # stays there if it is the second time, at which an n-gram gets here once
         many += np.uint64(times == 2)
         value = value * _GRAM_FACTOR + (np.uint64(coming[k]) + one - power * (np.uint64(leaving[k]) + one))
+    total = np.int64(0)
     for k in range(many):
-        repeated[k] = occurrences(repeated[k], table)
-    many = np.int64(many)
-    taken = min(np.int64(np.sqrt(distinct)), many)
-    if taken < many:
-        return _sum_of_largest(repeated, many, taken, histogram) / entries
-    return repeated[:many].sum() / entries
+        times = occurrences(repeated[k], table)
+        repeated[k] = times
+        total += times
+    taken = np.int64(np.sqrt(distinct))
+    if taken < np.int64(many):
+        total = _sum_of_largest(repeated, np.int64(many), taken, scratch.histogram)
+    return total / entries
 
 
-@numba.njit(nogil=True, cache=True)
-def _word_repetition(words, word_count, gram, table, repeated):  # type: ignore[no-untyped-def]
+@part
+def _word_repetition(word_count: int, gram: int, scratch: _Scratch) -> float:
     """Share of the occurrences of n-grams of words[:word_count] that occur more than once."""
+    words, repeated, table = scratch.words, scratch.repeated, scratch.table
     entries = word_count - gram + 1
     if entries <= 0:
         return 0.0
@@ -254,22 +309,28 @@ def _word_repetition(words, word_count, gram, table, repeated):  # type: ignore[
     return total / entries
 
 
-@numba.njit(nogil=True, cache=True)
-def _sum_of_largest(values, size, taken, histogram):  # type: ignore[no-untyped-def]
+@part
+def _sum_of_largest(values: Places, size: int, taken: int, histogram: Places) -> np.int64:
     """Sum of the largest of values[:size], which are moved about; small values are counted, the few others sorted."""
-    histogram[:] = 0
+    for value in range(histogram.shape[0]):
+        histogram[value] = 0
     large = 0
+    total = np.int64(0)
     for k in range(size):
-        if values[k] < histogram.shape[0]:
-            histogram[values[k]] += 1
+        value = values[k]
+        if value < histogram.shape[0]:
+            histogram[value] += 1
         else:
-            values[large] = values[k]
+            values[large] = value
             large += 1
+            total += value
     if large > taken:
-        values[:large].sort()
-        return values[large - taken : large].sum()
-    total = values[:large].sum()
-    left = taken - large
+        sort(values, np.int64(0), large)
+        total = np.int64(0)
+        for k in range(large - taken, large):
+            total += values[k]
+        return total
+    left = np.int64(taken - large)
     value = histogram.shape[0] - 1
     while left:
         here = min(left, histogram[value])
@@ -279,67 +340,130 @@ def _sum_of_largest(values, size, taken, histogram):  # type: ignore[no-untyped-
     return total
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure(data, offsets, begins, numbers, settings, kinds, lower, may_be_listed, listed_keys, listed_marks, rows):  # type: ignore[no-untyped-def]
-    longest = np.int64(0)
-    for d in range(rows.shape[0]):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    points = np.empty(longest + 4, np.uint32)
-    is_begin = np.empty(longest + 4, np.bool_)
-    words = np.empty(longest + 4, np.uint64)
-    repeated = np.empty(longest + 4, np.int64)
-    histogram = np.empty(256, np.int64)
-    table = table_for(longest)
-    for d in range(rows.shape[0]):
-        _measure_document(
-            data,
-            offsets[d],
-            offsets[d + 1],
-            begins,
-            numbers[d],
-            settings[numbers[d]],
-            kinds,
-            lower,
-            may_be_listed,
-            listed_keys,
-            listed_marks,
-            points,
-            is_begin,
-            words,
-            repeated,
-            histogram,
-            table,
-            rows[d],
-        )
+@inlined
+def _read_character(data: Bytes, i: int, end: int, kinds: Bytes) -> tuple[int, int, np.uint8]:
+    """The code point at byte i, where the next one begins, and what it is to ROOTS."""
+    if at(data, i) < 0x80:  # predicted, where the size of `decode` would have to be waited for
+        return np.int64(at(data, i)), i + 1, at(kinds, at(data, i))
+    point, size = decode(data, i, end)
+    return point, i + size, at(kinds, point) if point < kinds.shape[0] else np.uint8(0)
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure_document(  # type: ignore[no-untyped-def]
-    data,
-    begin,
-    end,
-    begins,
-    number,
-    setting,
-    kinds,
-    lower,
-    may_be_listed,
-    listed_keys,
-    listed_marks,
-    points,
-    is_begin,
-    words,
-    repeated,
-    histogram,
-    table,
-    row,
-):
-    removes, longest_word, character_gram, word_gram = setting[0] != 0, setting[1], setting[2], setting[3]
-    joint, listed = setting[4], setting[5]
+@inlined
+def _folded(point: int, lower: Points) -> np.uint64:
+    """A code point in lower case."""
+    return np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
+
+
+@part
+def _read_part(
+    data: Bytes,
+    i: int,
+    end: int,
+    begins: Flags,
+    has_begins: bool,
+    basis: np.uint64,
+    start: int,
+    tables: _Tables,
+    scratch: _Scratch,
+) -> tuple[int, int, int, int, int, np.uint64, bool]:
+    """Append the part between separators that begins at byte i to the characters, from points[start] on.
+
+    Returns:
+        Where it ends in the text and in the characters; first and last character that is not special, half-open, first
+        -1 where there is none; how many special ones it has; the hash of what is between; whether a word begins inside.
+    """
+    kinds, lower, points, is_begin = tables.kinds, tables.lower, scratch.points, scratch.is_begin
+    stop, special, is_divided = start, 0, False
+    first, last = np.int64(-1), start
+    running = whole = basis  # hashes from the first character that is not special to here, and to the last such
+    while i < end:
+        if not has_begins and is_ascii_letter(at(data, i)):  # ASCII letters in a row: most of a text
+            first = first if first >= 0 else stop
+            while i < end and is_ascii_letter(at(data, i)):
+                points[np.uint64(stop)] = at(data, i)
+                running = (running ^ np.uint64(at(data, i) | 0x20)) * _PRIME
+                stop += 1
+                i += 1
+            last, whole = stop, running
+            if i >= end:
+                break
+        point, following, kind = _read_character(data, i, end, kinds)
+        if kind & _SEPARATOR:
+            break
+        points[np.uint64(stop)] = point
+        stop += 1
+        if has_begins:
+            is_begin[np.uint64(stop - 1)] = at(begins, i)
+            is_divided |= at(begins, i)
+        is_special = (kind & _SPECIAL) != 0
+        special += is_special
+        if first >= 0 or not is_special:
+            running = (running ^ _folded(point, lower)) * _PRIME
+            first = first if first >= 0 else stop - 1
+            if not is_special:
+                last, whole = stop, running
+        i = following
+    return i, stop, first, last, special, whole, is_divided
+
+
+@inlined
+def _end_of_word(
+    k: int, last: int, is_divided: bool, whole: np.uint64, basis: np.uint64, tables: _Tables, scratch: _Scratch
+) -> tuple[int, np.uint64]:
+    """Where the word that begins with points[k] ends, at points[last] at the latest, and its hash."""
+    if not is_divided:
+        return last, whole
+    points, is_begin, lower = scratch.points, scratch.is_begin, tables.lower
+    value, first = basis, k
+    while k < last and not (k > first and at(is_begin, k)):
+        value = (value ^ _folded(at(points, k), lower)) * _PRIME
+        k += 1
+    return k, value
+
+
+@inlined
+def _hash_on(value: np.uint64, first: int, last: int, tables: _Tables, scratch: _Scratch) -> np.uint64:
+    """The hash of what `value` is the hash of, with points[first:last] behind it."""
+    points, lower = scratch.points, tables.lower
+    for k in range(first, last):
+        value = (value ^ _folded(at(points, k), lower)) * _PRIME
+    return value
+
+
+@part
+def _trimmed(length: int, kinds: Bytes, points: Points) -> tuple[int, int]:
+    """The first and last of points[:length] that is no white space, half-open."""
+    while length and kinds[min(np.int64(points[length - 1]), kinds.shape[0] - 1)] & _SEPARATOR:
+        length -= 1
+    start = 0
+    while start < length and kinds[min(np.int64(points[start]), kinds.shape[0] - 1)] & _SEPARATOR:
+        start += 1
+    return start, length
+
+
+@part
+def _measure_document(
+    data: Bytes,
+    begin: int,
+    end: int,
+    begins: Flags,
+    number: int,
+    setting: Places,
+    tables: _Tables,
+    scratch: _Scratch,
+    row: Shares,
+) -> None:
+    removes, longest_word, joint, listed = (
+        setting[_REMOVES] != 0,
+        setting[_LONGEST_WORD],
+        setting[_JOINT],
+        setting[_LISTED],
+    )
+    kinds, points, words = tables.kinds, scratch.points, scratch.words
     basis = (_BASIS ^ np.uint64(number)) * _PRIME
-    length, word_count, special = 0, 0, 0
-    stop_words, flagged_words = 0, 0
-    separators = 0
+    length, word_count = np.int64(0), np.int64(0)
+    special, stop_words, flagged_words, separators = 0, 0, 0, 0
     has_begins = False
     for k in range(begin, end):
         has_begins |= at(begins, k)
@@ -347,66 +471,24 @@ def _measure_document(  # type: ignore[no-untyped-def]
     before, has_before = basis, False  # the hash of the word before, not yet closed, for pairs
     i = begin
     while i < end:
-        # one part between separators goes to points[start:length]
-        part_separators = 0
         while i < end:
-            if at(data, i) < 0x80:  # predicted, where the size of `decode` would have to be waited for
-                point, following, kind = np.int64(at(data, i)), i + 1, at(kinds, at(data, i))
-            else:
-                point, size = decode(data, i, end)
-                following = i + size
-                kind = at(kinds, point) if point < kinds.shape[0] else np.uint8(0)
-            separator = kind & (_BLANK | _TAB | _LINE_FEED)
+            point, following, kind = _read_character(data, i, end, kinds)
+            separator = kind & _SEPARATOR
             if not separator:
                 break
-            part_separators |= separator
+            separators |= separator
             if not removes:
                 points[np.uint64(length)] = 0x20 if separator == _BLANK else point
                 special += 1
                 length += 1
             i = following
-        separators |= part_separators
         joined = length
         if removes and length and separators:
             points[np.uint64(length)] = 0x0A if separators & _LINE_FEED else 0x09 if separators & _TAB else 0x20
             joined = length + 1
-        stop = joined
-        first, last = np.int64(-1), joined
-        part_special, is_divided = 0, False
-        running = whole = basis  # hashes from the first character that is not special to here, and to the last such
-        while i < end:
-            if not has_begins and is_ascii_letter(at(data, i)):  # ASCII letters in a row: most of a text
-                first = first if first >= 0 else stop
-                while i < end and is_ascii_letter(at(data, i)):
-                    points[np.uint64(stop)] = at(data, i)
-                    running = (running ^ np.uint64(at(data, i) | 0x20)) * _PRIME
-                    stop += 1
-                    i += 1
-                last, whole = stop, running
-                if i >= end:
-                    break
-            if at(data, i) < 0x80:
-                point, following, kind = np.int64(at(data, i)), i + 1, at(kinds, at(data, i))
-            else:
-                point, size = decode(data, i, end)
-                following = i + size
-                kind = at(kinds, point) if point < kinds.shape[0] else np.uint8(0)
-            if kind & (_BLANK | _TAB | _LINE_FEED):
-                break
-            points[np.uint64(stop)] = point
-            stop += 1
-            if has_begins:
-                is_begin[np.uint64(stop - 1)] = at(begins, i)
-                is_divided |= at(begins, i)
-            is_special = (kind & _SPECIAL) != 0
-            part_special += is_special
-            if first >= 0 or not is_special:
-                folded = np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
-                running = (running ^ folded) * _PRIME
-                first = first if first >= 0 else stop - 1
-                if not is_special:
-                    last, whole = stop, running
-            i = following
+        i, stop, first, last, part_special, whole, is_divided = _read_part(
+            data, i, end, begins, has_begins, basis, joined, tables, scratch
+        )
         if stop == joined:
             break
         if first < 0:
@@ -418,54 +500,62 @@ def _measure_document(  # type: ignore[no-untyped-def]
         if removes and (is_address or (stop - joined > longest_word and not 0 < last - first <= longest_word)):
             continue
         special += part_special + (joined - length)
-        length = stop
-        separators = 0
+        length, separators = stop, 0
         k = first
         while k < last:
-            value = basis
             from_k = k
-            if is_divided:
-                while k < last and not (k > from_k and at(is_begin, k)):
-                    point = at(points, k)
-                    folded = np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
-                    value = (value ^ folded) * _PRIME
-                    k += 1
-            else:
-                value, k = whole, last
+            k, value = _end_of_word(from_k, last, is_divided, whole, basis, tables, scratch)
             if listed:
-                marks = _marks_of(value | np.uint64(1), may_be_listed, listed_keys, listed_marks)
+                marks = _marks_of(value | np.uint64(1), tables)
                 stop_words += (marks & _STOP) != 0
                 flagged_words += (marks & _FLAGGED) != 0
             if joint >= 0:
                 if has_before:
                     pair = (before ^ np.uint64(joint)) * _PRIME if joint else before
-                    for q in range(from_k, k):
-                        point = at(points, q)
-                        folded = np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
-                        pair = (pair ^ folded) * _PRIME
-                    marks = _marks_of(pair | np.uint64(1), may_be_listed, listed_keys, listed_marks)
+                    marks = _marks_of(_hash_on(pair, from_k, k, tables, scratch) | np.uint64(1), tables)
                     stop_words += (marks & _STOP) != 0
                     flagged_words += (marks & _FLAGGED) != 0
                 before, has_before = value, True
             words[np.uint64(word_count)] = value
             word_count += 1
+    start = 0
     if not removes:  # white space at the ends is no part of the text
-        while length and kinds[min(points[length - 1], kinds.shape[0] - 1)] & (_BLANK | _TAB | _LINE_FEED):
-            length -= 1
-            special -= 1
-        start = 0
-        while start < length and kinds[min(points[start], kinds.shape[0] - 1)] & (_BLANK | _TAB | _LINE_FEED):
-            start += 1
-        special -= start
-    else:
-        start = 0
-    row[0] = word_count
-    row[3] = special / max(length - start, 1)
+        start, stop = _trimmed(length, kinds, points)
+        special -= start + length - stop
+        length = stop
     divisor = max(word_count, 1)
-    row[4] = min(stop_words / divisor, 1.0) if listed & _STOP else 1.0
-    row[5] = min(flagged_words / divisor, 1.0) if listed & _FLAGGED else 0.0
-    row[1] = _character_repetition(points, start, length, character_gram, table, repeated, histogram)
-    row[2] = _word_repetition(words, word_count, word_gram, table, repeated)
+    row[_WORDS] = word_count
+    row[_SPECIAL_CHARACTERS] = special / max(length - start, 1)
+    row[_STOP_WORDS] = min(stop_words / divisor, 1.0) if listed & _STOP else 1.0
+    row[_FLAGGED_WORDS] = min(flagged_words / divisor, 1.0) if listed & _FLAGGED else 0.0
+    row[_CHARACTER_REPETITION] = _character_repetition(start, length, setting[_CHARACTER_GRAM], scratch)
+    row[_WORD_REPETITION] = _word_repetition(word_count, setting[_WORD_GRAM], scratch)
+
+
+@kernel
+def _measure(
+    data: Bytes,
+    offsets: Places,
+    begins: Flags,
+    numbers: Places,
+    settings: Places,
+    tables: _Tables,
+    room: int,
+    table: Hashes,
+    rows: Shares,
+) -> None:
+    scratch = _Scratch(
+        np.empty(room, np.uint32),
+        np.empty(room, np.bool_),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int64),
+        np.empty(256, np.int64),
+        table,
+    )
+    for d in range(rows.shape[0]):
+        number = numbers[d]
+        setting = settings[number]
+        _measure_document(data, offsets[d], offsets[d + 1], begins, number, setting, tables, scratch, rows[d])
 
 
 def measure_roots(
@@ -484,15 +574,16 @@ def measure_roots(
     numbers_of = {language: number for number, language in enumerate(_languages())}
     numbers = np.array([numbers_of.get(language, 0) for language in languages], dtype=np.int64)
     rows = np.zeros((len(offsets) - 1, len(ROOTS_STATISTICS)), dtype=np.float64)
+    room = scratch_size(longest_text(offsets))
     _measure(
         read_only(data),
         read_only(offsets),
         read_only(begins),
         read_only(numbers),
         _language_settings(),
-        _kinds(),
-        lower_case(),
-        *_listed_words(),
+        _Tables(_kinds(), lower_case(), *_listed_words()),
+        room,
+        table_for(room),
         rows,
     )
     return rows

@@ -28,11 +28,23 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, at, load_eight, lowest, read_only
+from data_prep.kernel import (
+    Bytes,
+    Flags,
+    Hashes,
+    Places,
+    Points,
+    inlined,
+    kernel,
+    longest_text,
+    part,
+    read_only,
+    scratch_size,
+)
+from data_prep.machine_words import EACH_BYTE, at, load_eight, lowest
 from data_prep.signals.characters import MARK, UNSPACED, character_flags, decode
 
 WINDOWS = (
@@ -68,8 +80,8 @@ _PRIME = np.uint64(0x00000100000001B3)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
-@numba.njit(nogil=True, cache=True)
-def _key(points, first, size, window, model):  # type: ignore[no-untyped-def]
+@kernel
+def _key(points: Points, first: int, size: int, window: int, model: int) -> np.uint64:
     """Hash of the characters of one window, never 0, which marks an empty slot."""
     value = np.uint64(model * 16 + window + 1) * _MULTIPLIER
     for k in range(first, first + size):
@@ -78,13 +90,21 @@ def _key(points, first, size, window, model):  # type: ignore[no-untyped-def]
     return (value * _MULTIPLIER) | np.uint64(1)
 
 
-@numba.njit(nogil=True, cache=True)
-def score(points, place, model, filter_, keys, weights):  # type: ignore[no-untyped-def]
-    """Sum of the weights of the windows around points[place] that lie in its line."""
+@part
+def score(
+    points: Points,
+    count: int,
+    place: int,
+    model: int,
+    filter_: Bytes,
+    keys: Hashes,
+    weights: npt.NDArray[np.int32],
+) -> int:
+    """Sum of the weights of the windows around points[place] that lie in its line, of points[:count]."""
     start, stop = place, place + 1
     while start > 0 and place - start < _REACH and at(points, start - 1) != 0x0A:
         start -= 1
-    while stop < points.shape[0] and stop - place < _REACH and at(points, stop) != 0x0A:
+    while stop < count and stop - place < _REACH and at(points, stop) != 0x0A:
         stop += 1
     mask = np.int64(keys.shape[0] - 1)
     total = 0
@@ -107,8 +127,8 @@ def score(points, place, model, filter_, keys, weights):  # type: ignore[no-unty
     return total
 
 
-@numba.njit(nogil=True, cache=True)
-def _script(point):  # type: ignore[no-untyped-def]
+@part
+def _script(point: int) -> int:
     """The model of a letter; Han and kana are told apart by the document."""
     if point < 0x0E80:
         return _TH
@@ -119,32 +139,50 @@ def _script(point):  # type: ignore[no-untyped-def]
     return -1
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_kana(point):  # type: ignore[no-untyped-def]
+@part
+def _is_kana(point: int) -> bool:
     return 0x3040 <= point < 0x3100 or 0x31F0 <= point < 0x3200 or 0xFF66 <= point < 0xFF9E
 
 
-@numba.njit(nogil=True, cache=True)
-def _mark_words(data, offsets, flags, filter_, keys, weights, biases, points, places, begins):  # type: ignore[no-untyped-def]
+@inlined
+def _first_unspaced(data: Bytes, begin: int, end: int, flags: Bytes) -> int:
+    """The first letter of an unspaced script in [begin, end), or `end`."""
+    i = begin
+    while i < end:
+        if i + 8 <= data.shape[0]:
+            eight = load_eight(data, i)  # of which bytes the three highest bits are set
+            long = eight & (eight << np.uint64(1)) & (eight << np.uint64(2)) & (EACH_BYTE << np.uint64(7))
+            if not long:
+                i += 8
+                continue
+            i += np.int64(lowest(long)) >> 3
+            if i >= end:
+                break
+        if at(data, i) >= _LOWEST_BYTE:
+            point, _ = decode(data, i, end)
+            if point < flags.shape[0] and (at(flags, point) & UNSPACED) != 0:
+                return i
+        i += 1
+    return end
+
+
+@kernel
+def _mark_words(
+    data: Bytes,
+    offsets: Places,
+    flags: Bytes,
+    filter_: Bytes,
+    keys: Hashes,
+    weights: npt.NDArray[np.int32],
+    biases: Places,
+    room: int,
+    begins: Flags,
+) -> None:
     """Set begins[i] where byte i begins a word of an unspaced script, or what follows one."""
+    points, places = np.empty(room, np.uint32), np.empty(room, np.int64)
     for d in range(offsets.shape[0] - 1):
         end = offsets[d + 1]
-        i = offsets[d]
-        while i < end:
-            if i + 8 <= data.shape[0]:
-                eight = load_eight(data, i)  # of which bytes the three highest bits are set
-                long = eight & (eight << np.uint64(1)) & (eight << np.uint64(2)) & (EACH_BYTE << np.uint64(7))
-                if not long:
-                    i += 8
-                    continue
-                i += np.int64(lowest(long)) >> 3
-                if i >= end:
-                    break
-            if at(data, i) >= _LOWEST_BYTE:
-                point, _ = decode(data, i, end)
-                if point < flags.shape[0] and (at(flags, point) & UNSPACED) != 0:
-                    break
-            i += 1
+        i = _first_unspaced(data, offsets[d], end, flags)
         if i >= end:
             continue
         # from a little before the first such letter to the end of the text
@@ -163,18 +201,18 @@ def _mark_words(data, offsets, flags, filter_, keys, weights, biases, points, pl
                 han += not is_kana and point < flags.shape[0] and (at(flags, point) & UNSPACED) != 0
         east_asian = _JA if kana * _KANA_PART >= kana + han else _ZH
         before = np.int64(-2)  # the script of the letter before, if it is an unspaced one
-        text = points[:count]
         for k in range(count):
-            point = np.int64(at(points, k))
-            flag = at(flags, point) if point < flags.shape[0] else np.uint8(0)
+            letter = np.int64(at(points, k))
+            flag = at(flags, letter) if letter < flags.shape[0] else np.uint8(0)
             if flag & UNSPACED:
-                script = _script(point)
+                script = _script(letter)
                 model = east_asian if script == _ZH else script
                 if before != script or model < 0:
                     begins[np.uint64(at(places, k))] = True
                 else:
-                    begins[np.uint64(at(places, k))] = 2 * score(text, k, model, filter_, keys, weights) > biases[model]
-                before = script
+                    total = score(points, count, k, model, filter_, keys, weights)
+                    begins[np.uint64(at(places, k))] = 2 * total > biases[model]
+                before = np.int64(script)
             elif before != -2 and not flag & MARK:
                 begins[np.uint64(at(places, k))] = True
                 before = np.int64(-2)
@@ -244,9 +282,8 @@ def mark_words(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> n
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
     """
     begins = np.zeros(len(data), dtype=np.bool_)
-    longest = int(np.diff(offsets).max(initial=0)) + 4
-    points, places = np.empty(longest, dtype=np.uint32), np.empty(longest, dtype=np.int64)
-    _mark_words(read_only(data), read_only(offsets), character_flags(), *_tables(), points, places, begins)
+    room = scratch_size(longest_text(offsets))
+    _mark_words(read_only(data), read_only(offsets), character_flags(), *_tables(), room, begins)
     return begins
 
 

@@ -18,11 +18,23 @@ Thresholds stand in `data_prep/rules`. Source of the statistics: Rae et al. 2021
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of, read_only
+from data_prep.kernel import (
+    Bytes,
+    Flags,
+    Hashes,
+    Places,
+    Shares,
+    inlined,
+    kernel,
+    longest_text,
+    part,
+    read_only,
+    scratch_size,
+)
+from data_prep.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of
 from data_prep.signals.characters import (
     LETTER,
     MARK,
@@ -88,8 +100,28 @@ STATISTICS = (
 )
 """Columns of the kernel's result, in this order. Per-word figures of a text without words divide by one."""
 
-_TOP_GRAM_COLUMN = STATISTICS.index("top_2_gram_character_share")
-_PARAGRAPH_COLUMN = STATISTICS.index("paragraph_count")
+_BYTES = STATISTICS.index("byte_count")
+_CHARACTERS = STATISTICS.index("character_count")
+_LINES = STATISTICS.index("line_count")
+_PARAGRAPHS = STATISTICS.index("paragraph_count")
+_WORDS = STATISTICS.index("word_count")
+_MEAN_WORD = STATISTICS.index("mean_word_length")
+_HASH_SYMBOLS = STATISTICS.index("hash_symbols_per_word")
+_ELLIPSES = STATISTICS.index("ellipses_per_word")
+_BULLET_LINES = STATISTICS.index("bullet_line_share")
+_ELLIPSIS_LINES = STATISTICS.index("ellipsis_line_share")
+_ALPHABETIC_WORDS = STATISTICS.index("alphabetic_word_share")
+_STOP_WORDS = STATISTICS.index("distinct_stop_words")
+_DUPLICATE_LINES = STATISTICS.index("duplicate_line_share")
+_DUPLICATE_PARAGRAPHS = STATISTICS.index("duplicate_paragraph_share")
+_DUPLICATE_LINE_CHARACTERS = STATISTICS.index("duplicate_line_character_share")
+_DUPLICATE_PARAGRAPH_CHARACTERS = STATISTICS.index("duplicate_paragraph_character_share")
+_GRAMS = STATISTICS.index("top_2_gram_character_share")
+"""Of pairs; those of longer n-grams follow it."""
+_LONGEST_LINE = STATISTICS.index("longest_line_characters")
+_MEAN_LINE = STATISTICS.index("mean_line_characters")
+_ALPHANUMERIC = STATISTICS.index("alphanumeric_share")
+_TOKEN_LETTERS = STATISTICS.index("alphabetic_characters_per_token")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SMALLEST_GRAM, _LARGEST_TOP_GRAM, _LARGEST_GRAM = 2, 4, 10
 _PIECE_KINDS = np.array(
@@ -97,8 +129,8 @@ _PIECE_KINDS = np.array(
 )
 
 
-@numba.njit(nogil=True, cache=True)
-def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
+@part
+def _mixed_hash(data: Bytes, start: int, stop: int) -> np.uint64:
     """64-bit hash of bytes [start, stop), of which there are some; never 0 because 0 marks an empty slot."""
     value = np.uint64(stop - start)
     while stop - start > 8:
@@ -112,12 +144,12 @@ def _mixed_hash(data, start, stop):  # type: ignore[no-untyped-def]
     return value | np.uint64(1)
 
 
-@numba.njit(nogil=True, cache=True)
-def _repeats(hashes, characters, entries, table):  # type: ignore[no-untyped-def]
-    """Number of repeated entries, and the characters in them."""
+@part
+def _repeats(hashes: Hashes, characters: Places, first: int | np.int64, entries: int, table: Hashes) -> tuple[int, int]:
+    """Number of the `entries` from `first` on that repeat one before them, and the characters in them."""
     mask = clear(entries, table)
     repeated, repeated_characters = 0, 0
-    for k in range(entries):
+    for k in range(first, first + entries):
         _, times = count(at(hashes, k), table, mask)
         if times > 1:
             repeated += 1
@@ -134,8 +166,8 @@ _THE, _BE, _TO, _OF, _AND, _THAT, _HAVE, _WITH = map(
 )
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _stop_word(packed, size):  # type: ignore[no-untyped-def]
+@inlined
+def _stop_word(packed: np.uint64, size: int) -> np.uint64:
     """The bit of one of Gopher's eight stop words, in any case, else 0."""
     word = packed | (EACH_BYTE * np.uint64(0x20) & mask_of(size))
     return (
@@ -150,8 +182,8 @@ def _stop_word(packed, size):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _ascii_letters(data, i, end):  # type: ignore[no-untyped-def]
+@inlined
+def _ascii_letters(data: Bytes, i: int, end: int) -> int:
     """How many of the up to eight bytes from i on are ASCII letters in a row."""
     if i + 8 > data.shape[0]:
         run = 0
@@ -167,8 +199,41 @@ def _ascii_letters(data, i, end):  # type: ignore[no-untyped-def]
     return min(run, end - i)
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):  # type: ignore[no-untyped-def]
+@inlined
+def _letters_in_a_row(data: Bytes, i: int, end: int, flags: Bytes) -> tuple[int, int, int]:
+    """Letters and marks from i on, of scripts written with spaces: characters, letters of them, and where they end."""
+    characters, letters = 0, 0
+    while i < end:
+        if at(data, i) < 0x80:
+            run = _ascii_letters(data, i, end)
+            letters += run
+            characters += run
+            i += run
+            if run < 8 and (i >= end or at(data, i) < 0x80):
+                break
+        else:
+            point, size = decode(data, i, end)
+            flag = at(flags, point) if point < flags.shape[0] else np.uint8(0)
+            if not flag & (LETTER | MARK) or flag & UNSPACED:
+                break
+            letters += (flag & LETTER) != 0
+            characters += 1
+            i += size
+    return characters, letters, i
+
+
+@part
+def _measure_words(
+    data: Bytes,
+    begin: int,
+    end: int,
+    flags: Bytes,
+    begins: Flags,
+    hashes: Hashes,
+    starts: Places,
+    stops: Places,
+    row: Shares,
+) -> int:
     """Fill hashes, first and last character position of each word; return their number."""
     words, runs, alphabetic_runs, word_characters = 0, 0, 0, 0
     characters, letters, numbers, pieces, hash_symbols, ellipses = 0, 0, 0, 0, 0, 0
@@ -187,22 +252,9 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
                 first_byte, first_character = i, characters
             pieces += piece_kind != 1 and not single_blank
             has_letter, piece_kind, single_blank, dots = True, 1, False, 0
-            while i < end:
-                if at(data, i) < 0x80:
-                    run = _ascii_letters(data, i, end)
-                    letters += run
-                    characters += run
-                    i += run
-                    if run < 8 and (i >= end or at(data, i) < 0x80):
-                        break
-                else:
-                    point, size = decode(data, i, end)
-                    flag = at(flags, point) if point < flags.shape[0] else np.uint8(0)
-                    if not flag & (LETTER | MARK) or flag & UNSPACED:
-                        break
-                    letters += (flag & LETTER) != 0
-                    characters += 1
-                    i += size
+            run, run_letters, i = _letters_in_a_row(data, i, end, flags)
+            characters += run
+            letters += run_letters
             last_byte, last_character, at_end = i, characters, i >= end
         if at_end:
             point, following, flag = np.int64(32), i, np.uint8(SPACE)
@@ -260,27 +312,37 @@ def _measure_words(data, begin, end, flags, begins, hashes, starts, stops, row):
         distinct_stop_words += stop_words & 1
         stop_words >>= 1
     divisor = max(words, 1)
-    row[0] = end - begin
-    row[1] = characters
-    row[4] = words
-    row[5] = word_characters / divisor
-    row[6] = hash_symbols / divisor
-    row[7] = ellipses / divisor
-    row[10] = alphabetic_runs / max(runs, 1)
-    row[11] = distinct_stop_words
-    row[27] = (letters + numbers) / max(characters, 1)
-    row[28] = letters / max(pieces, 1)
+    row[_BYTES] = end - begin
+    row[_CHARACTERS] = characters
+    row[_WORDS] = words
+    row[_MEAN_WORD] = word_characters / divisor
+    row[_HASH_SYMBOLS] = hash_symbols / divisor
+    row[_ELLIPSES] = ellipses / divisor
+    row[_ALPHABETIC_WORDS] = alphabetic_runs / max(runs, 1)
+    row[_STOP_WORDS] = distinct_stop_words
+    row[_ALPHANUMERIC] = (letters + numbers) / max(characters, 1)
+    row[_TOKEN_LETTERS] = letters / max(pieces, 1)
     return words
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, table, row):  # type: ignore[no-untyped-def]
+@part
+def _measure_repeated_grams(
+    words: int,
+    hashes: Hashes,
+    starts: Places,
+    stops: Places,
+    grams: Hashes,
+    kept: Places,
+    slots: Places,
+    table: Hashes,
+    row: Shares,
+) -> None:
     """Top 2- to 4-grams and repeated 5- to 10-grams.
 
     An n-gram can only repeat where its first n - 1 words do, so each n looks at the positions that the one before
     left over: beyond n = 3 there are few in ordinary text.
     """
-    characters = max(row[1], 1.0)
+    characters = max(row[_CHARACTERS], 1.0)
     candidates = max(words - 1, 0)
     for p in range(candidates):
         kept[np.uint64(p)] = p
@@ -291,7 +353,7 @@ def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, ta
         if candidates < 2:
             break
         mask = clear(candidates, table)
-        best_count, best_slot = 1, np.int64(-1)
+        best_count, best_slot = np.int64(1), np.int64(-1)
         covered, covered_to = 0, 0
         for k in range(candidates):
             p = at(kept, k)
@@ -313,12 +375,12 @@ def _measure_repeated_grams(words, hashes, starts, stops, grams, kept, slots, ta
             if occurrences(at(slots, k), table) > 1:
                 kept[np.uint64(left)] = p
                 left += 1
-        row[_TOP_GRAM_COLUMN + n - _SMALLEST_GRAM] = covered / characters
+        row[_GRAMS + n - _SMALLEST_GRAM] = covered / characters
         candidates = left
 
 
-@numba.njit(nogil=True, cache=True)
-def _starts_with_bullet(data, start, stop, flags):  # type: ignore[no-untyped-def]
+@part
+def _starts_with_bullet(data: Bytes, start: int, stop: int, flags: Bytes) -> bool:
     point, size = decode(data, start, stop)
     if point == 0x2D or point == 0x2A or point == 0x2013:  # - * – are bullets only before a space
         if start + size >= stop:
@@ -338,16 +400,18 @@ def _starts_with_bullet(data, start, stop, flags):  # type: ignore[no-untyped-de
     )
 
 
-@numba.njit(nogil=True, cache=True)
-def _ends_with_ellipsis(data, start, stop):  # type: ignore[no-untyped-def]
+@part
+def _ends_with_ellipsis(data: Bytes, start: int, stop: int) -> bool:
     if stop - start < 3:
         return False
     a, b, c = at(data, stop - 3), at(data, stop - 2), at(data, stop - 1)
     return (a == 0x2E and b == 0x2E and c == 0x2E) or (a == 0xE2 and b == 0x80 and c == 0xA6)
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # type: ignore[no-untyped-def]
+@part
+def _measure_lines(
+    data: Bytes, begin: int, end: int, flags: Bytes, hashes: Hashes, characters: Places, table: Hashes, row: Shares
+) -> None:
     """Lines and paragraphs; `hashes` and `characters` are scratch: lines from the front, paragraphs from the back."""
     all_lines, lines, paragraphs, bullets, ellipses = 0, 0, 0, 0, 0
     longest, total = 0, 0
@@ -378,35 +442,28 @@ def _measure_lines(data, begin, end, flags, hashes, characters, table, row):  # 
             paragraphs += 1
             paragraph_hash, paragraph_characters = np.uint64(0), 0
         start = stop + 1
-    text_characters = max(row[1], 1.0)
-    row[2] = lines
-    row[_PARAGRAPH_COLUMN] = paragraphs
-    row[8] = bullets / max(lines, 1)
-    row[9] = ellipses / max(lines, 1)
-    repeated, repeated_characters = _repeats(hashes, characters, lines, table)
-    row[12] = repeated / max(lines, 1)
-    row[14] = repeated_characters / text_characters
-    first_paragraph = back - paragraphs + 1
-    repeated, repeated_characters = _repeats(hashes[first_paragraph:], characters[first_paragraph:], paragraphs, table)
-    row[13] = repeated / max(paragraphs, 1)
-    row[15] = repeated_characters / text_characters
-    row[25] = longest
-    row[26] = total / max(all_lines, 1)
+    text_characters = max(row[_CHARACTERS], 1.0)
+    row[_LINES] = lines
+    row[_PARAGRAPHS] = paragraphs
+    row[_BULLET_LINES] = bullets / max(lines, 1)
+    row[_ELLIPSIS_LINES] = ellipses / max(lines, 1)
+    repeated, repeated_characters = _repeats(hashes, characters, np.int64(0), lines, table)
+    row[_DUPLICATE_LINES] = repeated / max(lines, 1)
+    row[_DUPLICATE_LINE_CHARACTERS] = repeated_characters / text_characters
+    repeated, repeated_characters = _repeats(hashes, characters, back - paragraphs + 1, paragraphs, table)
+    row[_DUPLICATE_PARAGRAPHS] = repeated / max(paragraphs, 1)
+    row[_DUPLICATE_PARAGRAPH_CHARACTERS] = repeated_characters / text_characters
+    row[_LONGEST_LINE] = longest
+    row[_MEAN_LINE] = total / max(all_lines, 1)
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure_documents(data, offsets, flags, begins, rows):  # type: ignore[no-untyped-def]
-    longest = np.int64(0)
-    for d in range(rows.shape[0]):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    most = longest + 4  # lines and paragraphs together are at most one per byte, words one per two bytes
-    hashes = np.empty(most, np.uint64)
-    starts = np.empty(most, np.int64)
-    stops = np.empty(most // 2 + 4, np.int64)
-    grams = np.empty(most // 2 + 4, np.uint64)
-    kept = np.empty(most // 2 + 4, np.int64)
-    slots = np.empty(most // 2 + 4, np.int64)
-    table = table_for(longest)
+@kernel
+def _measure_documents(
+    data: Bytes, offsets: Places, flags: Bytes, begins: Flags, room: int, table: Hashes, rows: Shares
+) -> None:
+    hashes, grams = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    starts, stops = np.empty(room, np.int64), np.empty(room, np.int64)
+    kept, slots = np.empty(room, np.int64), np.empty(room, np.int64)
     for d in range(rows.shape[0]):
         row = rows[d]
         words = _measure_words(data, offsets[d], offsets[d + 1], flags, begins, hashes, starts, stops, row)
@@ -425,11 +482,14 @@ def measure_text(
         begins: of `segmentation.mark_words` for the same documents.
 
     Returns:
-        `float64[documents, len(STATISTICS)]`; whole numbers are exact. Memory beside it: about 60 bytes for each byte
+        `float64[documents, len(STATISTICS)]`; whole numbers are exact. Memory beside it: about 80 bytes for each byte
         of the largest document, of which the system provides what is touched.
     """
     rows = np.zeros((len(offsets) - 1, len(STATISTICS)), dtype=np.float64)
-    _measure_documents(read_only(data), read_only(offsets), character_flags(), read_only(begins), rows)
+    room = scratch_size(longest_text(offsets))
+    _measure_documents(
+        read_only(data), read_only(offsets), character_flags(), read_only(begins), room, table_for(room), rows
+    )
     return rows
 
 

@@ -19,11 +19,11 @@ The filter of C4 by a list of bad words, and its removal of repeated spans of th
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import at, read_only
+from data_prep.kernel import Bytes, Places, Shares, inlined, kernel, longest_text, part, read_only, scratch_size
+from data_prep.machine_words import at
 from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, trimmed
 from data_prep.signals.text_statistics import STATISTICS
 
@@ -44,6 +44,19 @@ WEB_STATISTICS = (
 
 WEB_COUNTS = frozenset(WEB_STATISTICS[4:])
 """Those that are whole numbers."""
+
+_TERMINAL_LINES = WEB_STATISTICS.index("terminal_line_share")
+_SHORT_LINES = WEB_STATISTICS.index("short_line_share")
+_LINE_FEEDS = WEB_STATISTICS.index("line_feeds_per_word")
+"""Of the kernel, their number."""
+_DUPLICATE_CHARACTERS = WEB_STATISTICS.index("duplicate_line_character_share_without_breaks")
+_LONG_LINES = WEB_STATISTICS.index("long_line_count")
+_BRACKETS = WEB_STATISTICS.index("curly_bracket_count")
+_LOREM_IPSUM = WEB_STATISTICS.index("lorem_ipsum_count")
+_PAPER_SENTENCES = WEB_STATISTICS.index("c4_paper_sentences")
+_DATASET_SENTENCES = WEB_STATISTICS.index("c4_dataset_sentences")
+_BRACKET_LINES = WEB_STATISTICS.index("c4_dataset_curly_bracket_lines")
+_LOREM_LINES = WEB_STATISTICS.index("c4_dataset_lorem_ipsum_lines")
 
 PAPER, DATASET = 0, 1
 _MINIMUM_WORDS = (3, 5)
@@ -77,14 +90,21 @@ _PHRASES = _phrases(
     b"use of cookies",
     b"use cookies",
 )
+_CITATIONS = np.array(
+    [[len(word), *word.ljust(17)] for word in (b"[edit]", b"[citation needed]")],
+    dtype=np.uint8,
+)
+"""A row of each: its length, its bytes."""
 _BITS = np.array([_LOREM, _JAVASCRIPT] + [_POLICY] * 6, dtype=np.int64)
 _MAY_END_SENTENCE = np.isin(np.arange(256), np.frombuffer(b".?!\xe3\xef", dtype=np.uint8))
 """Bytes that begin what may end a sentence."""
+_MAY_FOLLOW_SENTENCE = np.isin(np.arange(256), np.frombuffer(b"\"')].?!", dtype=np.uint8))
+"""Bytes that belong to the end of a sentence."""
 _IS_RARE = np.isin(np.arange(256), np.frombuffer(_RARE_LETTERS + _RARE_LETTERS.upper(), dtype=np.uint8))
 
 
-@numba.njit(nogil=True, cache=True)
-def _phrases_around(data, i, first, last):  # type: ignore[no-untyped-def]
+@part
+def _phrases_around(data: Bytes, i: int, first: int, last: int) -> np.int64:
     """The bits of the phrases within [first, last), in any case, whose first rare letter is byte i."""
     found = np.int64(0)
     for k in range(_PHRASES.shape[0]):
@@ -104,26 +124,27 @@ def _phrases_around(data, i, first, last):  # type: ignore[no-untyped-def]
     return found
 
 
-@numba.njit(nogil=True, cache=True)
-def _citation_at(data, i, stop):  # type: ignore[no-untyped-def]
+@part
+def _citation_at(data: Bytes, i: int, stop: int) -> int:
     """Bytes of the citation that begins with the `[` at byte i, else 0."""
     j = i + 1
     while j < stop and 0x30 <= data[j] <= 0x39:
         j += 1
     if j < stop and data[j] == 0x5D:
         return j + 1 - i
-    for word in (b"[edit]", b"[citation needed]"):
-        if i + len(word) <= stop:
+    for word in range(_CITATIONS.shape[0]):
+        size = np.int64(_CITATIONS[word, 0])
+        if i + size <= stop:
             k = 0
-            while k < len(word) and data[i + k] == word[k]:
+            while k < size and data[i + k] == _CITATIONS[word, 1 + k]:
                 k += 1
-            if k == len(word):
-                return len(word)
+            if k == size:
+                return k
     return 0
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_title(data, first, stop):  # type: ignore[no-untyped-def]
+@part
+def _is_title(data: Bytes, first: int, stop: int) -> bool:
     """Whether the word that ends before the full stop at `stop` is one capital letter or a title."""
     start = stop
     letters = np.int64(0)
@@ -146,8 +167,8 @@ def _is_title(data, first, stop):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(nogil=True, cache=True)
-def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
+@part
+def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
     """Sentences of a line without white space at its ends; what follows the last full stop is one as well."""
     sentences = 0
     begun = first
@@ -169,15 +190,7 @@ def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
                 i += 1
             continue
         stop = i + size
-        while stop < last and (
-            at(data, stop) == 0x22
-            or at(data, stop) == 0x27
-            or at(data, stop) == 0x29
-            or at(data, stop) == 0x5D
-            or at(data, stop) == 0x2E
-            or at(data, stop) == 0x3F
-            or at(data, stop) == 0x21
-        ):
+        while stop < last and at(_MAY_FOLLOW_SENTENCE, at(data, stop)):
             stop += 1
         is_curled = stop + 2 < last and at(data, stop) == 0xE2 and at(data, stop + 1) == 0x80
         if is_curled and (at(data, stop + 2) == 0x99 or at(data, stop + 2) == 0x9D):  # ’ ”
@@ -189,7 +202,8 @@ def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
                 following = stop + size
                 while following < last and at(data, following) == 0x20:
                     following += 1
-                ends = not (0x61 <= at(data, following) <= 0x7A) and not (byte == 0x2E and _is_title(data, first, i))
+                goes_on = following < last and 0x61 <= at(data, following) <= 0x7A
+                ends = not goes_on and not (byte == 0x2E and _is_title(data, first, i))
         if ends:
             sentences += 1
             begun = stop
@@ -197,8 +211,8 @@ def _sentences(data, first, last, flags):  # type: ignore[no-untyped-def]
     return sentences + (begun < last)
 
 
-@numba.njit(nogil=True, cache=True)
-def _c4_line(data, first, last, flags, sentences):  # type: ignore[no-untyped-def]
+@part
+def _c4_line(data: Bytes, first: int, last: int, flags: Bytes, sentences: Places) -> int:
     """Fill the sentences of the line by variant, 0 where it goes; return bits: 1 `{`, 2 "lorem ipsum" for the dataset.
 
     The line is [first, last), trimmed, without citations.
@@ -247,8 +261,8 @@ def _c4_line(data, first, last, flags, sentences):  # type: ignore[no-untyped-de
     return 0
 
 
-@numba.njit(nogil=True, cache=True)
-def _without_citations(data, first, last, scratch):  # type: ignore[no-untyped-def]
+@part
+def _without_citations(data: Bytes, first: int, last: int, copy: Bytes) -> int:
     """Copy a line without its citations; return the bytes copied."""
     copied = 0
     i = first
@@ -257,28 +271,49 @@ def _without_citations(data, first, last, scratch):  # type: ignore[no-untyped-d
         if size:
             i += size
         else:
-            scratch[copied] = data[i]
+            copy[copied] = data[i]
             copied += 1
             i += 1
     return copied
 
 
-@numba.njit(nogil=True, cache=True)
-def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
-    longest = np.int64(0)
-    for d in range(rows.shape[0]):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    scratch = np.empty(longest + 1, np.uint8)
-    sentences = np.zeros(2, np.int64)
+@inlined
+def _c4_of_line(
+    data: Bytes,
+    first: int,
+    last: int,
+    has_citation: bool,
+    flags: Bytes,
+    copy: Bytes,
+    copy_read_only: Bytes,
+    sentences: Places,
+) -> int:
+    """`_c4_line` of a line that may have citations; both copies are the same memory, for a line without them."""
+    if not has_citation:
+        return _c4_line(data, first, last, flags, sentences)
+    copied = _without_citations(data, first, last, copy)
+    return _c4_line(copy_read_only, np.int64(0), copied, flags, sentences)
+
+
+@kernel
+def _measure(
+    data: Bytes,
+    offsets: Places,
+    flags: Bytes,
+    copy: Bytes,
+    copy_read_only: Bytes,
+    sentences: Places,
+    rows: Shares,
+) -> None:
     for d in range(rows.shape[0]):
         row = rows[d]
         start, end = offsets[d], offsets[d + 1]
         lines, terminal, short, brackets, lorem = 0, 0, 0, 0, 0
         while start < end:
             stop, characters, has_citation = next_line(data, start, end)
-            row[2] += stop < end
+            row[_LINE_FEEDS] += stop < end
             first, last = trimmed(data, start, stop, flags)
-            row[4] += characters >= _LONG_LINE
+            row[_LONG_LINES] += characters >= _LONG_LINE
             if first < last:
                 lines += 1
                 short += characters <= _SHORT_LINE
@@ -292,36 +327,35 @@ def _measure(data, offsets, flags, rows):  # type: ignore[no-untyped-def]
                 for i in range(first + 4, last):
                     if (at(data, i) | 0x20) == 0x6D and (at(data, i - 1) | 0x20) == 0x65:  # em
                         lorem += (_phrases_around(data, i, first, last) & _LOREM) != 0
-                if has_citation:
-                    copied = _without_citations(data, first, last, scratch)
-                    bits = _c4_line(scratch, 0, copied, flags, sentences)
-                else:
-                    bits = _c4_line(data, first, last, flags, sentences)
-                row[7] += sentences[0]
-                row[8] += sentences[1]
-                row[9] += bits & 1
-                row[10] += bits >> 1
+                bits = _c4_of_line(data, first, last, has_citation, flags, copy, copy_read_only, sentences)
+                row[_PAPER_SENTENCES] += sentences[PAPER]
+                row[_DATASET_SENTENCES] += sentences[DATASET]
+                row[_BRACKET_LINES] += bits & 1
+                row[_LOREM_LINES] += bits >> 1
             start = stop + 1
-        row[5], row[6] = brackets, lorem
-        row[0] = terminal / max(lines, 1)
-        row[1] = short / max(lines, 1)
+        row[_BRACKETS], row[_LOREM_IPSUM] = brackets, lorem
+        row[_TERMINAL_LINES] = terminal / max(lines, 1)
+        row[_SHORT_LINES] = short / max(lines, 1)
 
 
-@numba.njit(nogil=True, cache=True)
-def _c4_cuts(data, flags, variant, starts, stops):  # type: ignore[no-untyped-def]
+@kernel
+def _c4_cuts(
+    data: Bytes,
+    flags: Bytes,
+    variant: int,
+    copy: Bytes,
+    copy_read_only: Bytes,
+    sentences: Places,
+    starts: Places,
+    stops: Places,
+) -> int:
     """Fill the ranges that the variant takes out of one text, lines with their line feed; return their number."""
-    scratch = np.empty(data.shape[0] + 1, np.uint8)
-    sentences = np.zeros(2, np.int64)
     cuts = 0
     start, end = np.int64(0), np.int64(data.shape[0])
     while start < end:
         stop, _, has_citation = next_line(data, start, end)
         first, last = trimmed(data, start, stop, flags)
-        if has_citation:
-            copied = _without_citations(data, first, last, scratch)
-            _c4_line(scratch, 0, copied, flags, sentences)
-        else:
-            _c4_line(data, first, last, flags, sentences)
+        _c4_of_line(data, first, last, has_citation, flags, copy, copy_read_only, sentences)
         if sentences[variant] == 0:
             if cuts and stops[cuts - 1] == start:
                 stops[cuts - 1] = min(stop + 1, end)
@@ -348,18 +382,22 @@ def measure_web(
         statistics: of `text_statistics.measure_text` for the same documents.
     """
     rows = np.zeros((len(offsets) - 1, len(WEB_STATISTICS)), dtype=np.float64)
-    _measure(read_only(data), read_only(offsets), character_flags(), rows)
+    copy = np.empty(scratch_size(longest_text(offsets)), np.uint8)
+    sentences = np.empty(2, np.int64)
+    _measure(read_only(data), read_only(offsets), character_flags(), copy, read_only(copy), sentences, rows)
     characters = statistics[:, STATISTICS.index("character_count")]
     repeated = statistics[:, STATISTICS.index("duplicate_line_character_share")] * characters
-    rows[:, 3] = repeated / np.maximum(characters - rows[:, 2], 1)
-    rows[:, 2] /= np.maximum(statistics[:, STATISTICS.index("word_count")], 1)
+    rows[:, _DUPLICATE_CHARACTERS] = repeated / np.maximum(characters - rows[:, _LINE_FEEDS], 1)
+    rows[:, _LINE_FEEDS] /= np.maximum(statistics[:, STATISTICS.index("word_count")], 1)
     return rows
 
 
 def c4_cuts(text: bytes, variant: int) -> list[tuple[int, int]]:
     """The half-open byte ranges that C4 takes out of a text: whole lines, and citations in those that stay."""
-    data = np.frombuffer(text, dtype=np.uint8)
-    most = len(data) // 2 + 2
-    starts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
-    cuts = _c4_cuts(data, character_flags(), variant, starts, stops)
+    data = read_only(np.frombuffer(text, dtype=np.uint8))
+    room = scratch_size(len(data))
+    starts, stops = np.empty(room, np.int64), np.empty(room, np.int64)
+    copy = np.empty(room, np.uint8)
+    sentences = np.empty(2, np.int64)
+    cuts = _c4_cuts(data, character_flags(), variant, copy, read_only(copy), sentences, starts, stops)
     return list(zip(starts[:cuts].tolist(), stops[:cuts].tolist(), strict=True))

@@ -10,7 +10,7 @@ from typing import Protocol, overload
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import read_only
+from data_prep.kernel import read_only
 
 UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
 """Names of the control entries; `</s>` ends a document."""

@@ -20,6 +20,8 @@ from data_prep.tokenizer.byte_pairs import (
     MEMORY_SETS,
     RANK_BITS,
     REMEMBERED_BYTES,
+    Memory,
+    Vocabulary,
     encode_documents,
     pair_table,
 )
@@ -52,7 +54,7 @@ class _Spelling:
     """What a text begins as, before anything is merged.
 
     Attributes:
-        pages, characters: see `encode_documents`.
+        pages, characters: see `byte_pairs.Vocabulary`.
         byte_tokens: of each byte of a character that begins as its bytes, [256].
         prefix: before each document that is not empty.
         spaces_are_marked: a space and U+2581 are the same.
@@ -90,12 +92,15 @@ class PieceEncoder:
         if len(set(merges)) < len(merges):
             raise _refused(path, f"the merge {Counter(merges).most_common(1)[0][0]} stands there twice")
         pairs = np.array([[vocabulary[a], vocabulary[b]] for a, b in merges], np.int64).reshape(-1, 2)
-        self._merged = merged = np.array([vocabulary[a + b] for a, b in merges], np.uint32)
+        merged = np.array([vocabulary[a + b] for a, b in merges], np.uint32)
         if is_sentencepiece:
             self._spelling = _sentencepiece(path, vocabulary)
         else:
             self._spelling = _byte_level(path, vocabulary, pairs, merged)
-        self._table, self._numbers = pair_table(pairs)
+        spelling = self._spelling
+        self._vocabulary = Vocabulary(
+            spelling.pages, spelling.characters, spelling.byte_tokens, *pair_table(pairs), merged
+        )
         self._mark: Callable[[npt.NDArray[np.uint8], int], npt.NDArray[np.uint64]]
         if is_sentencepiece:
             entries = [(a + b).replace(SPACE, " ").encode() for a, b in merges]
@@ -107,8 +112,7 @@ class PieceEncoder:
             tables = excluded_tables(EXCLUDED)
             self._mark = lambda data, size: mark_by_pattern(data, size, *tables)
         self._neighbours = Neighbours.of(entries)
-        self._memory = _lines_of_cache(MEMORY_SETS)
-        self._long_memory = _lines_of_cache(2 * LONG_MEMORY_SLOTS)
+        self._memory = Memory(_lines_of_cache(MEMORY_SETS), _lines_of_cache(2 * LONG_MEMORY_SLOTS))
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         spelling, held = self._spelling, Texts.of(texts)
@@ -127,14 +131,8 @@ class PieceEncoder:
             ends,
             starts,
             self.end_of_document,
-            spelling.pages,
-            spelling.characters,
-            spelling.byte_tokens,
-            self._table,
-            self._numbers,
-            self._merged,
+            self._vocabulary,
             self._memory,
-            self._long_memory,
             tokens,
             sizes,
         )
@@ -280,7 +278,7 @@ def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
 
 
 def _by_page(begins: Mapping[int, int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Pages and characters, see `encode_documents`, of code points and what they begin as."""
+    """Pages and characters, see `byte_pairs.Vocabulary`, of code points and what they begin as."""
     held = sorted({code >> 8 for code in begins})
     pages = np.full(0x1100, len(held), np.int32)  # the last page is empty
     pages[held] = np.arange(len(held))

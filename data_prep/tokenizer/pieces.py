@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.machine_words import equal_of_64, first_bytes, load_eight, lowest, read_only, store_eight
+from data_prep.kernel import inlined, kernel, read_only
+from data_prep.machine_words import equal_of_64, first_bytes, load_eight, lowest, store_eight
 
 PADDING = 80
 """Bytes that may be read, but do not count, behind the text."""
@@ -43,7 +43,7 @@ def divided_documents(
     return read_only(divided[: size + PADDING]), ends
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _divide(
     data: npt.NDArray[np.uint8],
     offsets: npt.NDArray[np.int64],
@@ -70,7 +70,7 @@ def _divide(
     return place
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def code_point(eight):  # type: ignore[no-untyped-def]
     """The character that eight bytes of valid UTF-8 begin with, see `load_eight`, and how many of them it takes.
 
@@ -103,7 +103,7 @@ def excluded_tables(
     return np.array(ascii_ones, np.uint8), np.array(longer, np.uint8).reshape(-1, 2), code_points
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def mark_by_pattern(
     data: npt.NDArray[np.uint8],
     size: int,
@@ -155,7 +155,7 @@ def mark_by_pattern(
     return starts
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def holds_character(data: npt.NDArray[np.uint8], size: int, character: npt.NDArray[np.uint8]) -> bool:
     """Whether three bytes stand anywhere among the first `size`, of which `data` has `PADDING` more."""
     for first in range(0, size, 64):
@@ -165,7 +165,7 @@ def holds_character(data: npt.NDArray[np.uint8], size: int, character: npt.NDArr
     return False
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def mark_by_entries(data: npt.NDArray[np.uint8], size: int, joined: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     """Where characters begin that no entry holds together with what stands before them.
 
@@ -225,19 +225,19 @@ def _bounds(text: str) -> Iterable[int]:
     return accumulate(len(character.encode(errors="surrogateescape")) for character in text[:-1])
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def _pair_slot(left: int, right: int) -> np.uint64:
     return np.uint64(left << 21 | right) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - _PAIR_BITS)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _set_pairs(pairs: npt.NDArray[np.int64], found: npt.NDArray[np.uint64]) -> None:
     for k in range(len(pairs)):
         slot = _pair_slot(pairs[k, 0], pairs[k, 1])
         found[slot >> np.uint64(6)] |= np.uint64(1) << (slot & np.uint64(63))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def cut_long_pieces(
     data: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.uint64],

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.kernel import kernel
 from data_prep.machine_words import differing_of_32
 from data_prep.tokenizer.encode import ReferenceEncoder
 from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
@@ -148,7 +148,7 @@ def _steps(part: Mapping[str, Any] | None, name: str) -> list[Mapping[str, Any]]
     return [step for inner in part[name] for step in _steps(inner, name)]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _compare(
     tokens: npt.NDArray[np.uint32],
     sizes: npt.NDArray[np.int64],

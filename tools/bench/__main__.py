@@ -8,6 +8,7 @@ import sys
 
 AREAS = {
     "checkpoint": "how long training stands still for a checkpoint: in the background, waited for, torch.save",
+    "compile": "what first use waits for: all kernels compiled from an empty cache, by kernel, group and in total",
     "data": "statistics and rules, language, MinHash and removal, measure: ours, datatrove, rensa, fastText",
     "families": "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
     "parallel": "two processes against one: tensor, sequence, pipeline, data; speed, and where the time goes",

@@ -1,0 +1,152 @@
+"""Compile the kernels of a stage before its workers start, in two processes: numba compiles in one thread at a time.
+
+`python -m data_prep.compile_kernels GROUP …` is the second process; both leave what they compile in numba's cache.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep.config import FingerprintConfig
+from data_prep.dedup import lines, near
+from data_prep.kernel import read_only
+from data_prep.signals import (
+    fasttext_kernel,
+    fingerprints,
+    pii_candidates,
+    roots_statistics,
+    segmentation,
+    text_statistics,
+    web_statistics,
+)
+from data_prep.signals.language import LanguageIdentifier
+from data_prep.tokenizer import byte_pairs, pieces
+from foundation.progress import Progress
+
+_DATA = read_only(np.frombuffer(b"a b.\n", np.uint8))
+_OFFSETS = np.array([0, len(_DATA)], np.int64)
+_BEGINS = read_only(np.zeros(len(_DATA), np.bool_))
+
+
+class _Group(NamedTuple):
+    """Kernels that are compiled together."""
+
+    entry: Any
+    """The kernel that takes longest, which says whether the group has been compiled."""
+    seconds: float
+    """About how long the group takes, on one core of 2026; divides the groups among processes only."""
+    compile: Callable[[], object]
+
+
+def _encode() -> None:
+    """Encode a text with a vocabulary of bytes and one merge."""
+    table, numbers = byte_pairs.pair_table(np.array([[97, 98]], np.int64))
+    vocabulary = byte_pairs.Vocabulary(
+        np.zeros(0x1100, np.int32),
+        np.full(256, -1, np.int32),
+        np.arange(256, dtype=np.int32),
+        table,
+        numbers,
+        np.array([256], np.uint32),
+    )
+    data, ends = pieces.divided_documents(_DATA, _OFFSETS, b"")
+    starts = pieces.mark_by_pattern(data, len(data) - pieces.PADDING, *pieces.excluded_tables(frozenset(". \n")))
+    memory = byte_pairs.Memory(np.zeros((64, 8), np.uint64), np.zeros((64, 8), np.uint64))
+    tokens, sizes = np.empty(len(data) + len(ends), np.uint32), np.empty(len(ends), np.int64)
+    byte_pairs.encode_documents(data, ends, starts, 0, vocabulary, memory, tokens, sizes)
+
+
+def _cut() -> None:
+    """Cut a text into pieces in every way."""
+    data, _ = pieces.divided_documents(_DATA, _OFFSETS, b" ")
+    size = len(data) - pieces.PADDING
+    starts = pieces.mark_by_pattern(data, size, *pieces.excluded_tables(frozenset(". \n")))
+    pieces.mark_by_entries(data, size, np.zeros(1 << 16, np.bool_))
+    pieces.holds_character(data, size, np.zeros(3, np.uint8))
+    neighbours = pieces.Neighbours.of([b"ab"])
+    pieces.cut_long_pieces(data, starts, 15, neighbours.characters, neighbours.in_part)
+
+
+GROUPS: dict[str, _Group] = {
+    "roots": _Group(
+        roots_statistics._measure, 6, lambda: roots_statistics.measure_roots(_DATA, _OFFSETS, _BEGINS, ["en"])
+    ),
+    "web": _Group(
+        web_statistics._measure,
+        6,
+        lambda: web_statistics.measure_web(_DATA, _OFFSETS, np.zeros((1, len(text_statistics.STATISTICS)))),
+    ),
+    "text": _Group(
+        text_statistics._measure_documents, 6, lambda: text_statistics.measure_text(_DATA, _OFFSETS, _BEGINS)
+    ),
+    "fingerprints": _Group(
+        fingerprints._fingerprint_documents,
+        3,
+        lambda: fingerprints.fingerprint_text(_DATA, _OFFSETS, FingerprintConfig()),
+    ),
+    "language": _Group(fasttext_kernel._predict, 3, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)),
+    "segmentation": _Group(segmentation._mark_words, 2, lambda: segmentation.mark_words(_DATA, _OFFSETS)),
+    "personal data": _Group(
+        pii_candidates._find_in_documents, 1.5, lambda: pii_candidates.find_candidates(_DATA, _OFFSETS)
+    ),
+    "shingles": _Group(
+        fingerprints._shingle,
+        1.5,
+        lambda: fingerprints.jaccard(fingerprints.shingle_set(b"a", 1), fingerprints.shingle_set(b"b", 1)),
+    ),
+    "bands": _Group(near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
+    "lines": _Group(lines._hash_lines, 0.8, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
+    "encoder": _Group(byte_pairs.encode_documents, 8, _encode),
+    "pieces": _Group(pieces.mark_by_pattern, 3, _cut),
+    "cuts": _Group(web_statistics._c4_cuts, 2, lambda: web_statistics.c4_cuts(b"a b.\n", web_statistics.PAPER)),
+}
+"""By name; the longest ones first."""
+MEASURE = ("roots", "web", "text", "fingerprints", "language", "segmentation", "personal data", "shingles")
+ENCODE = ("encoder", "pieces")
+
+
+def compile_kernels(names: Sequence[str]) -> None:
+    """Compile these groups, so that workers load them from numba's cache instead of compiling each."""
+    cold = [name for name in names if not _is_cached(GROUPS[name].entry)]
+    mine, theirs = divide(cold)
+    if not theirs or len(os.sched_getaffinity(0)) < 2:
+        mine, theirs = cold, []
+    other = None
+    if theirs:
+        other = subprocess.Popen([sys.executable, "-m", "data_prep.compile_kernels", *theirs])
+    with Progress("kernels (compiled once on a machine)", len(cold), "groups") as progress:
+        for name in mine:
+            GROUPS[name].compile()
+            progress.advance()
+        if other is not None:
+            other.wait()  # what it has not compiled is compiled here
+        for name in theirs:
+            GROUPS[name].compile()
+            progress.advance()
+
+
+def divide(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Two parts that take about as long, each group to the part with less."""
+    parts: tuple[list[str], list[str]] = ([], [])
+    for name in sorted(names, key=lambda name: -GROUPS[name].seconds):
+        min(parts, key=lambda part: sum(GROUPS[one].seconds for one in part)).append(name)
+    return parts
+
+
+def _is_cached(entry: Any) -> bool:
+    """Whether numba's cache has a kernel as its file is now."""
+    source = Path(entry.py_func.__code__.co_filename).stat().st_mtime
+    found = Path(entry.stats.cache_path).glob(f"*.{entry.py_func.__qualname__}-*.nbi")
+    return any(path.stat().st_mtime >= source for path in found)
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:]:
+        GROUPS[asked].compile()

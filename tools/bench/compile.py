@@ -1,0 +1,92 @@
+"""Seconds to compile all kernels from an empty cache: by kernel, by group, and in total, as first use takes.
+
+Each group is compiled in a process of its own for the first table, whose seconds are of that process alone; kernels are
+shown without what they call. The total is of all groups in two processes at once, imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from typing import Any
+
+from numba.core import event
+
+from data_prep.compile_kernels import GROUPS, divide
+from foundation.progress import Progress, summary_table
+
+
+class _Seconds(event.Listener):
+    """Sums the time of each function without that of the functions compiled for it."""
+
+    def __init__(self) -> None:
+        self.by_function: dict[str, float] = defaultdict(float)
+        self._open: list[list[float]] = []
+
+    def on_start(self, event: Any) -> None:
+        self._open.append([time.perf_counter(), 0.0])
+
+    def on_end(self, event: Any) -> None:
+        started, inside = self._open.pop()
+        seconds = time.perf_counter() - started
+        if self._open:
+            self._open[-1][1] += seconds
+        function = event.data["dispatcher"].py_func
+        self.by_function[f"{function.__module__}.{function.__name__}"] += seconds - inside
+
+
+def main(arguments: list[str]) -> int:
+    """Compile in processes of their own, and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m tools.bench compile", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="of the total, the fastest of which counts")
+    parser.add_argument("--kernels", type=int, default=25, help="rows of the table of kernels")
+    parser.add_argument("--one", nargs="+", metavar="GROUP", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        listener = _Seconds()
+        event.register("numba:compile", listener)
+        for name in given.one:
+            GROUPS[name].compile()
+        print(json.dumps(listener.by_function))
+        return 0
+    kernels: dict[str, float] = defaultdict(float)
+    groups: list[tuple[str, float]] = []
+    totals: list[float] = []
+    with Progress("bench compile", len(GROUPS) + given.rounds, "compilations") as progress:
+        for name in GROUPS:
+            found = json.loads(_run([[name]])[0].splitlines()[-1])
+            groups.append((name, sum(found.values())))
+            for function, seconds in found.items():
+                kernels[function] += seconds
+            progress.advance()
+        for _ in range(given.rounds):
+            started = time.perf_counter()
+            _run(list(divide(list(GROUPS))))
+            totals.append(time.perf_counter() - started)
+            progress.advance()
+    longest = sorted(kernels.items(), key=lambda row: -row[1])[: given.kernels]
+    for what, rows in (("kernel", longest), ("group", groups)):
+        shown = [(name, round(seconds, 2)) for name, seconds in rows]
+        summary_table("From an empty cache", shown, (what, "seconds"))
+    print(f"all kernels in two processes: {min(totals):.1f} s (of {', '.join(f'{one:.1f}' for one in totals)})")
+    return 0
+
+
+def _run(parts: list[list[str]]) -> list[str]:
+    """Compile each part in a process of its own, all at once, with an empty cache; return what they print."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        command = [sys.executable, "-m", "tools.bench", "compile", "--one"]
+        running = [
+            subprocess.Popen([*command, *part], env=environment, stdout=subprocess.PIPE, text=True) for part in parts
+        ]
+        printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise RuntimeError("a process that compiles has failed; see above")
+    return printed
