@@ -17,10 +17,10 @@ from typing import Any
 from data_prep.sources.compression import (
     ByteStream,
     DamagedFileError,
-    divide_packed,
     suffix_of,
 )
 from data_prep.sources.html import main_text
+from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, usable
 
