@@ -72,7 +72,7 @@ def _manifest_of(path: Path, digest: str) -> Manifest:
 def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
     counts: Counter[str] = Counter(documents=0, bytes=0, quarantined=0, raw_bytes=shard.raw_bytes)
     with _Rows(corpus) as rows, open(quarantine, "w", encoding="utf-8") as aside:
-        for result in _read(shard, maximum_document_bytes):
+        for result in _read(shard, maximum_document_bytes, counts):
             if isinstance(result, Fault):
                 counts["quarantined"] += 1
                 counts[f"quarantine:{result.reason}"] += 1
@@ -83,13 +83,15 @@ def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: 
     return counts
 
 
-def _read(shard: Shard, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+def _read(shard: Shard, maximum_document_bytes: int, counts: Counter[str]) -> Iterator[Document | Fault]:
     reader = reader_of(shard.kind)
     for piece in shard.ranges:
         if not os.path.exists(piece.path):
             raise ValueError(f"{piece.path}: the input is gone since it was frozen; put it back or `--restart extract`")
         try:
-            yield from reader.read(piece, maximum_document_bytes)
+            passed_over = yield from reader.read(piece, maximum_document_bytes)
+            for what, count in (passed_over or {}).items():
+                counts[f"skipped:{what}"] += count
         except OSError as error:
             raise ValueError(
                 f"{piece.path}: cannot be read ({error.strerror or error}); mend it or its disk and run again: what "
@@ -166,11 +168,17 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
             key.removeprefix("quarantine:"): total[key] for key in sorted(total) if key.startswith("quarantine:")
         }
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        skipped = ", ".join(
+            f"{total[key]:,} {key.removeprefix('skipped:')}" for key in sorted(total) if key.startswith("skipped:")
+        )
+        if skipped:
+            print(f"source {source.name}: no documents, and passed over: {skipped}")
         if names and not total["documents"]:
             first = next(quarantined(run, names), None)
             example = f"; the first: {place_of(first)}: {first['detail']}" if first else ""
             raise ValueError(
-                f"source {source.name}: none of its {total['quarantined']} documents can be used ({told}){example}. "
+                f"source {source.name}: none of its {total['quarantined']} documents can be used ({told or skipped})"
+                f"{example}. "
                 f"Is kind {source.kind!r} right for its files? What was read is kept in {run.quarantine}"
             )
         if reasons:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 _BLOCK_BYTES = 1 << 18
@@ -210,7 +211,7 @@ def _before_damage(unpacker: Any, content: bytes) -> bytes:
 class _ZstdFrames:
     """Frames of a zstd file (RFC 8878, section 3.1), unpacked block by block: a damage costs no block before it."""
 
-    def __init__(self, raw: io.BufferedReader, path: str) -> None:
+    def __init__(self, raw: io.BufferedReader, path: str | None = None) -> None:
         self._raw, self._path = raw, path
         self._unpacker: Any = None
         self.enter(0)
@@ -225,7 +226,7 @@ class _ZstdFrames:
         import zstandard
 
         if self._unpacker is None:
-            dictionary = _zstd_dictionary(self._path)
+            dictionary = _zstd_dictionary(self._path) if self._path else None
             self._unpacker = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_ZSTD_WINDOW_BYTES)
         is_first = False
         while True:
@@ -286,6 +287,17 @@ class _ZstdFrames:
             if not self._has_checksum:
                 self._frame = None
         return block
+
+
+def unpacked_blocks(raw: io.BufferedReader, suffix: str) -> Iterator[bytes]:
+    """What an open file unpacks to, by the suffix that it would have.
+
+    Raises:
+        DamagedFileError: after all bytes that come before the damage.
+    """
+    pieces: _Pieces = (_GzipMembers if suffix == ".gz" else _ZstdFrames)(raw)
+    while block := pieces.next_block()[0]:
+        yield block
 
 
 class ByteStream:
