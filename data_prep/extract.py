@@ -20,9 +20,10 @@ from data_prep.documents import DOCUMENTS
 from data_prep.executors import run_units
 from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest, load_manifest
 from data_prep.sources import Document, Fault, reader_of
+from data_prep.sources.compression import PACKED_BY
 from foundation.atomic_files import room_for, whole_file
 
-VERSION = 1
+VERSION = 2
 
 _ROW_GROUP_BYTES = 8_000_000
 """Text that is held before it is written; the memory of this stage, together with one document."""
@@ -46,6 +47,10 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
     for source in manifest.sources:
         for path in source.missing:
             print(f"source {source.name}: nothing at {path} on this machine")
+        packed = {suffix: count for suffix, count in source.skipped.items() if suffix in PACKED_BY}
+        if packed:
+            told = ", ".join(f"{count:,} {suffix} files ({PACKED_BY[suffix]})" for suffix, count in packed.items())
+            print(f"source {source.name}: not read: {told}; only .gz and .zst are unpacked")
     stage = extract_stage(config, run, manifest)
     work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
     run_units(work, manifest.shard_names, config.workers, "extract", stage, manifest.chains)

@@ -26,7 +26,7 @@ _ZSTD_DICTIONARY_BYTES = 1 << 23
 """Largest dictionary, packed and unpacked, that a decoder must support, see `_zstd_dictionary`."""
 _ZSTD_WINDOW_BYTES = 1 << 31
 """As `zstd --long=31` writes it."""
-_NOT_READ = {
+PACKED_BY = {
     ".xz": "xz", ".lzma": "xz", ".bz2": "bzip2", ".tbz2": "bzip2", ".txz": "xz", ".lz4": "lz4", ".lz": "lzip",
     ".lzo": "lzop", ".7z": "7-Zip", ".zip": "zip", ".rar": "rar", ".br": "brotli", ".z": "compress", ".sz": "snappy",
     ".snappy": "snappy",
@@ -56,9 +56,9 @@ def refuse_other_compression(path: str) -> None:
         ValueError: its name ends like that.
     """
     suffix = os.path.splitext(path)[1].lower()
-    if suffix in _NOT_READ:
+    if suffix in PACKED_BY:
         raise ValueError(
-            f"{path}: files packed by {_NOT_READ[suffix]} ({suffix}) are not read; unpack it, or pack it by gzip (.gz) "
+            f"{path}: files packed by {PACKED_BY[suffix]} ({suffix}) are not read; unpack it, or pack it by gzip (.gz) "
             "or zstd (.zst)"
         )
 

@@ -39,7 +39,9 @@ def undo_codings(content: bytes, codings: str, maximum_bytes: int, is_truncated:
     names = [name.strip().lower() for name in codings.split(",") if name.strip()]
     names = [name for name in names if name not in ("identity", "none", "utf-8", "utf8")]
     if len(names) > _LONGEST_LIST:
-        raise CodingError("unknown_coding", f"{len(names)} content codings are listed; at most {_LONGEST_LIST} are undone")
+        raise CodingError(
+            "unknown_coding", f"{len(names)} content codings are listed; at most {_LONGEST_LIST} are undone"
+        )
     for name in reversed(names):
         content = _undo(content, name, maximum_bytes, is_truncated)
     return content

@@ -300,4 +300,3 @@ def headers_of(content: bytes) -> dict[str, str]:
             name = name.strip().lower()
             headers.setdefault(name, value.strip())
     return headers
-
