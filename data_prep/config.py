@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_prep.languages import canonical_setting
 from foundation.configuration import Settings
 
 SourceKind = Literal[
@@ -46,6 +47,14 @@ LocalPath = Annotated[Path, BeforeValidator(_refuse_address)]
 """A path in the file system."""
 
 
+T = TypeVar("T")
+
+
+def _by_name(value: dict[str, T]) -> dict[str, T]:
+    """A setting by language, by the names of the languages."""
+    return dict(zip(canonical_setting(value), value.values(), strict=True))
+
+
 class SourceConfig(Settings):
     """One named source of raw files."""
 
@@ -72,8 +81,9 @@ class LanguageConfig(Settings):
     """A fastText model file; left out: lid.176.ftz, which comes with the installation."""
     minimum_probability: float = Field(default=0.65, ge=0, le=1)
     """FineWeb's threshold (Penedo et al. 2024, arXiv:2406.17557, section 3.3)."""
-    keep: tuple[str, ...] = ()
-    """ISO 639 codes of languages that are kept; empty: all."""
+    keep: Annotated[tuple[str, ...], AfterValidator(canonical_setting)] = ()
+    """Codes of languages that are kept, see `data_prep/languages.py`; empty: all. One with a script, such as `zh_Hant`,
+    keeps this script alone."""
     lines: bool = False
     """Also identify the language of each line (`line_languages`, `line_language_probabilities`)."""
 
@@ -173,8 +183,8 @@ class TokenizerConfig(Settings):
     language_exponent: float = Field(default=1.0, ge=0, le=1)
     """Within a source, a language with a share p of its text is drawn in proportion to p to this power: 1 leaves things
     as they are, less lifts small languages (Conneau and Lample 2019, arXiv:1901.07291, section 3.1, take 0.5)."""
-    language_weights: dict[str, float] = Field(default_factory=dict)
-    """ISO 639 code -> factor to its proportion within each source; 1 for languages that are not named."""
+    language_weights: Annotated[dict[str, float], AfterValidator(_by_name)] = Field(default_factory=dict)
+    """Language -> factor to its proportion within each source; 1 for languages that are not named."""
     monolingual_vocabulary_size: int | None = Field(default=None, ge=512)
     """Of the tokenizers that the report holds each language to; left out: a quarter of `vocabulary_size`, since one
     language needs fewer entries than all together."""
@@ -233,8 +243,8 @@ class DataConfig(Settings):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
-    perplexity: dict[str, LanguageModelConfig] = Field(default_factory=dict)
-    """ISO 639 code -> a model; empty: perplexity is not measured. Documents of other languages have none."""
+    perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
+    """Language -> a model; empty: perplexity is not measured. Documents of other languages have none."""
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

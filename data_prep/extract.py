@@ -94,7 +94,7 @@ def _read(shard: Shard, maximum_document_bytes: int, counts: Counter[str]) -> It
         if not os.path.exists(piece.path):
             raise ValueError(f"{piece.path}: the input is gone since it was frozen; put it back or `--restart extract`")
         try:
-            passed_over = yield from reader.read(piece, maximum_document_bytes)
+            passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]
             for what, count in (passed_over or {}).items():
                 counts[f"skipped:{what}"] += count
         except OSError as error:

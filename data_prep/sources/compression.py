@@ -118,7 +118,7 @@ class _Pieces(Protocol):
 class _Plain:
     """A file that is not packed: one piece."""
 
-    def __init__(self, raw: io.BufferedReader) -> None:
+    def __init__(self, raw: io.BufferedReader[Any]) -> None:
         self._raw = raw
         self.start = 0
 
@@ -134,7 +134,7 @@ class _Plain:
 class _GzipMembers:
     """Members of a gzip file (RFC 1952); zero bytes between them are padding, as tapes have it."""
 
-    def __init__(self, raw: io.BufferedReader) -> None:
+    def __init__(self, raw: io.BufferedReader[Any]) -> None:
         self._raw = raw
         self.enter(0)
 
@@ -211,7 +211,7 @@ def _before_damage(unpacker: Any, content: bytes) -> bytes:
 class _ZstdFrames:
     """Frames of a zstd file (RFC 8878, section 3.1), unpacked block by block: a damage costs no block before it."""
 
-    def __init__(self, raw: io.BufferedReader, path: str | None = None) -> None:
+    def __init__(self, raw: io.BufferedReader[Any], path: str | None = None) -> None:
         self._raw, self._path = raw, path
         self._unpacker: Any = None
         self.enter(0)
@@ -289,7 +289,7 @@ class _ZstdFrames:
         return block
 
 
-def unpacked_blocks(raw: io.BufferedReader, suffix: str) -> Iterator[bytes]:
+def unpacked_blocks(raw: io.BufferedReader[Any], suffix: str) -> Iterator[bytes]:
     """What an open file unpacks to, by the suffix that it would have.
 
     Raises:
@@ -350,6 +350,11 @@ class ByteStream:
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)
+
+    @property
+    def piece_start(self) -> int:
+        """Byte of the range at which the member or frame begins that is being unpacked."""
+        return self._pieces.start
 
     def next_block(self) -> tuple[bytes, bool]:
         """More bytes of one member or frame, and whether they are its first; for callers that do not call `read`."""

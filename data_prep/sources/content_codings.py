@@ -44,7 +44,7 @@ def undo_codings(content: bytes, codings: str, maximum_bytes: int, is_truncated:
         )
     for name in reversed(names):
         content = _undo(content, name, maximum_bytes, is_truncated)
-    return content
+    return content[: maximum_bytes + 1]
 
 
 def _undo(content: bytes, name: str, maximum_bytes: int, is_truncated: bool) -> bytes:

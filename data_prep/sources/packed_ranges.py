@@ -17,7 +17,6 @@ from data_prep.sources.compression import (
     ZSTD_SKIPPABLE,
     ByteStream,
     DamagedFileError,
-    refuse_other_compression,
     suffix_of,
 )
 from data_prep.sources.ranges import FileRange, at_places

@@ -181,7 +181,7 @@ def _page(record: Record) -> tuple[str, str, bytes]:
 
 def _without_chunks(content: bytes) -> bytes:
     """A body that was sent in chunks (RFC 9112, section 7.1), put together; one that is not in chunks as it is."""
-    parts = []
+    parts: list[bytes] = []
     place = 0
     while place < len(content):
         end = content.find(b"\n", place, place + 1000)

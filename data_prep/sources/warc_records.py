@@ -23,7 +23,8 @@ LONGEST_HEADER = 1 << 16
 _VERSION_LINE = re.compile(rb"\n(?=WARC/[01]\.\d{1,2}\r?\n)")
 _LONGEST_VERSION_LINE = 12
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
-_NEARLY = 4
+_LINE_ENDS = b"\r\n\r\n"
+_NEARLY = len(_LINE_ENDS)
 """Bytes by which a length may be wrong: that of the two line ends behind a record, which it may or may not count."""
 _DROPPED_AT_ONCE = 1 << 20
 
@@ -65,8 +66,11 @@ class _Records:
         self._dropped = 0  # bytes before the buffer
         self._position = 0  # in the buffer, of what is read next
         self._begins: deque[int] = deque()  # in the buffer: where a member or frame begins with a record
+        self._edges: set[int] = set()  # in what is unpacked: where members and frames begin
         self._is_ended = False
         self._damage: DamagedFileError | None = None
+        self._is_last_damaged = False  # the damage is in the member or frame of the last bytes that are held
+        self._last_piece = -1
         self._number = -1
 
     def read(self) -> Iterator[Record | BadRecord]:
@@ -87,11 +91,15 @@ class _Records:
             block, is_first = self._stream.next_block()
         except DamagedFileError as error:
             self._damage, block, is_first = error, b"", False
+            self._is_last_damaged = self._stream.piece_start == self._last_piece
         if not block:
             self._is_ended = True
             return False
-        if is_first and self._is_packed and block.startswith(MAGIC):
-            self._begins.append(len(self._buffer))
+        self._last_piece = self._stream.piece_start
+        if is_first and self._is_packed:
+            self._edges.add(self._dropped + len(self._buffer))
+            if block.startswith(MAGIC):
+                self._begins.append(len(self._buffer))
         self._buffer += block
         return True
 
@@ -113,6 +121,7 @@ class _Records:
             del self._buffer[:position]
             self._begins = deque(begin - position for begin in self._begins if begin >= position)
             self._dropped += position
+            self._edges = {edge for edge in self._edges if edge >= self._dropped}
             self._position = 0
 
     def _skip_line_ends(self) -> bool:
@@ -162,10 +171,11 @@ class _Records:
             return
         is_whole = self._has(start + length, begin)
         if is_whole:
-            place = self._behind_line_ends(start + length, begin)
+            place = self._behind_line_ends(start + length)
             if place is not None:
-                if self._damage is not None and place >= len(self._buffer) and "ends inside" not in str(self._damage):
-                    self._go_to(place)  # its checksum is wrong: told with the damage of the file
+                has_wrong_checksum = self._is_last_damaged and "ends inside" not in str(self._damage)
+                if has_wrong_checksum and place >= len(self._buffer):
+                    self._go_to(place)  # told with the damage of the file
                     return
                 yield Record(self._number, headers, bytes(self._buffer[start : start + length]), False)
                 self._go_to(place)
@@ -226,10 +236,14 @@ class _Records:
             behind = file.read(min(size - place, 16)).lstrip(b"\r\n")
         return not behind or behind.startswith(MAGIC)
 
-    def _behind_line_ends(self, place: int, begin: int) -> int | None:
-        """Where the next record begins, or the end, if nothing but line ends is before it."""
+    def _behind_line_ends(self, place: int) -> int | None:
+        """Where the next record, member or frame begins, or the end, if nothing but line ends is before it; or what
+        is behind the two line ends with which a record ends."""
+        self._has(place + len(_LINE_ENDS) + 1)  # one more: a wrong checksum of this record is met then
+        if self._buffer.startswith(_LINE_ENDS, place):
+            return place + len(_LINE_ENDS)
         while self._has(place + 1):
-            if self._next_begin(begin) == place:
+            if self._dropped + place in self._edges:
                 return place
             if self._buffer[place] not in b"\r\n":
                 self._has(place + len(MAGIC))
@@ -285,6 +299,8 @@ class _Records:
         yield BadRecord(max(self._number, 0), "damaged_record" if is_found else "damaged_file", detail)
         self._buffer, self._position, self._damage = bytearray(), 0, None
         self._begins.clear()
+        self._edges.clear()
+        self._is_last_damaged = False
         self._is_ended = not is_found
 
 

@@ -162,8 +162,8 @@ def check_that_texts_come_back(encoder: ReferenceEncoder, table: TokenBytes) -> 
         if is_inexact and not (table.may_differ(text) and table.is_rewritten(tokens, text)):
             found = b"".join(table.texts[token] or b"" for token in tokens.tolist()).decode("utf-8", "backslashreplace")
             raise TokenizerError(
-                f"{encoder.path}: a text does not come back from its tokens: {text[:60]!r} comes back as {found[:60]!r}; "
-                "it cannot be used for token files, which stand for their text"
+                f"{encoder.path}: a text does not come back from its tokens: {text[:60]!r} comes back as {found[:60]!r}"
+                "; it cannot be used for token files, which stand for their text"
             )
 
 
