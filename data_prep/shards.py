@@ -313,11 +313,11 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
 def _nothing_found(source: SourceConfig, found: SourceFiles) -> str:
     """Why a source has no file: paths that are not there, and files in folders that are of no use to it."""
     there = [path for path in source.paths if path not in found.missing]
-    parts = [f"not found: {', '.join(found.missing)}"] if found.missing else []
+    parts = [f"not found: {', '.join(f'{path} ({source.name})' for path in found.missing)}"] if found.missing else []
     if there:
         suffixes = ", ".join(f"{count} {suffix}" for suffix, count in found.skipped.items()) or "no files"
-        parts.append(f"{', '.join(there)} has no file that kind {source.kind!r} reads, but {suffixes}")
-    return f"source {source.name}: {'; '.join(parts)}"
+        parts.append(f"{', '.join(f'{path} ({source.name})' for path in there)} has no file that kind {source.kind!r} reads, but {suffixes}")
+    return "; ".join(parts)
 
 
 def load_manifest(run: RunDirectory) -> Manifest:

@@ -106,7 +106,8 @@ _DIGIT_RUN = re.compile(rb"\d+(?:[ ./()-]{1,2}\d+)*")
 _NUMBER = re.compile(rb"\d+")
 _PHONE = re.compile(
     rb"(?:"
-    rb"\+[1-9]\d{0,2}(?:[ .-]?\(0?\d{1,4}\))?(?:[ .-]?\d{1,5}){2,6}"  # international
+    # international; groups of at most five digits, which a run can be divided into in one way only
+    rb"\+(?:[1-9]\d{2}|[1-9]\d?(?!\d))(?:[ .-]?\(0?\d{1,4}\))?(?:[ .-]?(?:\d{5}(?=\d)|\d{1,5}(?!\d))){1,6}"
     rb"|(?:1[ .-])?\([2-9]\d{2}\) ?[2-9]\d{2}[ .-]\d{4}"  # (212) 555-0123
     rb"|(?<!\d)(?:1[ .-])?[2-9]\d{2}([.-])[2-9]\d{2}\1\d{4}"  # 212-555-0123
     rb")(?![\w]|[-.,/:]\d)"

@@ -16,7 +16,18 @@ from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, read_
 from data_prep.sources.web_encodings import decode_page
 
 _SUFFIXES = (".html", ".htm", ".xhtml")
-_SPACES_AT_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
+_SPACES_AT_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # each run is looked at once, from its start
+
+
+_DEEPEST = 512
+"""Elements within one another, from which on browsers put them side by side (Blink,
+`kMaximumHTMLParserDOMTreeDepth`). Finding the main content takes time in proportion to the square of the depth, so in a
+deeper page all of it is taken."""
+_NESTING = re.compile(
+    r"<(/?)(?:div|span|section|article|main|blockquote|table|ul|ol|dl|center|font|form|fieldset|figure|"
+    r"aside|nav|header|footer|details|address|pre|b|i|u|em|strong|small|big|sub|sup)\b",
+    re.IGNORECASE,
+)
 
 
 def _accepts(path: str) -> bool:
@@ -46,10 +57,20 @@ def main_text(content: bytes, declared: str | None = None) -> str | None:
     if page is None:
         return None
     page = page.replace("\r\n", "\n")
+    is_deep = page.count("<") - page.count("</") > _DEEPEST and _depth(page) > _DEEPEST
     from resiliparse.extract.html2text import extract_plain_text
 
-    text: str = extract_plain_text(page, preserve_formatting=True, main_content=True, alt_texts=False)
+    text: str = extract_plain_text(page, preserve_formatting=True, main_content=not is_deep, alt_texts=False)
     return _SPACES_AT_LINE_ENDS.sub("", text)
+
+
+def _depth(page: str) -> int:
+    """The depth of a page, by elements that end only where their end tag is or that of one around them."""
+    depth = deepest = 0
+    for match in _NESTING.finditer(page):
+        depth = max(0, depth - 1) if match[1] else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 READER = Reader(_accepts, read)
