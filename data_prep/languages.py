@@ -22,39 +22,32 @@ from collections.abc import Collection, Iterable
 UNKNOWN = "und"
 """A text in which a model sees nothing it knows."""
 
-_TWO_LETTERS = dict(
-    pair.split(":")
-    for pair in (
-        "aar:aa abk:ab afr:af aka:ak amh:am ara:ar arg:an asm:as ava:av ave:ae aym:ay aze:az bak:ba bam:bm bel:be "
-        "ben:bn bis:bi bod:bo bos:bs bre:br bul:bg cat:ca ces:cs cha:ch che:ce chu:cu chv:cv cor:kw cos:co cre:cr "
-        "cym:cy dan:da deu:de div:dv dzo:dz ell:el eng:en epo:eo est:et eus:eu ewe:ee fao:fo fas:fa fij:fj fin:fi "
-        "fra:fr fry:fy ful:ff gla:gd gle:ga glg:gl glv:gv grn:gn guj:gu hat:ht hau:ha hbs:sh heb:he her:hz hin:hi "
-        "hmo:ho hrv:hr hun:hu hye:hy ibo:ig ido:io iii:ii iku:iu ile:ie ina:ia ind:id ipk:ik isl:is ita:it jav:jv "
-        "jpn:ja kal:kl kan:kn kas:ks kat:ka kau:kr kaz:kk khm:km kik:ki kin:rw kir:ky kom:kv kon:kg kor:ko kua:kj "
-        "kur:ku lao:lo lat:la lav:lv lim:li lin:ln lit:lt ltz:lb lub:lu lug:lg mah:mh mal:ml mar:mr mkd:mk mlg:mg "
-        "mlt:mt mon:mn mri:mi msa:ms mya:my nau:na nav:nv nbl:nr nde:nd ndo:ng nep:ne nld:nl nno:nn nor:no nya:ny "
-        "oci:oc oji:oj ori:or orm:om oss:os pan:pa pli:pi pol:pl por:pt pus:ps que:qu roh:rm ron:ro run:rn rus:ru "
-        "sag:sg san:sa sin:si slk:sk slv:sl sme:se smo:sm sna:sn snd:sd som:so sot:st spa:es sqi:sq srd:sc srp:sr "
-        "ssw:ss sun:su swa:sw swe:sv tah:ty tam:ta tat:tt tel:te tgk:tg tgl:tl tha:th tir:ti ton:to tsn:tn tso:ts "
-        "tuk:tk tur:tr twi:tw uig:ug ukr:uk urd:ur uzb:uz ven:ve vie:vi vol:vo wln:wa wol:wo xho:xh yid:yi yor:yo "
-        "zha:za zho:zh zul:zu"
-    ).split()
-)
+_TWO_LETTERS_TABLE = """
+aar:aa abk:ab afr:af aka:ak amh:am ara:ar arg:an asm:as ava:av ave:ae aym:ay aze:az bak:ba bam:bm bel:be ben:bn
+bis:bi bod:bo bos:bs bre:br bul:bg cat:ca ces:cs cha:ch che:ce chu:cu chv:cv cor:kw cos:co cre:cr cym:cy dan:da
+deu:de div:dv dzo:dz ell:el eng:en epo:eo est:et eus:eu ewe:ee fao:fo fas:fa fij:fj fin:fi fra:fr fry:fy ful:ff
+gla:gd gle:ga glg:gl glv:gv grn:gn guj:gu hat:ht hau:ha hbs:sh heb:he her:hz hin:hi hmo:ho hrv:hr hun:hu hye:hy
+ibo:ig ido:io iii:ii iku:iu ile:ie ina:ia ind:id ipk:ik isl:is ita:it jav:jv jpn:ja kal:kl kan:kn kas:ks kat:ka
+kau:kr kaz:kk khm:km kik:ki kin:rw kir:ky kom:kv kon:kg kor:ko kua:kj kur:ku lao:lo lat:la lav:lv lim:li lin:ln
+lit:lt ltz:lb lub:lu lug:lg mah:mh mal:ml mar:mr mkd:mk mlg:mg mlt:mt mon:mn mri:mi msa:ms mya:my nau:na nav:nv
+nbl:nr nde:nd ndo:ng nep:ne nld:nl nno:nn nor:no nya:ny oci:oc oji:oj ori:or orm:om oss:os pan:pa pli:pi pol:pl
+por:pt pus:ps que:qu roh:rm ron:ro run:rn rus:ru sag:sg san:sa sin:si slk:sk slv:sl sme:se smo:sm sna:sn snd:sd
+som:so sot:st spa:es sqi:sq srd:sc srp:sr ssw:ss sun:su swa:sw swe:sv tah:ty tam:ta tat:tt tel:te tgk:tg tgl:tl
+tha:th tir:ti ton:to tsn:tn tso:ts tuk:tk tur:tr twi:tw uig:ug ukr:uk urd:ur uzb:uz ven:ve vie:vi vol:vo wln:wa
+wol:wo xho:xh yid:yi yor:yo zha:za zho:zh zul:zu
+"""
+_TWO_LETTERS = dict(pair.split(":") for pair in _TWO_LETTERS_TABLE.split())
 """ISO 639-3 -> ISO 639-1; `sh` is withdrawn there, and a label of lid.176."""
 
-_SAME = dict(
-    pair.split(":")
-    for pair in (
-        # members of macrolanguages that models take for the whole
-        "cmn:zh arb:ar nob:no nb:no pes:fa swh:sw zsm:ms lvs:lv ekk:et uzn:uz khk:mn ydd:yi npi:ne ory:or azj:az "
-        "kmr:ku plt:mg quy:qu gug:gn ayr:ay gaz:om pbt:ps fil:tl knc:kr ike:iu bih:bho bh:bho sro:sc "
-        # ISO 639-2's other codes
-        "alb:sq arm:hy baq:eu bur:my chi:zh cze:cs dut:nl fre:fr geo:ka ger:de gre:el ice:is mac:mk may:ms mao:mi "
-        "per:fa rum:ro slo:sk tib:bo wel:cy scr:hr scc:sr "
-        # withdrawn
-        "iw:he in:id ji:yi jw:jv mo:ro mol:ro"
-    ).split()
-)
+# in this order: members of macrolanguages that models take for the whole; ISO 639-2's other codes; withdrawn ones
+_SAME_TABLE = """
+cmn:zh arb:ar nob:no nb:no pes:fa swh:sw zsm:ms lvs:lv ekk:et uzn:uz khk:mn ydd:yi npi:ne ory:or azj:az kmr:ku
+plt:mg quy:qu gug:gn ayr:ay gaz:om pbt:ps fil:tl knc:kr ike:iu bih:bho bh:bho sro:sc
+alb:sq arm:hy baq:eu bur:my chi:zh cze:cs dut:nl fre:fr geo:ka ger:de gre:el ice:is mac:mk may:ms mao:mi per:fa
+rum:ro slo:sk tib:bo wel:cy scr:hr scc:sr
+iw:he in:id ji:yi jw:jv mo:ro mol:ro
+"""
+_SAME = dict(pair.split(":") for pair in _SAME_TABLE.split())
 """Other codes -> the name."""
 
 _WITH_SCRIPT = {"als": "sq"}
@@ -67,8 +60,8 @@ _SCRIPTS = {
     "Armn": "hy hyw",
     "Beng": "as bn bpy mni",
     "Cans": "iu cr",
-    "Cyrl": "ab av ba be bg bxr ce chm cu cv kbd kk krc kv ky lez mdf mhr mk mn mrj myv os ru rue sah sr tg tt tyv udm uk "
-    "ady alt inh kjh koi kpv lbe mns nog xal",
+    "Cyrl": "ab ady alt av ba be bg bxr ce chm cu cv inh kbd kjh kk koi kpv krc kv ky lbe lez mdf mhr mk mn mns mrj "
+    "myv nog os ru rue sah sr tg tt tyv udm uk xal",
     "Deva": "awa bho dty gom hi hne kok mag mai mr ne new sa",
     "Ethi": "am ti gez",
     "Geor": "ka xmf",

@@ -22,7 +22,7 @@ _SPACES_AT_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # each ru
 _DEEPEST = 512
 """Elements within one another, from which on browsers put them side by side (Blink,
 `kMaximumHTMLParserDOMTreeDepth`). Finding the main content takes time in proportion to the square of the depth, so in a
-deeper page all of it is taken."""
+deeper page all of it is taken, without layout: lists would be indented by their depth."""
 _NESTING = re.compile(
     r"<(/?)(?:div|span|section|article|main|blockquote|table|ul|ol|dl|center|font|form|fieldset|figure|"
     r"aside|nav|header|footer|details|address|pre|b|i|u|em|strong|small|big|sub|sup)\b",
@@ -60,7 +60,7 @@ def main_text(content: bytes, declared: str | None = None) -> str | None:
     is_deep = page.count("<") - page.count("</") > _DEEPEST and _depth(page) > _DEEPEST
     from resiliparse.extract.html2text import extract_plain_text
 
-    text: str = extract_plain_text(page, preserve_formatting=True, main_content=not is_deep, alt_texts=False)
+    text: str = extract_plain_text(page, preserve_formatting=not is_deep, main_content=not is_deep, alt_texts=False)
     return _SPACES_AT_LINE_ENDS.sub("", text)
 
 
