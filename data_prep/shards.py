@@ -316,9 +316,8 @@ def _nothing_found(source: SourceConfig, found: SourceFiles) -> str:
     parts = [f"not found: {', '.join(f'{path} ({source.name})' for path in found.missing)}"] if found.missing else []
     if there:
         suffixes = ", ".join(f"{count} {suffix}" for suffix, count in found.skipped.items()) or "no files"
-        parts.append(
-            f"{', '.join(f'{path} ({source.name})' for path in there)} has no file that kind {source.kind!r} reads, but {suffixes}"
-        )
+        looked = ", ".join(f"{path} ({source.name})" for path in there)
+        parts.append(f"{looked} has no file that kind {source.kind!r} reads, but {suffixes}")
     return "; ".join(parts)
 
 

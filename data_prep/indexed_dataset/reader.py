@@ -194,7 +194,7 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> npt.NDArr
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     content = (ctypes.c_uint8 * size).from_address(address)
     weakref.finalize(content, _LIBC.munmap, address, size)
-    array = np.frombuffer(content, dtype, count, page)
+    array = np.frombuffer(memoryview(content), dtype, count, page)
     array.flags.writeable = False
     return array
 

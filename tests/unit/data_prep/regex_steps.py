@@ -1,4 +1,4 @@
-"""Steps that a backtracking matcher takes, counted: Python's own does not tell, and a clock would depend on the machine.
+"""Steps that a backtracking matcher takes, counted: Python's own does not tell, and a clock depends on the machine.
 
 Of a pattern of `re` as Python parses it, every step tries one element at one place, as the C matcher does.
 """
@@ -22,7 +22,7 @@ class TooManyStepsError(Exception):
 
 
 class StepCounter:
-    """Count the steps of searching a text with a pattern from every place, as `finditer` does where nothing is found."""
+    """Count the steps of searching a text with a pattern from every place, as `finditer` does."""
 
     def __init__(self, pattern: re.Pattern[Any], most: int = 10**9) -> None:
         self.most = most
