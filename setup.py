@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 
 CORE = ["numpy", "pydantic>=2.7", "PyYAML>=6", "rich>=13"]
 DATA = [
+    "brotli>=1.2",  # pages that were sent packed by it; its output can be bounded since then
     "budoux>=0.9",  # for its model of Thai words, which lies in its wheel
     "datatrove>=0.10,<0.11",  # executors
     "fasttext-predict>=0.9.2",
@@ -21,7 +22,7 @@ DATA = [
     "resiliparse>=2",  # the main text of web pages
     "sentencepiece>=0.2",
     "tokenizers>=0.20",
-    "warcio>=1.7",
+    "webencodings>=0.5",  # labels of the encodings of the web
     "xxhash>=3.4",
     "zstandard>=0.22",
 ]
@@ -40,7 +41,15 @@ RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
 BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
-DEV = [*PERPLEXITY, "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-randomly>=3.16", "ruff>=0.6"]
+DEV = [
+    *PERPLEXITY,
+    "hypothesis>=6.100",
+    "mypy>=1.10",
+    "pytest>=8",
+    "pytest-randomly>=3.16",
+    "ruff>=0.6",
+    "warcio>=1.7",
+]
 
 setup(
     name="altiplano",

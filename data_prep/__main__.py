@@ -169,6 +169,11 @@ def _run(options: argparse.Namespace) -> None:
 
         check_tokenizer(config.tokenizer.path, config.tokenizer)  # now, and not when all text has been measured
 
+    if "measure" in stages and share is None:
+        from data_prep.signals.language import check_languages
+
+        check_languages(config)  # for the same reason
+
     with run.locked():
         if options.restart is not None:
             removed = restart(run, options.restart)

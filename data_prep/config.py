@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_prep.languages import canonical_setting
 from foundation.configuration import Settings
 
 SourceKind = Literal[
@@ -29,12 +31,36 @@ RuleSet = Literal[
 ]
 
 
+def _refuse_address(value: object) -> object:
+    """A path as it is, unless it is an address such as `s3://bucket`."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(value))
+    if scheme:
+        raise ValueError(
+            f"{str(value)!r}: addresses ({scheme[1]}://) are not supported; mount the storage as a folder, or copy the "
+            "files first, and name the folder"
+        )
+    return value
+
+
+InputPath = Annotated[str, BeforeValidator(_refuse_address)]
+LocalPath = Annotated[Path, BeforeValidator(_refuse_address)]
+"""A path in the file system."""
+
+
+T = TypeVar("T")
+
+
+def _by_name(value: dict[str, T]) -> dict[str, T]:
+    """A setting by language, by the names of the languages."""
+    return dict(zip(canonical_setting(value), value.values(), strict=True))
+
+
 class SourceConfig(Settings):
     """One named source of raw files."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     kind: SourceKind
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[InputPath, ...] = Field(min_length=1)
     """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen.
 
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
@@ -51,12 +77,13 @@ class SourceConfig(Settings):
 class LanguageConfig(Settings):
     """fastText language identification."""
 
-    model: Path | None = None
+    model: LocalPath | None = None
     """A fastText model file; left out: lid.176.ftz, which comes with the installation."""
     minimum_probability: float = Field(default=0.65, ge=0, le=1)
     """FineWeb's threshold (Penedo et al. 2024, arXiv:2406.17557, section 3.3)."""
-    keep: tuple[str, ...] = ()
-    """ISO 639 codes of languages that are kept; empty: all."""
+    keep: Annotated[tuple[str, ...], AfterValidator(canonical_setting)] = ()
+    """Codes of languages that are kept, see `data_prep/languages.py`; empty: all. One with a script, such as `zh_Hant`,
+    keeps this script alone."""
     lines: bool = False
     """Also identify the language of each line (`line_languages`, `line_language_probabilities`)."""
 
@@ -64,7 +91,7 @@ class LanguageConfig(Settings):
 class QualityConfig(Settings):
     """A fastText classifier of pages, see `data_prep/signals/quality.py` and `tools/train_quality.py`."""
 
-    model: Path | None = None
+    model: LocalPath | None = None
     """A fastText model with two labels; left out: `quality_probability` is not measured."""
     label: str = "cited"
     """The label of the pages that are wanted."""
@@ -76,9 +103,9 @@ class LanguageModelConfig(Settings):
     """A model of one language that gives perplexity, see `data_prep/signals/perplexity.py`; needs the extra
     `perplexity`."""
 
-    model: Path
+    model: LocalPath
     """An n-gram model that KenLM reads: binary, which is loaded at once and shared by processes, or ARPA."""
-    tokenizer: Path
+    tokenizer: LocalPath
     """The SentencePiece model that cut the text it was trained on."""
     head: float | None = Field(default=None, gt=1)
     """The largest perplexity that the rule set `ccnet_head` keeps; `python -m tools.perplexity_bounds` prints the one
@@ -139,7 +166,7 @@ class DedupConfig(Settings):
 class TokenizerConfig(Settings):
     """What is learnt, and from which text; or the tokenizer that is there already."""
 
-    path: Path | None = None
+    path: LocalPath | None = None
     """A folder with a tokenizer to use as it is, such as that of the model which is to be trained on: `tokenizer.json`
     or `tokenizer.model`, and `tokenizer_config.json`. Left out: one is learnt."""
     model_vocabulary_size: int | None = Field(default=None, gt=0)
@@ -156,8 +183,8 @@ class TokenizerConfig(Settings):
     language_exponent: float = Field(default=1.0, ge=0, le=1)
     """Within a source, a language with a share p of its text is drawn in proportion to p to this power: 1 leaves things
     as they are, less lifts small languages (Conneau and Lample 2019, arXiv:1901.07291, section 3.1, take 0.5)."""
-    language_weights: dict[str, float] = Field(default_factory=dict)
-    """ISO 639 code -> factor to its proportion within each source; 1 for languages that are not named."""
+    language_weights: Annotated[dict[str, float], AfterValidator(_by_name)] = Field(default_factory=dict)
+    """Language -> factor to its proportion within each source; 1 for languages that are not named."""
     monolingual_vocabulary_size: int | None = Field(default=None, ge=512)
     """Of the tokenizers that the report holds each language to; left out: a quarter of `vocabulary_size`, since one
     language needs fewer entries than all together."""
@@ -200,7 +227,7 @@ class TokensConfig(Settings):
 class DataConfig(Settings):
     """A whole run of data preparation."""
 
-    output: Path
+    output: LocalPath
     seed: int = 1234
     workers: int = Field(default=2, ge=1)
     """Processes that work at the same time."""
@@ -214,8 +241,8 @@ class DataConfig(Settings):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
-    perplexity: dict[str, LanguageModelConfig] = Field(default_factory=dict)
-    """ISO 639 code -> a model; empty: perplexity is not measured. Documents of other languages have none."""
+    perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
+    """Language -> a model; empty: perplexity is not measured. Documents of other languages have none."""
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

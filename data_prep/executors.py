@@ -10,9 +10,10 @@ import pickle
 import signal
 import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,11 @@ _THREAD_SETTINGS = (
     "RAYON_NUM_THREADS",
     "ARROW_NUM_THREADS",
 )
-_POLL_SECONDS = 0.2
+_RAY_POLL_SECONDS = 2.0
+_SIGN_SECONDS = 5.0
+_SILENT_SECONDS = 300.0
+"""Without a sign of life for so long, a process on the cluster is taken for dead; compiling a kernel, which keeps
+Python from running, takes a tenth of it."""
 _RAY_WORKER_GIGABYTES = 1.0
 """What Ray sets aside for a worker; it places fewer on a machine that has less."""
 
@@ -123,16 +128,22 @@ class _Report:
     def __init__(self, progress: Progress, stage: Stage, pending: Sequence[str]) -> None:
         self._progress = progress
         self._stage = stage
-        self._waiting = list(pending)
+        self._waiting = set(pending)
 
-    def __call__(self) -> None:
-        waiting = [unit for unit in self._waiting if not (self._stage.folder / f"{unit}.json").is_file()]
-        if len(waiting) < len(self._waiting):
-            self._progress.advance(len(self._waiting) - len(waiting))
-        self._waiting = waiting
+    def __call__(self, units: Iterable[str] = ()) -> None:
+        """Count those of `units` that are committed."""
+        done = {unit for unit in units if unit in self._waiting and (self._stage.folder / f"{unit}.json").is_file()}
+        self._waiting -= done
+        if done:
+            self._progress.advance(len(done))
+
+    def look(self) -> None:
+        """Count whatever is committed, by one look at the folder; for units that other machines work at."""
+        names = os.listdir(self._stage.folder) if self._stage.folder.is_dir() else []
+        self(name.removesuffix(".json") for name in names)
 
 
-def _execute(step: _TaskStep, workers: int, folder: str, report: Callable[[], None]) -> None:
+def _execute(step: _TaskStep, workers: int, folder: str, report: _Report) -> None:
     """Run every rank of the step under datatrove's local executor, with a pool of our own.
 
     datatrove's own pool waits for ever for a worker that was killed, and the manager process of its queue outlives a
@@ -149,22 +160,20 @@ def _execute(step: _TaskStep, workers: int, folder: str, report: Callable[[], No
     if min(workers, len(ranks)) == 1:
         for rank in ranks:
             executor._run_for_rank(rank)
-            report()
+            report(step.tasks[rank])
         return
     # By a file that each worker reads once: sent along with every task, the list of all tasks would grow as its square.
     path = Path(folder, "executor")
     with room_for(path):
         path.write_bytes(pickle.dumps(executor))
     with _one_thread_per_worker(), _pool(workers) as pool:
-        running = {pool.submit(_run_rank, path, rank) for rank in ranks}
-        while running:
-            done, running = wait(running, _POLL_SECONDS, FIRST_EXCEPTION)
-            report()
-            for future in done:
-                future.result()
+        rank_of = {pool.submit(_run_rank, path, rank): rank for rank in ranks}
+        for future in as_completed(rank_of):
+            future.result()
+            report(step.tasks[rank_of[future]])
 
 
-def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: Callable[[], None]) -> None:
+def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report) -> None:
     """Run the step under datatrove's Ray executor: on the cluster that RAY_ADDRESS names, else on this machine.
 
     Ray starts anew for every rank, which takes seconds, so a rank is a share of the units and not one of them.
@@ -187,14 +196,72 @@ def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: Callable
         skip_completed=False,
         mem_per_cpu_gb=_RAY_WORKER_GIGABYTES,
     )
-    with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(executor.run)
-        while not wait([running], _POLL_SECONDS).done:
-            report()
-        report()
-        running.result()
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            executor.run()
+        except BaseException as error:
+            failure.append(error)
+
+    # a daemon: Ray's worker waits for ever for a process of its own that was killed, and nobody must wait for it
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    silence = _Silence(Path(folder))
+    while thread.is_alive():
+        thread.join(_RAY_POLL_SECONDS)
+        report.look()
+        if silent := silence.units(time.monotonic()):
+            ray.shutdown()
+            raise UnitError(
+                f"{step.stage_name}: a process on the Ray cluster was killed, most often for lack of memory, while it "
+                f"worked at {' or '.join(silent)}: it gave no sign for {_SILENT_SECONDS:g} s; lower `workers` or "
+                "`shard_bytes` and run again: what is committed stays"
+            )
+    report.look()
+    if failure:
+        raise failure[0]
     if step.has_failed:
         raise _StepError
+
+
+class _Silence:
+    """Which units are worked at by processes that give no sign of life any more."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[Path, tuple[int, float]] = {}  # note -> its time of change, and when that was first seen
+
+    def units(self, now: float) -> list[str]:
+        """The units whose notes have not changed for `_SILENT_SECONDS` of this machine's clock."""
+        silent = []
+        for note in sorted(self._folder.glob("running-*")):
+            with contextlib.suppress(FileNotFoundError):  # its unit has just ended
+                changed = note.stat().st_mtime_ns
+                if self._seen.get(note, (None,))[0] != changed:
+                    self._seen[note] = (changed, now)
+                elif now - self._seen[note][1] >= _SILENT_SECONDS:
+                    silent.append(note.read_text(encoding="utf-8"))
+        return silent
+
+
+@contextlib.contextmanager
+def _signs_of_life(note: Path) -> Iterator[None]:
+    """While a unit is worked at, its note changes every few seconds."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(_SIGN_SECONDS):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(note)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _run_rank(path: Path, rank: int) -> None:
@@ -252,6 +319,7 @@ class _TaskStep:
         self.tasks = tasks
         self.folder = folder
         self.run = stage.run
+        self.stage_name = stage.name
         self.records = stage.folder
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
@@ -264,7 +332,8 @@ class _TaskStep:
             with room_for(running):
                 running.write_text(unit, encoding="utf-8")
             try:
-                with self.run.used_by_worker():
+                signs = _signs_of_life(running) if self.run.executor == "ray" else contextlib.nullcontext()
+                with self.run.used_by_worker(), signs:
                     self.function(unit)
             except Exception as error:
                 self._note_failure(rank, unit, error)

@@ -20,9 +20,10 @@ from data_prep.documents import DOCUMENTS
 from data_prep.executors import run_units
 from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest, load_manifest
 from data_prep.sources import Document, Fault, reader_of
+from data_prep.sources.compression import PACKED_BY
 from foundation.atomic_files import room_for, whole_file
 
-VERSION = 1
+VERSION = 2
 
 _ROW_GROUP_BYTES = 8_000_000
 """Text that is held before it is written; the memory of this stage, together with one document."""
@@ -46,6 +47,10 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
     for source in manifest.sources:
         for path in source.missing:
             print(f"source {source.name}: nothing at {path} on this machine")
+        packed = {suffix: count for suffix, count in source.skipped.items() if suffix in PACKED_BY}
+        if packed:
+            told = ", ".join(f"{count:,} {suffix} files ({PACKED_BY[suffix]})" for suffix, count in packed.items())
+            print(f"source {source.name}: not read: {told}; only .gz and .zst are unpacked")
     stage = extract_stage(config, run, manifest)
     work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
     run_units(work, manifest.shard_names, config.workers, "extract", stage, manifest.chains)
@@ -72,7 +77,7 @@ def _manifest_of(path: Path, digest: str) -> Manifest:
 def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
     counts: Counter[str] = Counter(documents=0, bytes=0, quarantined=0, raw_bytes=shard.raw_bytes)
     with _Rows(corpus) as rows, open(quarantine, "w", encoding="utf-8") as aside:
-        for result in _read(shard, maximum_document_bytes):
+        for result in _read(shard, maximum_document_bytes, counts):
             if isinstance(result, Fault):
                 counts["quarantined"] += 1
                 counts[f"quarantine:{result.reason}"] += 1
@@ -83,13 +88,15 @@ def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: 
     return counts
 
 
-def _read(shard: Shard, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+def _read(shard: Shard, maximum_document_bytes: int, counts: Counter[str]) -> Iterator[Document | Fault]:
     reader = reader_of(shard.kind)
     for piece in shard.ranges:
         if not os.path.exists(piece.path):
             raise ValueError(f"{piece.path}: the input is gone since it was frozen; put it back or `--restart extract`")
         try:
-            yield from reader.read(piece, maximum_document_bytes)
+            passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]
+            for what, count in (passed_over or {}).items():
+                counts[f"skipped:{what}"] += count
         except OSError as error:
             raise ValueError(
                 f"{piece.path}: cannot be read ({error.strerror or error}); mend it or its disk and run again: what "
@@ -166,11 +173,17 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
             key.removeprefix("quarantine:"): total[key] for key in sorted(total) if key.startswith("quarantine:")
         }
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        skipped = ", ".join(
+            f"{total[key]:,} {key.removeprefix('skipped:')}" for key in sorted(total) if key.startswith("skipped:")
+        )
+        if skipped:
+            print(f"source {source.name}: no documents, and passed over: {skipped}")
         if names and not total["documents"]:
             first = next(quarantined(run, names), None)
             example = f"; the first: {place_of(first)}: {first['detail']}" if first else ""
             raise ValueError(
-                f"source {source.name}: none of its {total['quarantined']} documents can be used ({told}){example}. "
+                f"source {source.name}: none of its {total['quarantined']} documents can be used ({told or skipped})"
+                f"{example}. "
                 f"Is kind {source.kind!r} right for its files? What was read is kept in {run.quarantine}"
             )
         if reasons:

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.config import SourceConfig
 from data_prep.sources import reader_of
+from data_prep.sources.compression import refuse_other_compression
 from foundation.atomic_files import sha256_file
 
 PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
@@ -111,6 +112,7 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
                         suffix = os.path.splitext(path)[1].lower() or "(none)"
                         skipped[suffix] = skipped.get(suffix, 0) + 1
             elif os.path.isfile(root):
+                refuse_other_compression(root)
                 names.setdefault(os.path.realpath(root), os.path.relpath(root, base or os.path.dirname(root)))
         if len(names) == before and not any(os.path.exists(root) for root in roots):
             missing.append(pattern)

@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.config import DataConfig
+from data_prep.config import DataConfig, SourceConfig
 from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of, with_digests
 from data_prep.sources import FileRange, reader_of
 from foundation.atomic_files import digest, room_for, sha256_file, write_json
@@ -284,8 +284,9 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
 
     sources = tuple(find_inputs(source, config.seed) for source in config.sources)
     if not any(source.files for source in sources):
-        looked = ", ".join(f"{path} ({source.name})" for source in sources for path in source.missing)
-        raise ValueError(f"no source has a single readable file; not found or empty: {looked}")
+        raise ValueError(
+            f"no source has a single readable file; {'; '.join(map(_nothing_found, config.sources, sources))}"
+        )
     with Progress("freeze the input", sum(source.raw_bytes for source in sources), "bytes") as progress:
         sources = tuple(with_digests(source, progress.advance, config.workers) for source in sources)
     large_bytes = sum(file.size for source in sources for file in source.files if file.size > config.shard_bytes)
@@ -307,6 +308,17 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         },
     )
     return manifest
+
+
+def _nothing_found(source: SourceConfig, found: SourceFiles) -> str:
+    """Why a source has no file: paths that are not there, and files in folders that are of no use to it."""
+    there = [path for path in source.paths if path not in found.missing]
+    parts = [f"not found: {', '.join(f'{path} ({source.name})' for path in found.missing)}"] if found.missing else []
+    if there:
+        suffixes = ", ".join(f"{count} {suffix}" for suffix, count in found.skipped.items()) or "no files"
+        looked = ", ".join(f"{path} ({source.name})" for path in there)
+        parts.append(f"{looked} has no file that kind {source.kind!r} reads, but {suffixes}")
+    return "; ".join(parts)
 
 
 def load_manifest(run: RunDirectory) -> Manifest:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,29 +64,59 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends without an error.
 
     The content is synced before the name changes and the folder after it, so that after a crash the old file, the new
-    file or none is there, never a part. The temporary name is always the same (`<name>.partial`): what a killed process
-    left behind is overwritten by the next one. One writer at a time.
+    file or none is there, never a part. The temporary name is `<name>.partial`, and what a killed process left behind
+    is overwritten by the next one; while another process writes to it, the name is one of this process's own. Of two
+    that write at the same time, the file is that of the last to end, whole.
 
     Raises:
         FileNotFoundError: the block ended without having written to the temporary name.
         NoRoomError: the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + PARTIAL_SUFFIX)
     with room_for(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.unlink(missing_ok=True)
+        temporary, held = _private_name(path)
     try:
         with room_for(temporary):
             yield temporary
-            if not temporary.is_file():
-                raise FileNotFoundError(f"{path}: nothing was written to {temporary.name}")
+            if not temporary.is_file() or temporary.stat().st_mtime_ns == 0:
+                raise FileNotFoundError(f"{path}: nothing was written to {path.name}{PARTIAL_SUFFIX}")
             sync(temporary)
             os.replace(temporary, path)
             sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _private_name(path: Path) -> tuple[Path, int]:
+    """An empty file beside `path` that no other process writes to, and what holds it as long as it is open."""
+    names = [path.name, *(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{number}" for number in range(1000))]
+    for name in names:
+        temporary = path.with_name(name + PARTIAL_SUFFIX)
+        held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        if _holds(held, temporary, is_own=name != path.name):
+            os.ftruncate(held, 0)
+            os.utime(temporary, ns=(0, 0))  # a time that says that nobody has written yet
+            return temporary, held
+        os.close(held)
+    raise AssertionError("a process writes one file a thousand times at once")
+
+
+def _holds(held: int, temporary: Path, is_own: bool) -> bool:
+    """Whether this process has the temporary file to itself."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return is_own  # no locks here: a name that no other process has
+    try:
+        return os.path.samestat(os.fstat(held), os.stat(temporary))  # and it was not renamed before it was locked
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

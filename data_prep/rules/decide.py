@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,15 @@ from data_prep.documents import VERDICTS
 from data_prep.edits import merge_cuts
 from data_prep.executors import run_units
 from data_prep.rules import Rule, rules_of_source
-from data_prep.shards import RunDirectory, Stage, StaleOutputError, committed_digest, load_manifest, read_records
+from data_prep.shards import (
+    Manifest,
+    RunDirectory,
+    Stage,
+    StaleOutputError,
+    committed_digest,
+    load_manifest,
+    read_records,
+)
 from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
 from foundation.atomic_files import digest, whole_file
 
@@ -78,19 +86,13 @@ def _refuse_other_rules(config: DataConfig, run: RunDirectory) -> None:
 def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     """Verdicts of one shard, in the order of its documents."""
     run = stage.run
-    source = load_manifest(run).shard(name).source
+    source = _manifest_of(run.manifest, stage.inputs).shard(name).source
     rules = rules_of_source(config, source)
     signals = read_signals(run.signals / f"{name}.parquet", rules, ("byte_count",))
-    removals = (
-        pq.read_table(run.dedup / "removals.parquet", filters=[("id", "in", signals["id"])])
-        if len(signals["id"])
-        else None
-    )
-    removed = {} if removals is None else {row["id"]: row for row in removals.to_pylist()}
+    removed = {row["id"]: row for row in _of_shard(run.dedup / "removals.parquet", stage.inputs, name)}
     shared: dict[str, list[tuple[int, int]]] = {}
-    if config.dedup.lines != "none" and len(signals["id"]):
-        lines = pq.read_table(run.dedup / "lines.parquet", filters=[("id", "in", signals["id"])])
-        for line in lines.to_pylist():
+    if config.dedup.lines != "none":
+        for line in _of_shard(run.dedup / "lines.parquet", stage.inputs, name):
             shared.setdefault(line["id"], []).append((line["start"], line["end"]))
     sizes = dict(zip(signals["id"].tolist(), signals["byte_count"].tolist(), strict=True))
     for identity, ranges in shared.items():
@@ -115,6 +117,28 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     with whole_file(path) as partial_file:
         pq.write_table(verdicts, partial_file, compression="zstd")
     stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes})
+
+
+@lru_cache(maxsize=1)
+def _manifest_of(path: Path, inputs: str) -> Manifest:
+    # once per process: read again for every shard, it would take time in proportion to their square
+    return load_manifest(RunDirectory(path.parent))
+
+
+def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:
+    """The rows of one shard in a file whose row groups hold one shard each."""
+    file, groups = _row_groups(path, inputs)
+    if shard in groups:
+        yield from file.read_row_group(groups[shard]).to_pylist()
+
+
+@lru_cache(maxsize=2)
+def _row_groups(path: Path, inputs: str) -> tuple[pq.ParquetFile, dict[str, int]]:
+    """The open file, and which row group is that of each shard, by its first id. Once per process, as the manifest."""
+    file = pq.ParquetFile(path)
+    column = file.schema_arrow.get_field_index("id")
+    firsts = [file.metadata.row_group(i).column(column).statistics.min for i in range(file.num_row_groups)]
+    return file, {first.rpartition("/")[0]: i for i, first in enumerate(firsts)}
 
 
 def _rule_sets(config: DataConfig, source: str) -> tuple[str, ...]:

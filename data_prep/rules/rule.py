@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.languages import is_one_of, meant_for
+
 Comparison = Literal["at least", "at most", "one of"]
 
 
@@ -58,9 +60,12 @@ class Rule:
     def _thresholds(self, languages: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         thresholds = np.full(len(languages), self.threshold, dtype=np.float64)
         if self.by_language:
+            own = dict(self.by_language)
             names = languages.astype(str)
-            for language, threshold in self.by_language:
-                thresholds[names == language] = threshold
+            for name in np.unique(names).tolist():
+                language = meant_for(name, own)
+                if language is not None:
+                    thresholds[names == name] = own[language]
         return thresholds
 
     def describe(self, language: str | None = None) -> str:
@@ -69,7 +74,8 @@ class Rule:
             return f"{self.signal} {self.comparison} {', '.join(self.threshold) or 'any'}"
         own = dict(self.by_language)
         if language is not None:
-            return f"{self.signal} {self.comparison} {own.get(language, self.threshold):g}"
+            named = meant_for(language, own)
+            return f"{self.signal} {self.comparison} {self.threshold if named is None else own[named]:g}"
         others = ", ".join(f"{name} {threshold:g}" for name, threshold in own.items())
         return f"{self.signal} {self.comparison} {self.threshold:g}{f' ({others})' if others else ''}"
 
@@ -100,4 +106,6 @@ def shown(value: object) -> str:
 
 
 def _is_one_of(values: npt.NDArray[Any], allowed: Collection[str]) -> npt.NDArray[np.bool_]:
-    return np.isin(values.astype(str), np.array(sorted(allowed), dtype=str))
+    names = values.astype(str)
+    found = [name for name in np.unique(names).tolist() if is_one_of(name, allowed)]
+    return np.isin(names, np.array(found, dtype=str))

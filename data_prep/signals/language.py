@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.config import DataConfig
+from data_prep.languages import UNKNOWN, UnknownLanguageError, canonical_labels, is_one_of
 from data_prep.signals.fasttext_kernel import sample_text
 from data_prep.signals.fasttext_model import FastTextModel, FastTextModelError
 
@@ -51,21 +53,31 @@ class LanguageIdentifier:
         path: any fastText model; None is lid.176.ftz of the installation.
 
     Raises:
-        FastTextModelError: there is no such file, or it is no fastText model.
+        FastTextModelError: there is no such file, it is no fastText model, or a label of it names no language.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._model = FastTextModel(installed_model_path() if path is None else path, "language.model")
         self.path = self._model.path
+        try:
+            self._names = {**canonical_labels(self._model.labels), UNKNOWN: UNKNOWN}
+        except UnknownLanguageError as error:
+            raise FastTextModelError(f"language.model: {self.path} does not identify languages: {error}") from None
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Names of the languages that the model tells apart, see `data_prep/languages.py`."""
+        return frozenset(self._names.values())
 
     def identify(self, text: str) -> tuple[str, float]:
-        """The model's code of the language (ISO 639, for lid.176) and its probability, 0 to 1."""
+        """The name of the language, see `data_prep/languages.py`, and its probability, 0 to 1."""
         data = text.encode()
         return self.identify_many(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]
 
     def identify_many(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
         """`identify` of each document, which are concatenated as Arrow keeps a string column."""
-        return self._model.predict(data, offsets, SAMPLE_CHARACTERS, SAMPLE_PIECES)
+        found = self._model.predict(data, offsets, SAMPLE_CHARACTERS, SAMPLE_PIECES)
+        return [(self._names[label], probability) for label, probability in found]
 
     def identify_lines(
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
@@ -79,3 +91,25 @@ class LanguageIdentifier:
         feeds = start + 1 + np.flatnonzero(data[start:stop] == 0x0A)
         cuts = np.union1d(feeds, offsets)
         return self.identify_many(data, cuts), np.searchsorted(cuts, offsets)
+
+
+def check_languages(config: DataConfig) -> None:
+    """Load the model of languages, and look for those that the settings name.
+
+    Raises:
+        FastTextModelError: the model is missing or broken, or a label of it names no language.
+        ValueError: a setting names a language that the model never finds.
+    """
+    identifier = LanguageIdentifier(config.language.model)
+    settings = {
+        "language.keep": config.language.keep,
+        "perplexity": config.perplexity,
+        "tokenizer.language_weights": config.tokenizer.language_weights,
+    }
+    for setting, names in settings.items():
+        missing = [name for name in names if not any(is_one_of(found, (name,)) for found in identifier.languages)]
+        if missing:
+            raise ValueError(
+                f"{setting}: {', '.join(missing)} cannot be found by {identifier.path}, which knows "
+                f"{len(identifier.languages)} languages; name others, or another language.model"
+            )

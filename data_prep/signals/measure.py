@@ -20,6 +20,7 @@ from data_prep.compile_kernels import MEASURE, compile_kernels
 from data_prep.config import DataConfig, FingerprintConfig
 from data_prep.documents import SIGNALS, text_bytes
 from data_prep.executors import run_units
+from data_prep.languages import without_script
 from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
@@ -32,7 +33,7 @@ from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
 from foundation.atomic_files import sha256_file, whole_file
 
-VERSION = 7
+VERSION = 8
 
 _EXTRACTED = "extract"
 _REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
@@ -140,7 +141,10 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, inst
     for names, rows in (
         (STATISTICS, statistics),
         (WEB_STATISTICS, measure_web(data, offsets, statistics)),
-        (ROOTS_STATISTICS, measure_roots(data, offsets, begins, [language for language, _ in languages])),
+        (
+            ROOTS_STATISTICS,
+            measure_roots(data, offsets, begins, [without_script(language) for language, _ in languages]),
+        ),
     ):
         for index, name in enumerate(names):
             column = rows[:, index]

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from sentencepiece import SentencePieceProcessor
 
 from data_prep.config import LanguageModelConfig
+from data_prep.languages import meant_for
 
 _DIGIT = re.compile(r"\d")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -93,8 +94,9 @@ class Perplexity:
         """
         found = np.full(len(languages), np.nan)
         for d, (start, stop) in enumerate(pairwise(offsets.tolist())):
-            if languages[d] in self._models:
-                found[d] = self._of_text(data[start:stop].tobytes().decode(), *self._models[languages[d]])
+            language = meant_for(languages[d], self._models)
+            if language is not None:
+                found[d] = self._of_text(data[start:stop].tobytes().decode(), *self._models[language])
         return found
 
     @staticmethod

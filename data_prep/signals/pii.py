@@ -57,6 +57,8 @@ _NUMBERED_THINGS = (
     "paragrafo|hoofdstuk|paragraaf|rozdział|раздел|Раздел|глава|Глава|пункт|Пункт|§"
 )
 _VERSION_BEFORE = re.compile(rb"(?<![A-Za-z0-9])(?:" + _NUMBERED_THINGS.encode() + rb")[.:= ]{0,3}\Z", re.IGNORECASE)
+_REQUIREMENT_BEFORE = re.compile(rb"[=<>~!]=[ ]?\Z")
+"""`package==4.5.5.64`, as requirements are written."""
 _HEADING_BEFORE = re.compile(rb"(?:\A|\n)[ \t#*>]*\Z")
 _HEADING_AFTER = re.compile(rb"[.)]?[ \t]+[^\s\d]")
 _LARGEST_HEADING_NUMBER = 30
@@ -106,11 +108,13 @@ _DIGIT_RUN = re.compile(rb"\d+(?:[ ./()-]{1,2}\d+)*")
 _NUMBER = re.compile(rb"\d+")
 _PHONE = re.compile(
     rb"(?:"
-    rb"\+[1-9]\d{0,2}(?:[ .-]?\(0?\d{1,4}\))?(?:[ .-]?\d{1,5}){2,6}"  # international
+    # international; groups of at most five digits, which a run can be divided into in one way only
+    rb"\+(?:[1-9]\d{2}|[1-9]\d?(?!\d))(?:[ .-]?\(0?\d{1,4}\))?(?:[ .-]?(?:\d{5}(?=\d)|\d{1,5}(?!\d))){1,6}"
     rb"|(?:1[ .-])?\([2-9]\d{2}\) ?[2-9]\d{2}[ .-]\d{4}"  # (212) 555-0123
     rb"|(?<!\d)(?:1[ .-])?[2-9]\d{2}([.-])[2-9]\d{2}\1\d{4}"  # 212-555-0123
     rb")(?![\w]|[-.,/:]\d)"
 )
+_SIGNED_DATE = re.compile(rb"\+\d{4}-[01]\d-[0-3]\d\Z")
 _NATIONAL_PHONE = re.compile(rb"\(?0?\d{1,5}\)?(?:[ ./-]{1,2}\(?\d{1,8}\)?){0,6}(?![\w]|[-.,/:]\d)")
 _PHONE_NAME_BEFORE = re.compile(
     rb"(?:\b(?:tel|telephone|phone|phone number|fax|mobile|cell|call|whatsapp|telefon|telefono|handy|mobil|t\xc3\xa9l"
@@ -126,7 +130,7 @@ _KNOWN_KEY = re.compile(
     rb"|gl(?:pat|ptt|dt|rt)-[0-9A-Za-z_-]{20,}"
     rb"|xox[abeoprs]-[0-9A-Za-z-]{10,}"  # Slack
     rb"|AIza[0-9A-Za-z_-]{35}|ya29\.[0-9A-Za-z_-]{20,}|GOCSPX-[0-9A-Za-z_-]{28}"  # Google
-    rb"|sk-(?:proj-|ant-|svcacct-)?[0-9A-Za-z_-]{20,}"  # OpenAI, Anthropic
+    rb"|sk-(?:proj-|ant-|svcacct-)?(?=[A-Za-z_-]{0,200}[0-9])[0-9A-Za-z_-]{20,}"  # OpenAI, Anthropic
     rb"|[srp]k_(?:live|test)_[0-9A-Za-z]{16,}|whsec_[0-9A-Za-z]{32,}"  # Stripe
     rb"|hf_[A-Za-z0-9]{30,}|npm_[0-9A-Za-z]{36}|pypi-AgEI[0-9A-Za-z_-]{50,}|dop_v1_[0-9a-f]{64}"
     rb"|SG\.[0-9A-Za-z_-]{16,32}\.[0-9A-Za-z_-]{16,64}"  # SendGrid
@@ -184,7 +188,7 @@ def _ipv4(data: bytes, at: int) -> Span | None:
         return None
     if before.endswith(b"/") and not before.endswith(b"//"):  # Chrome/91.0.64.12
         return None
-    if _VERSION_BEFORE.search(before):
+    if _VERSION_BEFORE.search(before) or _REQUIREMENT_BEFORE.search(before):
         return None
     if not _is_public_v4(match[0].decode()):
         return None
@@ -248,12 +252,18 @@ def _digits(data: bytes, at: int) -> list[Span]:
         spans.append(national)
         position = national.end
     while (match := _PHONE.search(data, position, stop)) is not None:
-        if _is_phone(match[0]) and not _joins_before(data, match.start()):
+        if _is_phone(match[0]) and not _joins_before(data, match.start()) and not _is_no_phone(data, match):
             spans.append(Span("PHONE", match.start(), match.end()))
             position = match.end()
         else:
             position = match.start() + 1
     return spans
+
+
+def _is_no_phone(data: bytes, match: re.Match[bytes]) -> bool:
+    """A signed date, or what comes behind `C++` and `1++`."""
+    behind_plus = match[0].startswith(b"+") and data[max(match.start() - 1, 0) : match.start()] == b"+"
+    return behind_plus or _SIGNED_DATE.match(match[0]) is not None
 
 
 def _joins_before(data: bytes, at: int) -> bool:

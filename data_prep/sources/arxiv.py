@@ -18,7 +18,7 @@ from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, read_whole, usable
 
 _SUFFIXES = (".tar", ".tar.gz", ".gz", ".tex")
-_NUMBER = re.compile(r"(\d{4}\.\d{4,5}|[a-z-]+\d{7})(v\d+)?")
+_NUMBER = re.compile(r"(\d{4}\.\d{4,5}|[a-z-]{1,20}\d{7})(v\d+)?")
 """Numbers since April 2007, and before that."""
 
 

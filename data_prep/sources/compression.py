@@ -1,34 +1,37 @@
-"""Files packed by gzip or zstd: reading them, from the middle too, and finding where the middle can be entered.
+"""Files packed by gzip or zstd: everything that comes before a damage, and how to go on after one.
 
 A gzip file is a row of members, a zstd file a row of frames, and each can be unpacked without those before it. `pzstd`,
 `bgzip`, `cat a.gz b.gz` and every writer of web archives make many; `gzip` and `zstd`, also with `-T0`, make one. Where
-a frame ends is told by the sizes in front of its blocks (RFC 8878, section 3.1), so finding frames reads almost
-nothing; where a member ends only unpacking tells (RFC 1952). That is exact, where looking for a member's first bytes is
-not: they may as well stand inside of another member.
+a file can be entered in the middle is found by `packed_ranges`.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
-import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import IO, Any, cast
-
-from data_prep.sources.ranges import FileRange, at_places
+from typing import Any, Protocol
 
 _BLOCK_BYTES = 1 << 18
-_ZSTD_MAGIC = 0xFD2FB528
-_ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_GZIP_INPUT_BYTES = 1 << 16
+"""What is unpacked at a time: small, so that the members behind a short one are not copied once for each."""
+_GZIP_OUTPUT_BYTES = 1 << 20
+ZSTD_MAGIC = 0xFD2FB528
+ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
+_GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_DICTIONARY_FRAME = 0x184D2A5D
 _ZSTD_DICTIONARY_MAGIC = 0xEC30A437
 _ZSTD_DICTIONARY_BYTES = 1 << 23
-"""Of a dictionary at the most, packed and unpacked: what a decoder must support, see `_zstd_dictionary`."""
+"""Largest dictionary, packed and unpacked, that a decoder must support, see `_zstd_dictionary`."""
 _ZSTD_WINDOW_BYTES = 1 << 31
 """As `zstd --long=31` writes it."""
+PACKED_BY = {
+    ".xz": "xz", ".lzma": "xz", ".bz2": "bzip2", ".tbz2": "bzip2", ".txz": "xz", ".lz4": "lz4", ".lz": "lzip",
+    ".lzo": "lzop", ".7z": "7-Zip", ".zip": "zip", ".rar": "rar", ".br": "brotli", ".z": "compress", ".sz": "snappy",
+    ".snappy": "snappy",
+}  # fmt: skip
+"""Suffix -> the program whose files are not read."""
 
 
 class DamagedFileError(Exception):
@@ -46,8 +49,18 @@ def without_compression(path: str) -> str:
     return os.path.splitext(path)[0] if suffix_of(path) else path
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# reading
+def refuse_other_compression(path: str) -> None:
+    """Refuse a file that another program packed, by its suffix.
+
+    Raises:
+        ValueError: its name ends like that.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in PACKED_BY:
+        raise ValueError(
+            f"{path}: files packed by {PACKED_BY[suffix]} ({suffix}) are not read; unpack it, or pack it by gzip (.gz) "
+            "or zstd (.zst)"
+        )
 
 
 class _Range(io.RawIOBase):
@@ -57,14 +70,23 @@ class _Range(io.RawIOBase):
         self.name = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self._file.seek(start)
-        self._left = (os.path.getsize(path) if end is None else end) - start
+        self._start, self._position = start, start
+        self._end = os.path.getsize(path) if end is None else end
 
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: self._start, io.SEEK_CUR: self._position, io.SEEK_END: self._end}[whence]
+        self._position = self._file.seek(base + offset)
+        return self._position - self._start
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._file.readinto(memoryview(buffer)[: max(0, self._left)])
-        self._left -= count
+        count = self._file.readinto(memoryview(buffer)[: max(0, self._end - self._position)])
+        self._position += count
         return count
 
     def close(self) -> None:
@@ -72,22 +94,234 @@ class _Range(io.RawIOBase):
         super().close()
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# members and frames
+
+
+class _Pieces(Protocol):
+    """What a file unpacks to, one member or frame after the other."""
+
+    start: int
+    """Byte of the range at which the current member or frame begins."""
+
+    def next_block(self) -> tuple[bytes, bool]:
+        """More bytes of one member or frame, and whether they are its first; none at the end of the file.
+
+        Raises:
+            DamagedFileError: after all bytes that come before the damage.
+        """
+
+    def enter(self, position: int) -> None:
+        """Go on with the member or frame that begins at a byte of the range."""
+
+
+class _Plain:
+    """A file that is not packed: one piece."""
+
+    def __init__(self, raw: io.BufferedReader[Any]) -> None:
+        self._raw = raw
+        self.start = 0
+
+    def next_block(self) -> tuple[bytes, bool]:
+        is_first = self._raw.tell() == 0
+        return self._raw.read(_BLOCK_BYTES), is_first
+
+    def enter(self, position: int) -> None:
+        self._raw.seek(position)
+        self.start = position
+
+
+class _GzipMembers:
+    """Members of a gzip file (RFC 1952); zero bytes between them are padding, as tapes have it."""
+
+    def __init__(self, raw: io.BufferedReader[Any]) -> None:
+        self._raw = raw
+        self.enter(0)
+
+    def enter(self, position: int) -> None:
+        self._raw.seek(position)
+        self.start = position
+        self._input = b""
+        self._unpacker: Any = None
+        self._damage: DamagedFileError | None = None
+
+    def next_block(self) -> tuple[bytes, bool]:
+        if self._damage is not None:
+            raise self._damage
+        is_first = False
+        while True:
+            if self._unpacker is None:
+                if not self._find_member():
+                    return b"", False
+                self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                is_first = True
+            if not self._input:
+                self._input = self._raw.read(_GZIP_INPUT_BYTES)
+                if not self._input:
+                    raise DamagedFileError("damaged gzip file: it ends inside of a member")
+            block = self._unpack()
+            if block or self._damage is not None:
+                if not block and self._damage is not None:
+                    raise self._damage
+                return block, is_first
+
+    def _unpack(self) -> bytes:
+        unpacker, before = self._unpacker, self._unpacker.copy()
+        try:
+            block: bytes = unpacker.decompress(self._input, _GZIP_OUTPUT_BYTES)
+            if len(block) == _GZIP_OUTPUT_BYTES and not unpacker.unconsumed_tail and not unpacker.eof:
+                block += unpacker.decompress(b"")  # what is left of it beyond the limit
+        except zlib.error as error:
+            self._damage = DamagedFileError(f"damaged gzip file: {error}")
+            return _before_damage(before, self._input)
+        self._input = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
+        if unpacker.eof:
+            self._unpacker = None
+        return block
+
+    def _find_member(self) -> bool:
+        """Whether another member begins, behind zeros."""
+        is_behind_another = self._raw.tell() - len(self._input) > self.start or bool(self._input)
+        while True:
+            if is_behind_another:
+                self._input = self._input.lstrip(b"\0")
+            if len(self._input) < 2:
+                more = self._raw.read(_GZIP_INPUT_BYTES)
+                self._input += more
+                if more:
+                    continue
+            break
+        self.start = self._raw.tell() - len(self._input)
+        if self._input and not self._input.startswith(_GZIP_MAGIC[:2]):
+            raise DamagedFileError(f"damaged gzip file: no member begins at byte {self.start:,}")
+        return bool(self._input)
+
+
+def _before_damage(unpacker: Any, content: bytes) -> bytes:
+    """What comes out before an error, of which zlib itself gives nothing back."""
+    parts = []
+    try:
+        for place in range(len(content)):
+            parts.append(unpacker.decompress(content[place : place + 1]))
+    except zlib.error:
+        pass
+    return b"".join(parts)
+
+
+class _ZstdFrames:
+    """Frames of a zstd file (RFC 8878, section 3.1), unpacked block by block: a damage costs no block before it."""
+
+    def __init__(self, raw: io.BufferedReader[Any], path: str | None = None) -> None:
+        self._raw, self._path = raw, path
+        self._unpacker: Any = None
+        self.enter(0)
+
+    def enter(self, position: int) -> None:
+        self._raw.seek(position)
+        self.start = position
+        self._frame: Any = None
+        self._is_at_checksum = False
+
+    def next_block(self) -> tuple[bytes, bool]:
+        import zstandard
+
+        if self._unpacker is None:
+            dictionary = _zstd_dictionary(self._path) if self._path else None
+            self._unpacker = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_ZSTD_WINDOW_BYTES)
+        is_first = False
+        while True:
+            try:
+                if self._frame is None:
+                    if not self._begin_frame():
+                        return b"", False
+                    is_first = True
+                if block := self._next_block():
+                    return block, is_first
+            except zstandard.ZstdError as error:
+                if "Dictionary mismatch" in str(error):
+                    raise DamagedFileError(
+                        "a zstd frame was packed with a dictionary that the file does not begin with; unpack the file "
+                        "with `zstd -D DICTIONARY` first"
+                    ) from None
+                raise DamagedFileError(f"damaged zstd file: {error}") from None
+
+    def _take(self, count: int) -> bytes:
+        taken = self._raw.read(count)
+        if len(taken) < count:
+            raise DamagedFileError("damaged zstd file: it ends inside of a frame")
+        return taken
+
+    def _begin_frame(self) -> bool:
+        """Whether another frame begins, behind those that are to be passed over."""
+        while True:
+            self.start = self._raw.tell()
+            magic = self._raw.read(4)
+            if not magic:
+                return False
+            if int.from_bytes(magic, "little") not in ZSTD_SKIPPABLE:
+                break
+            size = int.from_bytes(self._take(4), "little")
+            while size:
+                size -= len(self._take(min(size, _BLOCK_BYTES)))
+        if int.from_bytes(magic, "little") != ZSTD_MAGIC:
+            raise DamagedFileError(f"damaged zstd file: no frame begins at byte {self.start:,}")
+        descriptor = self._take(1)
+        is_single_segment, size_flag = descriptor[0] >> 5 & 1, descriptor[0] >> 6
+        size_bytes = (is_single_segment, 2, 4, 8)[size_flag]
+        header = self._take((1 - is_single_segment) + (0, 1, 2, 4)[descriptor[0] & 3] + size_bytes)
+        self._has_checksum = bool(descriptor[0] & 4)
+        self._frame = self._unpacker.decompressobj()
+        self._frame.decompress(magic + descriptor + header)
+        return True
+
+    def _next_block(self) -> bytes:
+        if self._is_at_checksum:
+            rest: bytes = self._frame.decompress(self._take(4))
+            self._frame, self._is_at_checksum = None, False
+            return rest
+        header = self._take(3)
+        value = int.from_bytes(header, "little")
+        block: bytes = self._frame.decompress(header + self._take(1 if value >> 1 & 3 == 1 else value >> 3))
+        if value & 1:
+            self._is_at_checksum = self._has_checksum
+            if not self._has_checksum:
+                self._frame = None
+        return block
+
+
+def unpacked_blocks(raw: io.BufferedReader[Any], suffix: str) -> Iterator[bytes]:
+    """What an open file unpacks to, by the suffix that it would have.
+
+    Raises:
+        DamagedFileError: after all bytes that come before the damage.
+    """
+    pieces: _Pieces = (_GzipMembers if suffix == ".gz" else _ZstdFrames)(raw)
+    while block := pieces.next_block()[0]:
+        yield block
+
+
 class ByteStream:
     """What bytes [start, end) of a file unpack to, by its suffix.
 
-    `start` and `end` must be where a frame or member starts, see `divide_packed`; for a file that is not packed, any
-    byte. A damaged file raises DamagedFileError after its good part.
+    `start` and `end` must be where a frame or member starts, see `packed_ranges`; for a file that is not packed, any
+    byte. A damaged file raises DamagedFileError after everything before the damage, as `gzip -dc` and `zstd -dc` do.
+
+    Raises:
+        ValueError: another program packed the file.
     """
 
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
-        self._path, self._start, self._end = path, start, end
-        self._suffix = suffix_of(path)
-        raw = io.BufferedReader(_Range(path, start, end), _BLOCK_BYTES)
-        self._raw = raw
-        self._file: IO[bytes] = cast("IO[bytes]", raw)
-        if self._suffix == ".gz":
-            self._file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw, mode="rb"))
-        self._is_begun = False
+        refuse_other_compression(path)
+        suffix = suffix_of(path)
+        self._raw = io.BufferedReader(_Range(path, start, end), _BLOCK_BYTES)
+        self._pieces: _Pieces = (
+            _ZstdFrames(self._raw, path)
+            if suffix == ".zst"
+            else (_GzipMembers if suffix == ".gz" else _Plain)(self._raw)
+        )
+        self._magic = {".gz": _GZIP_MAGIC, ".zst": ZSTD_MAGIC.to_bytes(4, "little")}.get(suffix)
+        self._left = b""
+        self._damage: DamagedFileError | None = None
 
     def __enter__(self) -> ByteStream:
         return self
@@ -96,40 +330,76 @@ class ByteStream:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, none at the end."""
-        try:
-            if self._suffix == ".zst":
-                return self._read_zst(size)
-            return self._file.read(size)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DamagedFileError(f"damaged gzip file: {error}") from None
+        """Up to `size` bytes, fewer only before a damage or the end, none at the end."""
+        parts: list[bytes] = []
+        missing = size
+        while missing > 0:
+            if not self._left:
+                try:
+                    self._left, _ = self.next_block()
+                except DamagedFileError:
+                    if parts:
+                        break
+                    raise
+                if not self._left:
+                    break
+            part, self._left = self._left[:missing], self._left[missing:]
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
 
-    def _read_zst(self, size: int) -> bytes:
-        import zstandard
+    @property
+    def piece_start(self) -> int:
+        """Byte of the range at which the member or frame begins that is being unpacked."""
+        return self._pieces.start
 
-        if not self._is_begun:
-            dictionary = _zstd_dictionary(self._path)
-            unpacker = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_ZSTD_WINDOW_BYTES)
-            self._file = cast("IO[bytes]", unpacker.stream_reader(self._raw, read_across_frames=True))
-            self._is_begun = True
+    def next_block(self) -> tuple[bytes, bool]:
+        """More bytes of one member or frame, and whether they are its first; for callers that do not call `read`."""
+        if self._damage is not None:
+            raise self._damage
         try:
-            block = self._file.read(size)
-        except zstandard.ZstdError as error:
-            if "Dictionary mismatch" in str(error):
-                raise DamagedFileError(
-                    "a zstd frame was packed with a dictionary that the file does not begin with; unpack the file with "
-                    "`zstd -D DICTIONARY` first"
-                ) from None
-            raise DamagedFileError(f"damaged zstd file: {error}") from None
-        if not block and size:
-            # the library gives what there is and says nothing when a frame ends early
-            for _ in _zstd_frames(self._path, self._start, self._end):
-                pass
-        return block
+            return self._pieces.next_block()
+        except DamagedFileError as error:
+            self._damage = error
+            raise
+
+    def resume(self, first: bytes) -> bool:
+        """After a damage, go on at the next member or frame that unpacks to something that begins with `first`.
+
+        Returns:
+            whether there is one; the bytes that are passed over are read once more, those before them are not.
+        """
+        if self._magic is None:
+            return False
+        position = self._pieces.start + 1
+        window = b""
+        self._raw.seek(position)
+        while True:
+            more = self._raw.read(_BLOCK_BYTES)
+            window += more
+            place = -1
+            while (place := window.find(self._magic, place + 1)) >= 0:
+                if self._begins_with(position + place, first):
+                    self._pieces.enter(position + place)
+                    self._damage, self._left = None, b""
+                    return True
+            if not more:
+                return False
+            kept = len(self._magic) - 1
+            position += len(window) - kept if len(window) > kept else 0
+            window = window[-kept:]
+            self._raw.seek(position + len(window))
+
+    def _begins_with(self, position: int, first: bytes) -> bool:
+        self._pieces.enter(position)
+        try:
+            block, _ = self._pieces.next_block()
+        except DamagedFileError:
+            return False
+        return block.startswith(first)
 
 
 def _zstd_dictionary(path: str) -> Any:
@@ -149,7 +419,7 @@ def _zstd_dictionary(path: str) -> Any:
             return None
         size = int.from_bytes(head[4:], "little")
         content = file.read(min(size, _ZSTD_DICTIONARY_BYTES))
-    if int.from_bytes(content[:4], "little") == _ZSTD_MAGIC and len(content) == size:
+    if int.from_bytes(content[:4], "little") == ZSTD_MAGIC and len(content) == size:
         try:
             size = zstandard.get_frame_parameters(content).content_size
             if size <= _ZSTD_DICTIONARY_BYTES:
@@ -161,139 +431,3 @@ def _zstd_dictionary(path: str) -> Any:
     if int.from_bytes(content[:4], "little") != _ZSTD_DICTIONARY_MAGIC or len(content) < size:
         raise DamagedFileError("damaged zstd file: its first frame should hold a dictionary, and does not")
     return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# dividing
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A frame or member: where it starts, and what it unpacks to, None where only unpacking would tell."""
-
-    start: int
-    unpacked_bytes: int | None
-
-
-def divide_packed(path: str, size: int, shard_bytes: int, of_lines: bool) -> list[FileRange]:
-    """Ranges of about `shard_bytes` packed bytes that start where a frame or member does.
-
-    Args:
-        of_lines: a range that cannot be entered becomes several shards of what it unpacks to. One process has to unpack
-            them in their order.
-    """
-    pieces: list[_Piece] = []
-    try:
-        for piece in _zstd_frames(path) if suffix_of(path) == ".zst" else _gzip_members(path):
-            pieces.append(piece)
-            # keep those that can matter: the bytes between two that lie close together are never a range of their own
-            if len(pieces) > 2 and pieces[-1].start - pieces[-3].start < shard_bytes // 8:
-                pieces[-3:-1] = [_joined(pieces[-3], pieces[-2])]
-    except DamagedFileError:
-        pass  # whoever reads the last range meets the damage and reports it
-    ranges = at_places(path, size, shard_bytes, (piece.start for piece in pieces))
-    if not of_lines:
-        return ranges
-    return [part for whole in ranges for part in _divide_unpacked(whole, pieces, shard_bytes)]
-
-
-def _joined(first: _Piece, second: _Piece) -> _Piece:
-    known = first.unpacked_bytes is not None and second.unpacked_bytes is not None
-    return _Piece(first.start, first.unpacked_bytes + second.unpacked_bytes if known else None)  # type: ignore[operator]
-
-
-def _divide_unpacked(whole: FileRange, pieces: list[_Piece], shard_bytes: int) -> list[FileRange]:
-    parts = (whole.end - whole.start) // shard_bytes
-    if parts < 2:
-        return [whole]
-    sizes = [piece.unpacked_bytes for piece in pieces if whole.start <= piece.start < whole.end]
-    unpacked = sum(size for size in sizes if size is not None) if sizes and None not in sizes else _unpacked(whole)
-    cuts = [unpacked * part // parts for part in range(parts)]
-    ends: list[int | None] = [*cuts[1:], None]
-    return [replace(whole, unpacked_start=start, unpacked_end=end) for start, end in zip(cuts, ends, strict=True)]
-
-
-def _unpacked(whole: FileRange) -> int:
-    total = 0
-    with ByteStream(whole.path, whole.start, whole.end) as stream:
-        try:
-            while block := stream.read(1 << 20):
-                total += len(block)
-        except DamagedFileError:
-            pass
-    return total
-
-
-def _zstd_frames(path: str, start: int = 0, end: int | None = None) -> Iterator[_Piece]:
-    """Frames of bytes [start, end), from the headers alone (RFC 8878, section 3.1.1).
-
-    Raises:
-        DamagedFileError: a frame ends early or does not begin as one, after those before it.
-    """
-    end = min(os.path.getsize(path), end or sys.maxsize)
-    with open(path, "rb", buffering=64) as file:
-
-        def number(count: int) -> int:
-            taken = file.read(count)
-            if len(taken) < count:
-                raise DamagedFileError("damaged zstd file: it ends inside of a frame")
-            return int.from_bytes(taken, "little")
-
-        position = start
-        while position < end:
-            file.seek(position)
-            magic = number(4)
-            unpacked: int | None = 0
-            if magic in _ZSTD_SKIPPABLE:
-                after = position + 8 + number(4)
-            elif magic == _ZSTD_MAGIC:
-                descriptor = number(1)
-                is_single_segment = bool(descriptor & 0x20)
-                number((0 if is_single_segment else 1) + (0, 1, 2, 4)[descriptor & 3])  # window, dictionary
-                size_flag = descriptor >> 6
-                size_bytes = (1 if is_single_segment else 0, 2, 4, 8)[size_flag]
-                unpacked = number(size_bytes) + (256 if size_flag == 1 else 0) if size_bytes else None
-                is_last = False
-                after = file.tell()
-                while not is_last:
-                    file.seek(after)
-                    header = number(3)
-                    is_last = bool(header & 1)
-                    after += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
-                after += 4 if descriptor & 4 else 0
-            else:
-                raise DamagedFileError(f"damaged zstd file: no frame begins at byte {position:,}")
-            if after > end:
-                raise DamagedFileError("damaged zstd file: it ends inside of a frame")
-            yield _Piece(position, unpacked)
-            position = after
-
-
-def _gzip_members(path: str) -> Iterator[_Piece]:
-    """Members of a gzip file, by unpacking it.
-
-    Raises:
-        DamagedFileError: a member ends early or is none, after those before it.
-    """
-    with open(path, "rb") as file:
-        start, unpacked, position = 0, 0, 0
-        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        while block := file.read(_BLOCK_BYTES):
-            position += len(block)
-            try:
-                while block:
-                    if start == position - len(block):
-                        block = block.lstrip(b"\0")  # padding after a member, as tapes have it
-                        start = position - len(block)
-                    unpacked += len(unpacker.decompress(block, _BLOCK_BYTES))
-                    while unpacker.unconsumed_tail:
-                        unpacked += len(unpacker.decompress(unpacker.unconsumed_tail, _BLOCK_BYTES))
-                    block = unpacker.unused_data if unpacker.eof else b""
-                    if unpacker.eof:
-                        yield _Piece(start, unpacked)
-                        start, unpacked = position - len(block), 0
-                        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            except zlib.error as error:
-                raise DamagedFileError(f"damaged gzip file: {error}") from None
-    if start < position:
-        raise DamagedFileError("damaged gzip file: it ends inside of a member")

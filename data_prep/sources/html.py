@@ -13,9 +13,21 @@ from collections.abc import Iterator
 from data_prep.sources.compression import without_compression
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, read_whole, usable
+from data_prep.sources.web_encodings import decode_page
 
 _SUFFIXES = (".html", ".htm", ".xhtml")
-_SPACES_AT_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
+_SPACES_AT_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # each run is looked at once, from its start
+
+
+_DEEPEST = 512
+"""Elements within one another, from which on browsers put them side by side (Blink,
+`kMaximumHTMLParserDOMTreeDepth`). Finding the main content takes time in proportion to the square of the depth, so in a
+deeper page all of it is taken, without layout: lists would be indented by their depth."""
+_NESTING = re.compile(
+    r"<(/?)(?:div|span|section|article|main|blockquote|table|ul|ol|dl|center|font|form|fieldset|figure|"
+    r"aside|nav|header|footer|details|address|pre|b|i|u|em|strong|small|big|sub|sup)\b",
+    re.IGNORECASE,
+)
 
 
 def _accepts(path: str) -> bool:
@@ -40,32 +52,25 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
 
 
 def main_text(content: bytes, declared: str | None = None) -> str | None:
-    """The text of a page for people; None where its bytes cannot be decoded.
-
-    Bytes beyond ASCII that are UTF-8 are taken as that, whatever is declared: other text hardly ever looks like it.
-    Else the encoding is the one that the header declared, or the one that the page declares or its bytes look like, in
-    the order of the HTML standard (WHATWG, section 13.2.3); the first that decodes all of it.
-    """
-    page = _decode(content, declared)
+    """The text of a page for people; None where its bytes cannot be decoded, see `decode_page`."""
+    page = decode_page(content, declared)
     if page is None:
         return None
+    page = page.replace("\r\n", "\n")
+    is_deep = page.count("<") - page.count("</") > _DEEPEST and _depth(page) > _DEEPEST
     from resiliparse.extract.html2text import extract_plain_text
 
-    text: str = extract_plain_text(page, preserve_formatting=True, main_content=True, alt_texts=False)
+    text: str = extract_plain_text(page, preserve_formatting=not is_deep, main_content=not is_deep, alt_texts=False)
     return _SPACES_AT_LINE_ENDS.sub("", text)
 
 
-def _decode(content: bytes, declared: str | None) -> str | None:
-    from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
-
-    for encoding in (None if content.isascii() else "utf-8", declared, detect_encoding(content, from_html_meta=True)):
-        if encoding:
-            try:
-                text = content.decode(map_encoding_to_html5(encoding) or encoding)
-            except (UnicodeDecodeError, LookupError):
-                continue
-            return text.replace("\r\n", "\n").removeprefix("\ufeff")
-    return None
+def _depth(page: str) -> int:
+    """The depth of a page, by elements that end only where their end tag is or that of one around them."""
+    depth = deepest = 0
+    for match in _NESTING.finditer(page):
+        depth = max(0, depth - 1) if match[1] else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 READER = Reader(_accepts, read)

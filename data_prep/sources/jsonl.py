@@ -1,13 +1,18 @@
-"""JSON Lines: one object per line with a string `text`; also `.gz` and `.zst`."""
+"""JSON Lines: one object per line with a string `text`; also `.gz` and `.zst`.
+
+C4, mC4 and Dolma name such files `.json.gz`.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.sources.compression import DamagedFileError, divide_packed, suffix_of, without_compression
-from data_prep.sources.lines import Line, number_in_file, read_lines
+from data_prep.sources.compression import DamagedFileError, suffix_of, without_compression
+from data_prep.sources.lines import Line, read_lines
+from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_any_byte
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 
@@ -15,7 +20,7 @@ _LINES_BEFORE_GIVING_UP = 100
 
 
 def _accepts(path: str) -> bool:
-    return without_compression(path).lower().endswith((".jsonl", ".ndjson"))
+    return without_compression(path).lower().endswith((".jsonl", ".ndjson", ".json"))
 
 
 def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
@@ -35,8 +40,10 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     seen, last = 0, 0
     try:
         for line in read_lines(piece, maximum_document_bytes):
-            seen, last = seen + 1, line.number
             result = _parse(line, piece, maximum_document_bytes)
+            if line.is_cut and not isinstance(result, Document):
+                continue  # told as the damage of the file; a line whose object is whole is kept
+            seen, last = seen + 1, line.number
             if result is None:
                 continue
             if is_right_field:
@@ -58,27 +65,27 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     except DamagedFileError as error:
         yield from held
         held = []
-        number, from_byte = number_in_file(piece, last + 1)
         detail = f"{error}; the {seen} whole lines before it are read"
-        yield Fault("damaged_file", detail, piece.path, line=number, from_byte=from_byte)
+        yield Fault("damaged_file", detail, piece.path, line=last + 1, from_byte=piece.start)
     yield from held
 
 
 def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault | None:
     def fault(reason: str, detail: str) -> Fault:
-        number, from_byte = number_in_file(piece, line.number)
-        return Fault(reason, detail, piece.path, line=number, from_byte=from_byte, excerpt=excerpt_of(line.head))
+        head = excerpt_of(line.head)
+        return Fault(reason, detail, piece.path, line=line.number, from_byte=piece.start, excerpt=head)
 
     if line.content is None:
         return fault("too_large", f"a line of {line.size:,} bytes, maximum_document_bytes is {maximum_bytes:,}")
-    if not line.content.strip():
+    content = line.content.removeprefix(codecs.BOM_UTF8)  # of the file, or of one that was put behind another
+    if not content.strip():
         return None  # an empty line between documents is no document
     try:
-        text = line.content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return fault(
             "invalid_utf8",
-            f"byte {line.content[error.start]:#04x} at offset {error.start} of the line ({error.reason})",
+            f"byte {content[error.start]:#04x} at offset {error.start} of the line ({error.reason})",
         )
     try:
         value: Any = json.loads(text)

@@ -12,21 +12,23 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-_VERBATIM = re.compile(
-    r"\\begin\{(verbatim\*?|lstlisting|minted|Verbatim)\}.*?\\end\{\1\}|\\verb\*?([^a-zA-Z\s*])[^\n]*?\2", re.DOTALL
-)
+_VERBATIM = re.compile(r"\\begin\{(verbatim\*?|lstlisting|minted|Verbatim)\}|\\verb\*?([^a-zA-Z\s*])")
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*(\n[ \t]*)?")
 """An even number of backslashes, which are line breaks, may stand before it; after an odd one the sign is text."""
-_INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{\s*([^{}]+?)\s*\}|\\input\s+([^\s{}\\]+)")
+_INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}\\]+)\}|\\input\s+([^\s{}\\]+)")
 _NEW_COMMAND = re.compile(
     r"\\(?:re|provide)?(?:newcommand|command)\*?\s*(?:\{\s*\\([a-zA-Z@]+)\s*\}|\\([a-zA-Z@]+))\s*(?:\[(\d)\])?\s*"
 )
-_DEF = re.compile(r"\\(?:long\s*)?[eg]?def\s*\\([a-zA-Z@]+)\s*((?:#\d)*)\s*(?=\{)")
+_DEF = re.compile(r"\\(?:long\s*)?[eg]?def\s*\\([a-zA-Z@]+)\s*((?:#\d)+\s*)?(?=\{)")
 _OPERATOR = re.compile(r"\\DeclareMathOperator(\*?)\s*\{\s*\\([a-zA-Z@]+)\s*\}\s*(?=\{)")
 _COMMAND = re.compile(r"\\([a-zA-Z@]+)")
 _ENDS = re.compile(r"\\(?:bibliography|printbibliography)\b|\\begin\{thebibliography\}|\\end\{document\}")
 _SECTION = re.compile(r"\\(?:section|chapter|part)\b\*?")
 _BEGIN = re.compile(r"\\begin\{document\}")
+_LONGEST_VERB = 1000
+"""Characters of a `\\verb` on a line."""
+_LONGEST_OPTIONAL = 300
+"""Characters of an argument in square brackets."""
 _DEEPEST = 20
 _LARGEST_GROWTH = 10
 """A text may become this many times as long by its macros; one that would is a trap, or not for people."""
@@ -62,7 +64,7 @@ def _with_inputs(files: Mapping[str, str], name: str, above: tuple[str, ...]) ->
     text = _without_comments(files[name])
 
     def put(match: re.Match[str]) -> str:
-        wanted = (match.group(1) or match.group(2)).removeprefix("./")
+        wanted = (match.group(1) or match.group(2)).strip().removeprefix("./")
         found = next((path for path in (wanted, f"{wanted}.tex") if path in files), None)
         return "" if found is None or found in (*above, name) else _with_inputs(files, found, (*above, name))
 
@@ -72,16 +74,37 @@ def _with_inputs(files: Mapping[str, str], name: str, above: tuple[str, ...]) ->
 def _without_comments(text: str) -> str:
     """A comment goes with its line feed and the spaces that follow, as TeX reads it; `\\%` and verbatim text stay."""
     pieces: list[str] = []
-    done = 0
+    done = 0  # up to here it is in `pieces`
+    looked = 0  # up to here it is known whether a comment is open, so that a long line is looked at once
+    in_comment = False
+    unended: set[str] = set()
     for match in _VERBATIM.finditer(text):
-        if match.start() >= done and not _is_in_comment(text, match.start()):
-            pieces += [_COMMENT.sub(_cut, text[done : match.start()]), match.group()]
-            done = match.end()
+        start = match.start()
+        if start < done:
+            continue
+        line_start = text.rfind("\n", looked, start) + 1
+        in_comment = (in_comment and not line_start) or bool(_COMMENT.search(text, max(looked, line_start), start))
+        looked = start
+        end = None if in_comment else _end_of_verbatim(text, match, unended)
+        if end is not None:
+            pieces += [_COMMENT.sub(_cut, text[done:start]), text[start:end]]
+            done = looked = end
     return "".join([*pieces, _COMMENT.sub(_cut, text[done:])])
 
 
-def _is_in_comment(text: str, place: int) -> bool:
-    return _COMMENT.search(text[text.rfind("\n", 0, place) + 1 : place]) is not None
+def _end_of_verbatim(text: str, match: re.Match[str], unended: set[str]) -> int | None:
+    """Where verbatim text ends, on its line or with its environment; None where it does not."""
+    if match[1]:
+        sign, stop = f"\\end{{{match[1]}}}", len(text)
+    else:
+        sign, stop = match[2], match.end() + _LONGEST_VERB
+    if sign in unended and match[1]:
+        return None
+    end = text.find(sign, match.end(), stop)
+    if end < 0 or (match[2] and "\n" in text[match.end() : end]):
+        unended.add(sign)
+        return None
+    return end + len(sign)
 
 
 def _cut(match: re.Match[str]) -> str:
@@ -130,11 +153,12 @@ def _take_definitions(text: str) -> tuple[str, dict[str, Macro]]:
     macros: dict[str, Macro] = {}
     pieces: list[str] = []
     done = 0
+    ends = _ends_of_groups(text)
     for start, match in _definitions(text):
         if start < done:
             continue
         name, arguments, default, place = _head(text, match)
-        found = _group(text, place, "{", "}")
+        found = _group(text, place, ends)
         if found is None:
             continue
         inner, end = found
@@ -157,11 +181,11 @@ def _head(text: str, match: re.Match[str]) -> tuple[str, int, str | None, int]:
     """Name, number of arguments, default of the first and where the body begins."""
     place, default = match.end(), None
     if match.re is _DEF:
-        return match.group(1), match.group(2).count("#"), None, place
+        return match.group(1), (match.group(2) or "").count("#"), None, place
     if match.re is _OPERATOR:
         return match.group(2), 0, None, place
     if match.group(3) and text[place : place + 1] == "[":
-        found = _group(text, place, "[", "]")
+        found = _optional(text, place)
         if found is not None:
             default, place = found
     return match.group(1) or match.group(2), int(match.group(3) or 0), default, place
@@ -170,11 +194,12 @@ def _head(text: str, match: re.Match[str]) -> tuple[str, int, str | None, int]:
 def _expand_once(text: str, macros: Mapping[str, Macro], limit: int) -> str:
     pieces: list[str] = []
     size = done = 0
+    ends = _ends_of_groups(text) if macros else {}
     for match in _COMMAND.finditer(text):
         macro = macros.get(match.group(1))
         if macro is None or match.start() < done or _is_escaped(text, match.start()):
             continue
-        found = _arguments(text, match.end(), macro)
+        found = _arguments(text, match.end(), macro, ends)
         if found is None:
             continue
         values, end = found
@@ -195,7 +220,7 @@ def _put_arguments(text: str, values: list[str]) -> str:
     return re.sub(r"#(\d)", value, text.replace("\\xspace", ""))
 
 
-def _arguments(text: str, place: int, macro: Macro) -> tuple[list[str], int] | None:
+def _arguments(text: str, place: int, macro: Macro, ends: Mapping[int, int]) -> tuple[list[str], int] | None:
     """The arguments of a use and where it ends; None where they are not there."""
     values: list[str] = []
     if macro.arguments == 0 and text[place : place + 2] == "{}":
@@ -204,9 +229,9 @@ def _arguments(text: str, place: int, macro: Macro) -> tuple[list[str], int] | N
         while text[place : place + 1].isspace():
             place += 1
         if number == 0 and macro.default is not None:
-            found = _group(text, place, "[", "]") if text[place : place + 1] == "[" else (macro.default, place)
+            found = _optional(text, place) if text[place : place + 1] == "[" else (macro.default, place)
         elif text[place : place + 1] == "{":
-            found = _group(text, place, "{", "}")
+            found = _group(text, place, ends)
         else:
             command = _COMMAND.match(text, place)
             end = command.end() if command else place + 1
@@ -218,22 +243,42 @@ def _arguments(text: str, place: int, macro: Macro) -> tuple[list[str], int] | N
     return values, place
 
 
-def _group(text: str, place: int, opening: str, closing: str) -> tuple[str, int] | None:
-    """What stands between a bracket and its partner, and where that ends."""
-    if text[place : place + 1] != opening:
-        return None
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def _ends_of_groups(text: str) -> dict[int, int]:
+    """Place of each opening brace -> that of its partner, found in one pass; of those that have one."""
+    ends: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            ends[opened.pop()] = match.start()
+    return ends
+
+
+def _group(text: str, place: int, ends: Mapping[int, int]) -> tuple[str, int] | None:
+    """What stands between a brace and its partner, and where that ends."""
+    end = ends.get(place)
+    return None if end is None else (text[place + 1 : end], end + 1)
+
+
+def _optional(text: str, place: int) -> tuple[str, int] | None:
+    """What stands between square brackets, and where that ends; braces inside belong together."""
     depth = braces = 0
     position = place
-    while position < len(text):
+    stop = min(len(text), place + _LONGEST_OPTIONAL)
+    while position < stop:
         character = text[position]
         if character == "\\":
             position += 2
             continue
-        if opening != "{" and character in "{}":
+        if character in "{}":
             braces += 1 if character == "{" else -1
-        elif character == opening:
+        elif character == "[":
             depth += 1
-        elif character == closing and braces == 0:
+        elif character == "]" and braces == 0:
             depth -= 1
             if depth == 0:
                 return text[place + 1 : position], position + 1

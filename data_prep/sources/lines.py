@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data_prep.sources.compression import ByteStream
+from data_prep.sources.compression import ByteStream, DamagedFileError
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import EXCERPT_CHARACTERS
 
 _BLOCK_BYTES = 1 << 20
-_NUMBERED_BYTES = 1 << 26
-"""Up to here in a file, faults are told the number of their line in the whole file; further on that would mean to read
-all before it once more, and lines are counted from where their range begins."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,11 @@ class Line:
     offset: int
     """Unpacked bytes from the start of the range [start, end)."""
     number: int
-    """Counted from 1 at the start of the range, where another range's line may end."""
+    """Counted from 1 at the start of the range, where another range's line may end. Nobody counts from the start of the
+    file: that would read everything before the range once more."""
     head: bytes
+    is_cut: bool = False
+    """The file is damaged behind these bytes, so that the line may have had more."""
 
 
 class _Lines:
@@ -42,6 +42,8 @@ class _Lines:
         self._offset = 0  # of the next line in what is unpacked
         self._number = 1
         self._found = False
+        self._damage: DamagedFileError | None = None
+        self._is_damage_ours = False  # and not that of the range or the part in which it is
         self.stopped_at = 0
         if piece.start > 0:
             self._skip_line()
@@ -54,14 +56,18 @@ class _Lines:
         while self._offset < place:
             if not self._skip_line():
                 break
+        if place > 0:
+            self._is_damage_ours = False  # the line that runs into it begins in an earlier part
         self.stopped_at = place
 
     def until(self, place: int | None) -> Iterator[Line]:
         """Lines whose first byte lies before `place`, or all.
 
         Raises:
-            DamagedFileError: after the last whole line, when the file is damaged.
+            DamagedFileError: after the last line, when the file is damaged there; in the part where the damage is and
+                in no part behind it.
         """
+        self.stopped_at = -1  # a reader that stops halfway leaves nothing to go on from
         while (place is None or self._offset < place) and self._is_ours():
             newline = self._buffer.find(b"\n", self._position)
             if newline >= 0:
@@ -79,14 +85,17 @@ class _Lines:
             if not block:
                 if self._buffer:
                     content, self._buffer = self._buffer, b""
-                    yield self._line(content, len(content), content)
-                return
+                    yield self._line(content, len(content), content, is_cut=self._damage is not None)
+                break
             self._buffer += block
         if place is not None:
             self.stopped_at = place
+        if self._damage is not None and self._is_damage_ours:
+            self._is_damage_ours = False
+            raise self._damage
 
-    def _line(self, content: bytes | None, size: int, head: bytes) -> Line:
-        line = Line(content, size, self._offset, self._number, head[:EXCERPT_CHARACTERS])
+    def _line(self, content: bytes | None, size: int, head: bytes, is_cut: bool = False) -> Line:
+        line = Line(content, size, self._offset, self._number, head[:EXCERPT_CHARACTERS], is_cut)
         self._offset += size + 1
         self._number += 1
         return line
@@ -126,7 +135,16 @@ class _Lines:
 
     def _more(self, size: int) -> bytes:
         """More unpacked bytes: of the range, and then of what follows it, where its last line ends."""
-        block = self._stream.read(size)
+        if self._damage is not None:
+            return b""
+        try:
+            block = self._stream.read(size)
+        except DamagedFileError as error:
+            self._damage = error
+            self._is_damage_ours = self._body_bytes is None
+            if self._body_bytes is None:
+                self._body_bytes = self._read_bytes
+            return b""
         if self._body_bytes is None:
             self._read_bytes += len(block)
             if not block:
@@ -134,7 +152,7 @@ class _Lines:
                 if self.piece.end < self.piece.size:
                     self._stream.close()
                     self._stream = ByteStream(self.piece.path, self.piece.end)
-                    return self._stream.read(size)
+                    return self._more(size)
         return block
 
 
@@ -147,7 +165,7 @@ def read_lines(piece: FileRange, maximum_bytes: int) -> Iterator[Line]:
     """The lines that belong to a range; memory is bounded by `maximum_bytes`.
 
     Raises:
-        DamagedFileError: after the last whole line, when the file is damaged.
+        DamagedFileError: after the last line, when the file is damaged in this part of the range.
     """
     lines = _left_open.pop() if _left_open else None
     if lines is not None and not _goes_on(lines, piece, maximum_bytes):
@@ -156,24 +174,16 @@ def read_lines(piece: FileRange, maximum_bytes: int) -> Iterator[Line]:
     if lines is None:
         lines = _Lines(piece, maximum_bytes)
         lines.skip_to(piece.unpacked_start)
-    yield from lines.until(piece.unpacked_end)
-    if piece.unpacked_end is None:
-        lines.close()
-    else:
-        _left_open.append(lines)
+    try:
+        yield from lines.until(piece.unpacked_end)
+    finally:
+        if piece.unpacked_end is None:
+            lines.close()
+        else:
+            _left_open.append(lines)
 
 
 def _goes_on(lines: _Lines, piece: FileRange, maximum_bytes: int) -> bool:
     before = lines.piece
     same_range = (before.path, before.start, before.end) == (piece.path, piece.start, piece.end)
     return same_range and lines.maximum_bytes == maximum_bytes and lines.stopped_at == piece.unpacked_start > 0
-
-
-def number_in_file(piece: FileRange, number: int) -> tuple[int, int]:
-    """A line's number, and the byte of the file from which it is counted: the file's first one where that is near."""
-    if not 0 < piece.start <= _NUMBERED_BYTES:
-        return number, piece.start
-    with ByteStream(piece.path, 0, piece.start) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            number += block.count(b"\n")
-    return number, 0

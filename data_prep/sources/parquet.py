@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.sources.parquet_columns import is_text, texts_of, values_of
 from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 
@@ -40,7 +41,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     """Documents of the row groups that start in a range.
 
     Raises:
-        ValueError: the file has no string column `text`.
+        ValueError: the file has no string column `text`, a name twice, or a column that cannot be metadata.
     """
     path = piece.path
     try:
@@ -54,7 +55,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
         first = row
         try:
             for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, row_groups=groups, use_threads=False):
-                columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+                columns = _columns(batch, path)
                 for i in range(batch.num_rows):
                     yield _document(
                         {name: values[i] for name, values in columns.items()}, path, row, maximum_document_bytes
@@ -85,18 +86,28 @@ def _check_columns(schema: pa.Schema, path: str) -> None:
         raise ValueError(
             f"{path}: no column `text`; a Parquet source needs a string column of this name, the file has {columns}"
         )
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{path}: the column `{twice[0]}` is there {schema.names.count(twice[0])} times; each column needs a name "
+            f"of its own, the file has {columns}"
+        )
     kind = schema.field("text").type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         raise ValueError(f"{path}: the column `text` is {kind}; it must be a string, the file has {columns}")
 
 
-def _values(column: pa.Array) -> list[Any]:
-    if pa.types.is_string(column.type):
-        # as bytes: nothing makes sure that the strings in a file are UTF-8, and one bad row must not cost the others
-        return column.view(pa.binary()).to_pylist()
-    if pa.types.is_large_string(column.type):
-        return column.view(pa.large_binary()).to_pylist()
-    return column.to_pylist()
+def _columns(batch: pa.RecordBatch, path: str) -> dict[str, list[Any]]:
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = texts_of(column) if name == "text" else values_of(column)
+        except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{path}: the column `{name}` ({column.type}) cannot be read: {_first_line(error)}; drop it from the "
+                "file, or write it as strings"
+            ) from error
+    return columns
 
 
 def _document(values: dict[str, Any], path: str, row: int, maximum_bytes: int) -> Document | Fault:
@@ -111,22 +122,8 @@ def _document(values: dict[str, Any], path: str, row: int, maximum_bytes: int) -
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return fault("invalid_utf8", f"byte {content[error.start]:#04x} at offset {error.start} ({error.reason})")
-    metadata = {name: _plain(value) for name, value in values.items()}
-    url = metadata.pop("url", None)
-    return usable(text, url if isinstance(url, str) and url else f"{path}#row={row}", metadata, fault, maximum_bytes)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value)
+    url = values.pop("url", None)
+    return usable(text, url if isinstance(url, str) and url else f"{path}#row={row}", values, fault, maximum_bytes)
 
 
 def _first_line(error: Exception) -> str:

@@ -47,8 +47,10 @@ class Reader:
 
     `accepts(path)` says whether a file that was found in a searched folder belongs to this kind.
     `read(range, maximum_document_bytes)` yields documents and faults in the order of the file; a file that the
-    configuration cannot have meant raises ValueError. `divide(path, size, shard_bytes)` gives the ranges of a file that
-    is larger than a shard, each about as large as one where the file allows it.
+    configuration cannot have meant raises ValueError. Where a file has parts that are no documents and not meant to be,
+    such as the pictures in a web archive, it is a generator that returns their number by what they are.
+    `divide(path, size, shard_bytes)` gives the ranges of a file that is larger than a shard, each about as large as one
+    where the file allows it.
     """
 
     accepts: Callable[[str], bool]

@@ -47,10 +47,10 @@ _IGNORED = (
 _ESCAPE = re.compile(
     r"""\\(?:
       \((?P<two>..)
-    | \[(?P<long>[^\]\n]*)\]
-    | \*(?P<string>\((?:..)|\[[^\]\n]*\]|.)
-    | [fFmMYgn][+-]?(?:\(..|\[[^\]\n]*\]|.)
-    | s(?:[+-]?\(..|[+-]?\[[^\]\n]*\]|[+-]?'[^'\n]*'|[+-]?[1-3][0-9]|[+-]?[0-9])?
+    | \[(?P<long>[^\]\n]{0,200})\]
+    | \*(?P<string>\((?:..)|\[[^\]\n]{0,200}\]|.)
+    | [fFmMYgn][+-]?(?:\(..|\[[^\]\n]{0,200}\]|.)
+    | s(?:[+-]?\(..|[+-]?\[[^\]\n]{0,200}\]|[+-]?'[^'\n]*'|[+-]?[1-3][0-9]|[+-]?[0-9])?
     | [vwxXDLlbABHSZRo](?P<delimiter>['"\x01|!])(?P<argument>.*?)(?P=delimiter)
     | h(?P<quote>['"\x01])(?P<motion>.*?)(?P=quote)
     | N'(?P<code>\d+)'
@@ -206,10 +206,11 @@ class Roff:
     def next_line(self) -> str | None:
         if not self._lines:
             return None
-        line = self._lines.pop()
-        while line.endswith("\\") and not line.endswith("\\\\") and self._lines:
-            line = line[:-1] + self._lines.pop()
-        return line
+        parts = [self._lines.pop()]
+        while parts[-1].endswith("\\") and not parts[-1].endswith("\\\\") and self._lines:
+            parts[-1] = parts[-1][:-1]
+            parts.append(self._lines.pop())
+        return "".join(parts)
 
     def skip_until(self, *ends: str) -> list[str]:
         """Take lines until `.end`; returns them."""
@@ -306,7 +307,7 @@ class Roff:
         if not match:
             return False, text
         expression = re.sub(r"\\n\(\.g", "1", match.group().strip())
-        expression = re.sub(r"\\+n[+-]?(?:\[[^\]]*\]|\(..|.)", "0", expression)
+        expression = re.sub(r"(?<!\\)\\+n[+-]?(?:\[[^\]]*\]|\(..|.)", "0", expression)
         return self._arithmetic(expression), text[match.end() :]
 
     @staticmethod
@@ -495,10 +496,12 @@ class Roff:
         """A tbl(1) table: one line per row, cells separated by a tab."""
         self.output.end_line()
         separator = "\t"
-        while lines and not lines[0].rstrip().endswith("."):
-            option = re.search(r"tab\s*\(\s*(.)\s*\)", lines.pop(0))
+        first = 0
+        while first < len(lines) and not lines[first].rstrip().endswith("."):
+            option = re.search(r"tab\s{0,9}\(\s{0,9}(.)\s{0,9}\)", lines[first])
             separator = option.group(1) if option else separator
-        lines = lines[1:]
+            first += 1
+        lines = lines[first + 1 :]
         cells: list[str] = []
         block: list[str] | None = None
         is_format = False

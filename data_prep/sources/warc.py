@@ -1,7 +1,7 @@
 """Web archives (`.warc`, `.warc.gz`, `.warc.zst`): the main text of each page, and text that was extracted before.
 
 Documents are the `response` records with status 200 and a type of HTML or plain text, and `conversion` records of plain
-text (Common Crawl's WET files). Other records are no documents.
+text (Common Crawl's WET files). Other records are no documents: they are counted by what they are.
 
 Source of the format: ISO 28500:2017 (WARC 1.1), section 5; packed by zstd, with a dictionary in the first frame or
 without one: IIPC, Zstandard Compression for WARC Files 1.0.
@@ -9,25 +9,27 @@ without one: IIPC, Zstandard Compression for WARC Files 1.0.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import Any
 
-from data_prep.sources.compression import (
-    ByteStream,
-    DamagedFileError,
-    divide_packed,
-    suffix_of,
-)
+from data_prep.sources.compression import ByteStream, DamagedFileError, suffix_of
+from data_prep.sources.content_codings import CodingError, undo_codings
 from data_prep.sources.html import main_text
+from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_places
-from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, usable
+from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
+from data_prep.sources.warc_records import LONGEST_HEADER, MAGIC, BadRecord, Record, headers_of, read_records
+from data_prep.sources.web_encodings import decode_page
 
 _HTML = ("text/html", "application/xhtml+xml")
-_MAGIC = b"WARC/"
-_LONGEST_HEADER = 1 << 16
-_BLOCK_BYTES = 1 << 16
+_PLAIN = "text/plain"
+_STATUS = re.compile(rb"HTTP/\d(?:\.\d)?\s+(\d{3})")
+_END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([^\s\"';,]+)", re.IGNORECASE)
+_TYPES = ("application", "audio", "font", "image", "message", "model", "multipart", "text", "video")
+_KINDS = ("warcinfo", "resource", "request", "metadata", "revisit", "conversion", "continuation")
 
 
 def _accepts(path: str) -> bool:
@@ -37,13 +39,7 @@ def _accepts(path: str) -> bool:
 def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
     if suffix_of(path):
         return list(_at_records(divide_packed(path, size, shard_bytes, of_lines=False)))
-    starts: list[int] = []
-    try:
-        for start, _ in _records(path, 0, size):
-            starts.append(start)
-    except DamagedFileError:
-        pass  # whoever reads the last range meets the damage and reports it
-    return at_places(path, size, shard_bytes, starts)
+    return at_places(path, size, shard_bytes, _starts(path, size))
 
 
 def _at_records(ranges: list[FileRange]) -> Iterator[FileRange]:
@@ -61,128 +57,148 @@ def _at_records(ranges: list[FileRange]) -> Iterator[FileRange]:
 def _begins_record(piece: FileRange) -> bool:
     with ByteStream(piece.path, piece.start, piece.end) as stream:
         try:
-            return stream.read(len(_MAGIC)) == _MAGIC
+            return stream.read(len(MAGIC)) == MAGIC
         except DamagedFileError:
             return True  # whoever reads it reports it
 
 
-def _records(path: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where the records of bytes [start, end) of a file that is not packed start and end, by their lengths.
-
-    Raises:
-        DamagedFileError: a record ends early or is none, after those before it.
-    """
-    size = os.path.getsize(path)
+def _starts(path: str, size: int) -> Iterator[int]:
+    """Where the records of a file that is not packed start, by their lengths; up to the first that is wrong."""
+    start = 0
     with open(path, "rb") as file:
-        while start < end:
+        while start < size:
             file.seek(start)
-            if not file.readline(_LONGEST_HEADER).startswith(_MAGIC):
-                raise DamagedFileError(f"no record starts at byte {start:,}")
+            if not file.readline(LONGEST_HEADER).startswith(MAGIC):
+                return
+            yield start
             length = None
-            while (line := file.readline(_LONGEST_HEADER)).strip():
+            while (line := file.readline(LONGEST_HEADER)).strip():
                 name, _, value = line.partition(b":")
-                if name.lower() == b"content-length" and value.strip().isdigit():
+                if length is None and name.strip().lower() == b"content-length" and value.strip().isdigit():
                     length = int(value)
-            after = file.tell() + (length or 0) + len(b"\r\n\r\n")
-            if length is None or after > min(end, size):
-                raise DamagedFileError(f"the record that starts at byte {start:,} is not whole")
-            yield start, after
-            start = after
+            if length is None:
+                return
+            start = file.tell() + length + len(b"\r\n\r\n")
 
 
-class _Stream:
-    """As much of a file as warcio asks of one."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-
-    def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)
+class _PassedOver(Exception):
+    """A record that is no document, such as a picture."""
 
 
-def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """Documents of the records that start in a range."""
-    from warcio.archiveiterator import ArchiveIterator
-    from warcio.exceptions import ArchiveLoadFailed
+def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | Fault, None, Counter[str]]:
+    """Documents of the records that start in a range.
 
-    number, end = -1, piece.end
-    damage: Exception | None = None
-    if not suffix_of(piece.path):  # warcio takes a header that is cut off for a whole one
-        end, damage = _whole(piece)
-    with ByteStream(piece.path, piece.start, end) as stream:
-        try:
-            for record in ArchiveIterator(_Stream(stream)) if end > piece.start else ():
-                number += 1
-                result = _document(record, piece, number, maximum_document_bytes)
-                while record.raw_stream.read(_BLOCK_BYTES):
-                    pass
-                if getattr(record.raw_stream, "limit", 1) > 0:  # or it does not say how long it is
-                    raise DamagedFileError(f"record {number} is not whole")
-                if result is not None:
-                    yield result
-        # the last one: what warcio meets in a response that does not say of what
-        except (DamagedFileError, ArchiveLoadFailed, EOFError, AttributeError) as error:
-            damage = error
-    if damage is not None:
-        detail = f"{str(damage).strip() or 'damaged web archive'}; what comes before is read"
-        yield Fault("damaged_file", detail, _place(piece, max(number, 0)))
+    Returns:
+        the number of records that are none, by what they are.
+    """
+    passed_over: Counter[str] = Counter()
+    # of what is held of a record: a page that is just small enough, its header, and a byte to see that it is not
+    for record in read_records(piece, maximum_document_bytes + LONGEST_HEADER + 1):
+        if isinstance(record, BadRecord):
+            yield Fault(record.reason, record.detail, _place(piece, record.number))
+        else:
+            try:
+                yield _document(record, piece, maximum_document_bytes)
+            except _PassedOver as error:
+                passed_over[str(error)] += 1
+    return passed_over
 
 
-def _whole(piece: FileRange) -> tuple[int, DamagedFileError | None]:
-    """Where the whole records of a range end, and what is behind them."""
-    end = piece.start
-    try:
-        for _, after in _records(piece.path, piece.start, piece.end):
-            end = after
-    except DamagedFileError as error:
-        return end, error
-    return end, None
-
-
-def _document(record: Any, piece: FileRange, number: int, maximum_bytes: int) -> Document | Fault | None:
-    headers = record.rec_headers
-    url = headers.get_header("WARC-Target-URI") or _place(piece, number)
-    kind = _content_type(record)
-    if kind is None:
-        return None
+def _document(record: Record, piece: FileRange, maximum_bytes: int) -> Document | Fault:
+    headers = record.headers
+    url = headers.get("warc-target-uri", "").strip("<>") or _place(piece, record.number)
     content = b""
 
     def fault(reason: str, detail: str) -> Fault:
-        return Fault(reason, detail, f"{_place(piece, number)} ({url})", excerpt=excerpt_of(content))
+        return Fault(reason, detail, f"{_place(piece, record.number)} ({url})", excerpt=excerpt_of(content))
 
-    # of what is unpacked too: a page of a few kilobytes may unpack to gigabytes
-    content = record.content_stream().read(maximum_bytes + 1)
-    if len(content) > maximum_bytes:
+    type_line, codings, content = _page(record)
+    if not type_line:
+        return fault("no_content_type", "a response without a Content-Type; whether it is a page is not guessed")
+    kind = re.split(r"[;,\s]", type_line, maxsplit=1)[0].lower()
+    if kind not in (*_HTML, _PLAIN):
+        top = kind.partition("/")[0]
+        raise _PassedOver(f"content type {top}" if top in _TYPES else "other content type")
+    try:
+        content = undo_codings(content, codings, maximum_bytes, "warc-truncated" in headers)
+    except CodingError as error:
+        return fault(error.reason, str(error))
+    if record.is_longer or len(content) > maximum_bytes:
         return fault("too_large", f"more than maximum_document_bytes = {maximum_bytes:,} bytes")
-    name, _, parameters = kind.partition(";")
-    charset = parameters.lower().partition("charset=")[2].split(";")[0].strip(" \"'") or None
-    if name in _HTML:
-        text: str | Fault | None = main_text(content, charset)
-        if text is None:
-            return fault("undecodable", "its bytes are no text in the encoding that it declares or looks like")
-    else:
-        text = decode(content, f"{_place(piece, number)} ({url})")
+    charset = _CHARSET.search(type_line)
+    text = _text(content, kind, charset[1] if charset else None, fault)
     if isinstance(text, Fault):
         return text
     metadata = {
-        "warc_id": headers.get_header("WARC-Record-ID"),
-        "date": headers.get_header("WARC-Date"),
-        "language": headers.get_header("WARC-Identified-Content-Language"),
+        "warc_id": headers.get("warc-record-id"),
+        "date": headers.get("warc-date"),
+        "language": headers.get("warc-identified-content-language"),
     }
-    return usable(text or "", url, {key: value for key, value in metadata.items() if value}, fault, maximum_bytes)
+    return usable(text, url, {key: value for key, value in metadata.items() if value}, fault, maximum_bytes)
 
 
-def _content_type(record: Any) -> str | None:
-    """The type of a record that is a document, with its parameters; None for others."""
-    if record.rec_type == "conversion":
-        kind = record.rec_headers.get_header("Content-Type") or ""
-        return kind if kind.lower().startswith("text/plain") else None
-    if record.rec_type != "response" or record.http_headers is None:
-        return None
-    if record.http_headers.get_statuscode() != "200":
-        return None
-    kind = (record.http_headers.get_header("Content-Type") or "").strip().lower()
-    return kind if kind.split(";")[0].strip() in (*_HTML, "text/plain") else None
+def _text(content: bytes, kind: str, charset: str | None, fault: Callable[[str, str], Fault]) -> str | Fault:
+    if kind in _HTML:
+        text = main_text(content, charset)
+        if text is None:
+            return fault("undecodable", "its bytes are no text in the encoding that it declares or looks like")
+        return text
+    text = decode_page(content, charset, is_html=False)
+    if text is None:
+        told = f"neither {charset}, which it declares, nor UTF-8" if charset else "not UTF-8, and it declares no other"
+        return fault("undecodable" if charset else "invalid_utf8", f"its bytes are {told}")
+    if "\0" in text:
+        return fault("binary", f"a NUL at character {text.index(chr(0))}")
+    return text
+
+
+def _page(record: Record) -> tuple[str, str, bytes]:
+    """Content-Type, content codings and content of a record that may be a document.
+
+    Raises:
+        _PassedOver: it is none.
+    """
+    kind = record.headers.get("warc-type", "").lower()
+    if kind == "conversion":
+        type_line = record.headers.get("content-type", "")
+        if not type_line.lower().startswith(_PLAIN):
+            raise _PassedOver("conversion record of another type")
+        return type_line, "", record.content
+    if kind != "response":
+        raise _PassedOver(f"{kind if kind in _KINDS else 'other'} record")
+    status = _STATUS.match(record.content)
+    if status is None:
+        raise _PassedOver("response that is not of HTTP")
+    if status[1] != b"200":
+        raise _PassedOver(f"status {status[1][:1].decode()}xx")
+    end = _END_OF_HEADER.search(record.content, 0, LONGEST_HEADER)
+    headers = headers_of(record.content[: end.end() if end else None])
+    content = record.content[end.end() :] if end else b""
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        content = _without_chunks(content)
+    return headers.get("content-type", ""), headers.get("content-encoding", ""), content
+
+
+def _without_chunks(content: bytes) -> bytes:
+    """A body that was sent in chunks (RFC 9112, section 7.1), put together; one that is not in chunks as it is."""
+    parts: list[bytes] = []
+    place = 0
+    while place < len(content):
+        end = content.find(b"\n", place, place + 1000)
+        size = content[place:end].partition(b";")[0].strip() if end >= 0 else b""
+        try:
+            length = int(size, 16)
+        except ValueError:
+            return content if not parts else b"".join([*parts, content[place:]])
+        if length == 0:
+            break
+        parts.append(content[end + 1 : end + 1 + length])
+        place = end + 1 + length
+        if content[place : place + 2] == b"\r\n":
+            place += 2
+        elif content[place : place + 1] == b"\n":
+            place += 1
+    return b"".join(parts)
 
 
 def _place(piece: FileRange, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from data_prep.config import TokenizerConfig
 from data_prep.tokenizer import sentence_piece
 from data_prep.tokenizer.encode import MODEL_FILE, ReferenceEncoder
 from data_prep.tokenizer.encoded import TokenizerError
-from data_prep.tokenizer.token_bytes import TokenBytes
+from data_prep.tokenizer.token_bytes import TokenBytes, check_that_texts_come_back
 from foundation.atomic_files import sha256_file, whole_file
 
 _FILES = sentence_piece.FILES
@@ -41,11 +42,14 @@ def check_tokenizer(source: Path, settings: TokenizerConfig) -> None:
     names = source_digests(source)
     folder = source.expanduser()
     if "tokenizer.json" not in names:
-        with _said_of(folder / MODEL_FILE):
-            sentence_piece.to_tokenizers((folder / MODEL_FILE).read_bytes())
+        with _said_of(folder / MODEL_FILE), tempfile.TemporaryDirectory() as made:
+            sentence_piece.save_sentencepiece_bpe((folder / MODEL_FILE).read_bytes(), Path(made))
+            reference = ReferenceEncoder(Path(made))
+            check_that_texts_come_back(reference, TokenBytes.of(reference))
+        model_vocabulary_size(settings, reference)
         return
     reference = ReferenceEncoder(folder)
-    TokenBytes.of(reference)
+    check_that_texts_come_back(reference, TokenBytes.of(reference))
     model_vocabulary_size(settings, reference)
 
 

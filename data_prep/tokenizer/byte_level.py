@@ -21,6 +21,12 @@ from foundation.atomic_files import write_json, write_text
 
 _MINIMUM_FREQUENCY = 2
 
+LONGEST_WORD = 256
+"""Characters of a word that a tokenizer learns from in one piece."""
+_ENDS = r"\s.,!?…。，、।۔،(|)"
+"""What ends a word, or is none."""
+_LONG_WORD = re.compile(f"[^{_ENDS}]{{{LONGEST_WORD}}}|[{_ENDS}]{{{LONGEST_WORD}}}")
+
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -94,4 +100,18 @@ def _without_reserved(texts: Iterable[str], reserved: tuple[str, ...]) -> Iterat
     # every such text would become a control token. Text cut at those names cannot teach such a merge.
     names = re.compile("|".join(re.escape(name) for name in sorted(reserved, key=len, reverse=True)))
     for text in texts:
-        yield from (piece for piece in names.split(text) if piece)
+        for piece in names.split(text):
+            yield from without_long_words(piece)
+
+
+def without_long_words(text: str) -> Iterator[str]:
+    """A text, cut within words of more than `LONGEST_WORD` characters.
+
+    A trainer's time for a word grows with the square of its length, and nothing is learnt from such a one: it is data.
+    """
+    done = 0
+    for match in _LONG_WORD.finditer(text):
+        yield text[done : match.end()]
+        done = match.end()
+    if done < len(text):
+        yield text[done:]

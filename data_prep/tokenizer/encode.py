@@ -44,7 +44,7 @@ class ReferenceEncoder:
         if not path.is_file():
             raise TokenizerError(f"{path}: no such file; `python -m data_prep train-tokenizer` makes it")
         self.name = f"tokenizers {version('tokenizers')}"
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = Tokenizer.from_str(json.dumps(whole_and_exact(self.content)))
         self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
         self.end_of_document = _end_of_document(folder, self._tokenizer)
 
@@ -76,10 +76,21 @@ class ReferenceEncoder:
         tokens = np.fromiter((token for row in rows for token in row), np.uint32, int(sizes.sum()))
         return _with_end_of_document(tokens, sizes, self.end_of_document)
 
+    def normalize(self, text: str) -> str:
+        """What the tokenizer makes of a text before it cuts it."""
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
     def decode(self, tokens: npt.NDArray[np.integer[Any]]) -> str:
         """The text of a document; end-of-document tokens are shown by name."""
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
+
+
+def whole_and_exact(content: dict[str, Any]) -> dict[str, Any]:
+    """A `tokenizer.json` without what a library left there of its last call or of training: truncation, padding and
+    dropout, which would cut a document, fill it up, or encode it otherwise each time."""
+    return {**content, "truncation": None, "padding": None, "model": {**content["model"], "dropout": None}}
 
 
 class GigatokenEncoder:
@@ -96,7 +107,7 @@ class GigatokenEncoder:
 
         self.vocabulary_size = vocabulary_size
         self.end_of_document = end_of_document
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        content = whole_and_exact(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
         # Control tokens are found in the text as "added tokens"; one that it has never heard of it cannot find.
         content["added_tokens"] = []
         try:
@@ -145,7 +156,7 @@ def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict
         equal, and how many documents, bytes and tokens were compared; at a difference, where it is.
     """
     result: dict[str, Any] = {"equal": True, "documents": 0, "bytes": 0, "tokens": 0}
-    for batch in _batches([*_ADVERSARIAL_TEXTS], texts):
+    for batch in _batches([*ADVERSARIAL_TEXTS], texts):
         right, given = reference.encode(batch), bulk.encode(batch)
         result["documents"] += len(batch)
         result["bytes"] += sum(len(text.encode()) for text in batch)
@@ -222,7 +233,7 @@ def open_encoder(reference: ReferenceEncoder) -> Encoder:
     return reference
 
 
-_ADVERSARIAL_TEXTS = (
+ADVERSARIAL_TEXTS = (
     "",
     " ",
     "\n\n\n   \t",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.languages import meant_for
 from data_prep.shards import Manifest, RunDirectory
 from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixture_weights, read_kept, read_kept_sizes
 
@@ -159,7 +160,7 @@ def language_proportions(sizes: Mapping[str, int], settings: TokenizerConfig) ->
     """The share of each language within a source, from its bytes there; see `TokenizerConfig.language_exponent`."""
     return _normalised(
         {
-            language: settings.language_weights.get(language, 1.0) * share**settings.language_exponent
+            language: _weight(language, settings) * share**settings.language_exponent
             for language, share in _normalised(sizes).items()
         }
     )
@@ -168,3 +169,8 @@ def language_proportions(sizes: Mapping[str, int], settings: TokenizerConfig) ->
 def _normalised(values: Mapping[str, float]) -> dict[str, float]:
     total = sum(values.values())
     return {name: value / total for name, value in values.items()}
+
+
+def _weight(language: str, settings: TokenizerConfig) -> float:
+    named = meant_for(language, settings.language_weights)
+    return 1.0 if named is None else settings.language_weights[named]

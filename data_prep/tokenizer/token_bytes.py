@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from data_prep.kernel import kernel
 from data_prep.machine_words import differing_of_32
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encode import ADVERSARIAL_TEXTS, ReferenceEncoder
 from data_prep.tokenizer.encoded import SPACE, Encoded, Texts, TokenizerError
 from data_prep.tokenizer.piece_encoder import byte_letters
 
@@ -37,16 +37,27 @@ class TokenBytes:
             entry are made of.
         prefix: bytes that encoding puts before each document, and decoding takes off: SentencePiece's dummy prefix.
         rewriting: what the tokenizer may write otherwise before it cuts a text, for people; "" if nothing.
+        normalize: what the tokenizer makes of a text before it cuts it.
+        is_sentencepiece: spaces are written as U+2581.
     """
 
     texts: tuple[bytes | None, ...]
     is_fallback: npt.NDArray[np.bool_]
     prefix: bytes
     rewriting: str = ""
+    normalize: Callable[[str], str] = str
+    is_sentencepiece: bool = False
 
     def may_differ(self, text: str) -> bool:
         """Whether this text may come back otherwise, because of what the tokenizer does by its definition."""
         return bool(self.rewriting) and (self.rewriting != SPACE_MARK or SPACE in text)
+
+    def is_rewritten(self, tokens: npt.NDArray[np.integer[Any]], text: str) -> bool:
+        """Whether tokens stand for what the tokenizer's normalizer makes of a text, with or without a space before."""
+        found = b"".join(self.texts[token] or b"" for token in tokens.tolist())
+        right = self.normalize(text)
+        right_bytes = (right.replace(SPACE, " ") if self.is_sentencepiece else right).encode()
+        return found in (right_bytes, b" " + right_bytes)
 
     @classmethod
     def of(cls, encoder: ReferenceEncoder) -> TokenBytes:
@@ -78,13 +89,17 @@ class TokenBytes:
                     texts.append(bytes([int(byte[1], 16)]))
                 else:
                     texts.append(literal.get(i) if name is None else name.replace(SPACE, " ").encode())
-            return cls(tuple(texts), is_fallback, b" ", _rewriting(content) or SPACE_MARK)
+            rewriting = _rewriting(content) or SPACE_MARK
+            table = cls(tuple(texts), is_fallback, b"", rewriting, encoder.normalize, is_sentencepiece=True)
+            # whether there is a dummy prefix is said by several steps together: look at what they do
+            begins_with_space = (texts[encoder.encode(["a"]).tokens[0]] or b"").startswith(b" ")
+            return replace(table, prefix=b" ") if begins_with_space else table
         bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
         for i, name in enumerate(names):
             text = literal.get(i) if name is None else bytes(bytes_of[letter] for letter in name)
             texts.append(text)
             is_fallback[i] = text is not None and len(text) == 1 and text[0] >= 0x80
-        return cls(tuple(texts), is_fallback, b"", _rewriting(content))
+        return cls(tuple(texts), is_fallback, b"", _rewriting(content), encoder.normalize)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -129,6 +144,27 @@ class TokenBytes:
                 mask[first + size - 1] = mask[first + size - 2]
             first += size
         return mask
+
+
+def check_that_texts_come_back(encoder: ReferenceEncoder, table: TokenBytes) -> None:
+    """Encode what tokenizers are known to lose, and each added token among words.
+
+    Raises:
+        TokenizerError: the tokens of a text do not stand for it, nor for what the normalizer makes of it.
+    """
+    added = [token.content for token in encoder.added_tokens.values() if not token.special]
+    texts = [*ADVERSARIAL_TEXTS, *(f"a {content} b" for content in added)]
+    encoded = encoder.encode(texts)
+    ends = np.cumsum(encoded.sizes)
+    inexact = table.inexact(encoded, texts)
+    for text, end, size, is_inexact in zip(texts, ends.tolist(), encoded.sizes.tolist(), inexact.tolist(), strict=True):
+        tokens = encoded.tokens[end - size : end - 1]
+        if is_inexact and not (table.may_differ(text) and table.is_rewritten(tokens, text)):
+            found = b"".join(table.texts[token] or b"" for token in tokens.tolist()).decode("utf-8", "backslashreplace")
+            raise TokenizerError(
+                f"{encoder.path}: a text does not come back from its tokens: {text[:60]!r} comes back as {found[:60]!r}"
+                "; it cannot be used for token files, which stand for their text"
+            )
 
 
 def _rewriting(content: Mapping[str, Any]) -> str:

@@ -165,3 +165,49 @@ def test_ray_that_is_not_installed_is_an_error_that_says_how(tmp_path: Path, mon
     stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
     with pytest.raises(UnitError, match=r"executor=ray needs Ray on every machine: pip install"):
         run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
+
+
+def test_a_process_that_gives_no_sign_of_life_is_named(tmp_path: Path) -> None:
+    from data_prep.executors import _SILENT_SECONDS, _Silence
+
+    for rank in (0, 1):
+        (tmp_path / f"running-{rank}").write_text(f"web-{rank:05d}", encoding="utf-8")
+    silence = _Silence(tmp_path)
+    assert silence.units(0.0) == []
+    os.utime(tmp_path / "running-1", ns=(1, 1))
+    assert silence.units(_SILENT_SECONDS - 1) == []
+    assert silence.units(_SILENT_SECONDS) == ["web-00000"]
+    (tmp_path / "running-0").unlink()
+    assert silence.units(_SILENT_SECONDS + 1) == []
+    assert silence.units(3 * _SILENT_SECONDS) == ["web-00001"]
+
+
+def test_progress_looks_at_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    whole = Path.is_file
+
+    def is_file(self: Path) -> bool:
+        looked.append(self.name)
+        return whole(self)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+
+    class Counted:
+        advanced = 0
+
+        def advance(self, count: int) -> None:
+            self.advanced += count
+
+    from data_prep.executors import _Report
+
+    folder = tmp_path / "commits"
+    folder.mkdir()
+    units = [f"web-{n:05d}" for n in range(200)]
+    progress, stage = Counted(), type("Stage", (), {"folder": folder})
+    report = _Report(progress, stage, units)  # type: ignore[arg-type]
+    for unit in units:
+        (folder / f"{unit}.json").write_text("{}", encoding="utf-8")
+        report([unit])
+    assert progress.advanced == 200 and len(looked) == 200
+    report.look()
+    assert progress.advanced == 200 and len(looked) == 200

@@ -18,6 +18,7 @@ import zstandard
 from data_prep.config import DataConfig
 from data_prep.extract import extract, place_of, quarantined
 from data_prep.shards import RunDirectory, load_manifest, read_records
+from data_prep.sources import reader_of
 from data_prep.sources.compression import _Range
 
 GOOD = [
@@ -244,7 +245,9 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     assert written(one) == written(two)
     texts = [value["text"] for value in [*GOOD[:5], long, *GOOD[5:], *GOOD]]
     assert [row["text"] for row in documents(one)] == texts
-    assert [record["line"] for record in aside(one)] == [6, 23]
+    contents = (tmp_path / "raw" / "a.jsonl").read_bytes()
+    told = [(record.get("from_byte", 0), record["line"]) for record in aside(one)]
+    assert [contents[start:].split(b"\n")[line - 1] for start, line in told] == [b"bad", b'{"text": "']
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
@@ -271,10 +274,7 @@ def test_a_packed_file_is_many_shards_with_the_same_bytes_for_any_number_of_work
     assert written(one) == before
 
 
-def test_far_into_a_file_a_fault_is_found_by_the_byte_of_its_range(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("data_prep.sources.lines._NUMBERED_BYTES", 700)
+def test_behind_the_first_range_a_fault_is_found_by_the_byte_of_its_range(tmp_path: Path) -> None:
     content = lines(*GOOD[:3], b"bad 1\n", *GOOD[3:18], b"bad 2\n", *GOOD[18:])
     write_raw(tmp_path, a__jsonl=content)
     run = run_extract(tmp_path, shard_bytes=600)
@@ -283,6 +283,31 @@ def test_far_into_a_file_a_fault_is_found_by_the_byte_of_its_range(
     start = second["from_byte"]
     assert content[start:].split(b"\n")[second["line"] - 1] == b"bad 2"
     assert place_of(second).endswith(f"a.jsonl line {second['line']} from byte {start + 1}")
+
+
+def test_no_fault_makes_a_file_be_read_a_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bytes_read(name: str, *content: Any) -> int:
+        path = tmp_path / name
+        path.write_bytes(lines(*content))
+        size = path.stat().st_size
+        taken = 0
+
+        def counted(self: _Range, buffer: Any) -> int:
+            nonlocal taken
+            count = read(self, buffer)
+            taken += count
+            return count
+
+        read = _Range.readinto
+        with monkeypatch.context() as patch:
+            patch.setattr(_Range, "readinto", counted)
+            for piece in reader_of("jsonl").divide(str(path), size, size // 4 + 1):
+                list(reader_of("jsonl").read(piece, 1000))
+        return taken
+
+    good = {"text": "x" * 40}
+    bad = b'{"text": ' + b"?" * (len(lines(good)) - 10) + b"\n"
+    assert bytes_read("bad.jsonl", *[good, bad] * 500) == bytes_read("good.jsonl", *[good] * 1000)
 
 
 def test_an_input_that_cannot_be_read_any_more_is_named_and_nothing_done_is_lost(
@@ -336,3 +361,16 @@ def test_a_real_corpus(tmp_path: Path) -> None:
     run = run_extract(tmp_path)
     counts = read_records(run, "extract")["web-00000"].counts
     assert counts["documents"] == 22005 and counts["quarantined"] == 0
+
+
+def test_addresses_and_other_compression_are_refused_by_name(tmp_path: Path) -> None:
+    source = {"name": "web", "kind": "jsonl", "paths": ["s3://bucket/a.jsonl"]}
+    for settings in ({"sources": [source]}, {"output": "gs://bucket/run", "sources": [{**source, "paths": ["/a"]}]}):
+        with pytest.raises(ValueError, match=r"addresses \((s3|gs)://\) are not supported; mount the storage"):
+            DataConfig.model_validate({"output": tmp_path / "run", **settings})
+    write_raw(tmp_path, a__jsonl__bz2=b"BZh9")
+    with pytest.raises(ValueError, match=r"has no file that kind 'jsonl' reads, but 1 \.bz2"):
+        run_extract(tmp_path)
+    config = {"output": tmp_path / "run", "sources": [{**source, "paths": [str(tmp_path / "raw" / "a.jsonl.bz2")]}]}
+    with pytest.raises(ValueError, match=r"a\.jsonl\.bz2: files packed by bzip2 \(\.bz2\) are not read"):
+        extract(DataConfig.model_validate(config), RunDirectory(tmp_path / "run"))

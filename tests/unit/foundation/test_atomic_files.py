@@ -112,3 +112,20 @@ def test_without_room_the_file_and_what_to_do_are_named(tmp_path: Path, number: 
     assert not list((tmp_path / "inner").iterdir())
     with pytest.raises(PermissionError), room_for(path):
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_two_that_write_the_same_file_do_not_mix(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a") as one:
+        one.write_text("one" * 1000, encoding="utf-8")
+        with whole_file(tmp_path / "a") as two:
+            assert two != one
+            two.write_text("two", encoding="utf-8")
+        assert (tmp_path / "a").read_text(encoding="utf-8") == "two"
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "one" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_empty_file_was_written_too(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a") as temporary:
+        temporary.write_text("", encoding="utf-8")
+    assert (tmp_path / "a").read_bytes() == b""

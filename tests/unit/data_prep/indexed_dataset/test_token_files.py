@@ -225,3 +225,13 @@ def test_out_of_range_is_an_error(prefix: Path) -> None:
     ):
         with pytest.raises(IndexError, match="there are"):
             call()
+
+
+def test_many_open_datasets_keep_no_file_open(tmp_path: Path) -> None:
+
+    with IndexedDatasetWriter(tmp_path / "a", 1000) as writer:
+        writer.add_documents(np.arange(10, dtype=np.uint32), np.array([4, 6]))
+    before = len(os.listdir("/proc/self/fd"))
+    datasets = [IndexedDataset(tmp_path / "a") for _ in range(50)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert all(dataset.document(1).tolist() == [4, 5, 6, 7, 8, 9] for dataset in datasets)

@@ -145,3 +145,14 @@ def test_spans_of_another_text_are_refused(spans: list[tuple[str, int, int]], wh
 
 def test_equal_bytes_elsewhere_are_not_touched() -> None:
     assert redact(b"a@b.io a@b.io", [("EMAIL", 7, 13)]) == b"a@b.io PI:EMAIL"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "opencv-python==4.5.5.64", "Requires-Dist: brotlicffi>=1.2.0.0", "snapshot (1:11~++20200623122106+cd6848f)",
+        'np.array(["+1980-02-29"])', "C++11 14 17 20 23", "sk-loading-spinner-circle/v2.css",
+    ],
+)  # fmt: skip
+def test_versions_dates_and_class_names_stay(text: str) -> None:
+    assert find_pii(text) == []

@@ -15,8 +15,9 @@ import pytest
 import zstandard
 
 from data_prep.sources import Document, Fault, reader_of
-from data_prep.sources.compression import ByteStream, DamagedFileError, divide_packed
+from data_prep.sources.compression import ByteStream, DamagedFileError
 from data_prep.sources.lines import Line, read_lines
+from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_any_byte
 
 SKIPPABLE_FRAME = struct.pack("<II", 0x184D2A53, 5) + b"12345"

@@ -19,9 +19,11 @@ from data_prep.config import TokenizerConfig
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.tokenize import tokenize
 from data_prep.shards import StaleOutputError
+from data_prep.tokenizer.adopt import check_tokenizer
 from data_prep.tokenizer.encode import ReferenceEncoder, SentencePieceEncoder, open_encoder
 from data_prep.tokenizer.encoded import TokenizerError
 from data_prep.tokenizer.piece_encoder import PieceEncoder
+from data_prep.tokenizer.token_bytes import TokenBytes
 from data_prep.tokenizer.train import learn, train_tokenizer
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 
@@ -163,3 +165,57 @@ def test_settings_without_effect_are_refused() -> None:
         TokenizerConfig.model_validate({"path": "theirs", "vocabulary_size": 1024})
     with pytest.raises(ValidationError, match="model_vocabulary_size has no effect without path"):
         TokenizerConfig.model_validate({"model_vocabulary_size": 1024})
+
+
+def changed(source: Path, folder: Path, **parts: Any) -> Path:
+    """A copy of a tokenizer whose `tokenizer.json` has other parts."""
+    shutil.copytree(source, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"] |= parts.pop("model", {})
+    (folder / "tokenizer.json").write_text(json.dumps(content | parts))
+    return folder
+
+
+def test_what_a_library_left_in_a_tokenizer_never_acts(tmp_path: Path) -> None:
+    whole = learnt(tmp_path / "whole", "byte_level_bpe")
+    left = changed(
+        whole,
+        tmp_path / "left",
+        truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        padding={
+            "strategy": {"Fixed": 600}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "<pad>",
+        },
+        model={"dropout": 0.5},
+    )  # fmt: skip
+    texts = KEPT["books"]
+    check_tokenizer(left, TokenizerConfig(path=left))
+    np.testing.assert_array_equal(
+        ReferenceEncoder(left).encode(texts).tokens, ReferenceEncoder(whole).encode(texts).tokens
+    )
+
+
+def test_a_sentencepiece_tokenizer_without_a_dummy_prefix(tmp_path: Path) -> None:
+    whole = learnt(tmp_path / "whole", "sentencepiece_bpe")
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    decoder = [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    source = changed(whole, tmp_path / "theirs", normalizer=replace, decoder={"type": "Sequence", "decoders": decoder})
+    (source / "tokenizer.model").unlink()
+    check_tokenizer(source, TokenizerConfig(path=source))
+    config, run = taken(tmp_path, source)
+    tokenize(config, run)
+    assert TokenBytes.of(ReferenceEncoder(run.tokenizer)).prefix == b""
+
+
+def test_a_tokenizer_that_loses_text_is_refused_at_the_start(tmp_path: Path) -> None:
+    whole = learnt(tmp_path / "whole", "byte_level_bpe")
+    split = {"type": "Split", "pattern": {"Regex": "\\s+"}, "behavior": "Removed", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    source = changed(whole, tmp_path / "theirs", pre_tokenizer=pre_tokenizer)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: a text does not come back from its tokens: "):
+        check_tokenizer(source, TokenizerConfig(path=source))

@@ -1,0 +1,156 @@
+"""Where a file packed by gzip or zstd can be entered in the middle.
+
+Where a zstd frame ends is told by the sizes in front of its blocks (RFC 8878, section 3.1), so finding frames reads
+almost nothing; where a gzip member ends only unpacking tells (RFC 1952). That is exact, where looking for a member's
+first bytes is not: they may as well stand inside of another member.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from data_prep.sources.compression import (
+    ZSTD_MAGIC,
+    ZSTD_SKIPPABLE,
+    ByteStream,
+    DamagedFileError,
+    suffix_of,
+)
+from data_prep.sources.ranges import FileRange, at_places
+
+_BLOCK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A frame or member: where it starts, and what it unpacks to, None where only unpacking would tell."""
+
+    start: int
+    unpacked_bytes: int | None
+
+
+def divide_packed(path: str, size: int, shard_bytes: int, of_lines: bool) -> list[FileRange]:
+    """Ranges of about `shard_bytes` packed bytes that start where a frame or member does.
+
+    Args:
+        of_lines: a range that cannot be entered becomes several shards of what it unpacks to. One process has to unpack
+            them in their order.
+    """
+    pieces: list[_Piece] = []
+    try:
+        for piece in _zstd_frames(path) if suffix_of(path) == ".zst" else _gzip_members(path):
+            pieces.append(piece)
+            # keep those that can matter: the bytes between two that lie close together are never a range of their own
+            if len(pieces) > 2 and pieces[-1].start - pieces[-3].start < shard_bytes // 8:
+                pieces[-3:-1] = [_joined(pieces[-3], pieces[-2])]
+    except DamagedFileError:
+        pass  # whoever reads the last range meets the damage and reports it
+    ranges = at_places(path, size, shard_bytes, (piece.start for piece in pieces))
+    if not of_lines:
+        return ranges
+    return [part for whole in ranges for part in _divide_unpacked(whole, pieces, shard_bytes)]
+
+
+def _joined(first: _Piece, second: _Piece) -> _Piece:
+    known = first.unpacked_bytes is not None and second.unpacked_bytes is not None
+    return _Piece(first.start, first.unpacked_bytes + second.unpacked_bytes if known else None)  # type: ignore[operator]
+
+
+def _divide_unpacked(whole: FileRange, pieces: list[_Piece], shard_bytes: int) -> list[FileRange]:
+    parts = (whole.end - whole.start) // shard_bytes
+    if parts < 2:
+        return [whole]
+    sizes = [piece.unpacked_bytes for piece in pieces if whole.start <= piece.start < whole.end]
+    unpacked = sum(size for size in sizes if size is not None) if sizes and None not in sizes else _unpacked(whole)
+    cuts = [unpacked * part // parts for part in range(parts)]
+    ends: list[int | None] = [*cuts[1:], None]
+    return [replace(whole, unpacked_start=start, unpacked_end=end) for start, end in zip(cuts, ends, strict=True)]
+
+
+def _unpacked(whole: FileRange) -> int:
+    total = 0
+    with ByteStream(whole.path, whole.start, whole.end) as stream:
+        try:
+            while block := stream.read(1 << 20):
+                total += len(block)
+        except DamagedFileError:
+            pass
+    return total
+
+
+def _zstd_frames(path: str) -> Iterator[_Piece]:
+    """Frames of a file, from the headers alone (RFC 8878, section 3.1.1).
+
+    Raises:
+        DamagedFileError: a frame ends early or does not begin as one, after those before it.
+    """
+    end = os.path.getsize(path)
+    with open(path, "rb", buffering=64) as file:
+
+        def number(count: int) -> int:
+            taken = file.read(count)
+            if len(taken) < count:
+                raise DamagedFileError("damaged zstd file: it ends inside of a frame")
+            return int.from_bytes(taken, "little")
+
+        position = 0
+        while position < end:
+            file.seek(position)
+            magic = number(4)
+            unpacked: int | None = 0
+            if magic in ZSTD_SKIPPABLE:
+                after = position + 8 + number(4)
+            elif magic == ZSTD_MAGIC:
+                descriptor = number(1)
+                is_single_segment = bool(descriptor & 0x20)
+                number((0 if is_single_segment else 1) + (0, 1, 2, 4)[descriptor & 3])  # window, dictionary
+                size_flag = descriptor >> 6
+                size_bytes = (1 if is_single_segment else 0, 2, 4, 8)[size_flag]
+                unpacked = number(size_bytes) + (256 if size_flag == 1 else 0) if size_bytes else None
+                is_last = False
+                after = file.tell()
+                while not is_last:
+                    file.seek(after)
+                    header = number(3)
+                    is_last = bool(header & 1)
+                    after += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
+                after += 4 if descriptor & 4 else 0
+            else:
+                raise DamagedFileError(f"damaged zstd file: no frame begins at byte {position:,}")
+            if after > end:
+                raise DamagedFileError("damaged zstd file: it ends inside of a frame")
+            yield _Piece(position, unpacked)
+            position = after
+
+
+def _gzip_members(path: str) -> Iterator[_Piece]:
+    """Members of a gzip file, by unpacking it.
+
+    Raises:
+        DamagedFileError: a member ends early or is none, after those before it.
+    """
+    with open(path, "rb") as file:
+        start, unpacked, position = 0, 0, 0
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        while block := file.read(_BLOCK_BYTES):
+            position += len(block)
+            try:
+                while block:
+                    if start == position - len(block):
+                        block = block.lstrip(b"\0")  # padding after a member, as tapes have it
+                        start = position - len(block)
+                    unpacked += len(unpacker.decompress(block, _BLOCK_BYTES))
+                    while unpacker.unconsumed_tail:
+                        unpacked += len(unpacker.decompress(unpacker.unconsumed_tail, _BLOCK_BYTES))
+                    block = unpacker.unused_data if unpacker.eof else b""
+                    if unpacker.eof:
+                        yield _Piece(start, unpacked)
+                        start, unpacked = position - len(block), 0
+                        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            except zlib.error as error:
+                raise DamagedFileError(f"damaged gzip file: {error}") from None
+    if start < position:
+        raise DamagedFileError("damaged gzip file: it ends inside of a member")

@@ -1,0 +1,149 @@
+"""Time grows with the input, and with nothing else: work is counted at one length and at four times as much."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from data_prep.sources import latex
+from data_prep.sources.html import _depth, main_text
+from data_prep.sources.roff import page_to_text
+from data_prep.tokenizer.byte_level import LONGEST_WORD, without_long_words
+from tests.unit.data_prep.regex_steps import StepCounter, TooManyStepsError
+
+MODULES = (
+    "data_prep.signals.pii", "data_prep.sources.html", "data_prep.sources.latex", "data_prep.sources.manual",
+    "data_prep.sources.roff", "data_prep.sources.mdoc", "data_prep.sources.stackexchange", "data_prep.sources.warc",
+    "data_prep.sources.arxiv", "data_prep.sources.web_encodings", "data_prep.sources.warc_records",
+    "data_prep.tokenizer.byte_level", "data_prep.signals.perplexity",
+)  # fmt: skip
+UNITS = (
+    " ", "a", "a ", "1", "12 34 ", "+2.2178851811178331e+05 ", "a@a.", "eyJa.", "\\", "\\[", "\\def\\a", "{", "%",
+    "<div>", "\\verb|", ".", "coding:",
+)  # fmt: skip
+WINDOWED = ("data_prep.signals.pii._HEXADECIMAL", "data_prep.signals.pii._LOCAL_PART")
+"""Asked of at most 256 bytes, from their start or to their end."""
+PREFIXES = ("", "x", "\\def\\a", "\\input{", "\\newcommand", "tab(", "+1", "charset", "\n", "-*-")
+SHORT = 32
+
+
+def patterns() -> list[tuple[str, re.Pattern[Any]]]:
+    found = {}
+    for name in MODULES:
+        for variable, value in vars(importlib.import_module(name)).items():
+            if isinstance(value, re.Pattern) and f"{name}.{variable}" not in WINDOWED:
+                found[f"{name.rpartition('.')[2]}.{variable}"] = value
+    return sorted(found.items())
+
+
+def of_length(prefix: str, unit: str, characters: int, pattern: re.Pattern[Any]) -> Any:
+    text = prefix + unit * (characters // len(unit)) + "\x00"
+    return text if isinstance(pattern.pattern, str) else text.encode()
+
+
+def grows_faster(pattern: re.Pattern[Any], prefix: str, unit: str) -> bool:
+    """Whether four times as much takes more than six times the steps, at two lengths one after the other: what is
+    bounded, such as by `{0,64}`, may grow faster up to its bound."""
+    length = SHORT
+    steps = StepCounter(pattern).search(of_length(prefix, unit, length, pattern))
+    while length < 4000:
+        length *= 4
+        try:
+            more = StepCounter(pattern, most=6 * steps + 2000).search(of_length(prefix, unit, length, pattern))
+        except TooManyStepsError:
+            steps *= 16
+            if steps > 2_000_000:
+                return True
+            continue
+        return more > 6 * steps + 2000
+    return True
+
+
+def test_the_counter_sees_what_backtracks() -> None:
+    sys.setrecursionlimit(20_000)
+    for bad, unit in [(r"[ \t]+$", " "), (r"a*a*b", "a"), (r"(?:\w+\s?)+$", "a")]:
+        counter = StepCounter(re.compile(bad))
+        text = unit * 12 if bad.startswith("(?:") else unit * 100
+        assert counter.search(text + "\x00") > 25 * len(text)
+    assert StepCounter(re.compile(r"(?<![ \t])[ \t]+$")).search(" " * 100 + "x") < 10 * 100
+
+
+@pytest.mark.parametrize(("name", "pattern"), patterns(), ids=[name for name, _ in patterns()])
+def test_no_pattern_backtracks_through_a_text(name: str, pattern: re.Pattern[Any]) -> None:
+    sys.setrecursionlimit(20_000)
+    bad = [(prefix, unit) for unit in UNITS for prefix in PREFIXES[:1] if grows_faster(pattern, prefix, unit)]
+    bad += [(prefix, " ") for prefix in PREFIXES if grows_faster(pattern, prefix, " ")]
+    assert bad == []
+
+
+def calls(function: Callable[[str], object], text: str) -> int:
+    count = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += 1
+
+    def traced(frame: Any, event: str, argument: object) -> Any:
+        counted(frame, event, argument)
+        return traced
+
+    sys.settrace(traced)
+    try:
+        function(text)
+    finally:
+        sys.settrace(None)
+    return count
+
+
+def latex_text(text: str) -> str:
+    return latex.body(latex.expand_macros(latex.whole_text({"main.tex": text}, "main.tex")))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "\\def\\a{", "\\newcommand{\\a}{", "\\newcommand{\\a}[1][", "\\verb|x| ", "\\verb|%", "\\begin{verbatim}",
+        "\\DeclareMathOperator{\\a}{", "\\input{ ", "{", "\\newcommand{\\b}[1]{x}\\b{",
+    ],
+)  # fmt: skip
+def test_lines_of_latex_are_read_once(unit: str) -> None:
+    few, many = (calls(latex_text, unit * count) for count in (50, 200))
+    assert many <= 5 * few
+
+
+@pytest.mark.parametrize("unit", [".TS\n", "a\\\n", "\\*[", ".de x\n", ".RS\n", ".ie n \\{\\\n", ".if n .if n "])
+def test_lines_of_manuals_are_read_once(unit: str) -> None:
+    few, many = (calls(page_to_text, ".TH A 1\n.SH NAME\n" + unit * count) for count in (50, 200))
+    assert many <= 5 * few
+
+
+def test_deep_pages_are_read_without_looking_for_their_main_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resiliparse.extract.html2text as library
+
+    asked: list[bool] = []
+    whole = library.extract_plain_text
+
+    def noted(page: str, **settings: Any) -> str:
+        asked.append(settings["main_content"])
+        return str(whole(page, **settings))
+
+    monkeypatch.setattr(library, "extract_plain_text", noted)
+    for depth in (100, 3000):
+        page = "<html><body>" + "<div>" * depth + "<p>Some words</p>" + "</div>" * depth + "</body></html>"
+        assert _depth(page) == depth and "Some words" in (main_text(page.encode()) or "")
+    assert "x" * 2000 in (main_text(("<p>" + "x" * 2000 + "<p>y" * 3000).encode()) or "")  # many, and not deep
+    assert asked == [True, False, True]
+
+
+def test_a_tokenizer_learns_from_pieces_of_long_words() -> None:
+    for text in ("a" * 100_000, "." * 5000, "雪" * 3000, "words of a text, as they are. " * 100):
+        pieces = list(without_long_words(text))
+        assert "".join(pieces) == text
+        longest = max(len(word) for piece in pieces for word in re.split(r"(?<=\s)|(?=\s)", piece))
+        assert longest <= LONGEST_WORD
+    assert list(without_long_words("words of a text, as they are. " * 100)) == ["words of a text, as they are. " * 100]
