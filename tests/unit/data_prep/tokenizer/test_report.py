@@ -75,7 +75,7 @@ def run(
     monkeypatch.setattr(report_module, "_FEWEST_LEARNT_BYTES", 1000)
     monkeypatch.setattr(report_module, "_FEWEST_MEASURED_WORDS", 10)
     sources = {"web": [*make_texts(0, 600), *rare_texts(60)], "books": [*make_texts(1, 80), "solo 👾"]}
-    languages = {"web": ["es"] * 600 + ["xx"] * 60, "books": ["es"] * 80 + ["tiny"]}
+    languages = {"web": ["es"] * 600 + ["la"] * 60, "books": ["es"] * 80 + ["tiny"]}
     settings = {
         "workers": 1,
         "tokenizer": {
@@ -83,7 +83,7 @@ def run(
             "vocabulary_size": 768,
             "reserved_entries": 8,
             "sample_bytes": 60_000,
-            "language_weights": {"xx": 0.01},
+            "language_weights": {"la": 0.01},
         },
     }
     config, run, _ = make_run(tmp_path, sources, settings=settings, languages=languages)
@@ -118,12 +118,12 @@ def test_the_report_counts_what_is_there(
     assert (trip["documents"], trip["inexact"]) == (741, 0)
     assert (trip["bytes"], trip["tokens"]) == (sum(sizes.values()), sum(tokens.values()))
     assert report["bytes_per_token"] == {name: round(sizes[name] / tokens[name], 4) for name in ("web", "books")}
-    for language in ("es", "xx"):
+    for language in ("es", "la"):
         found = report["fertility"][language]
         assert found["tokens_per_word"] == round(measured[language] / words[language], 4)
         own = ReferenceEncoder(folder.tokenizer_report / "languages" / language)
         assert found["own_vocabulary_size"] == own.vocabulary_size <= 512
-    assert report["fertility"]["xx"]["flagged"] and not report["fertility"]["es"]["flagged"]
+    assert report["fertility"]["la"]["flagged"] and not report["fertility"]["es"]["flagged"]
     assert report["fertility"]["tiny"]["not_compared"].startswith("only ")
     table = TokenBytes.of(encoder)
     never = [i for i, text in enumerate(table.texts) if text is not None and not used[i]]
@@ -136,7 +136,7 @@ def test_the_report_counts_what_is_there(
 
     output = capsys.readouterr().out
     assert "FLAGGED" in output and "report.json says why): tiny" in output
-    assert "flagged, more than 10 % worse: xx. Lift them by tokenizer.language_weights" in output
+    assert "flagged, more than 10 % worse: la. Lift them by tokenizer.language_weights" in output
     assert "741 of 741" in output
 
     before = (folder.tokenizer_report / "report.json").read_text()
