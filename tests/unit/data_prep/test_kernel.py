@@ -75,6 +75,29 @@ def test_the_mode_is_on_or_off() -> None:
     assert "ALTIPLANO_CHECKED_KERNELS='yes' in the environment must be 0 or 1" in done.stderr
 
 
+REFERENCES = """
+import re
+import numpy as np
+from data_prep.signals import roots_statistics
+
+data, offsets = np.frombuffer(b"a b", np.uint8), np.array([0, 3])
+roots_statistics.measure_roots(data, offsets, np.zeros(3, np.bool_), ["en"])
+code = roots_statistics._measure.inspect_llvm(roots_statistics._measure.signatures[0])
+bodies = re.findall(r"^define [^\\n]*_measure_document.*?^}", code, re.M | re.S)
+print(len(bodies), *re.findall(r"call void @NRT_incref\\(ptr %([^)]*)\\)", bodies[0]))
+"""
+"""The parameters to which `_measure_document` counts references; compiled anew, for what is cached shows no code."""
+
+
+def test_roots_counts_no_references_for_each_word(tmp_path: Path) -> None:
+    done = _run(REFERENCES, {"NUMBA_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    number, *counted = done.stdout.split()
+    assert number == "1"
+    assert set(counted) <= {"arg.setting.0", "arg.row.0"}, "all but the two are borrowed"
+    assert len(counted) <= 2, "once for each document"
+
+
 CACHES = """
 from pathlib import Path
 import numpy as np
