@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -19,6 +17,7 @@ MARK = "ALTIPLANO_TEST_SESSION"
 """Variable in the environment of every process that the tests start, by which they are found."""
 _REAPER = """
 import os, signal, sys
+os.setsid()
 mark = sys.argv[1].encode()
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
@@ -39,22 +38,15 @@ while left:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_outlives_pytest() -> Iterator[None]:
-    """Kill what the tests have started when pytest ends, also when it is killed: worker processes would spin on."""
-    if not os.path.isdir("/proc/self"):
-        yield
-        return
-    mark = uuid.uuid4().hex
-    reaper = subprocess.Popen(
-        [sys.executable, "-S", "-c", _REAPER, f"{MARK}={mark}"], stdin=subprocess.PIPE, start_new_session=True
-    )
-    os.environ[MARK] = mark
-    try:
-        yield
-    finally:
-        assert reaper.stdin is not None
-        reaper.stdin.close()
-        reaper.wait()
+def _nothing_outlives_pytest() -> None:
+    """Kill what the tests have started once pytest is gone, also when it is killed: worker processes would spin on."""
+    if os.path.isdir("/proc/self"):
+        mark = uuid.uuid4().hex
+        ended, _never_written = os.pipe()  # the second end is closed with this process
+        command = [sys.executable, "-S", "-c", _REAPER, f"{MARK}={mark}"]
+        os.posix_spawn(sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, ended, 0)])
+        os.close(ended)
+        os.environ[MARK] = mark
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
