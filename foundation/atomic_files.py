@@ -146,11 +146,11 @@ def put_if_absent(temporary: Path, path: Path) -> bool:
 
 def _private_name(path: Path) -> tuple[Path, int]:
     """An empty file beside `path` that no other process writes to, and what holds it as long as it is open."""
-    names = [path.name, *(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{number}" for number in range(1000))]
-    for name in names:
-        temporary = path.with_name(name + PARTIAL_SUFFIX)
+    for number in range(1000):
+        own = f"{path.name}.{socket.gethostname()}-{os.getpid()}-{number}" if number else path.name
+        temporary = path.with_name(own + PARTIAL_SUFFIX)
         held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-        if _holds(held, temporary, is_own=name != path.name):
+        if _holds(held, temporary, is_own=number > 0):
             os.ftruncate(held, 0)
             os.utime(temporary, ns=(0, 0))  # a time that says that nobody has written yet
             return temporary, held
