@@ -27,11 +27,11 @@ from data_prep.signals import (
     web_statistics,
 )
 from data_prep.signals.language import LanguageIdentifier
-from data_prep.tokenizer import byte_pairs, pieces
+from data_prep.tokenizer import byte_pairs, pieces, token_bytes
 from foundation.progress import Progress
 
 _DATA = read_only(np.frombuffer(b"a b.\n", np.uint8))
-_OFFSETS = np.array([0, len(_DATA)], np.int64)
+_OFFSETS = read_only(np.array([0, len(_DATA)], np.int64))
 _BEGINS = read_only(np.zeros(len(_DATA), np.bool_))
 
 
@@ -46,7 +46,7 @@ class _Group(NamedTuple):
 
 
 def _encode() -> None:
-    """Encode a text with a vocabulary of bytes and one merge."""
+    """Encode a text with a vocabulary of bytes and one merge, and compare it with its tokens."""
     table, numbers = byte_pairs.pair_table(np.array([[97, 98]], np.int64))
     vocabulary = byte_pairs.Vocabulary(
         np.zeros(0x1100, np.int32),
@@ -61,6 +61,9 @@ def _encode() -> None:
     memory = byte_pairs.Memory(np.zeros((64, 8), np.uint64), np.zeros((64, 8), np.uint64))
     tokens, sizes = np.empty(len(data) + len(ends), np.uint32), np.empty(len(ends), np.int64)
     byte_pairs.encode_documents(data, ends, starts, 0, vocabulary, memory, tokens, sizes)
+    no_bytes, differing = np.frombuffer(b"", np.uint8), np.empty(len(ends), np.bool_)
+    flat, places = np.frombuffer(bytes(64), np.uint8), np.ones(257, np.uint64)
+    token_bytes._compare(tokens, sizes, _DATA, _OFFSETS, no_bytes, places, flat, differing)
 
 
 def _cut() -> None:
@@ -69,7 +72,7 @@ def _cut() -> None:
     size = len(data) - pieces.PADDING
     starts = pieces.mark_by_pattern(data, size, *pieces.excluded_tables(frozenset(". \n")))
     pieces.mark_by_entries(data, size, np.zeros(1 << 16, np.bool_))
-    pieces.holds_character(data, size, np.zeros(3, np.uint8))
+    pieces.holds_character(data, size, np.frombuffer(bytes(3), np.uint8))
     neighbours = pieces.Neighbours.of([b"ab"])
     pieces.cut_long_pieces(data, starts, 15, neighbours.characters, neighbours.in_part)
 
@@ -115,6 +118,8 @@ ENCODE = ("encoder", "pieces")
 def compile_kernels(names: Sequence[str]) -> None:
     """Compile these groups, so that workers load them from numba's cache instead of compiling each."""
     cold = [name for name in names if not _is_cached(GROUPS[name].entry)]
+    if not cold:
+        return
     mine, theirs = divide(cold)
     if not theirs or len(os.sched_getaffinity(0)) < 2:
         mine, theirs = cold, []

@@ -1,8 +1,11 @@
 """How every kernel is compiled, the size of what it works in, and the mode in which it is checked.
 
-Kernels are compiled when they are first called and kept in numba's cache. With `ALTIPLANO_CHECKED_KERNELS=1` in the
-environment they are compiled so that every index is compared with the array's length, those of `machine_words` as well,
-and one outside raises an IndexError. Checked code is slower; it lies in a cache of its own.
+Kernels are compiled when they are first called and kept in numba's cache, under a digest of all files with kernels:
+numba itself compares only the file that a kernel is in, and would go on running old code of those that it imports.
+
+With `ALTIPLANO_CHECKED_KERNELS=1` in the environment they are compiled so that every index is compared with the array's
+length, those of `machine_words` as well, and one outside raises an IndexError. Checked code is slower, and has a cache
+of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from foundation.atomic_files import digest
 
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
@@ -33,6 +38,21 @@ if os.environ.get(_VARIABLE, "") not in ("", "0", "1"):
     raise ValueError(f"{_VARIABLE}={os.environ[_VARIABLE]!r} in the environment must be 0 or 1")
 CHECKED = os.environ.get(_VARIABLE) == "1"
 """Whether kernels of this process compare every index with the length of its array."""
+
+
+def _cache_folder() -> Path:
+    """Where numba keeps the kernels of this code: in `NUMBA_CACHE_DIR`, beside this file, or, where the package cannot
+    be written to, in the user's cache."""
+    package = Path(__file__).parent
+    folder = Path(_CONFIG.CACHE_DIR or package / "__pycache__")
+    if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK) and not _CONFIG.CACHE_DIR:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "altiplano"
+    sources = [(path, path.read_bytes()) for path in sorted(package.rglob("*.py"))]
+    kernels = {str(path.relative_to(package)): digest(code.decode()) for path, code in sources if b"kernel" in code}
+    return folder / f"kernels-{digest(kernels)[:16]}"
+
+
+_CACHE = _cache_folder()
 
 
 def kernel(function: _Function) -> _Function:
@@ -56,10 +76,9 @@ def inlined(function: _Function) -> _Function:
 def compiled(function: _Function, cache: bool = True, **options: Any) -> _Function:
     """What numba makes of a function, checked if this process checks its kernels."""
     before = _CONFIG.CACHE_DIR
-    is_checked = CHECKED or bool(_CONFIG.BOUNDSCHECK)
-    if is_checked:  # numba's cache does not know how what it holds was checked
-        mode = f"checked-{int(CHECKED)}{int(bool(_CONFIG.BOUNDSCHECK))}"
-        _CONFIG.CACHE_DIR = str(Path(before or Path(__file__).parent / "__pycache__") / mode)
+    _CONFIG.CACHE_DIR = str(_CACHE)
+    if CHECKED or _CONFIG.BOUNDSCHECK:  # numba's cache does not know how what it holds was checked
+        _CONFIG.CACHE_DIR += f"-checked-{int(CHECKED)}{int(bool(_CONFIG.BOUNDSCHECK))}"
         options["boundscheck"] = True
     try:
         result: _Function = numba.njit(nogil=True, cache=cache, **options)(function)

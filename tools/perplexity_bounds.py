@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import DataConfig
+from data_prep.languages import meant_for
 from data_prep.rules.decide import read_signals
 from data_prep.shards import RunDirectory, load_manifest
 from foundation.configuration import load_config
@@ -68,8 +69,10 @@ def perplexities(config: DataConfig) -> dict[str, npt.NDArray[np.float32]]:
         for shard in shards:
             signals = read_signals(run.signals / f"{shard.name}.parquet", (), ("perplexity",))
             values = signals["perplexity"].astype(np.float32)
-            for language, own in parts.items():
-                own.append(values[(signals["language"] == language) & np.isfinite(values)])
+            for name in np.unique(signals["language"]).tolist():
+                language = meant_for(name, config.perplexity)
+                if language is not None:
+                    parts[language].append(values[(signals["language"] == name) & np.isfinite(values)])
             progress.advance()
     found = {language: np.concatenate(own) for language, own in parts.items() if sum(map(len, own))}
     if not found:

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from data_prep.compile_kernels import ENCODE, compile_kernels
 from data_prep.config import DataConfig
 from data_prep.executors import run_units
 from data_prep.indexed_dataset.format import bin_path
@@ -65,6 +66,7 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
     unfinished = [source for source in shards if not stage.is_done(source)]
     to_encode = [shard for source in unfinished for shard in shards[source]]
     if to_encode:
+        compile_kernels(ENCODE)  # cold where the tokenizer was trained on another machine
         share = config.tokens.heldout_share
         encode = partial(encode_shard, stage=stage, seed=config.seed, heldout_share=share)
         run_units(encode, to_encode, config.workers, "tokenize: encoding", stage)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.compile_kernels import ENCODE, compile_kernels
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
 from data_prep.tokenizer import byte_level, sentence_piece
@@ -70,6 +71,7 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
         **report,
     }
     write_json(folder / "report.json", report)
+    compile_kernels(ENCODE)
     encoders = check_encoders(
         folder,
         lambda: (item.document.text for item in check.read(run, manifest)),

@@ -16,6 +16,7 @@ from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.monitor.metrics import CLOCKED, read_metrics
+from pretrain.run_lock import LOCK_FILE, RunLock
 from tests.small_run import LENGTH, write_small_run
 from tools.report.__main__ import main
 
@@ -243,3 +244,22 @@ def test_what_the_loss_leaves_out_and_documents_apart(run: Path) -> None:
     both = ("objective.separate_documents=true",)
     np.testing.assert_allclose(losses(*four, *both, processes=4), losses(*both), rtol=1e-5)
     assert "objective.kind: prefix cannot be trained on" in refused(run, "objective.kind=prefix", f"output={run / 'p'}")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(run: Path) -> None:
+    with RunLock(run / "train"):
+        told = refused(run)
+        assert f"output: {run / 'train'} is in use by process {os.getpid()} on" in told
+        assert "give this run another output folder, or stop that one first" in told
+    assert not (run / "train" / "metrics.jsonl").exists()
+    assert pretrain(run, "stop_after_step=2").returncode == 0
+    assert not (run / "train" / LOCK_FILE).exists()
+
+
+def test_a_source_in_which_nothing_is_learnt_is_refused(run: Path) -> None:
+    mixture = yaml.safe_load((run / "mixture.yaml").read_text())
+    silent = run / "text.loss_mask"
+    silent.write_bytes(bytes(mixture["datasets"][0]["tokens"]))
+    mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(silent)
+    (run / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+    assert "mixture.yaml: dataset 'text': its loss mask leaves no token to learn in any of its samples" in refused(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,29 @@ def test_the_mode_is_on_or_off() -> None:
     assert "ALTIPLANO_CHECKED_KERNELS='yes' in the environment must be 0 or 1" in done.stderr
 
 
+REFERENCES = """
+import re
+import numpy as np
+from data_prep.signals import roots_statistics
+
+data, offsets = np.frombuffer(b"a b", np.uint8), np.array([0, 3])
+roots_statistics.measure_roots(data, offsets, np.zeros(3, np.bool_), ["en"])
+code = roots_statistics._measure.inspect_llvm(roots_statistics._measure.signatures[0])
+bodies = re.findall(r"^define [^\\n]*_measure_document.*?^}", code, re.M | re.S)
+print(len(bodies), *re.findall(r"call void @NRT_incref\\(ptr %([^)]*)\\)", bodies[0]))
+"""
+"""The parameters to which `_measure_document` counts references; compiled anew, for what is cached shows no code."""
+
+
+def test_roots_counts_no_references_for_each_word(tmp_path: Path) -> None:
+    done = _run(REFERENCES, {"NUMBA_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    number, *counted = done.stdout.split()
+    assert number == "1"
+    assert set(counted) <= {"arg.setting.0", "arg.row.0"}, "all but the two are borrowed"
+    assert len(counted) <= 2, "once for each document"
+
+
 CACHES = """
 from pathlib import Path
 import numpy as np
@@ -108,3 +132,30 @@ def test_a_sample_of_a_text_that_becomes_denser_fits(text: str) -> None:
     assert done.returncode == 0, done.stderr
     size, _ = done.stdout.split()
     assert int(size) > len(text.encode()), "the sample is larger than the text, which is what overflowed"
+
+
+COPY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import data_prep
+from data_prep.dedup import near
+assert data_prep.__file__.startswith(sys.argv[1])
+print(near._hash_bands.stats.cache_path)
+"""
+
+
+def test_a_changed_file_that_kernels_import_makes_a_new_cache(tmp_path: Path) -> None:
+    """numba looks at the file of the kernel alone, and would run old code of the others."""
+    root = Path(__file__).parents[3]
+    for package in ("data_prep", "foundation"):
+        shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def path() -> str:
+        command = [sys.executable, "-c", COPY, str(tmp_path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout.strip()
+
+    before = path()
+    assert before == path() and before.startswith(str(tmp_path / "data_prep" / "__pycache__" / "kernels-"))
+    with open(tmp_path / "data_prep" / "signals" / "characters.py", "a") as file:
+        file.write("# changed\n")
+    assert path() != before
