@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shards import Stage
-from foundation.atomic_files import NoRoomError, room_for
+from foundation.atomic_files import NoRoomError, put_if_absent, room_for
 from foundation.progress import Progress
 
 _THREAD_SETTINGS = (
@@ -79,8 +79,8 @@ def run_units(
     mine = [unit for task in tasks for unit in task]
     todo = {unit for unit in mine if not stage.is_done(unit)}
     if todo:
-        for unit in todo:  # a record whose outputs are lost says nothing any more
-            (stage.folder / f"{unit}.json").unlink(missing_ok=True)
+        for unit in todo:
+            stage.forget_lost(unit)
         tasks = [left for task in tasks if (left := tuple(unit for unit in task if unit in todo))]
         _run_tasks(function, tasks, workers, title, stage, done=len(mine) - len(todo))
     else:
@@ -345,8 +345,7 @@ class _TaskStep:
         partial = Path(self.folder, f"failure.{rank}.partial")
         with room_for(partial):
             partial.write_text(f"{_message(unit, error)}\0{whole}", encoding="utf-8")
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, Path(self.folder, "failure"))  # the first one stays
+        put_if_absent(partial, Path(self.folder, "failure"))  # the first one stays
 
     @property
     def has_failed(self) -> bool:
@@ -369,9 +368,13 @@ def _message(unit: str, error: Exception) -> str:
 
 
 def _silence_datatrove() -> None:
+    from datatrove.executor import base
     from loguru import logger
 
     logger.disable("datatrove")
+    # Three log handlers for each task, which would log nothing, took three times as long as a shard of one document.
+    base.add_task_logger = lambda *_, **__: None
+    base.close_task_logger = lambda *_, **__: None
 
 
 def _prepare_worker() -> None:

@@ -21,7 +21,7 @@ from data_prep.executors import run_units
 from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest, load_manifest
 from data_prep.sources import Document, Fault, reader_of
 from data_prep.sources.compression import PACKED_BY
-from foundation.atomic_files import room_for, whole_file
+from foundation.atomic_files import room_for
 
 VERSION = 2
 
@@ -63,9 +63,11 @@ def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
     shard = _manifest_of(run.manifest, stage.inputs).shard(name)
     corpus = run.corpus / f"{name}.parquet"
     quarantine = run.quarantine / f"{name}.jsonl"
-    with whole_file(corpus) as corpus_partial, whole_file(quarantine) as quarantine_partial:
+    digests: dict[Path, str] = {}
+    new_file = stage.new_file(digests)
+    with new_file(corpus) as corpus_partial, new_file(quarantine) as quarantine_partial:
         counts = _write(shard, maximum_document_bytes, corpus_partial, quarantine_partial)
-    stage.commit(name, [corpus, quarantine], counts)
+    stage.commit(name, [corpus, quarantine], counts, digests=digests)
 
 
 @lru_cache(maxsize=1)

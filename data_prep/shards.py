@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.config import DataConfig, SourceConfig
 from data_prep.inputs import SourceFiles, find_inputs, is_unchanged, stamp_of, with_digests
 from data_prep.sources import FileRange, reader_of
-from foundation.atomic_files import digest, room_for, sha256_file, write_json
+from foundation.atomic_files import NewFile, digest, put_if_absent, room_for, sha256_file, whole_file, write_json
 from foundation.progress import Progress
 
 STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "report-tokenizer", "tokenize", "ledger")
@@ -440,14 +440,47 @@ class Stage:
         if record is None:
             return False
         self._refuse_stale(record)
+        lost = self._lost(record)
+        if lost is not None:
+            print(f"{lost}; {self.name} {unit} is done again", file=sys.stderr)
+        return lost is None
+
+    def _lost(self, record: Record) -> str | None:
+        """What is wrong with the outputs of a record, for people; None: they are there."""
         for path, (size, _) in record.outputs.items():
             found = self.run.root / path
             actual = found.stat().st_size if found.is_file() else None
             if actual != size:
                 what = "is missing" if actual is None else f"has {actual} bytes, {size} were committed"
-                print(f"{found}: {what}; {self.name} {unit} is done again", file=sys.stderr)
-                return False
-        return True
+                return f"{found}: {what}"
+        return None
+
+    def forget_lost(self, unit: str) -> None:
+        """Remove the record of a unit if it is damaged or its outputs are lost; one that is true stays.
+
+        It is moved aside before it is judged: another process may be committing the same unit at this moment.
+        """
+        path = self.folder / f"{unit}.json"
+        aside = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.aside")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, aside)
+            record = _read_record(aside)
+            if record is not None and self._lost(record) is None:
+                put_if_absent(aside, path)
+            aside.unlink()
+
+    def new_file(self, digests: dict[Path, str] | None = None) -> NewFile:
+        """Opener for the outputs of a unit; `digests` receives what `commit` wants to know of them.
+
+        Where two processes may work at the same unit, be it by mistake, files in place are not replaced: their record
+        may exist already.
+        """
+        return partial(whole_file, keep_first=self.keeps_first, digests=digests)
+
+    @property
+    def keeps_first(self) -> bool:
+        """Whether outputs that are in place stay, because other processes may work at the same unit."""
+        return self.run.share is not None or self.run.executor == "ray"
 
     def commit(
         self,
@@ -458,11 +491,16 @@ class Stage:
         digests: Mapping[Path, str] = {},
         scratch: Sequence[Path] = (),
     ) -> None:
-        """Declare `unit` done. Call it after every output stands under its final name.
+        """Declare `unit` done. Call it after every output is in place under its final name.
 
         Args:
-            digests: SHA-256 of outputs that were hashed when they were written; the others are read.
+            digests: SHA-256 of outputs that were hashed before they were put in place, see `new_file`; the others are
+                read, which only a stage that has the run to itself may leave it to.
             scratch: outputs that this stage itself reads and removes, which are not hashed.
+
+        Raises:
+            FileNotFoundError: an output is not there.
+            OtherContentError: another process has committed other outputs or counts.
         """
         hashed = {path: digests.get(path) or sha256_file(path) for path in outputs}
         written = {
@@ -481,6 +519,7 @@ class Stage:
                 "counts": {name: int(count) for name, count in sorted(counts.items())},
                 "outputs": written,
             },
+            self.new_file(),
         )
 
     def records(self) -> dict[str, Record]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import filecmp
 import hashlib
 import io
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ import numpy.typing as npt
 
 PARTIAL_SUFFIX = ".partial"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without hard links answers to one; which of them differs by system."""
+
+NewFile = Callable[[Path], AbstractContextManager[Path]]
+"""Opener of a file that is whole or not there: `whole_file`, or a partial of it."""
 
 
 class NoRoomError(OSError):
@@ -27,6 +33,10 @@ class NoRoomError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class OtherContentError(ValueError):
+    """The file is already there, with other bytes than this process has written for it."""
 
 
 @contextmanager
@@ -60,15 +70,20 @@ def _no_room(number: int, path: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, keep_first: bool = False, digests: dict[Path, str] | None = None) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends without an error.
 
     The content is synced before the name changes and the folder after it, so that after a crash the old file, the new
     file or none is there, never a part. The temporary name is `<name>.partial`, and what a killed process left behind
     is overwritten by the next one; while another process writes to it, the name is one of this process's own. Of two
-    that write at the same time, the file is that of the last to end, whole.
+    that write at the same time, the file is that of the last to end, whole, unless the first is kept.
+
+    Args:
+        keep_first: a file that is already there when the block ends is never replaced: it must have the same bytes.
+        digests: receives the SHA-256 of the file, taken from the private name, under `path`.
 
     Raises:
+        OtherContentError: `keep_first`, and another process has put a file with other bytes there.
         FileNotFoundError: the block ended without having written to the temporary name.
         NoRoomError: the disk is full.
     """
@@ -82,8 +97,14 @@ def whole_file(path: Path) -> Iterator[Path]:
             if not temporary.is_file() or temporary.stat().st_mtime_ns == 0:
                 raise FileNotFoundError(f"{path}: nothing was written to {path.name}{PARTIAL_SUFFIX}")
             sync(temporary)
-            os.replace(temporary, path)
+            digest_of_written = sha256_file(temporary) if digests is not None else ""
+            if keep_first:
+                _place_first(temporary, path)
+            else:
+                os.replace(temporary, path)
             sync(path.parent)
+            if digests is not None:
+                digests[path] = digest_of_written
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -91,13 +112,45 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.close(held)
 
 
+def _place_first(temporary: Path, path: Path) -> None:
+    """Make `temporary` appear as `path` unless another process was first with the same bytes."""
+    if not put_if_absent(temporary, path) and not filecmp.cmp(temporary, path, shallow=False):
+        raise OtherContentError(
+            f"{path}: another process has put a file there with other bytes than this one has written: they work with "
+            "different code, settings or libraries. Let all of them run the same, and use `--restart` for the stage "
+            "that writes this file"
+        )
+    temporary.unlink(missing_ok=True)
+
+
+def put_if_absent(temporary: Path, path: Path) -> bool:
+    """Give a whole file its final name; False: a file is there already, and stays.
+
+    `temporary` is gone afterwards only where the file system has no hard links: there it is renamed, under a lock.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No O_EXCL: a process killed between creating the file and filling it would leave one that is not whole.
+        with open(path.with_name(".placing"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+    return True
+
+
 def _private_name(path: Path) -> tuple[Path, int]:
     """An empty file beside `path` that no other process writes to, and what holds it as long as it is open."""
-    names = [path.name, *(f"{path.name}.{socket.gethostname()}-{os.getpid()}-{number}" for number in range(1000))]
-    for name in names:
-        temporary = path.with_name(name + PARTIAL_SUFFIX)
+    for number in range(1000):
+        own = f"{path.name}.{socket.gethostname()}-{os.getpid()}-{number}" if number else path.name
+        temporary = path.with_name(own + PARTIAL_SUFFIX)
         held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
-        if _holds(held, temporary, is_own=name != path.name):
+        if _holds(held, temporary, is_own=number > 0):
             os.ftruncate(held, 0)
             os.utime(temporary, ns=(0, 0))  # a time that says that nobody has written yet
             return temporary, held
@@ -114,9 +167,14 @@ def _holds(held: int, temporary: Path, is_own: bool) -> bool:
     except OSError:
         return is_own  # no locks here: a name that no other process has
     try:
-        return os.path.samestat(os.fstat(held), os.stat(temporary))  # and it was not renamed before it was locked
+        if not os.path.samestat(os.fstat(held), os.stat(temporary)):
+            return False  # it was renamed before it was locked
+        if os.fstat(held).st_nlink > 1:  # a process was killed after it had put the file in place: that one is whole
+            temporary.unlink()
+            return False
     except FileNotFoundError:
         return False
+    return True
 
 
 @contextmanager
@@ -151,22 +209,22 @@ def restrict_file_modes() -> None:
     os.umask(os.umask(0o022) | 0o022)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, new_file: NewFile = whole_file) -> None:
     """Write a UTF-8 text file, whole."""
-    with whole_file(path) as temporary:
+    with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, new_file: NewFile = whole_file) -> None:
     """Write a JSON file for people and programs, whole; keys keep their order."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", new_file)
 
 
-def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+def write_array(path: Path, array: npt.NDArray[Any], new_file: NewFile = whole_file) -> None:
     """Write a `.npy` file, whole."""
     content = io.BytesIO()  # into a file of the system, numpy writes by itself, and does not say why it fails
     np.save(content, array)
-    with whole_file(path) as temporary:
+    with new_file(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 

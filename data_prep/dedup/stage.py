@@ -55,7 +55,8 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
         print("dedup: done already")
         return
     shards = load_manifest(run).shards
-    measured = [read_records(run, "measure")[shard.name].counts for shard in shards]
+    records = read_records(run, "measure")
+    measured = [records[shard.name].counts for shard in shards]
     shard_bounds = np.cumsum([0, *(counts["documents"] for counts in measured)], dtype=np.int64)
     scratch = run.dedup / "scratch.partial"
     shutil.rmtree(scratch, ignore_errors=True)

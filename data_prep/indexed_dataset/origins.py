@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.indexed_dataset.format import TokenFileError
-from foundation.atomic_files import write_array
+from foundation.atomic_files import NewFile, whole_file, write_array
 
 _IDENTITY = re.compile(r".+-(\d+)/(\d+)")
 
@@ -39,10 +39,10 @@ def pack(identities: Iterable[str]) -> npt.NDArray[np.int64]:
     return np.array(packed, np.int64)
 
 
-def write_origins(prefix: Path, packed: npt.NDArray[np.int64]) -> Path:
+def write_origins(prefix: Path, packed: npt.NDArray[np.int64], new_file: NewFile = whole_file) -> Path:
     """Write the file of a prefix, whole or not at all."""
     path = origins_path(prefix)
-    write_array(path, packed)
+    write_array(path, packed, new_file)
     return path
 
 

@@ -123,6 +123,7 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     prefix, flags_path = _encoded(run, name), _flags(run, name)
     encoder, table = _opened(run.tokenizer, stage.inputs)
     kept = KeptShard(run, name)
+    new_file = stage.new_file()
     flags: list[bool] = []
     identities: list[str] = []
     byte_count = inexact = 0
@@ -131,7 +132,11 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
         for batch in kept.batches():
             if writer is None:
                 writer = IndexedDatasetWriter(
-                    prefix, encoder.vocabulary_size, with_loss_mask=kept.has_no_loss, with_digests=False
+                    prefix,
+                    encoder.vocabulary_size,
+                    with_loss_mask=kept.has_no_loss,
+                    with_digests=False,
+                    keep_first=stage.keeps_first,
                 )
                 stack.enter_context(writer)
             encoded = encoder.encode(batch.texts)
@@ -151,8 +156,8 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
     if writer is None:
         stage.commit(name, [], counts)
         return
-    write_array(flags_path, np.array(flags))
-    origins = write_origins(prefix, pack(identities))
+    write_array(flags_path, np.array(flags), new_file)
+    origins = write_origins(prefix, pack(identities), new_file)
     stage.commit(name, [], counts, scratch=[*writer.paths, flags_path, origins])
 
 
@@ -209,6 +214,7 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
                     _prefix(run, source, is_heldout),
                     vocabulary_size,
                     with_loss_mask=any(dataset.has_loss_mask for dataset in datasets),
+                    keep_first=stage.keeps_first,
                 )
                 writers[is_heldout] = stack.enter_context(writer)
         for part in _shuffled(datasets, flags, origins, f"{seed}/documents/{source}"):
@@ -220,7 +226,7 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
     for is_heldout, writer in writers.items():
         IndexedDataset(writer.prefix).check_index()
         digests |= writer.digests
-        outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout])))
+        outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout]), stage.new_file(digests)))
         counts[_key("documents", is_heldout)] = writer.documents
         counts[_key("tokens", is_heldout)] = writer.tokens
     stage.commit(source, [*digests, *outputs], counts, digests=digests)

@@ -40,6 +40,7 @@ class IndexedDatasetWriter:
         vocabulary_size: entries of the tokenizer; decides the token type, and an id outside it is refused.
         with_loss_mask: write a loss mask too; without one, that of an earlier run is removed.
         with_digests: hash what is written.
+        keep_first: files that are there already must have the same bytes, and stay, see `whole_file`.
 
     Attributes:
         documents, tokens: how many were written so far.
@@ -49,7 +50,13 @@ class IndexedDatasetWriter:
     digests: dict[Path, str]
 
     def __init__(
-        self, prefix: Path, vocabulary_size: int, *, with_loss_mask: bool = False, with_digests: bool = True
+        self,
+        prefix: Path,
+        vocabulary_size: int,
+        *,
+        with_loss_mask: bool = False,
+        with_digests: bool = True,
+        keep_first: bool = False,
     ) -> None:
         self.prefix = prefix
         self.vocabulary_size = vocabulary_size
@@ -64,12 +71,13 @@ class IndexedDatasetWriter:
         self.paths = [idx_path(prefix), bin_path(prefix), *([loss_mask_path(prefix)] if with_loss_mask else [])]
         self._hashes = {path: hashlib.sha256() for path in self.paths} if with_digests else {}
         self._files: dict[Path, BinaryIO] = {}
+        self.keep_first = keep_first
         self._stack = ExitStack()
 
     def __enter__(self) -> IndexedDatasetWriter:
         with ExitStack() as stack:
             for path in self.paths:
-                temporary = stack.enter_context(whole_file(path))
+                temporary = stack.enter_context(whole_file(path, keep_first=self.keep_first))
                 self._files[path] = stack.enter_context(open(temporary, "wb", buffering=1 << 20))
             self._stack = stack.pop_all()
         return self
@@ -153,9 +161,10 @@ class IndexedDatasetWriter:
             # An empty .bin cannot be mapped into memory, here or in Megatron.
             raise TokenFileError(f"{self.prefix}: no documents were written; a token file holds at least one")
         self._write_index()
-        # An index of an earlier run must not stand beside the new .bin, not even between two renames.
-        idx_path(self.prefix).unlink(missing_ok=True)
-        loss_mask_path(self.prefix).unlink(missing_ok=True)
+        if not self.keep_first:
+            # An index of an earlier run must not stand beside the new .bin, not even between two renames.
+            idx_path(self.prefix).unlink(missing_ok=True)
+            loss_mask_path(self.prefix).unlink(missing_ok=True)
         self.digests = {path: hashed.hexdigest() for path, hashed in self._hashes.items()}
 
     def _write(self, path: Path, data: bytes | memoryview) -> None:

@@ -34,7 +34,7 @@ from data_prep.shards import (
     read_records,
 )
 from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
-from foundation.atomic_files import digest, whole_file
+from foundation.atomic_files import digest
 
 VERSION = 3
 
@@ -114,9 +114,10 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
         place = VERDICTS.get_field_index("cuts")
         verdicts = verdicts.set_column(place, VERDICTS.field(place), pa.array(cuts, VERDICTS.field(place).type))
     path = run.verdicts / f"{name}.parquet"
-    with whole_file(path) as partial_file:
+    digests: dict[Path, str] = {}
+    with stage.new_file(digests)(path) as partial_file:
         pq.write_table(verdicts, partial_file, compression="zstd")
-    stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes})
+    stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes}, digests=digests)
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
 from data_prep.signals.segmentation import MODELS, mark_words, model_path
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
-from foundation.atomic_files import sha256_file, whole_file
+from foundation.atomic_files import sha256_file
 
 VERSION = 8
 
@@ -91,8 +91,9 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
         {"documents": 0, "bytes": 0, "sampled_shingles": 0, **{f"pii:{kind}": 0 for kind in KINDS}}
     )
     instruments = _instruments(config)
+    digests: dict[Path, str] = {}
     with (
-        whole_file(signals) as partial_file,
+        stage.new_file(digests)(signals) as partial_file,
         pq.ParquetWriter(partial_file, SIGNALS, compression="zstd", use_dictionary=_REPEATING) as writer,
     ):
         for documents in _read_documents(corpus):
@@ -103,7 +104,7 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
             spans = pc.list_flatten(measured.column("pii_spans"))
             counts.update(f"pii:{kind}" for kind in pc.struct_field(spans, "kind").to_pylist())
             writer.write_table(measured)
-    stage.commit(name, [signals], counts)
+    stage.commit(name, [signals], counts, digests=digests)
 
 
 @dataclass(frozen=True)

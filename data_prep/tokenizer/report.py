@@ -130,9 +130,12 @@ def measure_shard(name: str, stage: Stage, seed: int, measured: Mapping[str, flo
             if differing[i] and len(inexact) < _SHOWN:
                 inexact.append(document.id)
     part, used_path = _part(run, name)
-    write_json(part, {"languages": {language: dict(count) for language, count in counts.items()}, "inexact": inexact})
-    write_array(used_path, used)
-    stage.commit(name, [part, used_path], {"documents": sum(count["documents"] for count in counts.values())})
+    digests: dict[Path, str] = {}
+    languages = {language: dict(count) for language, count in counts.items()}
+    write_json(part, {"languages": languages, "inexact": inexact}, stage.new_file(digests))
+    write_array(used_path, used, stage.new_file(digests))
+    documents = sum(count["documents"] for count in counts.values())
+    stage.commit(name, [part, used_path], {"documents": documents}, digests=digests)
 
 
 def measure_own_tokenizer(
@@ -181,8 +184,9 @@ def measure_own_tokenizer(
             found = {"vocabulary_size": encoder.vocabulary_size, "tokens": tokens}
         except TokenizerError as error:
             found = {"not_compared": str(error)}
-    write_json(result, found)
-    stage.commit(unit, [result], {"bytes": total["bytes"]})
+    digests: dict[Path, str] = {}
+    write_json(result, found, stage.new_file(digests))
+    stage.commit(unit, [result], {"bytes": total["bytes"]}, digests=digests)
 
 
 def gather(config: DataConfig, run: RunDirectory, manifest: Manifest, languages: list[str]) -> dict[str, Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
 from data_prep.config import DataConfig, LanguageConfig
 from data_prep.languages import UnknownLanguageError, canonical, canonical_labels, is_one_of, meant_for
-from data_prep.rules import RULE_SETS
+from data_prep.rules import RULE_SETS, rules_of_source
+from data_prep.rules.decide import judge
 from data_prep.rules.language import rules_of
 from data_prep.signals.fasttext_model import FastTextModelError
 from data_prep.signals.language import LanguageIdentifier, check_languages, installed_model_path
+from data_prep.signals.measure import Instruments, measure_documents
+from tools.bench.data import load
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,19 @@ def test_a_language_that_the_model_never_finds_is_an_error_at_the_start() -> Non
         check_languages(configured(language={"keep": ["en", "zh_Hant", "tlh"]}))
 
 
-GLOTLID = {"zh": "zho_Hani", "en": "eng_Latn", "ja": "jpn_Jpan", "ar": "arb_Arab", "fr": "fra_Latn", "vi": "vie_Latn"}
+CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus.jsonl.zst"
+LABELS = """
+en:eng_Latn ru:rus_Cyrl de:deu_Latn fr:fra_Latn it:ita_Latn ja:jpn_Jpan es:spa_Latn tr:tur_Latn pt:por_Latn
+uk:ukr_Cyrl eo:epo_Latn pl:pol_Latn sv:swe_Latn nl:nld_Latn he:heb_Hebr zh:zho_Hani hu:hun_Latn ar:arb_Arab
+ca:cat_Latn fi:fin_Latn cs:ces_Latn fa:pes_Arab sr:srp_Cyrl el:ell_Grek vi:vie_Latn bg:bul_Cyrl ko:kor_Hang
+no:nob_Latn mk:mkd_Cyrl ro:ron_Latn id:ind_Latn th:tha_Thai hy:hye_Armn da:dan_Latn ta:tam_Taml hi:hin_Deva
+hr:hrv_Latn be:bel_Cyrl ka:kat_Geor te:tel_Telu kk:kaz_Cyrl lt:lit_Latn gl:glg_Latn sk:slk_Latn bn:ben_Beng
+eu:eus_Latn sl:slv_Latn kn:kan_Knda ml:mal_Mlym mr:mar_Deva et:ekk_Latn ms:zsm_Latn sq:als_Latn la:lat_Latn
+bs:bos_Latn nn:nno_Latn ur:urd_Arab lv:lvs_Latn af:afr_Latn is:isl_Latn cy:cym_Latn sw:swh_Latn yo:yor_Latn
+yue:yue_Hani qu:quy_Latn so:som_Latn am:amh_Ethi ga:gle_Latn mt:mlt_Latn ne:npi_Deva or:ory_Orya gu:guj_Gujr
+"""
+GLOTLID = dict(pair.split(":") for pair in LABELS.split())
+"""The label of lid.176 and that of GlotLID, for what a corpus holds most."""
 TEXTS = {
     "zh": "这个村庄坐落在山脚下，人们在梯田里种植土豆和藜麦。旧路通向市场，星期天很多人去那里。" * 5,
     "ja": "この村は山のふもとにあり、人々は段々畑でじゃがいもとキヌアを育てている。古い道は市場へ続いている。" * 5,
@@ -92,7 +108,7 @@ TEXTS = {
 
 @pytest.fixture(scope="module")
 def relabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """lid.176 with some labels in the style of GlotLID: each label is a string that ends with a zero byte."""
+    """lid.176 with its most frequent labels in the style of GlotLID; each is a string that ends with a zero byte."""
     content = installed_model_path().read_bytes()
     for label, other in GLOTLID.items():
         old, new = f"__label__{label}\0".encode(), f"__label__{other}\0".encode()
@@ -109,6 +125,35 @@ def test_verdicts_do_not_depend_on_the_style_of_labels(relabelled: Path) -> None
     for language, text in TEXTS.items():
         assert theirs.identify(text) == ours.identify(text) and ours.identify(text)[0] == language
     assert theirs.languages == ours.languages
+
+
+@pytest.mark.skipif(not CORPUS.is_file(), reason=f"no corpus at {CORPUS.name}")
+def test_whole_verdicts_of_real_documents_do_not_depend_on_the_style_of_labels(relabelled: Path) -> None:
+    texts = [text for text, _ in load(CORPUS, 60) if text.strip()][:400]
+    assert len(texts) > 300
+    identities = [f"web-00000/{row:07d}" for row in range(len(texts))]
+    documents = pa.table({"id": identities, "text": pa.array(texts, pa.large_string())})
+    rule_sets = sorted({"language", *RULE_SETS})
+    verdicts, languages = [], []
+    for model in (None, relabelled):
+        config = DataConfig.model_validate(
+            {
+                "output": "run",
+                "sources": [{"name": "web", "kind": "jsonl", "paths": ["/raw"], "rules": rule_sets}],
+                "language": {"keep": ["en", "zho_Hans", "deu"], **({"model": model} if model else {})},
+            }
+        )
+        measured = measure_documents(documents, config.fingerprints, Instruments.of(config))
+        rules = rules_of_source(config, "web")
+        columns = {"id", "language", *(rule.signal for rule in rules)}
+        signals = {name: measured.column(name).to_numpy(zero_copy_only=False) for name in sorted(columns)}
+        verdicts.append(judge(signals, rules, {}, "web").to_pylist())
+        languages.append(measured.column("language").to_pylist())
+    assert languages[0] == languages[1]
+    assert verdicts[0] == verdicts[1]
+    assert len(set(languages[0])) > 5
+    reasons = {reason.partition(".")[0] for verdict in verdicts[0] for reason in verdict["reasons"]}
+    assert {"language", "gopher", "roots"} <= reasons
 
 
 def test_rules_ask_a_script_of_a_language_as_the_language() -> None:

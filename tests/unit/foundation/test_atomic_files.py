@@ -13,6 +13,7 @@ import pytest
 
 from foundation.atomic_files import (
     NoRoomError,
+    OtherContentError,
     digest,
     room_for,
     sha256_file,
@@ -129,3 +130,31 @@ def test_an_empty_file_was_written_too(tmp_path: Path) -> None:
     with whole_file(tmp_path / "a") as temporary:
         temporary.write_text("", encoding="utf-8")
     assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_the_first_of_two_stays_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    digests: dict[Path, str] = {}
+    for _ in range(2):
+        with whole_file(path, keep_first=True, digests=digests) as temporary:
+            temporary.write_bytes(b"abc")
+    inode = path.stat().st_ino
+    with (
+        pytest.raises(OtherContentError, match="a: another process has put a file there with other bytes"),
+        whole_file(path, keep_first=True, digests=digests) as temporary,
+    ):
+        temporary.write_bytes(b"abd")
+    assert (path.read_bytes(), path.stat().st_ino) == (b"abc", inode)
+    assert digests == {path: hashlib.sha256(b"abc").hexdigest()}
+    assert [found.name for found in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_process_killed_after_it_put_a_file_in_place_leaves_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    os.link(path, tmp_path / "a.partial")  # its private name was not removed any more
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_bytes(b"of the next process")
+        raise RuntimeError
+    assert path.read_bytes() == b"abc"
+    assert [found.name for found in tmp_path.iterdir()] == ["a"]
