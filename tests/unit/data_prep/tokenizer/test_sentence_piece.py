@@ -151,7 +151,6 @@ def test_sizes_that_cannot_be() -> None:
     with pytest.raises(TokenizerError, match=r"65536 cannot be filled: .*tokenizer\.vocabulary_size=(\d+)") as caught:
         train_sentencepiece_bpe(TEXTS, SETTINGS.model_copy(update={"vocabulary_size": 65536}))
     size = int(str(caught.value).rsplit("=", 1)[1])
-    assert size % 128 == 0
     train_sentencepiece_bpe(TEXTS, SETTINGS.model_copy(update={"vocabulary_size": size}))
     free = train_sentencepiece_bpe(TEXTS, SETTINGS.model_copy(update={"vocabulary_size": 65536}), must_fill=False)
     assert size <= len(parse(free).pieces) < size + 128
