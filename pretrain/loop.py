@@ -131,9 +131,11 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
             # There is no loss to average, and an update would be weight decay and old momentum alone.
             step += 1
             samples += batch_size
+            spikes.remember(step, first_sample)
             if metrics and progress:
                 metrics.write("event", step=step, event="nothing to learn", first_sample=first_sample)
                 progress.note(f"step {step}: no token of its {batch_size} samples counts in the loss; no update")
+            saved_step = finish_step(run, step, samples, last_step, metrics, progress) or saved_step
             continue
         rate = spikes.rate_factor(step + 1) * learning_rate(
             step,
@@ -185,28 +187,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
             batches = batches_from(run, samples)
             continue
         run.health.after_step(step, metrics, progress)
-        if run.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
-            run.health.begin("evaluating", step)
-            found = evaluate(run, run.held_out)
-            if metrics and progress:
-                metrics.write(
-                    "evaluation",
-                    step=step,
-                    loss=found.loss,
-                    perplexity=math.exp(min(found.loss, 700.0)),
-                    tokens=found.tokens,
-                    **{f"loss/{name}": loss for name, (loss, _) in found.datasets.items()},
-                    **{f"tokens/{name}": tokens for name, (_, tokens) in found.datasets.items()},
-                )
-                progress.evaluation(step, found.loss)
-        if step % config.monitor.replicas_every_steps == 0:
-            check_replicas(engine.parameters(), engine.coordinate.tensor, step)
-        if step % config.checkpoint.every_steps == 0 or step == last_step:
-            save(run, step, samples)
-            saved_step = step
-        tell_saved(run, metrics, progress)
-        if run.checkpoints.failure is not None:  # rather than train on until the next one, which says so too
-            run.stops.request(run.checkpoints.failure, ExitCode.REFUSED)
+        saved_step = finish_step(run, step, samples, last_step, metrics, progress) or saved_step
     if stop is not None and saved_step != step:
         save(run, step, samples)
     run.health.begin("saving", step)
@@ -224,6 +205,45 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
     if metrics:
         metrics.close()
     return stop.exit_code if stop is not None else ExitCode.DONE
+
+
+def finish_step(
+    run: Run,
+    step: int,
+    samples: int,
+    last_step: int,
+    metrics: MetricsWriter | None,
+    progress: TrainingProgress | None,
+) -> int | None:
+    """Evaluate, compare replicas and save where this step is due for it. Collective.
+
+    Returns:
+        The step, if it is being saved.
+    """
+    config, engine, saved = run.config, run.engine, None
+    if run.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
+        run.health.begin("evaluating", step)
+        found = evaluate(run, run.held_out)
+        if metrics and progress:
+            metrics.write(
+                "evaluation",
+                step=step,
+                loss=found.loss,
+                perplexity=math.exp(min(found.loss, 700.0)),
+                tokens=found.tokens,
+                **{f"loss/{name}": loss for name, (loss, _) in found.datasets.items()},
+                **{f"tokens/{name}": tokens for name, (_, tokens) in found.datasets.items()},
+            )
+            progress.evaluation(step, found.loss)
+    if step % config.monitor.replicas_every_steps == 0:
+        check_replicas(engine.parameters(), engine.coordinate.tensor, step)
+    if step % config.checkpoint.every_steps == 0 or step == last_step:
+        save(run, step, samples)
+        saved = step
+    tell_saved(run, metrics, progress)
+    if run.checkpoints.failure is not None:  # rather than train on until the next one, which says so too
+        run.stops.request(run.checkpoints.failure, ExitCode.REFUSED)
+    return saved
 
 
 def speed(

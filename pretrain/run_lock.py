@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from foundation.atomic_files import put_if_absent
+
 LOCK_FILE = "run.lock"
 TOUCH_SECONDS = 5.0
 """How often an owner touches its lock."""
@@ -100,19 +102,9 @@ class RunLock:
         private = self._path.with_name(f"{LOCK_FILE}.{self._owner.nonce}")
         private.write_text(json.dumps(asdict(self._owner)) + "\n")
         try:
-            os.link(private, path)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                return False
-            with os.fdopen(descriptor, "w") as file:
-                file.write(private.read_text())
+            return put_if_absent(private, path)
         finally:
             private.unlink(missing_ok=True)
-        return True
 
     def _last_owner(self) -> Owner | None:
         """Who holds the lock: the owner in the file, or the last of those who succeeded it."""

@@ -152,7 +152,7 @@ def separate_documents(opens: Booleans) -> Integers:
         opens: whether the input at this place opens a document. The end-of-document token behind a document opens the
             next one: its only use as an input is to predict that document's first token, which must not depend on the
             document before. So a document is trained on as if it stood alone, with an end-of-document token in front
-            and one, as a target, at its end. See `SampleReader.boundaries`.
+            and one, as a target, at its end. See `pretrain.data.weights.document_boundaries`.
     """
     batch, length = opens.shape
     places = np.arange(length)

@@ -78,17 +78,14 @@ class TargetWeights:
 
     def total(self, places: SampleLocations, samples: npt.NDArray[np.int64], length: int) -> tuple[float, int]:
         """Sum of the weights of all these samples, and the number of their targets."""
-        weight, targets = 0.0, 0
-        for index, total in enumerate(self._sums(places, samples, length)):
-            weight += total
-            if self.are_equal:
-                targets += length
-            elif self._objective.is_causal:
-                window = self.of_window(int(places.dataset[index]), int(places.window[index]), length)
-                targets += int(np.count_nonzero(window))
-            else:
-                targets += self._objective.predicted_tokens(int(samples[index]), length)
-        return weight, targets
+        if self.are_equal:
+            targets = len(samples) * length
+        elif self._objective.is_causal:
+            rows = zip(places.dataset.tolist(), places.window.tolist(), strict=True)
+            targets = sum(int(np.count_nonzero(self.of_window(*row, length))) for row in rows)
+        else:
+            targets = sum(self._objective.predicted_tokens(sample, length) for sample in samples.tolist())
+        return float(self.sums(places, samples, length).sum()), targets
 
     def any(self, places: SampleLocations, samples: npt.NDArray[np.int64], length: int) -> bool:
         """Whether any of these samples has a target."""

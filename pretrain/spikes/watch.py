@@ -73,16 +73,20 @@ class SpikeWatch:
         drops = self._settings.enabled and self._settings.transient == "drop"
         return self._detector.norm_limit(step, batch_size) if drops else float("inf")
 
+    def remember(self, step: int, first_sample: int) -> None:
+        """Note where a step's samples begin; all that there is to know of one in which nothing was learnt."""
+        self._first_samples[step] = first_sample
+        # So far an onset may lie back, and the skipped range begins before it.
+        kept = self._settings.rollback_steps + self._settings.detector.patience_steps + self._settings.detector.window
+        self._first_samples.pop(step - kept, None)
+
     def observe(
         self, step: int, loss: float, signs: Mapping[str, float], *, first_sample: int, batch_size: int, phase: int
     ) -> Verdict:
         """Look at a finished step; the same verdict on every rank. A persistent spike wants an `answer`."""
         if not self._settings.enabled:
             return Verdict("ok")
-        self._first_samples[step] = first_sample
-        # So far an onset may lie back, and the skipped range begins before it.
-        kept = self._settings.rollback_steps + self._settings.detector.patience_steps + self._settings.detector.window
-        self._first_samples.pop(step - kept, None)
+        self.remember(step, first_sample)
         verdict = self._detector.observe(step, loss, signs, phase=phase, batch_size=batch_size)
         if verdict.state == "persistent":
             return verdict

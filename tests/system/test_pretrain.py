@@ -15,6 +15,8 @@ import yaml
 from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
+from pretrain.data.loader import SampleReader
+from pretrain.data.mixture import load_mixture
 from pretrain.monitor.metrics import CLOCKED, read_metrics
 from pretrain.run_lock import LOCK_FILE, RunLock
 from tests.small_run import LENGTH, write_small_run
@@ -263,3 +265,35 @@ def test_a_source_in_which_nothing_is_learnt_is_refused(run: Path) -> None:
     mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(silent)
     (run / "mixture.yaml").write_text(yaml.safe_dump(mixture))
     assert "mixture.yaml: dataset 'text': its loss mask leaves no token to learn in any of its samples" in refused(run)
+
+
+def test_steps_in_which_nothing_is_learnt_are_passed_over_and_saved(run: Path) -> None:
+    """The last step too: what it is due for, a checkpoint and an evaluation, is done. Resumed, the same bits follow."""
+    mixture = yaml.safe_load((run / "mixture.yaml").read_text())
+    reader = SampleReader(load_mixture(run / "mixture.yaml"), LENGTH, 1234)
+    mask = np.zeros(mixture["datasets"][0]["tokens"], np.uint8)
+    for sample in (*range(16), *range(24, 40)):  # steps 1, 2, 4 and 5 of six, of eight samples each
+        described = reader.describe(sample)
+        mask[described.start + 1 : described.stop] = 1
+    (run / "text.loss_mask").write_bytes(mask.tobytes())
+    mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(run / "text.loss_mask")
+    (run / "mixture.yaml").write_text(yaml.safe_dump(mixture))
+
+    assert pretrain(run).returncode == 0
+    lines = read_metrics(run / "train" / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 4, 5]
+    passed_over = [line for line in lines if line.get("event") == "nothing to learn"]
+    assert [(line["step"], line["first_sample"]) for line in passed_over] == [(3, 16), (6, 40)]
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [3, 6]
+    whole = CheckpointReader(run / "train" / "checkpoints")
+    assert (whole.step, whole.updates, whole.consumed_samples) == (6, 4, 48)
+    first_samples = dict(whole.index["spikes"]["first_samples"])
+    assert first_samples == {step: 8 * (step - 1) for step in range(1, 7)}, "a rollback may begin with any of them"
+
+    for overrides in (("stop_after_step=3",), ()):
+        assert pretrain(run, f"output={run / 'parts'}", *overrides).returncode == 0
+    parts = CheckpointReader(run / "parts" / "checkpoints")
+    assert parts.step == 6
+    for name in whole.names():
+        for state in STATES:
+            assert torch.equal(parts.tensor(name, state), whole.tensor(name, state)), f"{state} of {name}"

@@ -78,7 +78,7 @@ def evaluation_part(run: Run) -> str:
 def _by_source(run: Run) -> str:
     """The last held-out loss of each source, highest first."""
     last = [line for line in run.metrics if line["kind"] == "evaluation"][-1]
-    found = sorted(((last[key], key[5:]) for key in last if key.startswith("loss/")), reverse=True)
+    found = sorted(((last[key], key.removeprefix("loss/")) for key in last if key.startswith("loss/")), reverse=True)
     if len(found) < 2:
         return ""
     rows = [(name, f"{loss:.4f}", f"{last[f'tokens/{name}']:,}") for loss, name in found]
