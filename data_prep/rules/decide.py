@@ -127,19 +127,25 @@ def _manifest_of(path: Path, inputs: str) -> Manifest:
 
 
 def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:
-    """The rows of one shard in a file whose row groups hold one shard each."""
+    """The rows of one shard in a file whose row groups hold rows of one shard each."""
     file, groups = _row_groups(path, inputs)
-    if shard in groups:
-        yield from file.read_row_group(groups[shard]).to_pylist()
+    for group in groups.get(shard, ()):
+        yield from file.read_row_group(group).to_pylist()
 
 
 @lru_cache(maxsize=2)
-def _row_groups(path: Path, inputs: str) -> tuple[pq.ParquetFile, dict[str, int]]:
-    """The open file, and which row group is that of each shard, by its first id. Once per process, as the manifest."""
+def _row_groups(path: Path, inputs: str) -> tuple[pq.ParquetFile, dict[str, list[int]]]:
+    """The open file, and the row groups of each shard, by their ids: Arrow divides more than a million rows into
+    several. Once per process, as the manifest."""
     file = pq.ParquetFile(path)
     column = file.schema_arrow.get_field_index("id")
-    firsts = [file.metadata.row_group(i).column(column).statistics.min for i in range(file.num_row_groups)]
-    return file, {first.rpartition("/")[0]: i for i, first in enumerate(firsts)}
+    groups: dict[str, list[int]] = {}
+    for group in range(file.num_row_groups):
+        ids = file.metadata.row_group(group).column(column).statistics
+        shard, last = (name.rpartition("/")[0] for name in (ids.min, ids.max))
+        assert shard == last, f"{path}: row group {group} has rows of {shard} and {last}"
+        groups.setdefault(shard, []).append(group)
+    return file, groups
 
 
 def _rule_sets(config: DataConfig, source: str) -> tuple[str, ...]:
