@@ -202,7 +202,8 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> npt.NDArr
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     content = (ctypes.c_uint8 * size).from_address(address)
-    weakref.finalize(content, _LIBC.munmap, address, size)
+    # Not at exit: a thread that makes batches may still be reading then, and the system unmaps it all the same.
+    weakref.finalize(content, _LIBC.munmap, address, size).atexit = False
     array = np.frombuffer(memoryview(content), dtype, count, page)
     array.flags.writeable = False
     return array

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +237,27 @@ def test_many_open_datasets_keep_no_file_open(tmp_path: Path) -> None:
     datasets = [IndexedDataset(tmp_path / "a") for _ in range(50)]
     assert len(os.listdir("/proc/self/fd")) == before
     assert all(dataset.document(1).tolist() == [4, 5, 6, 7, 8, 9] for dataset in datasets)
+
+
+READS_TO_THE_END = """
+import sys, threading, time
+from pathlib import Path
+from data_prep.indexed_dataset.reader import IndexedDataset
+dataset = IndexedDataset(Path(sys.argv[1]))
+def read():
+    while True:
+        dataset.tokens(0, dataset.token_count).sum()
+threading.Thread(target=read, daemon=True).start()
+time.sleep(0.2)
+"""
+
+
+def test_a_thread_may_read_while_the_process_ends(tmp_path: Path) -> None:
+    """As the one that makes batches ahead; maps that are gone at exit would end the process by a signal."""
+    with IndexedDatasetWriter(tmp_path / "a", 300) as writer:
+        writer.add_document(np.arange(1_000_000) % 300)
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", READS_TO_THE_END, str(tmp_path / "a")], cwd=Path(__file__).parents[4]
+        )
+        assert done.returncode == 0
