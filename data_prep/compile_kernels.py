@@ -121,7 +121,7 @@ def compile_kernels(names: Sequence[str]) -> None:
     if not cold:
         return
     mine, theirs = divide(cold)
-    if not theirs or len(os.sched_getaffinity(0)) < 2:
+    if not theirs or (os.cpu_count() or 1) < 2:
         mine, theirs = cold, []
     other = None
     if theirs:
