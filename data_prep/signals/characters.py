@@ -109,7 +109,6 @@ def lower_case() -> npt.NDArray[np.uint32]:
     return lower
 
 
-# numba keys its cache by the file of the outermost kernel: after a change here, remove the kernels' __pycache__.
 @inlined
 def decode(data: Bytes, i: int, end: int) -> tuple[int, int]:
     """Code point at byte `i` and its size in bytes; a byte that is no whole character decodes as U+FFFD of size 1.

@@ -1,8 +1,9 @@
 """What the filters of ROOTS ask, by language, in one compiled pass over the characters of a text.
 
-**Word.** A part between blanks, tabs and line feeds, without special characters at its ends (ASCII punctuation and
-digits, white space, emoji, and the signs that ROOTS lists), in lower case; a part of special characters alone is none.
-In Chinese ROOTS asks a trained tokenizer for words; ours are those of `segmentation`, in all scripts without spaces.
+**Word.** A part between blanks, tabs and line feeds, in lower case and then without special characters at its ends
+(ASCII punctuation and digits, white space, emoji, and the signs that ROOTS lists); a part of special characters alone
+is none. Of a few letters ROOTS lists one case only; it counts words, and takes them out, in the case that they have. In
+Chinese ROOTS asks a trained tokenizer for words; ours are those of `segmentation`, in all scripts without spaces.
 Its lists are asked for pairs of words as well in Chinese and Vietnamese.
 
 **Text.** Kinds of blanks are one blank; where the parameters of the language say so, words with parts of an address and
@@ -68,7 +69,7 @@ _REMOVES, _LONGEST_WORD, _CHARACTER_GRAM, _WORD_GRAM, _JOINT, _LISTED = range(6)
 """Columns of `_language_settings`."""
 
 _WORDS_FILE = Path(__file__).with_name("roots_words.json")
-_BLANK, _TAB, _LINE_FEED, _SPECIAL = 1, 2, 4, 8
+_BLANK, _TAB, _LINE_FEED, _SPECIAL, _SPECIAL_IN_LOWER_CASE = 1, 2, 4, 8, 16
 _SEPARATOR = _BLANK | _TAB | _LINE_FEED
 # as uniform_whitespace of ROOTS has them
 _BLANKS = (0x20, 0x84, 0xA0, 0x2002, 0x2003, 0x2005, 0x2008, 0x2009, 0x200A, 0x202F, 0x3000, 0xFFFC)
@@ -94,6 +95,8 @@ def _kinds() -> npt.NDArray[np.uint8]:
     kinds = np.zeros(TABLE_SIZE, dtype=np.uint8)
     for start, stop in _word_lists()["special_characters"]:
         kinds[start:stop] |= _SPECIAL
+    lower = lower_case()
+    kinds |= ((kinds[lower] & _SPECIAL) != 0) * np.uint8(_SPECIAL_IN_LOWER_CASE)
     kinds[list(_BLANKS)] |= _BLANK
     kinds[0x09] |= _TAB
     kinds[0x0A] |= _LINE_FEED
@@ -366,15 +369,16 @@ def _read_part(
     start: int,
     tables: _Tables,
     scratch: _Scratch,
-) -> tuple[int, int, int, int, int, np.uint64, bool]:
+) -> tuple[int, int, int, int, int, np.uint64, bool, bool]:
     """Append the part between separators that begins at byte i to the characters, from points[start] on.
 
     Returns:
-        Where it ends in the text and in the characters; first and last character that is not special, half-open, first
-        -1 where there is none; how many special ones it has; the hash of what is between; whether a word begins inside.
+        Where it ends in the text and in the characters; first and last character that is not special in lower case,
+        half-open, first -1 where there is none; how many are special as they are; the hash of what is between; whether
+        a word begins inside; whether a character is special in one case only.
     """
     kinds, lower, points, is_begin = tables.kinds, tables.lower, scratch.points, scratch.is_begin
-    stop, special, is_divided = start, 0, False
+    stop, special, is_divided, in_one_case = start, 0, False, np.uint8(0)
     first, last = np.int64(-1), start
     running = whole = basis  # hashes from the first character that is not special to here, and to the last such
     while i < end:
@@ -396,15 +400,16 @@ def _read_part(
         if has_begins:
             is_begin[np.uint64(stop - 1)] = at(begins, i)
             is_divided |= at(begins, i)
-        is_special = (kind & _SPECIAL) != 0
-        special += is_special
+        special += (kind & _SPECIAL) != 0
+        in_one_case |= (kind ^ (kind >> np.uint8(1))) & np.uint8(_SPECIAL)
+        is_special = (kind & _SPECIAL_IN_LOWER_CASE) != 0
         if first >= 0 or not is_special:
             running = (running ^ _folded(point, lower)) * _PRIME
             first = first if first >= 0 else stop - 1
             if not is_special:
                 last, whole = stop, running
         i = following
-    return i, stop, first, last, special, whole, is_divided
+    return i, stop, first, last, special, whole, is_divided, in_one_case != 0
 
 
 @inlined
@@ -432,14 +437,13 @@ def _hash_on(value: np.uint64, first: int, last: int, tables: _Tables, scratch: 
 
 
 @part
-def _trimmed(length: int, kinds: Bytes, points: Points) -> tuple[int, int]:
-    """The first and last of points[:length] that is no white space, half-open."""
-    while length and kinds[min(np.int64(points[length - 1]), kinds.shape[0] - 1)] & _SEPARATOR:
-        length -= 1
-    start = 0
-    while start < length and kinds[min(np.int64(points[start]), kinds.shape[0] - 1)] & _SEPARATOR:
+def _trimmed(start: int, stop: int, kind: int, kinds: Bytes, points: Points) -> tuple[int, int]:
+    """The first and last of points[start:stop] that is not of that kind, half-open."""
+    while start < stop and kinds[min(np.int64(points[stop - 1]), kinds.shape[0] - 1)] & kind:
+        stop -= 1
+    while start < stop and kinds[min(np.int64(points[start]), kinds.shape[0] - 1)] & kind:
         start += 1
-    return start, length
+    return start, stop
 
 
 @part
@@ -464,6 +468,7 @@ def _measure_document(
     kinds, points, words = tables.kinds, scratch.points, scratch.words
     basis = (_BASIS ^ np.uint64(number)) * _PRIME
     length, word_count = np.int64(0), np.int64(0)
+    more = np.int64(0)  # words that are none in lower case, less those that are in lower case only
     special, stop_words, flagged_words, separators = 0, 0, 0, 0
     has_begins = False
     for k in range(begin, end):
@@ -487,19 +492,24 @@ def _measure_document(
         if removes and length and separators:
             points[np.uint64(length)] = 0x0A if separators & _LINE_FEED else 0x09 if separators & _TAB else 0x20
             joined = length + 1
-        i, stop, first, last, part_special, whole, is_divided = _read_part(
+        i, stop, first, last, part_special, whole, is_divided, in_one_case = _read_part(
             data, i, end, begins, has_begins, basis, joined, tables, scratch
         )
         if stop == joined:
             break
         if first < 0:
             first = last = joined
+        as_it_is = (first, last)
+        if in_one_case:
+            as_it_is = _trimmed(joined, stop, _SPECIAL, kinds, points)
+        inside = as_it_is[1] - as_it_is[0]
         is_address = False
         if address < i:
-            is_address = _has_address_part(points, first, last)
+            is_address = _has_address_part(points, as_it_is[0], as_it_is[1])
             address = _next_address_pair(data, i, end)
-        if removes and (is_address or (stop - joined > longest_word and not 0 < last - first <= longest_word)):
+        if removes and (is_address or (stop - joined > longest_word and not 0 < inside <= longest_word)):
             continue
+        more += np.int64(inside > 0) - np.int64(last > first)
         special += part_special + (joined - length)
         length, separators = stop, 0
         k = first
@@ -521,11 +531,11 @@ def _measure_document(
             word_count += 1
     start = 0
     if not removes:  # white space at the ends is no part of the text
-        start, stop = _trimmed(length, kinds, points)
+        start, stop = _trimmed(0, length, _SEPARATOR, kinds, points)
         special -= start + length - stop
         length = stop
     divisor = max(word_count, 1)
-    row[_WORDS] = word_count
+    row[_WORDS] = word_count + more
     row[_SPECIAL_CHARACTERS] = special / max(length - start, 1)
     row[_STOP_WORDS] = min(stop_words / divisor, 1.0) if listed & _STOP else 1.0
     row[_FLAGGED_WORDS] = min(flagged_words / divisor, 1.0) if listed & _FLAGGED else 0.0

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch
 from pretrain.engine import Engine, join_processes
@@ -108,7 +109,7 @@ def train_twin(config: TrainConfig, steps: int) -> dict[str, Any]:
         loss = loss_of(samples_of_step(config, step))
         optimizer.zero_grad()
         loss.backward()
-        gradients.append({name: _array(parameter.grad) for name, parameter in named.items()})
+        gradients.append({name: _array(config, name, parameter.grad) for name, parameter in named.items()})
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)))
         losses.append(float(loss))
         optimizer.step()
@@ -121,10 +122,11 @@ def train_twin(config: TrainConfig, steps: int) -> dict[str, Any]:
         "largest_logit": largest,
         "gradients": gradients,
         "evaluation": evaluations,
-        "weights": {name: _array(parameter) for name, parameter in named.items()},
+        "weights": {name: _array(config, name, parameter) for name, parameter in named.items()},
     }
 
 
-def _array(tensor: torch.Tensor | None) -> np.ndarray:
+def _array(config: TrainConfig, name: str, tensor: torch.Tensor | None) -> np.ndarray:
     assert tensor is not None
-    return tensor.detach().float().numpy().copy()
+    rows = tensor[: config.model.vocabulary_size] if name in BY_TOKEN else tensor
+    return rows.detach().float().numpy().copy()

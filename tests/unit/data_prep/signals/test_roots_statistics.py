@@ -48,8 +48,8 @@ def plain(text: str, language: str) -> dict[str, float]:
             columns = [" ".join(w for w in column.split(" ") if w and keeps(w)) for column in line.split("\t")]
             lines.append("\t".join(column for column in columns if column))
         text = "\n".join(line for line in lines if line)
-    words = [stripped(word.lower()) for word in re.split("[ \n\t]", text)]
-    words = [word for word in words if word]
+    separated = re.split("[ \n\t]", text)
+    words = [word for word in (stripped(word.lower()) for word in separated) if word]
     grams = Counter(text[i : i + parameters.character_gram] for i in range(len(text) - parameters.character_gram + 1))
     counts = sorted(grams.values(), reverse=True)
     top = min(int(math.sqrt(len(counts))), sum(count > 1 for count in counts))
@@ -64,7 +64,7 @@ def plain(text: str, language: str) -> dict[str, float]:
         listed = set(LISTS[name].get(language, ()))
         shares[name] = min(sum(word in listed for word in words + pairs) / max(len(words), 1), 1.0)
     return {
-        "roots_word_count": len(words),
+        "roots_word_count": sum(bool(stripped(word)) for word in separated),
         "roots_character_repetition": sum(counts[:top]) / max(sum(counts), 1),
         "roots_word_repetition": sum(n for n in word_grams.values() if n > 1) / max(sum(word_grams.values()), 1),
         "roots_special_character_share": sum(c in SPECIAL for c in text) / max(len(text), 1),
@@ -75,7 +75,7 @@ def plain(text: str, language: str) -> dict[str, float]:
 
 PARTS = st.sampled_from(
     [
-        *"abz .,;!?-\n\t\u00a0\u3000/:é😀",
+        *"abz .,;!?-\n\t\u00a0\u3000/:é😀ØøГгΠⓂ",
         "the ",
         "of ",
         "www",
@@ -112,6 +112,16 @@ def test_addresses_and_overlong_words_are_taken_out() -> None:
     assert measure("see www.example.org now", "xx")["roots_word_count"] == 3  # the default parameters take nothing out
     assert measure(f"see {'x' * 26} now", "en")["roots_word_count"] == 2
     assert measure(f"see {'x' * 25}, now", "en")["roots_word_count"] == 3  # the sign at its end does not count
+
+
+def test_letters_that_are_special_in_one_case() -> None:
+    """Of U+0413 the capital letter is special, of U+00F8 the small one."""
+    assert measure("\u0413\u0434\u0435 " * 6, "xx")["roots_word_count"] == 6
+    assert measure("\u0413 a", "xx")["roots_word_count"] == 1
+    assert measure("\u00d8 a", "xx")["roots_word_count"] == 2
+    assert measure("\u00f8 a", "xx")["roots_word_count"] == 1
+    # stripped as it is, the first word would be the same as the others
+    assert measure("\u0413\u0430" + " \u0430" * 5, "en")["roots_word_repetition"] == 0
 
 
 def test_words_of_one_language_are_not_those_of_another() -> None:

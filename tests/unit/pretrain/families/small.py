@@ -76,6 +76,11 @@ def build(config: ModelConfig, seed: int = 3) -> WholeModel:
     return model
 
 
+def without_padding(model: ModelConfig, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A parameter, or its gradient, without the rows that only fill the vocabulary up."""
+    return tensor[: model.vocabulary_size] if name in BY_TOKEN else tensor
+
+
 def random_tokens(config: ModelConfig, length: int = 150, batch: int = 2) -> torch.Tensor:
     """[B, S]; longer than a query block of the attention."""
     return torch.randint(0, config.vocabulary_size, (batch, length), generator=torch.Generator().manual_seed(11))
@@ -87,7 +92,7 @@ class InMemory:
     def __init__(self, model: ModelConfig) -> None:
         self.config = {"model": model.model_dump(mode="json")}
         self.tensors = {
-            key: parameter.detach()[: model.vocabulary_size] if key in BY_TOKEN else parameter.detach()
+            key: without_padding(model, key, parameter.detach())
             for key, parameter in build(model).named_global_parameters()
         }
 

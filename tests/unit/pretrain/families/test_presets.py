@@ -9,7 +9,7 @@ import pytest
 from foundation.configuration import Settings, load_config
 from pretrain.config import ModelConfig
 from pretrain.families.mapping import parameter_count, weight_shapes
-from tests.unit.pretrain.families.small import SMALL, build, small_model
+from tests.unit.pretrain.families.small import SMALL, build, small_model, without_padding
 
 CONFIGS = Path(__file__).parents[4] / "configs" / "model"
 
@@ -94,6 +94,8 @@ def test_every_preset_is_counted() -> None:
 def test_the_declared_weights_are_those_of_the_model(name: str) -> None:
     config = small_model(name)
     declared = {key: shape for key, (shape, _) in weight_shapes(config).items()}
-    found = {key: tuple(parameter.shape) for key, parameter in build(config).named_global_parameters()}
+    parameters = dict(build(config).named_global_parameters())
+    assert parameters["embedding.weight"].shape[0] == config.padded_vocabulary_size()
+    found = {key: tuple(without_padding(config, key, parameter).shape) for key, parameter in parameters.items()}
     assert found == declared
     assert list(found) == list(declared), "the order"
