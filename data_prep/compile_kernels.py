@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.config import FingerprintConfig
 from data_prep.dedup import lines, near
 from data_prep.kernel import read_only
+from data_prep.quick_compilation import quick_compilation
 from data_prep.signals import (
     fasttext_kernel,
     fingerprints,
@@ -126,7 +127,7 @@ def compile_kernels(names: Sequence[str]) -> None:
     other = None
     if theirs:
         other = subprocess.Popen([sys.executable, "-m", "data_prep.compile_kernels", *theirs])
-    with Progress("kernels (compiled once on a machine)", len(cold), "groups") as progress:
+    with Progress("kernels (compiled once on a machine)", len(cold), "groups") as progress, quick_compilation():
         for name in mine:
             GROUPS[name].compile()
             progress.advance()
@@ -153,5 +154,6 @@ def _is_cached(entry: Any) -> bool:
 
 
 if __name__ == "__main__":
-    for asked in sys.argv[1:]:
-        GROUPS[asked].compile()
+    with quick_compilation():
+        for asked in sys.argv[1:]:
+            GROUPS[asked].compile()

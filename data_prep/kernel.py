@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.quick_compilation import KernelCompiler, PartCompiler
 from foundation.atomic_files import digest
 
 Bytes = npt.NDArray[np.uint8]
@@ -31,8 +32,8 @@ Shares = npt.NDArray[np.float64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _CONFIG: Any = numba.config
-_CALLED_BY_KERNELS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""What Python and C would call is left out: an eighth of the time that numba takes."""
+_CALLED_BY_KERNELS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
+"""Without what Python and C would call, and without machine code of the function alone."""
 _VARIABLE = "ALTIPLANO_CHECKED_KERNELS"
 if os.environ.get(_VARIABLE, "") not in ("", "0", "1"):
     raise ValueError(f"{_VARIABLE}={os.environ[_VARIABLE]!r} in the environment must be 0 or 1")
@@ -57,20 +58,29 @@ _CACHE = _cache_folder()
 
 def kernel(function: _Function) -> _Function:
     """Compile a function when it is first called, once for each kind of arguments; it runs without the lock."""
-    return compiled(function)
+    return compiled(function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
 
 
 def part(function: _Function) -> _Function:
-    """Compile a function that only kernels call, which is kept with them."""
-    return compiled(function, cache=False, **_CALLED_BY_KERNELS)
+    """Compile a function that only kernels call and that makes no arrays.
+
+    It counts no references to those that it is given, which its caller keeps. numba refuses one that makes arrays or
+    returns one that it was not given.
+    """
+    return compiled(function, cache=False, _nrt=False, **_CALLED_BY_KERNELS)
+
+
+def allocating_part(function: _Function) -> _Function:
+    """The same of a function that makes arrays."""
+    return compiled(function, cache=False, _nrt=True, **_CALLED_BY_KERNELS)
 
 
 def inlined(function: _Function) -> _Function:
-    """Compile a small function that becomes part of the machine code of every kernel that calls it.
+    """The same as `part` of a small function, which becomes part of the machine code wherever it is called.
 
     numba's own `inline` would put its Python into each caller, which types and translates it again every time.
     """
-    return compiled(function, cache=False, forceinline=True, **_CALLED_BY_KERNELS)
+    return compiled(function, cache=False, forceinline=True, _nrt=False, **_CALLED_BY_KERNELS)
 
 
 def compiled(function: _Function, cache: bool = True, **options: Any) -> _Function:

@@ -204,35 +204,6 @@ def _generate_smallest(context: Any, numbers: Any, i: Any) -> Any:
 smallest_of_64: Any = intrinsic(_generate_smallest)
 
 
-def _generate_borrowed(context: Any, arrays: Any) -> Any:
-    """The arrays of a tuple, also those of tuples in it, whose references are not counted.
-
-    For the parameters of a kernel, which its caller keeps; an array that nothing else keeps would be freed. numba
-    counts with a locked instruction for each array that a function takes, or that it has in a tuple it takes, and
-    another when it is left: for functions that are called for each word, that costs more than what they do.
-    """
-
-    def without_owner(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-        if isinstance(kind, numba.types.Array):
-            array = make_array(kind)(context, builder, value)
-            array.meminfo = array.meminfo.type(None)
-            return array._getvalue()
-        if isinstance(kind, numba.types.BaseTuple):
-            members: Any = kind  # every kind of tuple can be iterated, which the class of them all does not say
-            for i, member in enumerate(members):
-                part = without_owner(context, builder, member, builder.extract_value(value, i))
-                value = builder.insert_value(value, part, i)
-        return value
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return without_owner(context, builder, signature.args[0], arguments[0])
-
-    return arrays(arrays), generate
-
-
-borrowed: Any = intrinsic(_generate_borrowed)
-
-
 EACH_BYTE = np.uint64(0x0101010101010101)
 """Times a byte: eight of it."""
 

@@ -43,7 +43,7 @@ from data_prep.kernel import (
     read_only,
     scratch_size,
 )
-from data_prep.machine_words import at, borrowed, equal_of_64, lowest
+from data_prep.machine_words import at, equal_of_64, lowest
 from data_prep.signals.characters import TABLE_SIZE, decode, is_ascii_letter, lower_case
 from data_prep.signals.counting import clear, count, occurrences, sort, table_for
 from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
@@ -458,7 +458,6 @@ def _measure_document(
     scratch: _Scratch,
     row: Shares,
 ) -> None:
-    data, begins, tables, scratch = borrowed((data, begins, tables, scratch))
     removes, longest_word, joint, listed = (
         setting[_REMOVES] != 0,
         setting[_LONGEST_WORD],

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Bytes, Hashes, Places, Points, inlined, kernel, part
+from data_prep.kernel import Bytes, Hashes, Places, Points, allocating_part, inlined, kernel, part
 from data_prep.machine_words import at, highest, load_eight, lowest, mask_of, prefetch, smallest_of_64, store_eight
 from data_prep.tokenizer.pieces import code_point
 
@@ -181,7 +181,7 @@ def _key(
     return rank << np.uint64(40) | np.uint64(i) if rank != np.uint64(_NO_RANK) else np.uint64(_EMPTY)
 
 
-@part
+@allocating_part
 def _merge_many(
     symbols: npt.NDArray[np.uint32],
     count: int,
