@@ -46,14 +46,7 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/python -m data_prep run --config configs/data/demo.yaml
-	$(BIN)/python -m tools.bench compile
-	$(BIN)/python -m tools.bench data
-	$(BIN)/python -m tools.bench stages
-	$(BIN)/python -m tools.bench verdicts
-	$(BIN)/python -m tools.bench tokens
-	$(BIN)/python -m tools.bench train
-	$(BIN)/python -m tools.bench checkpoint
-	$(BIN)/python -m tools.bench families
+	$(BIN)/python -m tools.bench all --page docs/benchmarks.md
 
 install: $(VENV)/installed
 

@@ -120,11 +120,12 @@ def summary_table(
         heading = columns[i] if i < len(columns) else ""
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(cell(value)) for value in row))
     (console or Console()).print(table)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as tables show it."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from foundation.progress import Progress, summary_table
+from foundation.progress import Progress
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
 from pretrain.engine import Engine, join_processes
 from pretrain.topology import Topology
+from tools.bench.page import show
 
 SEQUENCE_LENGTH = 128
 Times = tuple[float, float, float]
@@ -127,7 +128,7 @@ def main(arguments: list[str]) -> int:
         f"{size / 1e6:,.0f} MB, one process, {torch.get_num_threads()} threads, {given.rounds} rounds in turns, medians"
     )
     columns = ("written", "training stands still, s", "÷ torch.save", "whole after, s", "a step meanwhile ÷ quiet")
-    summary_table(title, rows, columns)
+    show(title, rows, columns)
     return 0
 
 

@@ -19,7 +19,9 @@ from typing import Any
 from numba.core import event
 
 from data_prep.compile_kernels import GROUPS, divide
-from foundation.progress import Progress, summary_table
+from data_prep.quick_compilation import quick_compilation
+from foundation.progress import Progress
+from tools.bench.page import show
 
 
 class _Seconds(event.Listener):
@@ -51,8 +53,9 @@ def main(arguments: list[str]) -> int:
     if given.one:
         listener = _Seconds()
         event.register("numba:compile", listener)
-        for name in given.one:
-            GROUPS[name].compile()
+        with quick_compilation():
+            for name in given.one:
+                GROUPS[name].compile()
         print(json.dumps(listener.by_function))
         return 0
     kernels: dict[str, float] = defaultdict(float)
@@ -60,9 +63,9 @@ def main(arguments: list[str]) -> int:
     totals: list[float] = []
     with Progress("bench compile", len(GROUPS) + given.rounds, "compilations") as progress:
         for name in GROUPS:
-            found = json.loads(_run([[name]])[0].splitlines()[-1])
-            groups.append((name, sum(found.values())))
-            for function, seconds in found.items():
+            by_function = json.loads(_run([[name]])[0].splitlines()[-1])
+            groups.append((name, sum(by_function.values())))
+            for function, seconds in by_function.items():
                 kernels[function] += seconds
             progress.advance()
         for _ in range(given.rounds):
@@ -71,10 +74,10 @@ def main(arguments: list[str]) -> int:
             totals.append(time.perf_counter() - started)
             progress.advance()
     longest = sorted(kernels.items(), key=lambda row: -row[1])[: given.kernels]
-    for what, rows in (("kernel", longest), ("group", groups)):
-        shown = [(name, round(seconds, 2)) for name, seconds in rows]
-        summary_table("From an empty cache", shown, (what, "seconds"))
-    print(f"all kernels in two processes: {min(totals):.1f} s (of {', '.join(f'{one:.1f}' for one in totals)})")
+    for what, found in (("kernel", longest), ("group", groups)):
+        show("From an empty cache", [(name, f"{seconds:.2f}") for name, seconds in found], (what, "seconds"))
+    rows = [("all kernels in two processes, imports included", *(f"{one:.1f}" for one in (min(totals), max(totals))))]
+    show(f"{given.rounds} rounds", rows, ("", "fastest, s", "slowest, s"))
     return 0
 
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from foundation.progress import Progress, summary_table
+from foundation.progress import Progress
+from tools.bench.page import show
 
 CORPUS = Path("runs/demo")
 """The demo's text, which `make bench` prepares where it is missing."""
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
             f"{key} {value}" for key, value in results[name][0].items() if key not in ("MB", "MB_per_second")
         )
         rows.append((title, f"{speed:.3g}", ratio, results[name][0]["MB"], told))
-    summary_table("MB/s of one core", rows, ("what", "MB/s", "times the peer", "MB read", "result"))
+    show("MB/s of one core", rows, ("what", "MB/s", "times the peer", "MB read", "result"))
     ours = [name for name in failures if CONTENDERS[name][2]]
     return 1 if ours else 0  # a peer that fails is a row
 

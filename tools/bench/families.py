@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from foundation.progress import Progress
 from pretrain.config import TrainConfig
 from pretrain.data.batches import Batches
 from pretrain.data.loader import SampleReader
@@ -22,6 +24,7 @@ from pretrain.data.objective import Objective
 from pretrain.families.mapping import parameter_count
 from pretrain.schedule import learning_rate
 from pretrain.topology import Topology
+from tools.bench.page import show
 
 HIDDEN = 128
 SHAPE: dict[str, Any] = {
@@ -157,11 +160,7 @@ def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
         one = learn(name, config_of(name, mixture, steps))
         results.append(one)
         if is_first:
-            print(
-                f"| {one.name} | {one.parameters:,} | {one.first_loss:.3f} | {one.last_loss:.3f} | "
-                f"{one.tokens_per_second:,.0f} |",
-                flush=True,
-            )
+            print(json.dumps(asdict(one)), flush=True)
     torch.distributed.destroy_process_group()
     causal = [one for one in results if not one.name.endswith("blanks")]
     best = min((one.last_loss for one in causal), default=0.0)
@@ -181,11 +180,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if "RANK" in os.environ:
         return learn_all(given.only or list(MODELS), given.mixture, given.steps)
-    print("| model | weights | held-out loss, first | last | tokens/s |\n|---|---|---|---|---|", flush=True)
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     only = ["--only", *given.only] if given.only else []
     rest = ["-m", "tools.bench.families", "--mixture", str(given.mixture), "--steps", str(given.steps), *only]
-    return subprocess.run([*command, *rest], env={**os.environ, "PYTHONWARNINGS": "ignore"}).returncode
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    rows = []
+    with (
+        Progress("bench families", len(given.only or MODELS), "models") as progress,
+        subprocess.Popen([*command, *rest], env=environment, stdout=subprocess.PIPE, text=True) as running,
+    ):
+        assert running.stdout is not None
+        for line in running.stdout:
+            if not line.startswith("{"):
+                print(line, end="", file=sys.stderr)
+                continue
+            one = Learnt(**json.loads(line))
+            losses = (f"{loss:.3f}" for loss in (one.first_loss, one.last_loss))
+            rows.append((one.name, one.parameters, *losses, f"{one.tokens_per_second:,.0f}"))
+            progress.advance()
+    show(f"{given.steps} steps", rows, ("model", "weights", "held-out loss, first", "last", "tokens / s"))
+    return running.returncode
 
 
 if __name__ == "__main__":

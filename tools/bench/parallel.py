@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from foundation.progress import Progress, summary_table
+from foundation.progress import Progress
 from pretrain.config import ModelConfig, TrainConfig
 from pretrain.topology import Topology
 from tools.bench.memory import peak_bytes
+from tools.bench.page import show
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "one process": {},
@@ -115,8 +116,8 @@ def print_results(given: argparse.Namespace, results: dict[str, list[list[dict[s
                     waits.append((name, str(rank), call, f"{share:.0%}"))
     title = f"{given.precision}, {given.rounds} rounds in turns, one thread a process, medians; clock on the wall"
     columns = ("layout", "tokens / s", "× one process", "processor time ÷ one's", "in communication", "memory, GB")
-    summary_table(title, rows, columns)
-    summary_table("in communication, share of the last round's time", waits, ("layout", "rank", "call", "share"))
+    show(title, rows, columns)
+    show("in communication, share of the last round's time", waits, ("layout", "rank", "call", "share"))
 
 
 def time_one(given: argparse.Namespace) -> None:

@@ -28,9 +28,10 @@ from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.shards import RunDirectory, freeze_manifest, load_manifest, restart
 from data_prep.signals.measure import measure
-from foundation.progress import Progress, summary_table
+from foundation.progress import Progress
 from tools.bench.data import CORPUS, CORPUS_HELP, load, no_corpus
 from tools.bench.memory import OwnMemory, peak_bytes
+from tools.bench.page import show
 
 STAGES = {"measure": measure, "dedup": dedup}
 _WARM = "warm"
@@ -146,14 +147,14 @@ def print_results(found: dict[tuple[str, str, int], list[dict[str, Any]]]) -> No
         ("measure, two processes", "", f"{size / wall[1]:.2f}", f"{wall[0] / wall[1]:.2f}"),
     ]
     title = f"{size:.1f} MB, {alone[0]['documents']:,} documents, {len(alone)} rounds, medians"
-    summary_table(title, rows, ("stage", "MB / processor s", "MB / s", "times one process"))
+    show(title, rows, ("stage", "MB / processor s", "MB / s", "times one process"))
     memory: list[tuple[str, ...]] = []
     for stage in STAGES:
         few, many = (found[name, stage, 1][0] for name in ("quarter", "whole"))
         for run in (few, many):
             megabytes = (f"{run[key] / 1e6:.0f}" for key in ("bytes", "own_bytes", "peak_bytes"))
             memory.append((stage, f"{run['documents']:,}", *megabytes))
-    summary_table("Memory", memory, ("stage", "documents", "MB of text", "its own, MB", "with mapped files, MB"))
+    show("Memory", memory, ("stage", "documents", "MB of text", "its own, MB", "with mapped files, MB"))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,22 @@ from data_prep.indexed_dataset.tokenize import encode_shard, tokenize_stage
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.shards import RunDirectory, load_manifest
 from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, open_encoder
-from foundation.progress import Progress, summary_table
+from foundation.progress import Progress
 from tools.bench.memory import peak_bytes
+from tools.bench.page import show
 
-CONTENDERS = ("ours", "megatron", "datatrove", "ours-encode", "hf-encode", "gigatoken-encode")
-"""The first three write `.bin/.idx`; the others only encode."""
+CONTENDERS = {
+    "ours": "ours, the stage tokenize: Parquet to .bin/.idx",
+    "megatron": "Megatron-LM, preprocess_data.py: HF tokenizers, one worker",
+    "megatron-fast": "Megatron-LM, preprocess_data_fast.py: gigatoken, one worker",
+    "datatrove": "datatrove, MegatronDocumentTokenizer",
+    "ours-encode": "ours, encoding only",
+    "hf-encode": "HF tokenizers, encoding only",
+    "gigatoken-encode": "gigatoken, encoding only, cold",
+}
+"""The first four write `.bin/.idx`; the others only encode."""
+_SLOW = ("megatron", "datatrove", "hf-encode")
+"""Contenders that are given a quarter of the text."""
 
 _BATCH_DOCUMENTS = 100
 _TRILLION = 10**12
@@ -45,9 +56,9 @@ def main(arguments: list[str]) -> int:
     """Run every contender in a process of its own, in turns, and print its fastest round: neighbours slow some."""
     parser = argparse.ArgumentParser(prog="python -m tools.bench tokens", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run of data_prep with its tokenizer")
-    parser.add_argument("--megabytes", type=float, default=48.0, help="text for ours; the peers get a quarter of it")
+    parser.add_argument("--megabytes", type=float, default=48.0, help="of text; slow peers get a quarter of it")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "JSONL"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
@@ -58,7 +69,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for name in given.contenders:
-            is_slow = name in ("megatron", "datatrove", "hf-encode")
+            is_slow = name in _SLOW
             files[name] = Path(folder) / ("part.jsonl" if is_slow else "all.jsonl")
             write_jsonl(files[name], given.run / "corpus", given.megabytes * (0.25e6 if is_slow else 1e6))
         if "ours" in files:
@@ -76,19 +87,17 @@ def main(arguments: list[str]) -> int:
                     if not done.returncode:
                         results[name].append(json.loads(done.stdout.splitlines()[-1]))
                     progress.advance()
-    failed = [name for name, rows in results.items() if not rows]
-    results = {name: rows for name, rows in results.items() if rows}
-    best = {name: max(r["megabytes_per_second"] for r in rows) for name, rows in results.items()}
-    slowest = min(best.values())
-    summary_table(
-        "text to tokens, one core, fastest of the rounds",
-        [
-            [name, f"{best[name]:.2f}", f"{best[name] / slowest:.1f}", f"{max(r['memory'] for r in rows):.0f}"]
-            for name, rows in results.items()
-        ]
-        + [[name, "failed", "", ""] for name in failed],  # a peer that fails is a row
-        ["", "MB of text / s", "ratio to the slowest", "peak memory, MB"],
-    )
+    best = {name: max(r["megabytes_per_second"] for r in rows) for name, rows in results.items() if rows}
+    rows: list[tuple[str, ...]] = []
+    for name, found in results.items():
+        if not found:  # a peer that fails is a row
+            rows.append((CONTENDERS[name], "failed", "", ""))
+            continue
+        ours = best.get("ours-encode" if name.endswith("-encode") else "ours")
+        times = f"{ours / best[name]:.1f}" if ours and not name.startswith("ours") else ""
+        rows.append((CONTENDERS[name], f"{best[name]:.2f}", times, f"{max(r['memory'] for r in found):.0f}"))
+    columns = ("", "MB of text / s", "ours ÷ it", "peak memory, MB")
+    show(f"text to tokens, one core, the fastest of {given.rounds} rounds", rows, columns)
     loader()
     return 0
 
@@ -156,20 +165,12 @@ def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[]
     if name == "hf-encode":
         return _encode_only(reference.encode, path)
     if name == "gigatoken-encode":
-        content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
-        if content["pre_tokenizer"] is not None:
-            # It refuses BLOOM's pieces: the same merges with GPT-2's.
-            content["pre_tokenizer"] = {
-                "type": "ByteLevel",
-                "add_prefix_space": False,
-                "trim_offsets": True,
-                "use_regex": True,
-            }
-        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(_for_gigatoken(tokenizer), encoding="utf-8")
         gigatoken = GigatokenEncoder(folder, reference.end_of_document, reference.vocabulary_size)
         return _encode_only(gigatoken.encode, path)
     size = sum(len(text.encode()) for text in read_jsonl(path))
-    run = _megatron(path, tokenizer, folder, reference) if name == "megatron" else _datatrove(path, tokenizer, folder)
+    routes = {"megatron": _megatron, "megatron-fast": _megatron_fast, "datatrove": _datatrove}
+    run = routes[name](path, tokenizer, folder, reference)
 
     def route() -> int:
         run()
@@ -226,7 +227,44 @@ def _megatron(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEnc
     return run
 
 
-def _datatrove(path: Path, tokenizer: Path, folder: Path) -> Callable[[], None]:
+def _megatron_fast(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEncoder) -> Callable[[], None]:
+    """What Megatron-LM's tools/preprocess_data_fast.py of August 2026 does with one worker: gigatoken takes the whole
+    file, and all documents are written at once, which megatron-core's builder has no call for before 0.19."""
+    import awkward  # type: ignore[import-untyped]
+    import gigatoken
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    encoder = gigatoken.Tokenizer.from_json(_for_gigatoken(tokenizer))
+
+    def run() -> None:
+        documents = encoder.encode_files(gigatoken.JsonlFileSource([path], field="text"), parallel=False)
+        end = np.full((len(documents), 1), reference.end_of_document, np.uint32)
+        documents = awkward.concatenate([documents, awkward.from_regular(awkward.from_numpy(end))], axis=1)
+        dtype = DType.optimal_dtype(reference.vocabulary_size)
+        builder = IndexedDatasetBuilder(str(folder / "out.bin"), dtype=dtype)
+        sizes = awkward.to_numpy(awkward.num(documents))
+        builder.data_file.write(awkward.to_numpy(awkward.flatten(documents)).astype(dtype).tobytes())
+        builder.sequence_lengths.extend(sizes.tolist())
+        builder.document_indices.extend(range(1, len(sizes) + 1))
+        builder.finalize(str(folder / "out.idx"))
+
+    return run
+
+
+def _for_gigatoken(tokenizer: Path) -> str:
+    """A `tokenizer.json` that gigatoken takes: it refuses BLOOM's pieces, so the same merges with GPT-2's."""
+    content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    if content["pre_tokenizer"] is not None:
+        content["pre_tokenizer"] = {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        }
+    return json.dumps(content)
+
+
+def _datatrove(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEncoder) -> Callable[[], None]:
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens.megatron_tokenizer import MegatronDocumentTokenizer
@@ -287,7 +325,7 @@ def loader() -> None:
         seconds = time.perf_counter() - start
         grown = (peak_bytes() - before) / 1e6
         rows.append(["first batch of 10^12 tokens, 10 datasets", f"{seconds:.2f} s, {grown:.0f} MB more memory"])
-    summary_table("token files to batches, one core", rows, ["", ""])
+    show("token files to batches, one core", rows, ("", ""))
 
 
 def waiting(batches: Iterator[object], ahead: int) -> float:

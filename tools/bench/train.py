@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from foundation.progress import Progress, summary_table
+from foundation.progress import Progress
 from pretrain.config import ModelConfig, TrainConfig
 from pretrain.model.positions import rotary_table
 from pretrain.monitor.flops import model_flops_per_token
 from tools.bench.memory import peak_bytes
+from tools.bench.page import show
 
 CONTENDERS = ("ours", "pytorch", "pytorch+compile", "hf", "hf+compile")
 PRECISIONS = ("bf16", "fp32")
@@ -96,7 +97,7 @@ def main(arguments: list[str]) -> int:
             )
     title = f"{given.rounds} rounds in turns, {given.threads} thread, medians; peak is a {MATMUL_SIZE}³ product"
     columns = ("program", "precision", "tokens / processor s", "ours ÷ it", "of peak", "memory, GB")
-    summary_table(title, rows, columns)
+    show(title, rows, columns)
     return 0
 
 

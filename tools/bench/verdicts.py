@@ -31,7 +31,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from foundation.progress import Progress
 from tools.bench.data import CORPUS, CORPUS_HELP, concatenated, load, no_corpus, our_columns
+from tools.bench.page import show
 
 LANGUAGE = "en"
 _FILTERS = "datatrove.pipeline.filters"
@@ -248,16 +250,18 @@ def main(arguments: list[str]) -> int:
         print(fault, file=sys.stderr)
         return 2
     texts = [text for text, language in load(given.corpus, given.megabytes) if language == LANGUAGE and text.strip()]
-    print(f"{len(texts):,} English documents; dropped by both, only by ours, only by theirs; what is left of these")
-    print(f"{'rule of ours':52} {'both':>6} {'ours':>6} {'theirs':>6}   {'left: ours':>10} {'theirs':>6}")
-    remain = []
-    for pair, drops, left in zip(PAIRS, as_they_are(texts), reconciled(texts), strict=True):
-        ours, theirs = differing(drops)
-        left_ours, left_theirs = differing(left)
-        counts = (sum(map(all, zip(*drops, strict=True))), *map(len, (ours, theirs, left_ours, left_theirs)))
-        print("{:52} {:6} {:6} {:6}   {:10} {:6}".format(", ".join(pair.ours)[:52], *counts), flush=True)
-        for side, documents in (("ours", left_ours), ("theirs", left_theirs)):
-            remain += [(pair, side, texts[k]) for k in documents[: given.shown]]
+    remain, rows = [], []
+    with Progress("bench verdicts", len(PAIRS), "rules") as progress:
+        for pair, drops, left in zip(PAIRS, as_they_are(texts), reconciled(texts), strict=True):
+            ours, theirs = differing(drops)
+            left_ours, left_theirs = differing(left)
+            both = sum(map(all, zip(*drops, strict=True)))
+            rows.append((", ".join(pair.ours), both, *map(len, (ours, theirs, left_ours, left_theirs))))
+            for side, documents in (("ours", left_ours), ("theirs", left_theirs)):
+                remain += [(pair, side, texts[k]) for k in documents[: given.shown]]
+            progress.advance()
+    columns = ("rule of ours", "both drop", "only ours", "only theirs", "left: ours", "left: theirs")
+    show(f"{len(texts):,} English documents; left is what the known differences do not explain", rows, columns)
     for pair, side, text in remain:
         beginning = re.sub(r"\s+", " ", text)[:_SHOWN]
         print(f"{', '.join(pair.ours)}, only {side}: {len(text):,} characters, {beginning!r}")

@@ -1,0 +1,55 @@
+"""Tables of the benchmark page: each area has its place, and what is measured takes it whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.bench import page
+from tools.bench.__main__ import AREAS
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "benchmarks.md"
+
+
+def test_every_area_has_a_place_on_the_page() -> None:
+    for area in AREAS:
+        page.check_page(DOCUMENT, area)
+
+
+def test_tables_take_the_place_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_shown", [])
+    document = tmp_path / "page.md"
+    document.write_text("before\n<!-- tables of data -->\nold\n<!-- end of data -->\nafter\n")
+    page.show("Speed", [("ours | theirs", 1234567, 2.5), ("a peer", "failed: no module", "")], ("what", "bytes", ""))
+    for _ in range(2):  # a second run changes nothing else
+        page.write_page(document, "data", "`command`, today.")
+    assert document.read_text() == (
+        "before\n<!-- tables of data -->\n\n`command`, today.\n\nSpeed:\n\n| what | bytes |  |\n| --- | --- | --- |\n"
+        "| ours \\| theirs | 1,234,567 | 2.5 |\n| a peer | failed: no module |  |\n\n<!-- end of data -->\nafter\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "no such file"),
+        ("nothing\n", "there must be one line '<!-- tables of data -->'"),
+        ("<!-- end of data -->\n<!-- tables of data -->\n", "and, below it, one line '<!-- end of data -->'"),
+    ],
+)
+def test_a_page_without_a_place_is_told_before_anything_runs(tmp_path: Path, text: str | None, fault: str) -> None:
+    document = tmp_path / "page.md"
+    if text is not None:
+        document.write_text(text)
+    command = [sys.executable, "-m", "tools.bench", "data", "--page", str(document)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and fault in done.stderr, done.stderr
+
+
+def test_circumstances_say_when_where_and_what() -> None:
+    told = page.circumstances("python -m tools.bench data", ("numpy", "a-package-nobody-has"))
+    for part in ("`python -m tools.bench data`, 20", "commit ", "Python 3.", "numpy ", "a-package-nobody-has not inst"):
+        assert part in told, told
