@@ -11,9 +11,10 @@ import json
 import logging
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from safetensors.torch import save_file
 
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
+from pretrain.config import ModelConfig
+from pretrain.families.blocks import BLOCKS
+from tests.unit.pretrain.families.small import InMemory, build, random_tokens
 from tools.convert import to_hugging_face
 from tools.import_hugging_face import from_hugging_face
 
@@ -393,7 +397,72 @@ def check(seed: int, folder: Path) -> str:
     return "equal"
 
 
-def check_all(seeds: range, folder: Path) -> Counter[str]:
+def make_own(seed: int) -> tuple[ModelConfig, bool]:
+    """A model of ours, and whether its block is another than its family's."""
+    draw = Draw(seed)
+    family = draw.of(*BLOCKS)
+    heads, size = draw.of(1, 2, 3, 4), draw.of(8, 16)  # a norm of two entries is a sign, and magnifies any difference
+    settings: dict[str, Any] = {
+        "family": family,
+        "vocabulary_size": draw.number(5, 300),
+        "hidden_size": heads * size,
+        "layers": draw.number(1, 3),
+        "attention_heads": heads,
+        "key_value_heads": draw.of(*[n for n in range(1, heads + 1) if heads % n == 0], heads, heads),
+        "feed_forward_size": draw.of(4 * heads * size, 4 * heads * size, draw.number(3, 70)),
+        "maximum_positions": 64,
+        "norm_epsilon": draw.of(1e-6, 1e-5, 1e-2),
+        "tied_embedding": draw.chance(0.5),
+    }
+    optional(draw, settings, hidden_dropout=0.1, attention_dropout=0.1, z_loss=1e-4, label_smoothing=0.1)
+    if draw.chance(0.2):
+        settings["attention_head_size"] = draw.of(2, 4, 16)
+    twists: dict[str, Any] = {
+        "positions": draw.of("rotary", "rotary_interleaved", "alibi", "learned", "learned_2d"),
+        "rope_theta": draw.of(500.0, 1e6),
+        "norm": draw.of("rms", "layer", "layer_without_bias"),
+        "embedding_norm": draw.chance(0.5),
+        "block": draw.of("sequential", "parallel", "deepnorm"),
+        "activation": draw.of("swiglu", "geglu", "gelu", "gelu_tanh"),
+        "biases": draw.chance(0.5),
+        "normalised_head": draw.chance(0.5),
+        "logit_scale": draw.of(0.5, 3.0),
+    }
+    chosen = {name: value for name, value in twists.items() if draw.chance(0.06)}
+    try:
+        return ModelConfig.model_validate(settings | chosen), bool(chosen)
+    except ValueError:  # refused as a model, which other tests are for
+        return make_own(seed + 1_000_000)
+
+
+def check_own(seed: int, folder: Path) -> str:
+    """Try to export one model of ours. Returns what became of it: equal or refused."""
+    model, is_twisted = make_own(seed)
+    told = f"seed {seed}: {model.model_dump(exclude_defaults=True)}"
+    form: Literal["own", "llama"] = "llama" if model.family == "baichuan" else "own"
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    settings: dict[str, Any] = {"tokenizer": tokenizer, "end_of_document": None, "dtype": "float32", "form": form}
+    try:
+        to_hugging_face(InMemory(model), folder / "there", shard_bytes=20_000, **settings)
+    except ValueError as error:
+        assert str(error).strip() and "validation error" not in str(error), told
+        # LLaMA has every size; the others have theirs in part, and GLM has no model in transformers.
+        assert is_twisted or model.family != "llama", f"{told}: refused: {error}"
+        return "refused"
+    tokens = random_tokens(model, length=30)
+    with torch.no_grad():
+        expected = build(model)(tokens).transpose(0, 1)[..., : model.vocabulary_size]
+    theirs = logits_of(folder / "there", tokens)
+    assert theirs is not None, f"{told}: exported, but transformers does not load it"
+    bound = TOLERANCE * float(expected.abs().max())
+    difference = float((theirs - expected).abs().max())
+    assert difference <= bound, f"{told}: exported, but the logits differ by {difference:.2e} (bound {bound:.2e})"
+    return "equal"
+
+
+def check_all(seeds: range, folder: Path, check: Callable[[int, Path], str] = check) -> Counter[str]:
     logging.getLogger("transformers").setLevel(logging.CRITICAL)
     found: Counter[str] = Counter()
     failures = []
@@ -404,7 +473,7 @@ def check_all(seeds: range, folder: Path) -> Counter[str]:
         except AssertionError as error:
             failures.append(str(error).splitlines()[0])
         except Exception as error:  # neither equal nor refused
-            failures.append(f"seed {seed}: {make_case(seed)}: {type(error).__name__}: {error}")
+            failures.append(f"seed {seed}: {type(error).__name__}: {error}")
         shutil.rmtree(folder / str(seed))
     assert not failures, f"{len(failures)} of {len(seeds)}:\n" + "\n".join(failures)
     return found
@@ -416,6 +485,17 @@ def test_a_model_is_equal_or_refused(tmp_path: Path) -> None:
     assert found["equal"] > 150 and found["refused"] > 60, "the generator has lost its way"
 
 
+def test_a_model_of_ours_is_exported_equal_or_refused(tmp_path: Path) -> None:
+    found = check_all(range(150), tmp_path, check_own)
+    print(found)
+    assert found["equal"] > 30 and found["refused"] > 50, "the generator has lost its way"
+
+
 @pytest.mark.slow
 def test_thousands_of_models_are_equal_or_refused(tmp_path: Path) -> None:
     print(check_all(range(300, 4300), tmp_path))
+
+
+@pytest.mark.slow
+def test_thousands_of_models_of_ours_are_exported_equal_or_refused(tmp_path: Path) -> None:
+    print(check_all(range(150, 2150), tmp_path, check_own))
