@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import kernel, part, read_only
+from data_prep.kernel import Hashes, Places, Shares, kernel, part, read_only
 from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0
@@ -51,99 +52,133 @@ class Similar:
     """Pairs whose exact similarity was computed."""
 
 
+_WRITTEN, _PROPOSED, _VERIFIED, _ATTEMPTS = range(4)
+"""Columns of tallies: pairs written, proposed and verified; documents taken, those taken again included."""
+_JACCARD, _CONTAINMENT = range(2)
+"""Columns of measures."""
+
+
+class _Documents(NamedTuple):
+    """What is known of documents, see `choose`."""
+
+    entry_starts: Places
+    entry_documents: Places
+    """The document of each entry."""
+    buckets: Places
+    minima: npt.NDArray[np.uint32]
+    rows: Places
+    shingles: Hashes
+    starts: Places
+    sizes: Places
+
+
+class _Staying(NamedTuple):
+    """Those that stay so far, by bucket."""
+
+    heads: Places
+    """Of a bucket: its latest entry, or -1."""
+    following: Places
+    """Of an entry: the one before in its bucket, or -1."""
+    last_compared: Places
+    """Of a document: the last attempt that compared it, so that none is compared twice with one document."""
+
+
+class _Asked(NamedTuple):
+    """How similar documents must be for one to go."""
+
+    jaccard: float
+    containment: float
+    deviations: float
+
+
+class _Found(NamedTuple):
+    """What is filled."""
+
+    duplicate_of: Places
+    measures: Shares
+    pairs: Places
+    pair_measures: Shares
+    tallies: Places
+
+
 @part
-def _least_jaccard(size, other_size, minimum_jaccard, minimum_containment):  # type: ignore[no-untyped-def]
+def _least_jaccard(size: int, other_size: int, asked: _Asked) -> float:
     """The Jaccard similarity that a pair must have for its later document to go, as near or as contained."""
-    least = minimum_jaccard
-    shared = minimum_containment * size
+    least = asked.jaccard
+    shared = asked.containment * size
     if size >= CONTAINED_SHINGLES and shared <= other_size:
         least = min(least, shared / (size + other_size - shared))
     return least
 
 
-@kernel
-def _choose(  # type: ignore[no-untyped-def]
-    start,
-    stop,
-    entry_starts,
-    entry_documents,
-    buckets,
-    heads,
-    following,
-    last_compared,
-    minima,
-    rows,
-    minimum_jaccard,
-    minimum_containment,
-    deviations,
-    shingles,
-    starts,
-    sizes,
-    duplicate_of,
-    measures,
-    pairs,
-    pair_measures,
-    tallies,
-):
-    """Take documents [start, stop); return the first one not taken, which is earlier when the room for pairs ran out.
+@part
+def _may_be_similar(d: int, other: int, documents: _Documents, asked: _Asked) -> bool:
+    """By the two bounds, sizes and signatures."""
+    size, other_size = documents.sizes[d], documents.sizes[other]
+    least = _least_jaccard(size, other_size, asked)
+    if min(size, other_size) < least * max(size, other_size):
+        return False
+    permutations = documents.minima.shape[1]
+    deviation = np.sqrt(least * (1 - least) / permutations)
+    one, two = documents.rows[d], documents.rows[other]
+    agreeing = 0
+    for k in range(permutations):
+        agreeing += documents.minima[one, k] == documents.minima[two, k]
+    return bool(agreeing >= (least - asked.deviations * deviation) * permutations - 1e-9)
 
-    heads[bucket] is the latest staying entry of a bucket, following[entry] the one before. measures: Jaccard
-    similarity and containment. tallies: pairs written, proposed, verified, attempts.
-    """
-    permutations = minima.shape[1]
+
+@kernel
+def _choose(
+    start: int, stop: int, documents: _Documents, staying: _Staying, asked: _Asked, found: _Found
+) -> int | np.int64:
+    """Take documents [start, stop). Returns the first one not taken, an earlier one when the room for pairs ran out."""
+    starts, sizes, shingles, tallies = documents.starts, documents.sizes, documents.shingles, found.tallies
     for d in range(start, stop):
-        tallies[3] += 1
-        attempt = tallies[3]
-        written, proposed, verified = tallies[0], tallies[1], tallies[2]
+        tallies[_ATTEMPTS] += 1
+        attempt = tallies[_ATTEMPTS]
+        written, proposed, verified = tallies[_WRITTEN], tallies[_PROPOSED], tallies[_VERIFIED]
         size = sizes[d]
         mine = shingles[starts[d] : starts[d] + size]
         best, best_jaccard, best_containment = np.int64(-1), 0.0, 0.0
-        for mine_entry in range(entry_starts[d], entry_starts[d + 1]):
-            entry = heads[buckets[mine_entry]]
+        for mine_entry in range(documents.entry_starts[d], documents.entry_starts[d + 1]):
+            entry = staying.heads[documents.buckets[mine_entry]]
             while entry >= 0:
-                other = entry_documents[entry]
-                entry = following[entry]
-                if last_compared[other] == attempt:
+                other = documents.entry_documents[entry]
+                entry = staying.following[entry]
+                if staying.last_compared[other] == attempt:
                     continue
-                last_compared[other] = attempt
+                staying.last_compared[other] = attempt
                 proposed += 1
-                other_size = sizes[other]
-                least = _least_jaccard(size, other_size, minimum_jaccard, minimum_containment)
-                if min(size, other_size) < least * max(size, other_size):
-                    continue
-                asked = (least - deviations * np.sqrt(least * (1 - least) / permutations)) * permutations - 1e-9
-                agreeing = 0
-                for k in range(permutations):
-                    agreeing += minima[rows[d], k] == minima[rows[other], k]
-                if agreeing < asked:
+                if not _may_be_similar(d, other, documents, asked):
                     continue
                 verified += 1
+                other_size = sizes[other]
                 shared = shared_shingles(mine, shingles[starts[other] : starts[other] + other_size])
-                jaccard = shared / (size + other_size - shared)
-                containment = shared / size
-                is_near = jaccard >= minimum_jaccard
-                if not is_near and (size < CONTAINED_SHINGLES or containment < minimum_containment):
+                jaccard, containment = shared / (size + other_size - shared), shared / size
+                is_near = jaccard >= asked.jaccard
+                if not is_near and (size < CONTAINED_SHINGLES or containment < asked.containment):
                     continue
-                if written == pairs.shape[0]:
+                if written == found.pairs.shape[0]:
                     return d
-                pairs[written, 0], pairs[written, 1] = other, d
-                pair_measures[written, 0], pair_measures[written, 1] = jaccard, containment
+                found.pairs[written, 0], found.pairs[written, 1] = other, d
+                found.pair_measures[written, _JACCARD] = jaccard
+                found.pair_measures[written, _CONTAINMENT] = containment
                 written += 1
-                if best >= 0 and is_near != (best_jaccard >= minimum_jaccard):
+                if best >= 0 and is_near != (best_jaccard >= asked.jaccard):
                     is_better = is_near
                 else:
                     gain = jaccard - best_jaccard if is_near else containment - best_containment
                     is_better = gain > 0 or (gain == 0 and other < best)
                 if best < 0 or is_better:
                     best, best_jaccard, best_containment = other, jaccard, containment
-        tallies[0], tallies[1], tallies[2] = written, proposed, verified
+        tallies[_WRITTEN], tallies[_PROPOSED], tallies[_VERIFIED] = written, proposed, verified
         if best >= 0:
-            duplicate_of[d] = best
-            measures[d, 0], measures[d, 1] = best_jaccard, best_containment
+            found.duplicate_of[d] = best
+            found.measures[d, _JACCARD], found.measures[d, _CONTAINMENT] = best_jaccard, best_containment
         else:
-            for entry in range(entry_starts[d], entry_starts[d + 1]):
-                following[entry] = heads[buckets[entry]]
-                heads[buckets[entry]] = entry
+            for entry in range(documents.entry_starts[d], documents.entry_starts[d + 1]):
+                staying.following[entry] = staying.heads[documents.buckets[entry]]
+                staying.heads[documents.buckets[entry]] = entry
     return stop
 
 
@@ -171,42 +206,36 @@ def choose(
         minimum_containment: share of a document's shingles in another one from which it goes; None: none goes so.
         advance: called with the number of documents done since the last call.
     """
-    documents = len(entry_starts) - 1
-    heads = np.full(int(buckets.max(initial=-1)) + 1, -1, dtype=np.int64)
-    following = np.full(len(buckets), -1, dtype=np.int64)
-    entry_documents = np.repeat(np.arange(documents, dtype=np.int64), np.diff(entry_starts))
-    last_compared = np.zeros(documents, dtype=np.int64)
-    duplicate_of = np.full(documents, -1, dtype=np.int64)
-    measures = np.zeros((documents, 2), dtype=np.float64)
+    count = len(entry_starts) - 1
+    entry_documents = np.repeat(np.arange(count, dtype=np.int64), np.diff(entry_starts))
+    documents = _Documents(
+        read_only(entry_starts),
+        read_only(entry_documents),
+        read_only(buckets),
+        read_only(minima),
+        read_only(rows),
+        read_only(shingles),
+        read_only(starts),
+        read_only(sizes),
+    )
+    asked = _Asked(
+        minimum_jaccard, _NO_CONTAINMENT if minimum_containment is None else minimum_containment, SCREENING_DEVIATIONS
+    )
+    staying = _Staying(
+        np.full(int(buckets.max(initial=-1)) + 1, -1, dtype=np.int64),
+        np.full(len(buckets), -1, dtype=np.int64),
+        np.zeros(count, dtype=np.int64),
+    )
+    duplicate_of = np.full(count, -1, dtype=np.int64)
+    measures = np.zeros((count, 2), dtype=np.float64)
     pairs = np.empty((1024, 2), dtype=np.int64)
     pair_measures = np.empty((1024, 2), dtype=np.float64)
     tallies = np.zeros(4, dtype=np.int64)
     done = 0
-    while done < documents:
-        stop = min(done + _DOCUMENTS_PER_CALL, documents)
-        reached = _choose(
-            done,
-            stop,
-            read_only(entry_starts),
-            entry_documents,
-            read_only(buckets),
-            heads,
-            following,
-            last_compared,
-            read_only(minima),
-            read_only(rows),
-            minimum_jaccard,
-            _NO_CONTAINMENT if minimum_containment is None else minimum_containment,
-            SCREENING_DEVIATIONS,
-            read_only(shingles),
-            read_only(starts),
-            read_only(sizes),
-            duplicate_of,
-            measures,
-            pairs,
-            pair_measures,
-            tallies,
-        )
+    while done < count:
+        stop = min(done + _DOCUMENTS_PER_CALL, count)
+        found = _Found(duplicate_of, measures, pairs, pair_measures, tallies)
+        reached = int(_choose(done, stop, documents, staying, asked, found))
         if reached < stop:
             pairs = np.concatenate((pairs, np.empty_like(pairs)))
             pair_measures = np.concatenate((pair_measures, np.empty_like(pair_measures)))
@@ -215,11 +244,11 @@ def choose(
     written, proposed, verified, _ = tallies.tolist()
     return Similar(
         duplicate_of,
-        measures[:, 0],
-        measures[:, 1],
+        measures[:, _JACCARD],
+        measures[:, _CONTAINMENT],
         pairs[:written],
-        pair_measures[:written, 0],
-        pair_measures[:written, 1],
+        pair_measures[:written, _JACCARD],
+        pair_measures[:written, _CONTAINMENT],
         proposed,
         verified,
     )

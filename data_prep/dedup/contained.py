@@ -19,7 +19,7 @@ import numpy.typing as npt
 from data_prep.dedup.choose import SCREENING_DEVIATIONS
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.spill import Spill
-from data_prep.kernel import kernel
+from data_prep.kernel import Bytes, Flags, Places, kernel
 
 ANCHORS = 16
 COMMON_DOCUMENTS = 32
@@ -30,7 +30,15 @@ PAIR_FIELDS = (("inner", "<i8"), ("outer", "<i8"))
 
 
 @kernel
-def _meet(documents, asks, starts, inner, outer, anchors, is_filling):  # type: ignore[no-untyped-def]
+def _meet(
+    documents: Places,
+    asks: Flags,
+    starts: Places,
+    inner: Places,
+    outer: Places,
+    anchors: Bytes,
+    is_filling: bool,
+) -> int:
     """Count or fill the pairs of each group of equal keys; return their number.
 
     Documents of a group are in the order of preference: an inner one comes after the outer one. Anchors that are too

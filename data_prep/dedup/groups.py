@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.kernel import kernel, part, read_only
+from data_prep.kernel import Places, kernel, part, read_only
 from foundation.atomic_files import room_for
 
 _ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))
@@ -26,7 +26,7 @@ _ENTRY_BYTES = 16
 
 
 @part
-def _root(parent, document):  # type: ignore[no-untyped-def]
+def _root(parent: Places, document: int) -> int:
     while parent[document] != document:
         parent[document] = parent[parent[document]]  # halve the path
         document = parent[document]
@@ -34,7 +34,7 @@ def _root(parent, document):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _unite(parent, documents, starts):  # type: ignore[no-untyped-def]
+def _unite(parent: Places, documents: Places, starts: Places) -> None:
     """Join the documents [starts[b], starts[b + 1]) of each bucket; the smallest number stands for a group."""
     for bucket in range(starts.shape[0] - 1):
         first = _root(parent, documents[starts[bucket]])
@@ -46,7 +46,15 @@ def _unite(parent, documents, starts):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _divide(parent, candidates, shingle_counts, shingle_bytes, document_bytes, room, batch):  # type: ignore[no-untyped-def]
+def _divide(
+    parent: Places,
+    candidates: Places,
+    shingle_counts: Places,
+    shingle_bytes: int,
+    document_bytes: int,
+    room: int,
+    batch: Places,
+) -> int:
     """Fill the batch of each candidate, which is zero at first, groups in the order of their first documents; return
     how many there are."""
     for document in candidates:

@@ -26,7 +26,7 @@ from data_prep.config import DedupConfig
 from data_prep.dedup.evidence import document_id
 from data_prep.dedup.spill import Spill, mapped_zeros, part_of, parts_for
 from data_prep.dedup.texts import read_texts
-from data_prep.kernel import kernel, read_only
+from data_prep.kernel import Bytes, Hashes, Places, Points, kernel, read_only
 from data_prep.shards import RunDirectory, Shard
 from data_prep.signals.characters import SPACE, WORD, character_flags, decode, lower_case
 from foundation.atomic_files import whole_file
@@ -41,7 +41,16 @@ _BYTES_PER_LINE = 40
 
 
 @kernel
-def _hash_lines(data, begin, end, flags, lower, hashes, starts, stops):  # type: ignore[no-untyped-def]
+def _hash_lines(
+    data: Bytes,
+    begin: int,
+    end: int,
+    flags: Bytes,
+    lower: Points,
+    hashes: Hashes,
+    starts: Places,
+    stops: Places,
+) -> int:
     lines = 0
     start = begin
     while start < end:

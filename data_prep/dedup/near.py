@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.spill import Spill
-from data_prep.kernel import kernel, read_only
+from data_prep.kernel import Hashes, kernel, read_only
 
 BAND_FIELDS = (("key", "<u8"), ("document", "<i8"))
 """A record of one band of a document."""
 
 
 @kernel
-def _hash_bands(minima, rows, keys):  # type: ignore[no-untyped-def]
+def _hash_bands(minima: npt.NDArray[np.uint32], rows: int, keys: Hashes) -> None:
     for d in range(keys.shape[0]):
         for band in range(keys.shape[1]):
             value = np.uint64(band + 1)

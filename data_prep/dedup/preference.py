@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import kernel, part
+from data_prep.kernel import Flags, Places, kernel, part
 
 
 @part
-def _place(fails_rules, size, places):  # type: ignore[no-untyped-def]
+def _place(fails_rules: bool, size: int, places: Places) -> tuple[int | np.int64, int]:
     """Where equals of a document are counted; without an order by size all are of one."""
     return np.int64(fails_rules), max(places.shape[1] - 1 - size, 0)
 
 
 @kernel
-def _count(fails_rules, sizes, places):  # type: ignore[no-untyped-def]
+def _count(fails_rules: Flags, sizes: Places, places: Places) -> None:
     for d in range(fails_rules.shape[0]):
         places[_place(fails_rules[d], sizes[d], places)] += 1
 
 
 @kernel
-def _take(fails_rules, sizes, places, rank):  # type: ignore[no-untyped-def]
+def _take(fails_rules: Flags, sizes: Places, places: Places, rank: Places) -> None:
     for d in range(fails_rules.shape[0]):
         place = _place(fails_rules[d], sizes[d], places)
         rank[d] = places[place]

@@ -59,7 +59,7 @@ def mapped_numbers(path: Path, count: int) -> npt.NDArray[np.int64]:
 
 
 @kernel
-def _number(numbers):  # type: ignore[no-untyped-def]
+def _number(numbers: npt.NDArray[np.int64]) -> None:
     for k in range(numbers.shape[0]):
         numbers[k] = k
 

@@ -71,7 +71,7 @@ def _divide(
 
 
 @inlined
-def code_point(eight):  # type: ignore[no-untyped-def]
+def code_point(eight: np.uint64) -> tuple[np.int64, int]:
     """The character that eight bytes of valid UTF-8 begin with, see `load_eight`, and how many of them it takes.
 
     Given a number and not the array, because numba counts references to an array at each branch, a fifth of the time.
@@ -226,7 +226,7 @@ def _bounds(text: str) -> Iterable[int]:
 
 
 @inlined
-def _pair_slot(left: int, right: int) -> np.uint64:
+def _pair_slot(left: int | np.int64, right: int | np.int64) -> np.uint64:
     return np.uint64(left << 21 | right) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(64 - _PAIR_BITS)
 
 
