@@ -19,24 +19,28 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/python -m tools.demo
 
+# Tests run in so many processes; most of them wait for others much of the time.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[eval,ray]"
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Every load and store of compiled code is checked: the unit tests of data_prep that run any.
 KERNEL_TESTS := $(addprefix tests/unit/data_prep/,signals tokenizer dedup rules indexed_dataset test_kernel.py \
-	test_kernels_on_any_text.py)
+	test_kernels_on_any_text.py test_quick_compilation.py)
 test-checked: $(VENV)/installed
-	ALTIPLANO_CHECKED_KERNELS=1 NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m "not slow" -k "not memory" $(KERNEL_TESTS)
+	ALTIPLANO_CHECKED_KERNELS=1 NUMBA_BOUNDSCHECK=1 $(PYTEST) -m "not slow" -k "not memory" $(KERNEL_TESTS)
 
 # One in SLOW_TURNS of the slow tests, those whose turn TURN is.
 SLOW_TURNS ?= 20
 TURN ?= 0
 test-slow-share: $(VENV)/installed
-	$(BIN)/python -m pytest --slow-share=$$(( $(TURN) % $(SLOW_TURNS) ))/$(SLOW_TURNS)
+	$(PYTEST) --slow-share=$$(( $(TURN) % $(SLOW_TURNS) ))/$(SLOW_TURNS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

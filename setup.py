@@ -47,6 +47,7 @@ DEV = [
     "mypy>=1.10",
     "pytest>=8",
     "pytest-randomly>=3.16",
+    "pytest-xdist>=3.6",
     "ruff>=0.6",
     "warcio>=1.7",
 ]
