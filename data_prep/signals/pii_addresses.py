@@ -33,9 +33,13 @@ _NUMBERED_DOMAIN = re.compile(rb"@(?:v?\d+\.){2,}[a-z]+\Z")
 
 _NAME_OF_IDENTIFIER_BEFORE = re.compile(
     rb"(?:(?:message|content|article|envelope|news|msg|mail)[-_ ]?ids?|in-reply-to|\bmsgid|\b[cm]id(?=[:=])"
-    rb"|\buuids?[^\n]{0,24}|\(cf\.)[\"')\]]{0,2}\s?[:=]?\s{0,3}[<\"'\[(]{0,2}\Z",
+    rb"|\(cf\.)[\"')\]]{0,2}\s?[:=]?\s{0,3}[<\"'\[(]{0,2}\Z",
     re.IGNORECASE,
 )
+_EXTENSIONS_BEFORE = re.compile(
+    rb"\buuids?[^\n\":=,;(]{0,40}\((?:[^\s()@]{1,40}@[^\s()@]{1,40} \S{1,8} )?\Z", re.IGNORECASE
+)
+"""`by their uuid (clock@example.org and dock@example.org)`: names of GNOME's extensions."""
 _IDENTIFIER_BRACKET_BEFORE = re.compile(rb"(?:\b(?:in|id|cf\.?|references):?\s{1,3}|>\s{1,3})<\Z", re.IGNORECASE)
 """Where `<2609@jato.jpl.nasa.gov>` is a message and `<jane@example.org>` is not."""
 _ARCHIVE_BEFORE = re.compile(
@@ -45,6 +49,7 @@ _IDENTIFIER = re.compile(
     rb"(?:"
     rb"(?:19|20)\d\d[01]\d[0-3]\d\d{2,8}[.-][0-9A-Za-z].*"  # 20030528162613.GB8524
     rb"|(?=.*\d)[0-9A-Fa-f]{8,14}\.[0-9A-Fa-f]{5,}"  # 514B5D8A.6040705
+    rb"|(?=.*\d)[0-9A-F]{10,14}\.[0-9A-F]{8}.*"
     rb"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}.*"
     rb"|(?=.*\d)[0-9a-f]{20,}|\d{14,}|\d+(?:\.\d+){2,}"
     rb"|\d{9,}-\d{2,}-\d{1,3}-.*"  # 1409845851-38950-1-git-send-email-jane
@@ -58,10 +63,10 @@ _IDENTIFIER = re.compile(
 """Local parts that mail programs make for messages."""
 _ARCHIVED_DOMAINS = frozenset((b"mail.gmail.com", b"email.amazonses.com"))
 """Domains of messages and machines, not of people."""
-_ALGORITHM_DOMAINS = frozenset((b"openssh.com", b"libssh.org", b"ssh.com", b"tinyssh.org", b"lysator.liu.se"))
+_ALGORITHM_DOMAINS = frozenset((b"openssh.com", b"libssh.org", b"tinyssh.org"))
 _ALGORITHM = re.compile(
     rb"(?:aes\d{3}-|hmac-|umac-\d|chacha20-|curve25519-|sntrup|mlkem\d|ecdsa-sha2-|ssh-(?:rsa|dss|ed25519)|sk-(?:ssh|ecdsa)-"
-    rb"|rsa-sha2-|rijndael-)"
+    rb"|rsa-sha2-|rijndael-cbc)"
 )
 """`aes256-gcm@openssh.com`: names that SSH extends by the domain of who made them. Source: RFC 4251, section 6."""
 _USER_OF_URL_BEFORE = re.compile(rb"(?<![A-Za-z0-9])(?!mailto)[A-Za-z][A-Za-z0-9+.-]{1,15}://[^\s/@,;<>\"']{0,64}\Z")
@@ -99,6 +104,9 @@ _REQUIREMENT_BEFORE = re.compile(rb"[=<>~!]=[ ]?\Z|[<>][ ]\Z|(?<![\d.:])\d:\Z")
 _DRAWING = re.compile(rb"(?<![\w.)])-?\.\d")
 """Numbers that begin with a point, as in the paths of drawings: `-.47`."""
 _NEAR_BYTES = 48
+_RESOLVERS = frozenset(("8.8.8.8", "8.8.4.4", "9.9.9.9"))
+_OBJECT_IDENTIFIERS = frozenset(((1, 3), (2, 5)))
+"""How object identifiers begin: `1.3.101.112`, `2.5.29.15`."""
 _LARGEST_OF_VERSIONS, _LARGEST_FIRST_OF_VERSIONS, _TINY = 99, 30, 10
 """Versions count up slowly: the first number of one is small, and so are nearly all others; two are tiny."""
 _ABOUT_VERSIONS = re.compile(
@@ -127,7 +135,7 @@ _NETWORK_WORD_BEFORE = re.compile(
 """A word of networks in one of several languages right before, with at most a few small words between."""
 _VERSION_BESIDE_BEFORE = re.compile(rb"(?<![\d.])(?:\d{1,5}\.){2,3}\d{1,5}[,;]?[ \t\n]\Z")
 _VERSION_BESIDE_AFTER = re.compile(rb"[,;]?[ \t\n](?:\d{1,5}\.){2,3}\d{1,5}(?![\d.])")
-_NETWORK_AFTER = re.compile(rb"(?::\d{2,5}|/\d{1,2})(?![\w.])|\]\)|[ ]\(?port\b| - \S{1,20} \[")
+_NETWORK_AFTER = re.compile(rb"(?:(?<=\.0)/\d{1,2}(?![\w.])|:\d{2,5}|/(?:2[4-9]|3[0-2]))(?![\w.])|\]\)|[ ]\(?port\b| - \S{1,20} \[")
 _NETWORK_BEFORE = re.compile(rb"(?:://|@\[?|ip[=:/ ][\"'(]?)\Z", re.IGNORECASE)
 
 _IPV6 = re.compile(rb"[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:]|\.\w)")
@@ -195,7 +203,9 @@ def _is_identifier(data: bytes, start: int, local: bytes, domain: bytes) -> bool
     before = data[max(start - 64, 0) : start]
     if _IDENTIFIER.match(local) or _ALGORITHM.match(local) or domain in _ARCHIVED_DOMAINS:
         return True
-    if domain in _ALGORITHM_DOMAINS and not domain.startswith(local.lower() + b"."):
+    if domain in _ALGORITHM_DOMAINS and not (domain.startswith(local.lower() + b".") or before.endswith(b"<")):
+        return True
+    if before.endswith((b"(", b" ")) and _EXTENSIONS_BEFORE.search(data[max(start - 140, 0) : start]):
         return True
     if _NAME_OF_IDENTIFIER_BEFORE.search(before) or _ARCHIVE_BEFORE.search(before):
         return True
@@ -231,14 +241,18 @@ def ipv4(data: bytes, at: int) -> Span | None:
         return None
     if _VERSION_BEFORE.search(before) or _REQUIREMENT_BEFORE.search(before):
         return None
-    if not _is_public_v4(match[0].decode()):
+    address = match[0].decode()
+    if data.startswith(b".in-addr.", match.end()):
+        address = ".".join(reversed(address.split(".")))
+    if not _is_public_v4(address):
         return None
     after = data[match.end() : match.end() + 64]
     numbers = [int(octet) for octet in match[0].split(b".")]
     is_small = numbers[0] <= _LARGEST_FIRST_OF_VERSIONS
     large = sum(number > _LARGEST_OF_VERSIONS for number in numbers)
     is_probable = large == 1 or sum(number <= _TINY for number in numbers) < 2
-    if is_small and large < 2 and not _is_of_network(before, after, is_probable):
+    is_probable &= tuple(numbers[:2]) not in _OBJECT_IDENTIFIERS
+    if is_small and large < 2 and address not in _RESOLVERS and not _is_of_network(before, after, is_probable):
         return None
     if _DRAWING.search(before[-24:]) or _DRAWING.search(after[:24]):
         return None

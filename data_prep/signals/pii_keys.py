@@ -30,7 +30,7 @@ _PRIVATE_KEY_BYTES = (32, 16_384)
 _BASE64_LINE = re.compile(rb"[0-9A-Za-z+/]{32}")
 _KEY_NAME_BEFORE = re.compile(
     rb"(?:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|client[_-]?secret|auth[_-]?token|access[_-]?token"
-    rb"|api[_-]?token|bearer|secret|password|passwd|(?<!public)(?<!public[_-])(?<!publickey)(?<!public[_-]key[_-])token)"
+    rb"|api[_-]?token|bearer|secret|password|passwd|(?<!public)(?<!public[_-])(?<!publickey)(?<!data-)token)"
     rb"[\"'\]]{0,2}(?:\s{0,3}(?::=|=>|[:=])\s{0,3}|[ \t]{1,3})[\"'`]?\Z",
     re.IGNORECASE,
 )
