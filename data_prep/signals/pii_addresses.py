@@ -73,8 +73,8 @@ _USER_OF_URL_BEFORE = re.compile(rb"(?<![A-Za-z0-9])(?!mailto)[A-Za-z][A-Za-z0-9
 _REMOTE_PATH_AFTER = re.compile(rb":(?:[~/]|[A-Za-z0-9_.~+-]{1,64}(?:/|\.git\b))")
 _REPOSITORY_USERS = frozenset((b"git", b"hg", b"svn"))
 _LOGIN_BEFORE = re.compile(
-    rb"(?<![A-Za-z0-9_-])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id|slogin|telnet)(?: -[A-Za-z0-9-]{1,20}(?: [\w./~:-]{1,30})?){0,3}"
-    rb" [\"']?\Z"
+    rb"(?<![A-Za-z0-9_-])(?:ssh|scp|sftp|rsync|mosh|sshfs|ssh-copy-id|slogin|telnet)"
+    rb"(?: -[A-Za-z0-9-]{1,20}(?: [\w./~:-]{1,30})?){0,3} [\"']?\Z"
 )
 _PROMPT_AFTER = re.compile(rb" [~/A-Za-z0-9_.-]{1,40}\][#$%]")
 _SERVICE_BEFORE = re.compile(
@@ -101,14 +101,15 @@ _VERSION_BEFORE = re.compile(
 )
 _REQUIREMENT_BEFORE = re.compile(rb"[=<>~!]=[ ]?\Z|[<>][ ]\Z|(?<![\d.:])\d:\Z")
 """`package==4.5.5.64`, as requirements are written, and the epoch of `1:4.1.4.2`."""
-_DRAWING = re.compile(rb"(?<![\w.)])-?\.\d")
+_DRAWING = re.compile(rb"(?<![\w.)\]])-?\.\d")
 """Numbers that begin with a point, as in the paths of drawings: `-.47`."""
-_NEAR_BYTES = 48
+_NEAR_BYTES, _FAR_BYTES = 48, 64
 _RESOLVERS = frozenset(("8.8.8.8", "8.8.4.4", "9.9.9.9"))
 _OBJECT_IDENTIFIERS = frozenset(((1, 3), (2, 5)))
 """How object identifiers begin: `1.3.101.112`, `2.5.29.15`."""
 _LARGEST_OF_VERSIONS, _LARGEST_FIRST_OF_VERSIONS, _TINY = 99, 30, 10
 """Versions count up slowly: the first number of one is small, and so are nearly all others; two are tiny."""
+_LIKE_SOME_VERSIONS, _LIKE_VERSIONS = 1, 2
 _ABOUT_VERSIONS = re.compile(
     rb"(?:versi|verze|releas|revisi|upgrad|updat|bump|patch|downgrad|rebas|polic|standard|changelog|build|driver|firmware"
     rb"|kernel|since|require|sdk\b|runtime|j[dr]k\b|\bv8\b|\boid|\bv=|av=|\brev\b|\blib[a-z]+|java|chrom|firefox"
@@ -135,7 +136,9 @@ _NETWORK_WORD_BEFORE = re.compile(
 """A word of networks in one of several languages right before, with at most a few small words between."""
 _VERSION_BESIDE_BEFORE = re.compile(rb"(?<![\d.])(?:\d{1,5}\.){2,3}\d{1,5}[,;]?[ \t\n]\Z")
 _VERSION_BESIDE_AFTER = re.compile(rb"[,;]?[ \t\n](?:\d{1,5}\.){2,3}\d{1,5}(?![\d.])")
-_NETWORK_AFTER = re.compile(rb"(?:(?<=\.0)/\d{1,2}(?![\w.])|:\d{2,5}|/(?:2[4-9]|3[0-2]))(?![\w.])|\]\)|[ ]\(?port\b| - \S{1,20} \[")
+_NETWORK_AFTER = re.compile(
+    rb"(?:(?<=\.0)/\d{1,2}(?![\w.])|:\d{2,5}|/(?:2[4-9]|3[0-2]))(?![\w.])|\]\)|[ ]\(?port\b| - \S{1,20} \["
+)
 _NETWORK_BEFORE = re.compile(rb"(?:://|@\[?|ip[=:/ ][\"'(]?)\Z", re.IGNORECASE)
 
 _IPV6 = re.compile(rb"[23][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2,35}(?![\w:]|\.\w)")
@@ -234,7 +237,7 @@ def ipv4(data: bytes, at: int) -> Span | None:
     match = _IPV4.match(data, at)
     if match is None:
         return None
-    before = data[max(at - 64, 0) : at]
+    before = data[max(at - _FAR_BYTES, 0) : at]
     if before and (before[-1:].isalnum() or before[-1] in b"_-."):
         return None
     if before.endswith(b"/") and not before.endswith(b"//"):  # Chrome/91.0.64.12
@@ -246,28 +249,36 @@ def ipv4(data: bytes, at: int) -> Span | None:
         address = ".".join(reversed(address.split(".")))
     if not _is_public_v4(address):
         return None
-    after = data[match.end() : match.end() + 64]
-    numbers = [int(octet) for octet in match[0].split(b".")]
-    is_small = numbers[0] <= _LARGEST_FIRST_OF_VERSIONS
-    large = sum(number > _LARGEST_OF_VERSIONS for number in numbers)
-    is_probable = large == 1 or sum(number <= _TINY for number in numbers) < 2
-    is_probable &= tuple(numbers[:2]) not in _OBJECT_IDENTIFIERS
-    if is_small and large < 2 and address not in _RESOLVERS and not _is_of_network(before, after, is_probable):
+    likeness = _likeness_to_version(match[0])
+    may_stand_alone = likeness == _LIKE_SOME_VERSIONS
+    if likeness and address not in _RESOLVERS and not _is_of_network(before, data, match.end(), may_stand_alone):
         return None
-    if _DRAWING.search(before[-24:]) or _DRAWING.search(after[:24]):
+    if _DRAWING.search(before[-24:]) or _DRAWING.search(data[match.end() : match.end() + 24]):
         return None
     return Span("IP_ADDRESS", at, match.end())
 
 
-def _is_of_network(before: bytes, after: bytes, is_probable: bool) -> bool:
+def _likeness_to_version(text: bytes) -> int:
+    numbers = [int(octet) for octet in text.split(b".")]
+    if tuple(numbers[:2]) in _OBJECT_IDENTIFIERS:
+        return _LIKE_VERSIONS
+    large = sum(number > _LARGEST_OF_VERSIONS for number in numbers)
+    if numbers[0] > _LARGEST_FIRST_OF_VERSIONS or large > 1:
+        return 0
+    tiny = sum(number <= _TINY for number in numbers)
+    return _LIKE_VERSIONS if large == 0 and tiny > 1 else _LIKE_SOME_VERSIONS
+
+
+def _is_of_network(before: bytes, data: bytes, end: int, may_stand_alone: bool) -> bool:
     """Whether what could be a version is an address: by its signs, by an address beside it, by the last word before."""
-    if _NETWORK_BEFORE.search(before) or _NETWORK_AFTER.match(after):
+    if _NETWORK_BEFORE.search(before) or _NETWORK_AFTER.match(data, end):
         return True
+    after = data[end : end + _FAR_BYTES]
     if any(_is_surely_address(other) for window in (before, after) for other in _OTHER_IPV4.findall(window)):
         return True
     if _NETWORK_WORD_BEFORE.search(before[-_NEAR_BYTES:]):
         return True
-    if not is_probable or _IS_VERSION_AFTER.match(after):
+    if not may_stand_alone or _IS_VERSION_AFTER.match(after):
         return False
     if _VERSION_BESIDE_BEFORE.search(before) or _VERSION_BESIDE_AFTER.match(after):
         return False
@@ -275,9 +286,7 @@ def _is_of_network(before: bytes, after: bytes, is_probable: bool) -> bool:
 
 
 def _is_surely_address(text: bytes) -> bool:
-    numbers = [int(octet) for octet in text.split(b".")]
-    is_large = sum(number > _LARGEST_OF_VERSIONS for number in numbers) > 1
-    return is_large or numbers[0] > _LARGEST_FIRST_OF_VERSIONS or numbers[:2] == [10, 0]
+    return not _likeness_to_version(text) or text.startswith(b"10.0.")
 
 
 def _is_public_v4(text: str) -> bool:

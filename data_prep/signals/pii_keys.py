@@ -80,7 +80,7 @@ def _is_made_of_words(value: bytes) -> bool:
     vowels between separators. Under one in a hundred random keys looks so."""
     parts = _SEPARATOR.split(value)
     return len(parts) >= (2 if b"." in value else 3) and all(
-        _WORD.match(part) and (len(part) <= _MOST_BYTES_WITHOUT_VOWEL or part.isdigit() or _VOWEL.search(part))
+        part and _WORD.match(part) and (len(part) <= _MOST_BYTES_WITHOUT_VOWEL or part.isdigit() or _VOWEL.search(part))
         for part in parts
     )
 

@@ -1,8 +1,8 @@
 """Payment cards, IBANs and phone numbers.
 
-Digits alone say little: a tenth of all numbers passes Luhn, and any number can be a phone's. So a card that stands without
-a word for it must not look like a measurement, an identifier or a part of a table, and an international phone number
-has the length that its country's numbering plan allows.
+Digits alone say little: a tenth of all numbers passes Luhn, and any number can be a phone's. So a card without a word
+for it must not look like an identifier, an expression or a part of a table, and an international phone number has the
+length that its country's numbering plan allows.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ _NATIONAL_DIGITS: dict[bytes, tuple[int, int]] = {
     code.encode(): (int(least), int(most))
     for lengths, codes in {
         "7-10": (
-            "211 212 213 216 218 220 221 222 223 224 225 226 227 228 229 230 231 232 233 234 235 236 237 238 239 240 241"
-            " 242 243 244 245 246 248 249 250 251 252 253 254 255 256 257 258 260 261 262 263 264 265 266 267 268 269"
-            " 20 60 62 64 66 82 84 91 92 93 94 95 98 350 351 353 354 355 356 357 359 370 371 372 373 374 375 377 380 382"
-            " 383 385 386 387 389 420 421 423 501 502 503 504 505 506 507 508 509 590 591 592 593 594 595 596 598 599"
-            " 850 852 853 855 856 880 886 960 961 962 963 964 965 966 967 968 970 971 972 973 974 975 976 977 992 993"
-            " 994 995 996 998 800 808 870 878 888 979"
+            "211 212 213 216 218 220 221 222 223 224 225 226 227 228 229 230 231 232 233 234 235 236 237 238 239 "
+            "240 241 242 243 244 245 246 248 249 250 251 252 253 254 255 256 257 258 260 261 262 263 264 265 266 "
+            "267 268 269 20 60 62 64 66 82 84 91 92 93 94 95 98 350 351 353 354 355 356 357 359 370 371 372 373 "
+            "374 375 377 380 382 383 385 386 387 389 420 421 423 501 502 503 504 505 506 507 508 509 590 591 592 "
+            "593 594 595 596 598 599 850 852 853 855 856 880 886 960 961 962 963 964 965 966 967 968 970 971 972 "
+            "973 974 975 976 977 992 993 994 995 996 998 800 808 870 878 888 979"
         ),
         "4-8": "247 290 291 297 298 299 500 597 670 672 673 674 675 676 677 678 679 680 681 682 683 685 686 687 688 689"
         " 690 691 692",
