@@ -112,8 +112,8 @@ _LARGEST_OF_VERSIONS, _LARGEST_FIRST_OF_VERSIONS, _TINY = 99, 30, 10
 _LIKE_SOME_VERSIONS, _LIKE_VERSIONS = 1, 2
 _ABOUT_VERSIONS = re.compile(
     rb"(?:versi|verze|releas|revisi|upgrad|updat|bump|patch|downgrad|rebas|polic|standard|changelog|build|driver|firmware"
-    rb"|kernel|since|require|sdk\b|runtime|j[dr]k\b|\bv8\b|\boid|\bv=|av=|\brev\b|\blib[a-z]+|java|chrom|firefox"
-    rb"|[a-z]+-[a-z]+ \(|\bthan\b)",
+    rb"|kernel|since|require|sdk\b|runtime|j[dr]k\b|\bv8\b|\boid|\bv=|av=|\brev\b|\blib[a-z]|java|chrom|firefox"
+    rb"|\b[a-z]{2,20}-[a-z]{2,20} \(|\bthan\b)",
     re.IGNORECASE,
 )
 _IS_VERSION_AFTER = re.compile(

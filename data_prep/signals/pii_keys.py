@@ -38,9 +38,7 @@ _NAMED_KEY = re.compile(rb"[0-9A-Za-z_+/.=-]{16,256}")
 _TOKEN = re.compile(rb"[0-9A-Za-z_./+=-]+")
 _HEXADECIMAL = re.compile(rb"[0-9A-Fa-f]+\Z")
 _SEPARATOR = re.compile(rb"[._/-]")
-_WORD = re.compile(
-    rb"(?:(?:[A-Z]?[a-z]{2,}|[A-Z][a-z]|[A-Z]{2,}(?![a-z])|[A-Z](?=[A-Z][a-z]))*[0-9]{0,5}(?:[A-Z][A-Za-z]*)?)\Z"
-)
+_WORD = re.compile(rb"(?:[A-Z]+|[a-z]*(?:[A-Z][a-z]+)*)(?:[0-9]{1,5}(?:[A-Z][a-z]+)*)?\Z")
 _VOWEL = re.compile(rb"[AEIOUYaeiouy]")
 _MOST_BYTES_WITHOUT_VOWEL = 4
 MINIMUM_HEXADECIMAL_ENTROPY = 3.0
@@ -77,7 +75,7 @@ def key(data: bytes, at: int) -> Span | None:
 
 def _is_made_of_words(value: bytes) -> bool:
     """Whether it is code or a placeholder, such as `Ed25519PrivateKey.from_bytes` and `your-api-key-1`: words with
-    vowels between separators. Under one in a hundred random keys looks so."""
+    vowels between separators. Under one in a thousand random keys looks so."""
     parts = _SEPARATOR.split(value)
     return len(parts) >= (2 if b"." in value else 3) and all(
         part and _WORD.match(part) and (len(part) <= _MOST_BYTES_WITHOUT_VOWEL or part.isdigit() or _VOWEL.search(part))

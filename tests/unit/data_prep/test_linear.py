@@ -29,7 +29,7 @@ UNITS = (
 )  # fmt: skip
 WINDOWED = (
     "data_prep.signals.pii_keys._HEXADECIMAL", "data_prep.signals.pii_addresses._LOCAL_PART",
-    "data_prep.signals.pii_addresses._IDENTIFIER",
+    "data_prep.signals.pii_addresses._IDENTIFIER", "data_prep.signals.pii_keys._WORD",
 )  # fmt: skip
 """Asked of at most 256 bytes, from their start or to their end."""
 PREFIXES = ("", "x", "\\def\\a", "\\input{", "\\newcommand", "tab(", "+1", "charset", "\n", "-*-")

@@ -334,3 +334,9 @@ FOUND_BESIDE_MISFIRES = [
 @pytest.mark.parametrize(("text", "redacted"), FOUND_BESIDE_MISFIRES)
 def test_is_found_although_it_looks_like_something_else(text: str, redacted: str) -> None:
     assert redact(text.encode(), find_pii(text)).decode() == redacted
+
+
+def test_the_words_of_a_long_value_are_looked_at_once() -> None:
+    """A pattern that divides letters in more than one way never comes back from this."""
+    value = "abcdefghijklmnopqrstuvwxyz" * 9 + "123456_1.x"
+    assert find_pii(f"token = {value}") == [Span("KEY", 8, 8 + len(value))]
