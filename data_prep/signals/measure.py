@@ -33,7 +33,7 @@ from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
 from foundation.atomic_files import sha256_file
 
-VERSION = 9
+VERSION = 10
 
 _EXTRACTED = "extract"
 _REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
