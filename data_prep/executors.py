@@ -236,7 +236,7 @@ def _datatrove_executor(step: _TaskStep, workers: int, folder: str) -> Any:
 
 
 def _write_executor(executor: Any, folder: str) -> Path:
-    """A file that each worker reads once: sent along with every task, the list of all tasks would grow as its square."""
+    """A file that each worker reads once: sent along with every task, the list of tasks would grow as its square."""
     path = Path(folder, "executor")
     with room_for(path):
         path.write_bytes(pickle.dumps(executor))

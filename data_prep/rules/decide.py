@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
-from data_prep.documents import VERDICTS
+from data_prep.documents import VERDICTS, read_columns
 from data_prep.edits import merge_cuts
 from data_prep.executors import run_units
 from data_prep.rules import Rule, rules_of_source
@@ -172,7 +172,7 @@ def read_signals(path: Path, rules: Sequence[Rule], more: Sequence[str] = ()) ->
     """
     names = sorted({"id", "language", *more, *(rule.signal for rule in rules)})
     try:
-        table = pq.read_table(path, columns=names)
+        table = read_columns(path, names)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew"
