@@ -169,7 +169,8 @@ def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report)
     Ray reports a killed worker or a lost machine by itself, and another worker takes over the rank.
 
     Raises:
-        UnitError: workers were killed again and again at one unit, or the cluster itself is gone.
+        UnitError: there is no room for a single worker, workers were killed again and again at one unit, or the
+            cluster itself is gone.
     """
     try:
         import ray
@@ -180,6 +181,14 @@ def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report)
     if not ray.is_initialized():
         variables = {name: "1" for name in _THREAD_SETTINGS}
         ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables})
+    there = ray.cluster_resources()
+    if "RAY_ADDRESS" not in os.environ and (there.get("CPU", 0) < 1 or there.get("memory", 0) < _RAY_WORKER_BYTES):
+        # Ray would wait for a larger machine to join, which a cluster may be about to start and this machine is not
+        raise UnitError(
+            f"{step.stage_name}: Ray has {there.get('CPU', 0):g} CPUs and {there.get('memory', 0) / 1e9:,.1f} GB of "
+            f"memory on this machine, and a worker takes 1 and {_RAY_WORKER_BYTES / 1e9:,.1f} GB: free some memory, "
+            "name a cluster by RAY_ADDRESS, or use executor=local"
+        )
     path = _write_executor(_datatrove_executor(step, workers, folder), folder)
     run_rank = ray.remote(num_cpus=1, memory=_RAY_WORKER_BYTES, max_retries=0)(_run_rank)
     waiting = deque(range(len(step.tasks)))

@@ -172,7 +172,7 @@ def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
 def _metadata_with_no_loss(file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
     """Row and metadata of the documents that have parts that are read but not learnt: of most sources, none."""
     first = 0
-    for batch in file.iter_batches(columns=["metadata"]):
+    for batch in file.iter_batches(columns=["metadata"], use_threads=False):
         for row in np.flatnonzero(pc.match_substring(batch["metadata"], f'"{NO_LOSS}"')).tolist():
             yield first + row, batch["metadata"][row].as_py()
         first += len(batch)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import executors
 from data_prep.executors import ShareDone, UnitError, run_units
 from data_prep.shards import RunDirectory, Share, Stage
 
@@ -196,6 +197,17 @@ def test_a_unit_whose_worker_is_killed_every_time_is_named_on_ray(tmp_path: Path
     assert set(stage.records()) == {UNITS[0]}
     run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
     assert set(stage.records()) == set(UNITS)
+
+
+@pytest.mark.slow
+def test_a_machine_without_room_for_a_worker_of_ray_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    monkeypatch.setattr(executors, "_RAY_WORKER_BYTES", 1 << 50)
+    stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
+    with pytest.raises(UnitError, match=r"on this machine, and a worker takes 1 and 1,125,899\.9 GB: free some memory"):
+        run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
 
 
 def test_progress_looks_at_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
