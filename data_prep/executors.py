@@ -205,7 +205,7 @@ def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report)
                 ray.get(task)
             except RayTaskError as error:
                 if not step.has_failed:
-                    raise error.cause from None
+                    raise (error.cause or error) from None
             except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
                 kills[rank] += 1
                 waiting.append(rank)
