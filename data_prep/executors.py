@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import tempfile
 import threading
-import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_prep.shards import Stage
+from data_prep.shards import WORK_PREFIX, Stage
 from foundation.atomic_files import NoRoomError, put_if_absent, room_for
 from foundation.progress import Progress
 
@@ -31,13 +30,12 @@ _THREAD_SETTINGS = (
     "RAYON_NUM_THREADS",
     "ARROW_NUM_THREADS",
 )
-_RAY_POLL_SECONDS = 2.0
-_SIGN_SECONDS = 5.0
-_SILENT_SECONDS = 300.0
-"""Without a sign of life for so long, a process on the cluster is taken for dead; compiling a kernel, which keeps
-Python from running, takes a tenth of it."""
-_RAY_WORKER_GIGABYTES = 1.0
-"""What Ray sets aside for a worker; it places fewer on a machine that has less."""
+_RAY_WORKER_BYTES = 1 << 30
+"""Memory that Ray sets aside for a worker; it places fewer on a machine that has less."""
+_RAY_RETRIES = 3
+"""How often a unit is tried again after its worker was killed. More than once for machines that are taken away; an end,
+because a unit that needs more memory than there is would be killed every time."""
+_AFTER_A_KILL = "lower `workers` or `shard_bytes` and run again: what is committed stays"
 
 
 class UnitError(ValueError):
@@ -101,25 +99,23 @@ def _run_tasks(
     is_on_ray = stage.run.executor == "ray"
     with (
         # other machines see the run's folder, not this one's temporary files
-        tempfile.TemporaryDirectory(prefix=".work-", dir=stage.run.root if is_on_ray else None) as folder,
+        tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=stage.run.root if is_on_ray else None) as folder,
         Progress(title, done + len(pending), "units", done=done) as progress,
     ):
-        if is_on_ray:
-            tasks = [tuple(itertools.chain(*tasks[rank::workers])) for rank in range(min(workers, len(tasks)))]
         step = _TaskStep(function, tuple(tasks), folder, stage)
+        report = _Report(progress, stage, pending)
         try:
-            (_execute_on_ray if is_on_ray else _execute)(step, workers, folder, _Report(progress, stage, pending))
+            (_execute_on_ray if is_on_ray else _execute)(step, workers, folder, report)
         except BrokenProcessPool:
             raise UnitError(
                 f"{stage.name}: a worker process was killed, most often for lack of memory, while it worked at "
-                f"{' or '.join(step.running())}; lower `workers` or `shard_bytes` and run again: what is committed "
-                "stays"
+                f"{' or '.join(step.running())}; {_AFTER_A_KILL}"
             ) from None
         except _StepError:
             step.raise_failure()
-    uncommitted = [unit for unit in pending if not (stage.folder / f"{unit}.json").is_file()]
-    if uncommitted:
-        raise UnitError(f"{stage.name}: {uncommitted[0]} ended without a commit record")
+        report.look()
+    if report.waiting:
+        raise UnitError(f"{stage.name}: {min(report.waiting)} ended without a commit record")
 
 
 class _Report:
@@ -128,44 +124,38 @@ class _Report:
     def __init__(self, progress: Progress, stage: Stage, pending: Sequence[str]) -> None:
         self._progress = progress
         self._stage = stage
-        self._waiting = set(pending)
+        self.waiting = set(pending)
 
-    def __call__(self, units: Iterable[str] = ()) -> None:
+    def __call__(self, units: Iterable[str]) -> None:
         """Count those of `units` that are committed."""
-        done = {unit for unit in units if unit in self._waiting and (self._stage.folder / f"{unit}.json").is_file()}
-        self._waiting -= done
+        self._count({unit for unit in units if (self._stage.folder / f"{unit}.json").is_file()})
+
+    def look(self) -> None:
+        """Count whatever is committed, by one look at the folder.
+
+        NFS may answer that a single file is not there for half a minute after another machine has written it; a
+        listing is up to date.
+        """
+        if self.waiting and self._stage.folder.is_dir():
+            self._count({name.removesuffix(".json") for name in os.listdir(self._stage.folder)})
+
+    def _count(self, committed: set[str]) -> None:
+        done = self.waiting & committed
+        self.waiting -= done
         if done:
             self._progress.advance(len(done))
 
-    def look(self) -> None:
-        """Count whatever is committed, by one look at the folder; for units that other machines work at."""
-        names = os.listdir(self._stage.folder) if self._stage.folder.is_dir() else []
-        self(name.removesuffix(".json") for name in names)
-
 
 def _execute(step: _TaskStep, workers: int, folder: str, report: _Report) -> None:
-    """Run every rank of the step under datatrove's local executor, with a pool of our own.
-
-    datatrove's own pool waits for ever for a worker that was killed, and the manager process of its queue outlives a
-    killed parent. Its logs and completion marks live in a temporary folder, because our commit records alone say what
-    is done; `skip_completed=False` keeps it from having an opinion.
-    """
-    _silence_datatrove()
-    from datatrove.executor.local import LocalPipelineExecutor
-
+    """Run every rank of the step in this process or in a pool of worker processes."""
+    executor = _datatrove_executor(step, workers, folder)
     ranks = range(len(step.tasks))
-    executor = LocalPipelineExecutor(
-        pipeline=[step], tasks=len(ranks), workers=workers, logging_dir=folder, skip_completed=False
-    )
     if min(workers, len(ranks)) == 1:
         for rank in ranks:
             executor._run_for_rank(rank)
             report(step.tasks[rank])
         return
-    # By a file that each worker reads once: sent along with every task, the list of all tasks would grow as its square.
-    path = Path(folder, "executor")
-    with room_for(path):
-        path.write_bytes(pickle.dumps(executor))
+    path = _write_executor(executor, folder)
     with _one_thread_per_worker(), _pool(workers) as pool:
         rank_of = {pool.submit(_run_rank, path, rank): rank for rank in ranks}
         for future in as_completed(rank_of):
@@ -174,94 +164,92 @@ def _execute(step: _TaskStep, workers: int, folder: str, report: _Report) -> Non
 
 
 def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report) -> None:
-    """Run the step under datatrove's Ray executor: on the cluster that RAY_ADDRESS names, else on this machine.
+    """Run every rank of the step as a task of Ray: on the cluster that RAY_ADDRESS names, else on this machine.
 
-    Ray starts anew for every rank, which takes seconds, so a rank is a share of the units and not one of them.
+    Ray reports a killed worker or a lost machine by itself, and another worker takes over the rank.
+
+    Raises:
+        UnitError: there is no room for a single worker, workers were killed again and again at one unit, or the
+            cluster itself is gone.
     """
     try:
         import ray
     except ImportError:
         raise UnitError("executor=ray needs Ray on every machine: pip install 'altiplano[ray]'") from None
-    _silence_datatrove()
-    from datatrove.executor.ray import RayPipelineExecutor
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     if not ray.is_initialized():
         variables = {name: "1" for name in _THREAD_SETTINGS}
         ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables})
-    executor = RayPipelineExecutor(
-        pipeline=[step],
-        tasks=len(step.tasks),
-        workers=workers,
-        logging_dir=folder,
-        skip_completed=False,
-        mem_per_cpu_gb=_RAY_WORKER_GIGABYTES,
-    )
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            executor.run()
-        except BaseException as error:
-            failure.append(error)
-
-    # a daemon: Ray's worker waits for ever for a process of its own that was killed, and nobody must wait for it
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    silence = _Silence(Path(folder))
-    while thread.is_alive():
-        thread.join(_RAY_POLL_SECONDS)
-        report.look()
-        if silent := silence.units(time.monotonic()):
-            ray.shutdown()
-            raise UnitError(
-                f"{step.stage_name}: a process on the Ray cluster was killed, most often for lack of memory, while it "
-                f"worked at {' or '.join(silent)}: it gave no sign for {_SILENT_SECONDS:g} s; lower `workers` or "
-                "`shard_bytes` and run again: what is committed stays"
-            )
-    report.look()
-    if failure:
-        raise failure[0]
+    there = ray.cluster_resources()
+    if "RAY_ADDRESS" not in os.environ and (there.get("CPU", 0) < 1 or there.get("memory", 0) < _RAY_WORKER_BYTES):
+        # Ray would wait for a larger machine to join, which a cluster may be about to start and this machine is not
+        raise UnitError(
+            f"{step.stage_name}: Ray has {there.get('CPU', 0):g} CPUs and {there.get('memory', 0) / 1e9:,.1f} GB of "
+            f"memory on this machine, and a worker takes 1 and {_RAY_WORKER_BYTES / 1e9:,.1f} GB: free some memory, "
+            "name a cluster by RAY_ADDRESS, or use executor=local"
+        )
+    path = _write_executor(_datatrove_executor(step, workers, folder), folder)
+    run_rank = ray.remote(num_cpus=1, memory=_RAY_WORKER_BYTES, max_retries=0)(_run_rank)
+    waiting = deque(range(len(step.tasks)))
+    running: dict[Any, int] = {}
+    kills: Counter[int] = Counter()
+    try:
+        while running or (waiting and not step.has_failed):
+            while waiting and len(running) < workers and not step.has_failed:
+                rank = waiting.popleft()
+                running[run_rank.remote(path, rank)] = rank
+            (task,), _ = ray.wait(list(running))
+            rank = running.pop(task)
+            try:
+                ray.get(task)
+            except RayTaskError as error:
+                if not step.has_failed:
+                    raise (error.cause or error) from None
+            except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
+                kills[rank] += 1
+                waiting.append(rank)
+                if kills[rank] > _RAY_RETRIES:
+                    step.note_failure(
+                        rank,
+                        f"{step.stage_name}: a worker process on the Ray cluster was killed, most often for lack of "
+                        f"memory, each of the {kills[rank]} times it worked at {step.next_unit(rank)}; {_AFTER_A_KILL}",
+                    )
+            report(step.tasks[rank])
+    except RayError as error:
+        ray.shutdown()
+        raise UnitError(
+            f"{step.stage_name}: Ray has failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}); "
+            "run again when it works: what is committed stays"
+        ) from error
+    except BaseException:
+        ray.shutdown()  # ends what its workers are at
+        raise
     if step.has_failed:
         raise _StepError
 
 
-class _Silence:
-    """Which units are worked at by processes that give no sign of life any more."""
+def _datatrove_executor(step: _TaskStep, workers: int, folder: str) -> Any:
+    """datatrove's local executor, of which we use the part that runs a rank.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._seen: dict[Path, tuple[int, float]] = {}  # note -> its time of change, and when that was first seen
+    Its own pools, here and on Ray, wait for ever for a worker that was killed. Its logs and completion marks go to a
+    temporary folder, because our commit records alone say what is done; `skip_completed=False` keeps it from having an
+    opinion.
+    """
+    _silence_datatrove()
+    from datatrove.executor.local import LocalPipelineExecutor
 
-    def units(self, now: float) -> list[str]:
-        """The units whose notes have not changed for `_SILENT_SECONDS` of this machine's clock."""
-        silent = []
-        for note in sorted(self._folder.glob("running-*")):
-            with contextlib.suppress(FileNotFoundError):  # its unit has just ended
-                changed = note.stat().st_mtime_ns
-                if self._seen.get(note, (None,))[0] != changed:
-                    self._seen[note] = (changed, now)
-                elif now - self._seen[note][1] >= _SILENT_SECONDS:
-                    silent.append(note.read_text(encoding="utf-8"))
-        return silent
+    return LocalPipelineExecutor(
+        pipeline=[step], tasks=len(step.tasks), workers=workers, logging_dir=folder, skip_completed=False
+    )
 
 
-@contextlib.contextmanager
-def _signs_of_life(note: Path) -> Iterator[None]:
-    """While a unit is worked at, its note changes every few seconds."""
-    ended = threading.Event()
-
-    def touch() -> None:
-        while not ended.wait(_SIGN_SECONDS):
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(note)
-
-    thread = threading.Thread(target=touch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+def _write_executor(executor: Any, folder: str) -> Path:
+    """A file that each worker reads once: sent along with every task, the list of tasks would grow as its square."""
+    path = Path(folder, "executor")
+    with room_for(path):
+        path.write_bytes(pickle.dumps(executor))
+    return path
 
 
 def _run_rank(path: Path, rank: int) -> None:
@@ -270,6 +258,7 @@ def _run_rank(path: Path, rank: int) -> None:
 
 @lru_cache(maxsize=1)
 def _executor_at(path: Path) -> Any:
+    _silence_datatrove()
     return pickle.loads(path.read_bytes())
 
 
@@ -332,20 +321,24 @@ class _TaskStep:
             with room_for(running):
                 running.write_text(unit, encoding="utf-8")
             try:
-                signs = _signs_of_life(running) if self.run.executor == "ray" else contextlib.nullcontext()
-                with self.run.used_by_worker(), signs:
+                with self.run.used_by_worker():
                     self.function(unit)
             except Exception as error:
-                self._note_failure(rank, unit, error)
+                whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+                self.note_failure(rank, _message(unit, error), whole)
                 raise _StepError from None
             running.unlink()
 
-    def _note_failure(self, rank: int, unit: str, error: Exception) -> None:
-        whole = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    def note_failure(self, rank: int, message: str, worker_traceback: str = "") -> None:
+        """Make this the failure of the step, unless there is one already; units that are not begun stay undone."""
         partial = Path(self.folder, f"failure.{rank}.partial")
         with room_for(partial):
-            partial.write_text(f"{_message(unit, error)}\0{whole}", encoding="utf-8")
+            partial.write_text(f"{message}\0{worker_traceback}", encoding="utf-8")
         put_if_absent(partial, Path(self.folder, "failure"))  # the first one stays
+
+    def next_unit(self, rank: int) -> str:
+        """The first unit of a task that is not committed."""
+        return next((unit for unit in self.tasks[rank] if not (self.records / f"{unit}.json").is_file()), "no unit")
 
     @property
     def has_failed(self) -> bool:
@@ -358,7 +351,7 @@ class _TaskStep:
 
     def raise_failure(self) -> None:
         message, _, whole = Path(self.folder, "failure").read_text(encoding="utf-8").partition("\0")
-        raise UnitError(message) from _WorkerTraceback(whole)
+        raise UnitError(message) from (_WorkerTraceback(whole) if whole else None)
 
 
 def _message(unit: str, error: Exception) -> str:
@@ -378,8 +371,7 @@ def _silence_datatrove() -> None:
 
 
 def _prepare_worker() -> None:
-    """In a new worker process: no words of datatrove, and no life without the parent."""
-    _silence_datatrove()
+    """Make a new worker process end with its parent, and only then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well and ends us
     # Here again: a forkserver that something else has started before does not have our environment.
     os.environ.update({name: "1" for name in _THREAD_SETTINGS})

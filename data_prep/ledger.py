@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
 from data_prep.config import DataConfig
+from data_prep.documents import read_columns
 from data_prep.ledger_samples import Draw, largest_clusters, show_samples
 from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest, read_records
 from foundation.atomic_files import digest, write_json, write_text
@@ -160,12 +160,8 @@ def _count_shard(
         if reason.startswith("quarantine:"):
             for account in accounts.of(source, UNKNOWN_LANGUAGE):
                 account.set_aside(reason, count)
-    verdicts = pq.read_table(
-        run.verdicts / f"{name}.parquet", columns=["id", "language", "kept", "reasons"]
-    ).to_pylist()
-    signals = pq.read_table(
-        run.signals / f"{name}.parquet", columns=["id", "byte_count", "language_probability"]
-    ).to_pylist()
+    verdicts = read_columns(run.verdicts / f"{name}.parquet", ["id", "language", "kept", "reasons"]).to_pylist()
+    signals = read_columns(run.signals / f"{name}.parquet", ["id", "byte_count", "language_probability"]).to_pylist()
     if not len(verdicts) == len(signals) == counts["documents"]:
         raise LedgerError(
             f"shard {name}: {counts['documents']} documents were extracted, {len(signals)} measured, "

@@ -33,6 +33,9 @@ from foundation.progress import Progress
 STAGES = ("extract", "measure", "dedup", "decide", "train-tokenizer", "report-tokenizer", "tokenize", "ledger")
 """Every stage in its order; `--restart STAGE` removes what this one and all later ones have written."""
 
+WORK_PREFIX = ".work-"
+"""Of temporary folders in a run's folder; one that is there when a run starts was left by a killed one."""
+
 MANIFEST_VERSION = 2
 _SETTLED_NANOSECONDS = 2_000_000_000
 """Longer than the coarsest clock of a common file system."""
@@ -197,6 +200,8 @@ class RunDirectory:
                 file.flush()
             with open(self._worker_lock(), "w") as workers:
                 fcntl.flock(workers, fcntl.LOCK_EX)  # a killed run's workers end within moments
+            for left in self.root.glob(f"{WORK_PREFIX}*"):
+                shutil.rmtree(left, ignore_errors=True)
             yield
 
     @contextlib.contextmanager

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
 from data_prep.dedup.evidence import Evidence
 from data_prep.dedup.find import Finder, OtherTextError, Signatures
 from data_prep.dedup.lines import write_line_cuts
 from data_prep.dedup.texts import read_texts
+from data_prep.documents import read_columns
 from data_prep.rules import rules_of_source
 from data_prep.rules.decide import failures, rule_settings
 from data_prep.shards import RunDirectory, Shard, Stage, committed_digest, load_manifest, read_records
@@ -141,7 +141,7 @@ def _add_candidates(
 def _read_signals(run: RunDirectory, shard: Shard, names: Sequence[str]) -> pa.Table:
     path = run.signals / f"{shard.name}.parquet"
     try:
-        return pq.read_table(path, columns=list(names)).combine_chunks()
+        return read_columns(path, names).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew"

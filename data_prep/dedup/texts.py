@@ -26,7 +26,7 @@ def read_texts(run: RunDirectory, shard: Shard, rows: npt.NDArray[np.int64]) -> 
                 after = before + file.metadata.row_group(group).num_rows
                 inside = rows[np.searchsorted(rows, before) : np.searchsorted(rows, after)]
                 if len(inside):
-                    taken = file.read_row_group(group, columns=["text", "url"]).take(inside - before)
+                    taken = file.read_row_group(group, columns=["text", "url"], use_threads=False).take(inside - before)
                     texts = taken.column("text").cast(pa.large_binary()).to_pylist()
                     yield from zip(texts, taken.column("url").to_pylist(), strict=True)
                 before = after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -51,11 +52,15 @@ class IndexedDataset:
         header = read_header(index)
         self.dtype: np.dtype[Any] = header.dtype
         self._documents = header.documents
-        self.sequence_sizes: npt.NDArray[np.int32] = _map(index, SIZE_DTYPE, header.sizes_offset, header.sequences)
+        # One map for its three parts: a process may have 65,530, and there may be thousands of datasets.
+        content = _map(index, np.dtype(np.uint8), header.file_bytes)
+        self.sequence_sizes: npt.NDArray[np.int32] = np.frombuffer(
+            content, SIZE_DTYPE, header.sequences, header.sizes_offset
+        )
         """Tokens of each sequence, [sequences]."""
-        self._pointers = _map(index, POINTER_DTYPE, header.pointers_offset, header.sequences)
-        self.document_bounds: npt.NDArray[np.int64] = _map(
-            index, POINTER_DTYPE, header.documents_offset, header.documents + 1
+        self._pointers = np.frombuffer(content, POINTER_DTYPE, header.sequences, header.pointers_offset)
+        self.document_bounds: npt.NDArray[np.int64] = np.frombuffer(
+            content, POINTER_DTYPE, header.documents + 1, header.documents_offset
         )
         """First sequence of each document and, last, the number of sequences, [documents + 1]."""
         self._bin_bytes = data.stat().st_size
@@ -63,7 +68,7 @@ class IndexedDataset:
         if header.sequences <= _CHECKED_ON_OPENING:
             self.check_index()
         self.token_count = self._bin_bytes // self.dtype.itemsize
-        self._tokens = _map(data, self.dtype, 0, self.token_count)
+        self._tokens = _map(data, self.dtype, self.token_count)
         self._loss_mask: npt.NDArray[np.bool_] | None = None
         mask = loss_mask_path(self.prefix)
         if mask.is_file():
@@ -72,7 +77,7 @@ class IndexedDataset:
                     f"{mask}: {mask.stat().st_size} bytes, but {data.name} has {self.token_count} tokens, each with a "
                     "byte there; one of them belongs to other token files"
                 )
-            self._loss_mask = _map(mask, np.dtype(np.bool_), 0, self.token_count)
+            self._loss_mask = _map(mask, np.dtype(np.bool_), self.token_count)
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -189,22 +194,25 @@ class IndexedDataset:
         return int(self._pointers[sequence]) // self.dtype.itemsize
 
 
-def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int) -> npt.NDArray[Any]:
+def _map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
     if count == 0:  # an empty range cannot be mapped
         return np.empty(0, dtype)
     # Not np.memmap: slicing that costs ten times as much, and it keeps the file open, of which there may be thousands.
-    page = offset % mmap.ALLOCATIONGRANULARITY
-    size = page + count * dtype.itemsize
+    size = count * dtype.itemsize
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size < offset + count * dtype.itemsize:
-            raise TokenFileError(f"{path}: has less than {offset + count * dtype.itemsize:,} bytes")
-        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), offset - page)
+        if os.fstat(file.fileno()).st_size < size:
+            raise TokenFileError(f"{path}: has less than {size:,} bytes")
+        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
     if address == ctypes.c_void_p(-1).value:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
+        number = ctypes.get_errno()
+        reason = os.strerror(number)
+        if number == errno.ENOMEM:
+            reason += "; this process may have mapped as many files as the system allows, see `sysctl vm.max_map_count`"
+        raise OSError(number, reason, str(path))
     content = (ctypes.c_uint8 * size).from_address(address)
     # Not at exit: a thread that makes batches may still be reading then, and the system unmaps it all the same.
     weakref.finalize(content, _LIBC.munmap, address, size).atexit = False
-    array = np.frombuffer(memoryview(content), dtype, count, page)
+    array = np.frombuffer(memoryview(content), dtype, count)
     array.flags.writeable = False
     return array
 

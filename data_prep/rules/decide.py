@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
-from data_prep.documents import VERDICTS
+from data_prep.documents import VERDICTS, read_columns
 from data_prep.edits import merge_cuts
 from data_prep.executors import run_units
 from data_prep.rules import Rule, rules_of_source
@@ -130,7 +130,7 @@ def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:
     """The rows of one shard in a file whose row groups hold rows of one shard each."""
     file, groups = _row_groups(path, inputs)
     for group in groups.get(shard, ()):
-        yield from file.read_row_group(group).to_pylist()
+        yield from file.read_row_group(group, use_threads=False).to_pylist()
 
 
 @lru_cache(maxsize=2)
@@ -157,7 +157,7 @@ def _cuts(corpus: Path, kept: Sequence[bool], variants: Sequence[int]) -> Iterat
     with pq.ParquetFile(corpus) as file:
         rows = (
             text.as_py()
-            for batch in file.iter_batches(256, columns=["text"])
+            for batch in file.iter_batches(256, columns=["text"], use_threads=False)
             for text in batch.column(0).cast("binary")
         )
         for text, is_kept in zip(rows, kept, strict=True):
@@ -172,7 +172,7 @@ def read_signals(path: Path, rules: Sequence[Rule], more: Sequence[str] = ()) ->
     """
     names = sorted({"id", "language", *more, *(rule.signal for rule in rules)})
     try:
-        table = pq.read_table(path, columns=names)
+        table = read_columns(path, names)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew"

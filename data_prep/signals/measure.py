@@ -185,7 +185,7 @@ def _read_documents(path: Path) -> Iterator[pa.Table]:
     try:
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=["id", "text"])
+            yield file.read_row_group(group, columns=["id", "text"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.documents import text_bytes
+from data_prep.documents import read_columns, text_bytes
 from data_prep.edits import edit_marked, no_loss_of
 from data_prep.shards import RunDirectory
 from data_prep.sources.reading import NO_LOSS
@@ -172,7 +172,7 @@ def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
 def _metadata_with_no_loss(file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
     """Row and metadata of the documents that have parts that are read but not learnt: of most sources, none."""
     first = 0
-    for batch in file.iter_batches(columns=["metadata"]):
+    for batch in file.iter_batches(columns=["metadata"], use_threads=False):
         for row in np.flatnonzero(pc.match_substring(batch["metadata"], f'"{NO_LOSS}"')).tolist():
             yield first + row, batch["metadata"][row].as_py()
         first += len(batch)
@@ -212,12 +212,8 @@ def mixture_weights(names: Sequence[str], given: Sequence[float | None], sizes: 
 
 def _aligned(run: RunDirectory, shard: str, signals: list[str]) -> tuple[pa.Table, pa.Table]:
     verdicts_path, signals_path = run.verdicts / f"{shard}.parquet", run.signals / f"{shard}.parquet"
-    verdicts = _read(verdicts_path, ["id", "language", "kept", "cuts"])
-    measured = _read(signals_path, ["id", *signals])
+    verdicts = read_columns(verdicts_path, ["id", "language", "kept", "cuts"])
+    measured = read_columns(signals_path, ["id", *signals])
     if not verdicts["id"].equals(measured["id"]):
         raise ValueError(f"{verdicts_path}: its ids are not those of {signals_path}; run `data_prep decide` again")
     return verdicts.combine_chunks(), measured.combine_chunks()
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    return pq.read_table(path, columns=columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -227,6 +229,66 @@ def test_ray_writes_the_same_bytes(undisturbed: tuple[Path, dict[str, str], int]
     pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
     corpus, expected, _ = undisturbed
     finish(start(corpus, tmp_path, 2, "executor=ray"))
+    assert bytes_of(tmp_path) == expected
+
+
+def working_on_ray(driver: subprocess.Popen[str], folder: Path) -> int | None:
+    """Process of a Ray worker in the middle of a unit, after one more was committed; None: the run has ended."""
+    lock = str(folder / "run" / ".lock-workers")
+    before = sum(records(folder).values())
+    while driver.poll() is None:
+        if sum(records(folder).values()) > before:
+            with contextlib.suppress(psutil.Error, FileNotFoundError):
+                for process in psutil.Process(driver.pid).children(recursive=True):
+                    if any(file.path == lock for file in process.open_files()):
+                        return process.pid
+    return None
+
+
+@pytest.mark.slow
+def test_killed_workers_of_ray_are_replaced_and_the_bytes_are_the_same(
+    undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    corpus, expected, _ = undisturbed
+    driver = start(corpus, tmp_path, 2, "executor=ray")
+    struck = 0
+    while struck < 4 and (victim := working_on_ray(driver, tmp_path)) is not None:
+        os.kill(victim, signal.SIGKILL)
+        struck += 1
+    finish(driver)
+    assert struck >= 2
+    assert bytes_of(tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_ray_ends_with_the_same_bytes(
+    undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    corpus, expected, _ = undisturbed
+    driver = start(corpus, tmp_path, 2, "executor=ray")
+    assert working_on_ray(driver, tmp_path) is not None
+    driver.kill()
+    driver.communicate()
+    assert list((tmp_path / "run").glob(".work-*"))
+    finish(start(corpus, tmp_path, 2, "executor=ray"))
+    assert bytes_of(tmp_path) == expected
+
+
+@pytest.mark.slow
+def test_a_ray_that_is_gone_is_a_clear_error(undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    corpus, expected, _ = undisturbed
+    driver = start(corpus, tmp_path, 2, "executor=ray")
+    assert working_on_ray(driver, tmp_path) is not None
+    raylets = [child for child in psutil.Process(driver.pid).children() if child.name() == "raylet"]
+    raylets[0].kill()
+    told, _ = driver.communicate()
+    assert driver.returncode == 2 and re.search(
+        r"^error: \w+: Ray has failed .* what is committed stays$", told, re.MULTILINE
+    ), told
+    finish(start(corpus, tmp_path, 2))
     assert bytes_of(tmp_path) == expected
 
 

@@ -11,15 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import executors
 from data_prep.executors import ShareDone, UnitError, run_units
 from data_prep.shards import RunDirectory, Share, Stage
 
 UNITS = tuple(f"web-{index:05d}" for index in range(6))
 
 
-def write_unit(unit: str, stage: Stage, fail_at: str = "", kill_at: str = "", wait_at: str = "") -> None:
+def write_unit(
+    unit: str, stage: Stage, fail_at: str = "", kill_at: str = "", kill_once_at: str = "", wait_at: str = ""
+) -> None:
     if unit == fail_at:
         raise ValueError("raw.jsonl:7: something is wrong")
+    if unit == kill_once_at and not (stage.run.root / "killed").exists():
+        (stage.run.root / "killed").touch()
+        kill_at = unit
     if unit == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
     if unit == wait_at:
@@ -167,19 +173,41 @@ def test_ray_that_is_not_installed_is_an_error_that_says_how(tmp_path: Path, mon
         run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
 
 
-def test_a_process_that_gives_no_sign_of_life_is_named(tmp_path: Path) -> None:
-    from data_prep.executors import _SILENT_SECONDS, _Silence
+@pytest.mark.slow
+def test_a_unit_whose_worker_is_killed_is_done_by_another_one_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
+    chains = [UNITS[:3], UNITS[3:]]
+    run_units(partial(write_unit, stage=stage, kill_once_at=UNITS[1]), UNITS, 2, "measure", stage, chains)
+    assert (tmp_path / "killed").exists()
+    assert sorted(line[0] for line in log(tmp_path)) == sorted(UNITS)  # what was committed is not done again
+    assert not list(tmp_path.glob(".work-*"))
 
-    for rank in (0, 1):
-        (tmp_path / f"running-{rank}").write_text(f"web-{rank:05d}", encoding="utf-8")
-    silence = _Silence(tmp_path)
-    assert silence.units(0.0) == []
-    os.utime(tmp_path / "running-1", ns=(1, 1))
-    assert silence.units(_SILENT_SECONDS - 1) == []
-    assert silence.units(_SILENT_SECONDS) == ["web-00000"]
-    (tmp_path / "running-0").unlink()
-    assert silence.units(_SILENT_SECONDS + 1) == []
-    assert silence.units(3 * _SILENT_SECONDS) == ["web-00001"]
+
+@pytest.mark.slow
+def test_a_unit_whose_worker_is_killed_every_time_is_named_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
+    with pytest.raises(
+        UnitError,
+        match=r"^measure: a worker process on the Ray cluster was killed, .* each of the 4 times it worked at "
+        r"web-00001; lower `workers`",
+    ):
+        run_units(partial(write_unit, stage=stage, kill_at=UNITS[1]), UNITS[:4], 2, "measure", stage, [UNITS[:4]])
+    assert set(stage.records()) == {UNITS[0]}
+    run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
+    assert set(stage.records()) == set(UNITS)
+
+
+@pytest.mark.slow
+def test_a_machine_without_room_for_a_worker_of_ray_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    monkeypatch.setattr(executors, "_RAY_WORKER_BYTES", 1 << 50)
+    stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
+    with pytest.raises(UnitError, match=r"on this machine, and a worker takes 1 and 1,125,899\.9 GB: free some memory"):
+        run_units(partial(write_unit, stage=stage), UNITS, 2, "measure", stage)
 
 
 def test_progress_looks_at_each_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,6 +277,14 @@ def test_processes_with_shares_of_a_run_hold_it_together(tmp_path: Path) -> None
         pass
 
 
+def test_what_a_killed_run_on_ray_left_is_removed_but_not_what_another_share_works_in(tmp_path: Path) -> None:
+    (tmp_path / ".work-abc" / "completions").mkdir(parents=True)
+    with RunDirectory(tmp_path, Share(0, 2)).locked():
+        assert (tmp_path / ".work-abc").exists()
+    with RunDirectory(tmp_path).locked():
+        assert not (tmp_path / ".work-abc").exists()
+
+
 @pytest.mark.parametrize("text", ["2/2", "1", "a/2", "-1/2", "1/0"])
 def test_a_share_that_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=f"--share {text}: must be RANK/PROCESSES"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import struct
 import subprocess
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from data_prep.indexed_dataset import reader
 from data_prep.indexed_dataset.format import HEADER_BYTES, TokenFileError, bin_path, idx_path, token_dtype
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
@@ -237,6 +240,25 @@ def test_many_open_datasets_keep_no_file_open(tmp_path: Path) -> None:
     datasets = [IndexedDataset(tmp_path / "a") for _ in range(50)]
     assert len(os.listdir("/proc/self/fd")) == before
     assert all(dataset.document(1).tolist() == [4, 5, 6, 7, 8, 9] for dataset in datasets)
+
+
+def test_an_open_dataset_takes_two_maps_however_many_documents_it_has(tmp_path: Path) -> None:
+    """A process may have 65,530 maps, and every shard of a source is open while its documents are shuffled."""
+    write(tmp_path / "a", random_documents(1, 20, 1000), 1000)
+    before = Path("/proc/self/maps").read_text().count(str(tmp_path / "a"))
+    datasets = [IndexedDataset(tmp_path / "a") for _ in range(50)]
+    assert Path("/proc/self/maps").read_text().count(str(tmp_path / "a")) == before + 2 * len(datasets)
+
+
+def test_too_many_maps_name_the_setting(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoMaps:
+        def mmap(self, *_: object) -> int | None:
+            ctypes.set_errno(errno.ENOMEM)
+            return ctypes.c_void_p(-1).value
+
+    monkeypatch.setattr(reader, "_LIBC", NoMaps())
+    with pytest.raises(OSError, match=r"as many files as the system allows, see `sysctl vm.max_map_count`: '\S+\.idx'"):
+        IndexedDataset(prefix)
 
 
 READS_TO_THE_END = """
