@@ -15,6 +15,7 @@ from numba.core import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager
+from numba.core.targetconfig import ConfigStack
 
 _UNNEEDED = {
     "WithLifting", "InlineClosureLikes", "MakeFunctionToJitFunction", "InlineInlinables", "InlineOverloads",
@@ -23,8 +24,8 @@ _UNNEEDED = {
 }  # fmt: skip
 """For `with`, closures, comprehensions, inlining by numba, `literally`, raised values and expressions of whole arrays:
 a sixth of the time. Code with one of them does not compile, or makes the array that such an expression would avoid."""
-_OPERATORS = "_operator"
-"""The module of Python's operators, whose types numba asks of all that declare any: strings, sets, dates and so on."""
+_REMEMBERED = ("_operator", "builtins", "numpy")
+"""Modules of operators and functions whose types numba asks of all that declare any: strings, sets, dates and so on."""
 
 
 class _NoEnvironments:
@@ -85,19 +86,20 @@ class PartCompiler(KernelCompiler):
 
 @contextmanager
 def quick_compilation() -> Iterator[None]:
-    """Remember the types of operators, and let the garbage of compilation lie until the end.
+    """Remember the types of operators and such functions, and let the garbage of compilation lie until the end.
 
     `a + b` of two numbers has the same type wherever it stands; numba asks about twenty implementations each time. Its
     objects live as long as the process, and the collector walks through all of them each time there are more.
     """
     function: Any = types.Function
     ask = function.get_call_type
-    known: dict[tuple[int, Any], Any] = {}
+    known: dict[tuple[int, Any, bool | None], Any] = {}
 
     def remembered(self: Any, context: Any, args: Any, kws: Any) -> Any:
-        if kws or getattr(self.typing_key, "__module__", None) != _OPERATORS:
+        if kws or getattr(self.typing_key, "__module__", None) not in _REMEMBERED:
             return ask(self, context, args, kws)
-        key = (id(self), args)
+        flags = ConfigStack().top_or_none()
+        key = (id(self), args, flags and flags.nrt)
         if key not in known:
             known[key] = (ask(self, context, args, kws), self)  # kept, so that its id stays its own
         return known[key][0]
