@@ -80,7 +80,7 @@ def _cut() -> None:
 
 GROUPS: dict[str, _Group] = {
     "roots": _Group(
-        roots_statistics._measure, 4, lambda: roots_statistics.measure_roots(_DATA, _OFFSETS, _BEGINS, ["en"])
+        roots_statistics._measure, 5, lambda: roots_statistics.measure_roots(_DATA, _OFFSETS, _BEGINS, ["en"])
     ),
     "web": _Group(
         web_statistics._measure,
@@ -95,7 +95,7 @@ GROUPS: dict[str, _Group] = {
         1.9,
         lambda: fingerprints.fingerprint_text(_DATA, _OFFSETS, FingerprintConfig()),
     ),
-    "language": _Group(fasttext_kernel._predict, 2.2, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)),
+    "language": _Group(fasttext_kernel._predict, 2.5, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)),
     "segmentation": _Group(segmentation._mark_words, 1.5, lambda: segmentation.mark_words(_DATA, _OFFSETS)),
     "personal data": _Group(
         pii_candidates._find_in_documents, 0.9, lambda: pii_candidates.find_candidates(_DATA, _OFFSETS)
