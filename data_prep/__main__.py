@@ -50,7 +50,7 @@ examples:
   python -m data_prep report-tokenizer --config configs/data/demo.yaml
       tokens per word by language, beside a tokenizer that has learnt that language alone; every document decoded again
   python -m data_prep decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
-      what other rules would keep, by source and language, with examples; takes seconds and writes nothing
+      what other rules would keep, by source and language, with examples; measures and writes nothing
   python -m data_prep extract --share 3/16 --config configs/data/demo.yaml
       the fourth of sixteen parts of a stage, for machines that share the output folder; slurm/data_prep.sbatch does
       this for every stage, with all that comes before and between

@@ -7,50 +7,71 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from tools.bench.page import PageError, check_page, circumstances, write_page
 
+
+class Area(NamedTuple):
+    """What is timed together; a module of this package with `main(arguments) -> int`, which hands its tables to
+    `page.show`."""
+
+    compares: str
+    packages: tuple[str, ...]
+    """Whose versions stand beside the tables."""
+    quick: str
+    """Settings with which it runs to its end in a minute or so."""
+
+
 _TRAINING = ("torch", "deepspeed", "megatron-core")
-AREAS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "compile": (
+_TINY = "--hidden 64 --layers 4 --vocabulary 512 --rounds 1"
+AREAS = {
+    "compile": Area(
         "what first use waits for: all kernels compiled from an empty cache, by kernel, group and in total",
         ("numba", "llvmlite"),
+        "--rounds 1",
     ),
-    "data": (
+    "data": Area(
         "statistics and rules, language, MinHash and removal, measure: ours, datatrove, rensa, fastText",
         ("numba", "datatrove", "spacy", "rensa", "fasttext-predict"),
+        "--megabytes 1 --slow-megabytes 0.2 --rounds 1",
     ),
-    "stages": (
+    "stages": Area(
         "measure and dedup from files to files: speed of one process and two, memory as the corpus grows",
         ("numba", "pyarrow"),
+        "--megabytes 2 --rounds 1",
     ),
-    "verdicts": (
+    "verdicts": Area(
         "our rules beside datatrove's on the English documents, one by one, and what differs",
         ("datatrove", "spacy"),
+        "--megabytes 0.5",
     ),
-    "tokens": (
+    "tokens": Area(
         "text to token files and token files to batches: ours, Megatron-LM, datatrove; MB and tokens per second",
         ("numba", "tokenizers", "gigatoken", "megatron-core", "datatrove"),
+        "--megabytes 2 --rounds 1",
     ),
-    "train": (
+    "train": Area(
         "training steps of a LLaMA shape: ours, a plain PyTorch loop, transformers; tokens per second and memory",
         (*_TRAINING, "transformers"),
+        f"{_TINY} --heads 4 --feed-forward 192 --sequence 64 --steps 1",
     ),
-    "parallel": (
+    "parallel": Area(
         "two processes against one: tensor, sequence, pipeline, data; speed, and where the time goes",
         _TRAINING,
+        f"{_TINY} --sequence 64 --steps 1",
     ),
-    "checkpoint": (
+    "checkpoint": Area(
         "how long training stands still for a checkpoint: in the background, waited for, torch.save",
         _TRAINING,
+        _TINY,
     ),
-    "families": (
+    "families": Area(
         "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
         _TRAINING,
+        "--steps 60 --only LLaMA BLOOM",
     ),
 }
-"""What an area compares, and the packages whose versions stand beside its tables; each is a module of this package with
-`main(arguments) -> int`, which hands its tables to `page.show`."""
 
 
 def main() -> int:
@@ -58,16 +79,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
         description="Time our programs beside their peers.",
-        epilog="\n".join(f"  {name:10} {text}" for name, (text, _) in AREAS.items()),
+        epilog="\n".join(f"  {name:10} {area.compares}" for name, area in AREAS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,  # AREA --help is the area's
     )
     parser.add_argument(
-        "area", choices=["all", *AREAS], help="what to time; each has settings of its own, see AREA --help"
+        "area", nargs="?", choices=["all", *AREAS], help="what to time; each has settings of its own, see AREA --help"
     )
+    parser.add_argument("-h", "--help", action="store_true", help="show this text, or the settings of an area")
     parser.add_argument(
         "--page", type=Path, help="a Markdown page into which the tables are written, such as docs/benchmarks.md"
     )
+    parser.add_argument("--quick", action="store_true", help="little work: shows that all runs, and measures nothing")
     given, rest = parser.parse_known_args()
+    if given.area in (None, "all") and (given.help or given.area is None):
+        parser.print_help()
+        return 0 if given.help else 2
+    if given.help:
+        rest = ["--help"]
+    elif given.quick and given.area != "all":
+        rest = AREAS[given.area].quick.split() + rest
     command = f"python -m tools.bench {' '.join([given.area, *rest])}"
     try:
         for area in AREAS if given.area == "all" else [given.area]:
@@ -77,25 +108,25 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if given.area == "all":
-        return _all(given.page, rest)
-    heading = circumstances(command, AREAS[given.area][1])
+        return _all(given.page, given.quick, rest)
+    heading = circumstances(command, AREAS[given.area].packages)
     status = int(importlib.import_module(f"tools.bench.{given.area}").main(rest))
     if given.page and not status:
         write_page(given.page, given.area, heading)
     return status
 
 
-def _all(page: Path | None, rest: list[str]) -> int:
+def _all(page: Path | None, is_quick: bool, rest: list[str]) -> int:
     """Every area in a process of its own; one that fails does not keep the others from running."""
     if rest:
         print(f"error: {' '.join(rest)}: all areas are run with their own settings; name one area", file=sys.stderr)
         return 2
     failed = []
-    for area in AREAS:
-        print(f"== {area}: {AREAS[area][0]}", flush=True)
-        command = [sys.executable, "-m", "tools.bench", area, *(["--page", str(page)] if page else [])]
-        if subprocess.run(command).returncode:
-            failed.append(area)
+    options = [*(["--page", str(page)] if page else []), *(["--quick"] if is_quick else [])]
+    for name, area in AREAS.items():
+        print(f"== {name}: {area.compares}", flush=True)
+        if subprocess.run([sys.executable, "-m", "tools.bench", name, *options]).returncode:
+            failed.append(name)
     told = f" and stand in {page}" if page else ""
     print(f"failed: {', '.join(failed)}; see above" if failed else f"all {len(AREAS)} areas were measured{told}")
     return 1 if failed else 0

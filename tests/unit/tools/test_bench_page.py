@@ -53,3 +53,28 @@ def test_circumstances_say_when_where_and_what() -> None:
     told = page.circumstances("python -m tools.bench data", ("numpy", "a-package-nobody-has"))
     for part in ("`python -m tools.bench data`, 20", "commit ", "Python 3.", "numpy ", "a-package-nobody-has not inst"):
         assert part in told, told
+
+
+def test_an_area_says_what_can_be_set() -> None:
+    done = subprocess.run([sys.executable, "-m", "tools.bench", "stages", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--memory-bytes" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_every_area_runs_to_its_end(tmp_path: Path) -> None:
+    """With little work, on the demo's text, which is prepared where it is missing."""
+    for peer in ("spacy", "rensa"):
+        pytest.importorskip(peer)
+    text = Path("runs/demo")
+    if not (text / "tokens" / "mixture.yaml").is_file():
+        prepare = [sys.executable, "-m", "data_prep", "run", "--config", "configs/data/demo.yaml"]
+        assert subprocess.run(prepare).returncode == 0
+    document = tmp_path / "page.md"
+    document.write_text("".join(f"<!-- tables of {area} -->\n<!-- end of {area} -->\n" for area in AREAS))
+    command = [sys.executable, "-m", "tools.bench", "all", "--quick", "--page", str(document)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = document.read_text()
+    for area in AREAS:
+        tables = written.split(f"<!-- tables of {area} -->")[1].split(f"<!-- end of {area} -->")[0]
+        assert f"`python -m tools.bench {area} --" in tables and "| --- |" in tables, tables
