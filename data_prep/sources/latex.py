@@ -31,16 +31,23 @@ _LONGEST_OPTIONAL = 300
 """Characters of an argument in square brackets."""
 _DEEPEST = 20
 _LARGEST_GROWTH = 10
-"""A text may become this many times as long by its macros; one that would is a trap, or not for people."""
+"""A text may become this many times as long by its macros, or by its inputs; one that would is a trap, or not for
+people."""
+_DEEPEST_INPUT = 100
+"""TeX itself has 15 files open at once by default (`max_in_open` of texmf.cnf)."""
 
 
 class MacroError(ValueError):
-    """The macros of a text do not come to an end."""
+    """The macros of a text, or the files that it inputs, do not come to an end."""
 
 
 def whole_text(files: Mapping[str, str], main: str) -> str:
-    """The main file with what it inputs, in place and in order, without comments; what is missing is left out."""
-    return _with_inputs(files, main, ())
+    """The main file with what it inputs, in place and in order, without comments; what is missing is left out.
+
+    Raises:
+        MacroError: files input others so often or so deep that it would be a trap, see `_LARGEST_GROWTH`.
+    """
+    return _Inputs(files).put_in(main, ())
 
 
 def main_file(files: Mapping[str, str]) -> str | None:
@@ -60,15 +67,27 @@ def body(text: str) -> str:
     return text[section.start() if section else start : stop].strip()
 
 
-def _with_inputs(files: Mapping[str, str], name: str, above: tuple[str, ...]) -> str:
-    text = _without_comments(files[name])
+class _Inputs:
+    """Puts files in place; each counts as often as it is put in, since two in each of twenty make a million."""
 
-    def put(match: re.Match[str]) -> str:
-        wanted = (match.group(1) or match.group(2)).strip().removeprefix("./")
-        found = next((path for path in (wanted, f"{wanted}.tex") if path in files), None)
-        return "" if found is None or found in (*above, name) else _with_inputs(files, found, (*above, name))
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+        self._left = _LARGEST_GROWTH * sum(map(len, files.values()))
 
-    return _INPUT.sub(put, text)
+    def put_in(self, name: str, above: tuple[str, ...]) -> str:
+        """A file with what it inputs, but for those that it is itself input by."""
+        self._left -= len(self._files[name])
+        if self._left < 0:
+            raise MacroError(f"\\input makes it {_LARGEST_GROWTH} times as long as all its files")
+        if len(above) > _DEEPEST_INPUT:
+            raise MacroError(f"\\input is nested more than {_DEEPEST_INPUT} deep")
+
+        def put(match: re.Match[str]) -> str:
+            wanted = (match.group(1) or match.group(2)).strip().removeprefix("./")
+            found = next((path for path in (wanted, f"{wanted}.tex") if path in self._files), None)
+            return "" if found is None or found in (*above, name) else self.put_in(found, (*above, name))
+
+        return _INPUT.sub(put, _without_comments(self._files[name]))
 
 
 def _without_comments(text: str) -> str:

@@ -51,6 +51,17 @@ def test_inputs_stand_where_they_are_named_in_their_order() -> None:
     assert whole_text(files, "main.tex").split() == ["\\begin{document}", "A", "TWO", "THREE", "B", "ONEPLAIN", "C"]
 
 
+def test_files_that_input_each_other_without_end_are_refused() -> None:
+    doubled = {f"{i}.tex": f"\\input{{{i + 1}}}\\input{{{i + 1}}}" for i in range(30)} | {"30.tex": "end"}
+    with pytest.raises(MacroError, match=r"\\input makes it 10 times as long as all its files"):
+        whole_text(doubled, "0.tex")
+    chain = {f"{i}.tex": f"\\input{{{i + 1}}}" for i in range(2000)}
+    with pytest.raises(MacroError, match=r"\\input is nested more than 100 deep"):
+        whole_text(chain, "0.tex")
+    often = {"main.tex": "\\input{rule}text" * 9, "rule.tex": "--"}
+    assert whole_text(often, "main.tex") == "--text" * 9
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
