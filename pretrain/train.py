@@ -14,6 +14,7 @@ from foundation.atomic_files import digest, sha256_file
 from foundation.configuration import write_resolved
 from pretrain.checkpoint.layout import complete_checkpoints
 from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
+from pretrain.checkpoint.origin import STARTED_FROM, origin_of
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.same_tokenizer import check_same_tokenizer
 from pretrain.checkpoint.save import CheckpointWriter
@@ -94,7 +95,7 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
     spikes = SpikeWatch(config.spikes, config.output, engine.rank, ledger)
     training.skipped = SkippedRanges([*config.data.skipped_samples, *spikes.skipped])
     reader, complaints = _newest_whole(checkpoints)
-    step, samples = 0, 0
+    step, samples, origin = 0, 0, None
     if reader is not None:
         reached = training.reached(reader.consumed_samples)
         changes = _agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
@@ -102,13 +103,17 @@ def _train(config: TrainConfig, world_size: int, hosts: list[str], stops: StopRe
         load_checkpoint(engine, reader)
         spikes.restore(reader.index.get(FACT))
         step, samples = reader.step, reader.consumed_samples
+        origin = origin_of(reader)
         complaints += [f"changed since {reader.path.name}: {change}" for change in changes]
     elif config.initial_weights is not None:
         start = _agreed(lambda: CheckpointReader(Path(config.initial_weights or "")))
         _agreed(start.verify)
         _agreed(lambda: check_same_tokenizer(start, training.mixture))
         load_weights(engine, start)
+        origin = _agreed(lambda: origin_of(start))
         complaints.append(f"the weights are those of {start.path}")
+    if origin is not None:
+        facts[STARTED_FROM] = origin
     resolved = config.output / "config.resolved.yaml"
     _agreed(lambda: write_resolved(config, resolved) if engine.rank == 0 else None)
     keep = config.checkpoint

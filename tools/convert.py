@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from foundation.atomic_files import sha256_file, whole_folder, write_json
+from foundation.atomic_files import sha256_file, whole_folder, write_json, write_text
 from foundation.progress import Progress
 from pretrain.config import ModelConfig
 from pretrain.data.mixture import load_mixture
@@ -96,8 +96,8 @@ def to_hugging_face(
             did, whatever other token the tokenizer calls its first.
         dtype: of the written weights; the checkpoint holds float32.
         shard_bytes: the weights are split over several files, with an index, where they need more.
-        imported: `special_tokens` and `generation_config` that a model came with, which it keeps; `end_of_document`
-            then counts for nothing.
+        imported: `special_tokens`, `generation_config` and, by name, `files` of the tokenizer that a model came with,
+            which it keeps; generation stops at `end_of_document` as well, where that is given.
 
     Raises:
         ValueError: a weight is missing, unknown, or has another shape than the model's settings say; or the family or
@@ -113,7 +113,7 @@ def to_hugging_face(
     generation: dict[str, Any] = dict.fromkeys(SPECIAL_TOKENS, end_of_document)
     if imported is not None:
         written_config |= {**dict.fromkeys(SPECIAL_TOKENS), **imported["special_tokens"]}
-        generation = imported["generation_config"]
+        generation = _stopping_at(end_of_document, imported["generation_config"])
     _check_names(set(checkpoint.names()), set(weights))
     if not any((tokenizer / file_name).is_file() for file_name in TOKENIZERS):
         raise ValueError(f"{tokenizer / TOKENIZERS[0]}: no such file; the tokenizer belongs to the exported model")
@@ -148,9 +148,21 @@ def to_hugging_face(
         write_json(folder / "config.json", written_config)
         write_json(folder / "generation_config.json", generation)
         copy_tokenizer(tokenizer, folder)
+        for file_name, text in (imported or {}).get("files", {}).items():
+            (folder / file_name).parent.mkdir(exist_ok=True)
+            write_text(folder / file_name, text)
         for file_name in SPECIAL_TOKENS_FILES:
             if imported is None and (folder / file_name).is_file():
                 _begin_with_end_of_document(folder / file_name)
+
+
+def _stopping_at(token: int | None, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of generation that stop at a token too, with which every text in training ended."""
+    before = generation.get("eos_token_id")
+    stops = before if isinstance(before, list) else [] if before is None else [before]
+    if token is None or token in stops:
+        return dict(generation)
+    return {**generation, "eos_token_id": [*stops, token] if stops else token}
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
@@ -294,15 +306,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtype, form: Form) -> None:
-    """`to-hf`: the tokenizer is that of the mixture, or the one that came with an imported model."""
+    """`to-hf`: the tokenizer is that of the mixture, or the one that came with an imported model. How the two are used
+    (special tokens, generation settings, templates of conversations) stays as it was imported, also after training."""
+    from pretrain.checkpoint.origin import origin_of
     from pretrain.checkpoint.read import verified_checkpoint
 
     checkpoint = verified_checkpoint(path)
-    imported = checkpoint.index.get("imported")
-    if imported and mixture_path is None:
+    imported = origin_of(checkpoint)
+    if "imported" in checkpoint.index and mixture_path is None:
         tokenizer, end_of_document = checkpoint.path / "tokenizer", None
     else:
-        imported = None
+        if "imported" in checkpoint.index:
+            imported = None  # the mixture's tokenizer is asked for
         mixture = load_mixture(mixture_path or Path(checkpoint.config["data"]["mixture"]))
         if mixture.vocabulary_size != checkpoint.config["model"]["vocabulary_size"]:
             raise ValueError(

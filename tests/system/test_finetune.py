@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models
 
+from pretrain.data.mixture import load_mixture
 from pretrain.monitor.metrics import read_metrics
 from tests.system.test_pretrain import pretrain, refused, run  # noqa: F401
 from tools import convert
@@ -32,6 +34,10 @@ def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:
     first = pretrain(run, "model.family=bloom", "model.positions=alibi", "model.feed_forward_size=128", *schedule)
     assert first.returncode == 0, first.stdout + first.stderr
     assert convert.main(["to-hf", str(run / "train" / "checkpoints"), str(run / "hf")]) == 0
+    generation = {"eos_token_id": 7, "pad_token_id": 3, "temperature": 0.6}
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    (run / "hf" / "generation_config.json").write_text(json.dumps(generation))
+    (run / "hf" / "chat_template.jinja").write_text(template)
     assert convert.main(["from-hf", str(run / "hf"), str(run / "imported")]) == 0
 
     change: dict[str, Any] = yaml.safe_load((run / "train.yaml").read_text())
@@ -44,6 +50,16 @@ def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:
     before, after = losses(run / "train"), losses(run / "tuned")
     assert after[-1] < before[-1] - 0.1, "held-out loss did not fall further"
     assert before[-1] < before[0] - 0.1
+
+    (run / "imported").rename(run / "moved")  # the run's own checkpoints know how the model is used
+    on = pretrain(run, f"schedule.total_steps={STEPS + 2}", "parallel.tensor=2", "initial_weights=null", processes=2)
+    assert on.returncode == 0, on.stdout + on.stderr
+    assert convert.main(["to-hf", str(run / "tuned" / "checkpoints"), str(run / "tuned_hf")]) == 0
+    (run / "moved").rename(run / "imported")
+    end = load_mixture(Path(change["data"]["mixture"])).end_of_document
+    kept = json.loads((run / "tuned_hf" / "generation_config.json").read_text())
+    assert kept == generation | {"eos_token_id": [7, end]}, "it stops where its texts ended as well"
+    assert (run / "tuned_hf" / "chat_template.jinja").read_text() == template
 
     message = refused(run, "model.norm_epsilon=1e-3", f"output={run / 'other'}")
     assert "of a model with norm_epsilon 1e-05, but model.norm_epsilon is 0.001: set it to that" in message
