@@ -36,8 +36,16 @@ def test_files_of_use_are_kept_and_no_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "additional_chat_templates/../../x.jinja", "/etc/x", "tokenizer.json"]
-    + ["/etc/tokenizer_config.json", "../chat_template.jinja", "/chat_template.jinja", "additional_chat_templates/.."],
+    [
+        "../x",
+        "/etc/x",
+        "tokenizer.json",
+        "additional_chat_templates/../../x.jinja",
+        "additional_chat_templates/..",
+        "../chat_template.jinja",
+        "/chat_template.jinja",
+        "/etc/tokenizer_config.json",
+    ],
 )
 def test_a_checkpoint_cannot_have_other_files_written(tmp_path: Path, name: str) -> None:
     origin = {"special_tokens": {}, "generation_config": {}, "files": {name: "x"}}
