@@ -28,6 +28,24 @@ def start_alone(timeout: timedelta | None = None) -> None:
     dist.init_process_group(communication_backend(), store=store, rank=0, world_size=1, timeout=timeout)
 
 
+_alone: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
+
+
+def group_alone() -> dist.ProcessGroup:
+    """A process group of this process only; the first call starts `torch.distributed` where nothing else has.
+
+    The same one every time: each group of gloo has a thread that wakes up all the time, as long as the process lives.
+    """
+    global _alone
+    if not dist.is_initialized():
+        start_alone()
+    world = dist.group.WORLD
+    assert world is not None
+    if _alone is None or _alone[0] is not world:
+        _alone = (world, world if dist.get_world_size() == 1 else dist.new_group([dist.get_rank()]))
+    return _alone[1]
+
+
 def prepare_sequence_parallel() -> None:
     """What megatron-core's sequence parallelism wants around it: a buffer that its own start-up would make, and a
     current CUDA device, for which a machine without one answers with its CPU."""

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.autograd.graph import saved_tensors_hooks
 
 import pretrain.model.attention
 from foundation.configuration import load_config
 from foundation.progress import format_seconds, summary_table
 from pretrain.config import TrainConfig, check_world_size
-from pretrain.device import start_alone
+from pretrain.device import group_alone
 from pretrain.families.mapping import parameter_count
 from pretrain.model.linear import TensorParallel
 from pretrain.model.loss import LOGITS_BYTES
@@ -145,10 +144,8 @@ class LayerCost:
 def layer_costs(config: TrainConfig) -> list[LayerCost]:
     """Of each layer of the pipeline, on the tensor rank with the most."""
     degree, model = config.parallel.tensor, config.model
-    if not dist.is_initialized():
-        start_alone()
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    alone = TensorParallel(dist.new_group([0]), dtype)
+    alone = TensorParallel(group_alone(), dtype)
     whole = pipeline_layers(model, config.data.sequence_length, alone, config.recomputation)
     # One rank's share computes like a smaller model of the same width; with sequence parallelism it is a share of all.
     split = 1 if config.parallel.sequence else degree

@@ -14,7 +14,7 @@ from foundation.progress import Progress
 from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import ModelConfig
-from pretrain.device import start_alone
+from pretrain.device import group_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import WholeModel
@@ -88,9 +88,7 @@ def write_starting_checkpoint(
 
 def _parameters(model: ModelConfig) -> dict[str, Any]:
     """Shape and partition of every weight, asked of the model itself; on torch's meta device it takes no memory."""
-    if not torch.distributed.is_initialized():
-        start_alone()
-    group = torch.distributed.new_group([torch.distributed.get_rank()])
+    group = group_alone()
     with torch.device("meta"):
         whole = WholeModel(model, TensorParallel(group, torch.float32))
     return {

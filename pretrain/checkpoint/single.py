@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import BY_TOKEN, verified_checkpoint
 from pretrain.config import ModelConfig
-from pretrain.device import start_alone
+from pretrain.device import group_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.pipeline import WholeModel
 
@@ -27,9 +26,7 @@ def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tens
     """
     reader = verified_checkpoint(path)
     config = ModelConfig.model_validate(reader.config["model"])
-    if not dist.is_initialized():
-        start_alone()
-    tensor_parallel = TensorParallel(dist.new_group([dist.get_rank()]), torch.float32)
+    tensor_parallel = TensorParallel(group_alone(), torch.float32)
     model = WholeModel(config, tensor_parallel).requires_grad_(False)
     for name, parameter in model.named_global_parameters():
         whole = reader.tensor(name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import ModelConfig
-from pretrain.device import start_alone
+from pretrain.device import group_alone
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
 from pretrain.model.pipeline import WholeModel
@@ -64,9 +63,7 @@ def small_model(name: str) -> ModelConfig:
 
 def build(config: ModelConfig, seed: int = 3) -> WholeModel:
     """The model in this process with lively weights: norms away from one and biases away from zero."""
-    if not dist.is_initialized():
-        start_alone()
-    model = WholeModel(config, TensorParallel(dist.new_group([0]), torch.float32))
+    model = WholeModel(config, TensorParallel(group_alone(), torch.float32))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_global_parameters():
