@@ -24,7 +24,7 @@ class Area(NamedTuple):
 
 
 _TRAINING = ("torch", "deepspeed", "megatron-core")
-_TINY = "--hidden 64 --layers 4 --vocabulary 512 --rounds 1"
+_TINY = "--hidden 128 --layers 4 --vocabulary 512 --rounds 1"
 AREAS = {
     "compile": Area(
         "what first use waits for: all kernels compiled from an empty cache, by kernel, group and in total",
