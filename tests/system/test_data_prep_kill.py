@@ -228,8 +228,13 @@ def test_any_number_of_workers_writes_the_same_bytes(
 def test_ray_writes_the_same_bytes(undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
     corpus, expected, _ = undisturbed
-    finish(start(corpus, tmp_path, 2, "executor=ray"))
+    finish(start_on_ray(corpus, tmp_path))
     assert bytes_of(tmp_path) == expected
+
+
+def start_on_ray(corpus: Path, folder: Path) -> subprocess.Popen[str]:
+    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
+    return start(corpus, folder, 2, "executor=ray")
 
 
 def working_on_ray(driver: subprocess.Popen[str], folder: Path) -> int | None:
@@ -249,9 +254,8 @@ def working_on_ray(driver: subprocess.Popen[str], folder: Path) -> int | None:
 def test_killed_workers_of_ray_are_replaced_and_the_bytes_are_the_same(
     undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
     corpus, expected, _ = undisturbed
-    driver = start(corpus, tmp_path, 2, "executor=ray")
+    driver = start_on_ray(corpus, tmp_path)
     struck = 0
     while struck < 4 and (victim := working_on_ray(driver, tmp_path)) is not None:
         os.kill(victim, signal.SIGKILL)
@@ -265,22 +269,20 @@ def test_killed_workers_of_ray_are_replaced_and_the_bytes_are_the_same(
 def test_a_killed_run_on_ray_ends_with_the_same_bytes(
     undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
     corpus, expected, _ = undisturbed
-    driver = start(corpus, tmp_path, 2, "executor=ray")
+    driver = start_on_ray(corpus, tmp_path)
     assert working_on_ray(driver, tmp_path) is not None
     driver.kill()
     driver.communicate()
     assert list((tmp_path / "run").glob(".work-*"))
-    finish(start(corpus, tmp_path, 2, "executor=ray"))
+    finish(start_on_ray(corpus, tmp_path))
     assert bytes_of(tmp_path) == expected
 
 
 @pytest.mark.slow
 def test_a_ray_that_is_gone_is_a_clear_error(undisturbed: tuple[Path, dict[str, str], int], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="an extra, `pip install .[ray]`")
     corpus, expected, _ = undisturbed
-    driver = start(corpus, tmp_path, 2, "executor=ray")
+    driver = start_on_ray(corpus, tmp_path)
     assert working_on_ray(driver, tmp_path) is not None
     raylets = [child for child in psutil.Process(driver.pid).children() if child.name() == "raylet"]
     raylets[0].kill()

@@ -92,7 +92,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="little work: shows that all runs, and measures nothing")
     given, rest = parser.parse_known_args()
-    if given.area in (None, "all") and (given.help or given.area is None):
+    if given.area is None or (given.help and given.area == "all"):
         parser.print_help()
         return 0 if given.help else 2
     if given.help:

@@ -65,7 +65,7 @@ def _commit() -> str:
     commit = git("rev-parse", "--short", "HEAD")
     if commit is None:
         return "unknown (no git checkout)"
-    changed = git("status", "--porcelain", "--", "*.py")
+    changed = git("status", "--porcelain", "--", ":/*.py")
     return f"{commit} with changes" if changed else commit
 
 
