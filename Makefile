@@ -31,8 +31,8 @@ test-all: lint
 	$(PYTEST)
 
 # Every load and store of compiled code is checked: the unit tests of data_prep that run any.
-KERNEL_TESTS := $(addprefix tests/unit/data_prep/,signals tokenizer dedup rules indexed_dataset test_kernel.py \
-	test_kernels_on_any_text.py test_quick_compilation.py)
+KERNEL_TESTS := $(addprefix tests/unit/data_prep/,signals tokenizer dedup rules indexed_dataset kernels test_tokenize.py \
+	test_kernels_on_any_text.py)
 test-checked: $(VENV)/installed
 	ALTIPLANO_CHECKED_KERNELS=1 NUMBA_BOUNDSCHECK=1 $(PYTEST) -m "not slow" -k "not memory" $(KERNEL_TESTS)
 

@@ -60,7 +60,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["foundation*", "data_prep*", "pretrain*", "tools*"]),
-    package_data={"data_prep.signals": ["roots_words.json", "segmenter_*.json", "top_level_domains.txt"]},
+    package_data={
+        "data_prep.signals": ["segmenter_*.json"],
+        "data_prep.signals.pii": ["top_level_domains.txt"],
+        "data_prep.signals.roots": ["words.json"],
+    },
     python_requires=">=3.10,<3.13",
     install_requires=CORE,
     extras_require={

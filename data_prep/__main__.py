@@ -7,34 +7,19 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.stages import STAGES, stages_of_run
 from foundation.atomic_files import restrict_file_modes
 
 if TYPE_CHECKING:
     from data_prep.config import DataConfig
-    from data_prep.shards import Manifest, RunDirectory
+    from data_prep.run.directory import RunDirectory
+    from data_prep.run.manifest import Manifest
 
 _FREEZE = "list the input, with sizes and digests, and divide it into shards (manifest.json)"
-_STAGES = {
-    "extract": "raw files to document shards (corpus/), faulty ones aside (quarantine/)",
-    "measure": "every statistic, language, fingerprint and personal data of each document (signals/)",
-    "dedup": "find exact and near duplicates, each pair verified (dedup/)",
-    "decide": "apply the rules to the signals: kept, or dropped for a reason (verdicts/)",
-    "train-tokenizer": "learn a BPE, byte-level or SentencePiece, from a sample of what is kept (tokenizer/)",
-    "report-tokenizer": "hold the tokenizer to one of each language alone, and to every document (tokenizer_report/)",
-    "tokenize": "write Megatron token files and the mixture (tokens/)",
-    "ledger": "count what became of every document (ledger.json, ledger.html)",
-}
-
-_SHARED = ("extract", "measure", "decide", "tokenize")
-"""Stages whose units several machines can share out among them."""
-
-_ON_REQUEST = ("report-tokenizer",)
-"""Stages that `run` leaves out: nothing is made of what they write."""
-
 _OBSTACLES_SHOWN = 5
 
 _EPILOG = """
@@ -94,14 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    described = {"run": "all stages, one after the other", "freeze": _FREEZE, **_STAGES}
+    described = {"run": "all stages, one after the other", "freeze": _FREEZE}
+    described |= {name: row.description for name, row in STAGES.items()}
     for name, description in described.items():
         command = commands.add_parser(name, help=description, description=description)
         _add_common(command, can_restart=True)
         if name == "run":
-            until = [stage for stage in _STAGES if stage not in _ON_REQUEST]
-            command.add_argument("--until", choices=until, metavar="STAGE", help="end after this stage")
-        if name in _SHARED:
+            command.add_argument("--until", choices=stages_of_run(), metavar="STAGE", help="end after this stage")
+        if name in STAGES and STAGES[name].can_share:
             command.add_argument(
                 "--share",
                 metavar="RANK/PROCESSES",
@@ -133,13 +118,15 @@ def _add_common(parser: argparse.ArgumentParser, can_restart: bool) -> None:
         parser.add_argument(
             "--restart",
             metavar="STAGE",
-            help=f"first remove what this stage and all later ones have written ({', '.join(_STAGES)})",
+            help=f"first remove what this stage and all later ones have written ({', '.join(STAGES)})",
         )
 
 
 def _run(options: argparse.Namespace) -> None:
     from data_prep.config import DataConfig
-    from data_prep.shards import RunDirectory, Share, freeze_manifest, restart
+    from data_prep.run.commit_records import restart
+    from data_prep.run.directory import RunDirectory, Share
+    from data_prep.run.manifest import freeze_manifest
     from foundation.configuration import load_config, write_resolved
 
     config = load_config(DataConfig, options.config, options.overrides)
@@ -148,7 +135,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError("--share and --restart exclude each other: one process alone removes what was written")
     run = RunDirectory(config.output, share, config.executor)
     if options.command == "why":
-        from data_prep.why import explain
+        from data_prep.ledger.why import explain
 
         print(explain(config, run, options.document))
         return
@@ -159,11 +146,10 @@ def _run(options: argparse.Namespace) -> None:
         print_comparison(config, run, *options.what_if)
         return
 
-    stages = tuple(name for name in _STAGES if name not in _ON_REQUEST)
-    if options.command != "run":
-        stages = tuple(name for name in _STAGES if name == options.command)
-    elif options.until is not None:
-        stages = stages[: stages.index(options.until) + 1]
+    if options.command == "run":
+        stages = stages_of_run(options.until)
+    else:
+        stages = tuple(name for name in STAGES if name == options.command)
     if config.tokenizer.path is not None and "train-tokenizer" in stages:
         from data_prep.tokenizer.adopt import check_tokenizer
 
@@ -191,53 +177,18 @@ def _run(options: argparse.Namespace) -> None:
         write_resolved(config, run.root / "config.resolved.yaml")
         started = time.monotonic()
         for name in stages:
-            _stage(name)(config, run)
+            STAGES[name].load()(config, run)
         if "ledger" in stages:
             _print_ledger(config, run, options.config, time.monotonic() - started)
 
 
 def _run_share(config: DataConfig, run: RunDirectory, stage: str) -> None:
-    from data_prep.executors import ShareDone
+    from data_prep.run.executors import ShareDone
 
     try:
-        _stage(stage)(config, run)
+        STAGES[stage].load()(config, run)
     except ShareDone as done:
         print(done)
-
-
-def _stage(name: str) -> Callable[[DataConfig, RunDirectory], None]:
-    """The function of one stage; imported now and not before, because each brings its own libraries."""
-    if name == "extract":
-        from data_prep.extract import extract
-
-        return extract
-    if name == "measure":
-        from data_prep.signals.measure import measure
-
-        return measure
-    if name == "dedup":
-        from data_prep.dedup.stage import dedup
-
-        return dedup
-    if name == "decide":
-        from data_prep.rules.decide import decide
-
-        return decide
-    if name == "train-tokenizer":
-        from data_prep.tokenizer.train import train_tokenizer
-
-        return train_tokenizer
-    if name == "report-tokenizer":
-        from data_prep.tokenizer.report import report_tokenizer
-
-        return report_tokenizer
-    if name == "tokenize":
-        from data_prep.indexed_dataset.tokenize import tokenize
-
-        return tokenize
-    from data_prep.ledger import write_ledger
-
-    return write_ledger
 
 
 def _print_manifest(manifest: Manifest) -> None:
@@ -258,7 +209,7 @@ def _print_obstacles(manifest: Manifest) -> None:
 
 
 def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seconds: float) -> None:
-    from data_prep.ledger import load_ledger
+    from data_prep.ledger.counts import load_ledger
     from foundation.progress import format_seconds, summary_table
 
     ledger = load_ledger(run)

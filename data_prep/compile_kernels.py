@@ -16,19 +16,14 @@ import numpy as np
 
 from data_prep.config import FingerprintConfig
 from data_prep.dedup import lines, near
-from data_prep.kernel import read_only
-from data_prep.quick_compilation import quick_compilation
-from data_prep.signals import (
-    fasttext_kernel,
-    fingerprints,
-    pii_candidates,
-    roots_statistics,
-    segmentation,
-    text_statistics,
-    web_statistics,
-)
+from data_prep.kernels.kernel import read_only
+from data_prep.kernels.quick_compilation import quick_compilation
+from data_prep.signals import fingerprints, segmentation, text_statistics, web_statistics
+from data_prep.signals.fasttext import kernel as fasttext_kernel
 from data_prep.signals.language import LanguageIdentifier
-from data_prep.tokenizer import byte_pairs, pieces, token_bytes
+from data_prep.signals.pii import candidates as pii_candidates
+from data_prep.signals.roots import statistics as roots_statistics
+from data_prep.tokenizer.encoding import byte_pairs, pieces, token_bytes
 from foundation.progress import Progress
 
 _DATA = read_only(np.frombuffer(b"a b.\n", np.uint8))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from data_prep.signals.pii import is_character_bound, redact
+from data_prep.signals.pii.find import is_character_bound, redact
 from data_prep.sources.reading import NO_LOSS
 
 

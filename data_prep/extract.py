@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
-from data_prep.documents import DOCUMENTS
-from data_prep.executors import run_units
-from data_prep.shards import Manifest, RunDirectory, Shard, Stage, freeze_manifest, load_manifest
+from data_prep.run.commit_records import Stage
+from data_prep.run.directory import RunDirectory
+from data_prep.run.documents import DOCUMENTS
+from data_prep.run.executors import run_units
+from data_prep.run.manifest import Manifest, Shard, freeze_manifest, load_manifest
 from data_prep.sources import Document, Fault, reader_of
 from data_prep.sources.compression import PACKED_BY
 from foundation.atomic_files import room_for

@@ -1,9 +1,14 @@
-"""Output that nobody hears any more: the ssh connection or the terminal is gone, or the disk under the log is full."""
+"""Terminals: text that is safe to print, and output that outlasts a closed terminal or a full disk under the log."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any, TextIO
+
+
+def visible(text: str) -> str:
+    """The text with control characters replaced, because it ends up on terminals; newlines and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def outlast_terminal() -> None:

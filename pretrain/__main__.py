@@ -13,7 +13,7 @@ from foundation.atomic_files import restrict_file_modes
 from foundation.configuration import load_config
 from foundation.terminal import outlast_terminal
 from pretrain.config import TrainConfig
-from pretrain.exit_codes import ExitCode
+from pretrain.launch.exit_codes import ExitCode
 
 EXAMPLES = """examples:
   one process:          python -m pretrain --config configs/train/demo.yaml \\
@@ -66,10 +66,10 @@ def main() -> int:
 
 
 def _train(config: TrainConfig, rank: str) -> int:
+    from pretrain.launch.node_check import NodeError, exclude_nodes, is_broken_device
+    from pretrain.launch.rendezvous import node_name
+    from pretrain.launch.stopping import is_lost_peer, leave
     from pretrain.monitor.replicas import ReplicaDriftError  # after the settings are right: torch takes seconds
-    from pretrain.node_check import NodeError, exclude_nodes, is_broken_device
-    from pretrain.rendezvous import node_name
-    from pretrain.stopping import is_lost_peer, leave
     from pretrain.train import train
 
     def say(error: Exception, *, every_rank: bool = False) -> None:

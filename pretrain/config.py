@@ -220,7 +220,7 @@ class ParallelConfig(Settings):
 
     preferred: tuple[Degrees, ...] = ()
     """Instead of the degrees below: the first of these that fits the processes that there are is taken, so that the
-    same command goes on when a cluster comes back with fewer nodes, see `pretrain/elastic.py`."""
+    same command goes on when a cluster comes back with fewer nodes, see `pretrain/launch/elastic.py`."""
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
     data: int | None = Field(default=None, gt=0)

@@ -17,8 +17,9 @@ from pretrain.data.batches import Batches, HeldOutPart
 from pretrain.data.loader import SampleReader
 from pretrain.data.objective import Batch
 from pretrain.data.prefetch import prefetch
-from pretrain.engine import Engine
-from pretrain.exit_codes import ExitCode
+from pretrain.engine.engine import Engine
+from pretrain.launch.exit_codes import ExitCode
+from pretrain.launch.stopping import StopRequests
 from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token, peak_flops
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.health import Health
@@ -30,7 +31,6 @@ from pretrain.schedule import learning_rate
 from pretrain.spikes.documents import write_skipped_samples
 from pretrain.spikes.ledger import Entry, describe, rollbacks
 from pretrain.spikes.watch import FACT, SpikeWatch
-from pretrain.stopping import StopRequests
 from pretrain.topology import Topology
 
 

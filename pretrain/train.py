@@ -24,18 +24,20 @@ from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import Split, load_mixture
 from pretrain.data.objective import Objective
 from pretrain.data.skips import SkippedRanges
-from pretrain.elastic import fit_processes
-from pretrain.engine import Engine, join_processes, versions
-from pretrain.exit_codes import ExitCode
+from pretrain.engine.engine import Engine
+from pretrain.engine.library import versions
+from pretrain.engine.processes import join_processes
+from pretrain.launch.elastic import fit_processes
+from pretrain.launch.exit_codes import ExitCode
+from pretrain.launch.node_check import NodeError, check_device
+from pretrain.launch.rendezvous import node_name
+from pretrain.launch.run_lock import RunLock
+from pretrain.launch.stopping import StopRequests, control_group
 from pretrain.loop import HeldOut, Run, train_loop
 from pretrain.monitor.health import Health
 from pretrain.monitor.watchdog import Watchdog
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
-from pretrain.node_check import NodeError, check_device
-from pretrain.rendezvous import node_name
-from pretrain.run_lock import RunLock
 from pretrain.spikes.watch import FACT, SpikeWatch, open_ledger
-from pretrain.stopping import StopRequests, control_group
 from pretrain.topology import Topology
 
 COLLECTIVE_MARGIN_SECONDS = 300

@@ -26,7 +26,7 @@ from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.monitor.metrics import read_metrics
-from tools.verify_export import RESULT_FILE
+from tools.hugging_face.verify import RESULT_FILE
 
 DATA_CONFIG = Path("configs/data/demo.yaml")
 TRAIN_CONFIG = Path("configs/train/demo.yaml")
@@ -64,8 +64,8 @@ def main() -> int:
         step.skip(title, f"{hugging_face} is of the newest checkpoint")
     else:
         shutil.rmtree(hugging_face, ignore_errors=True)  # of an earlier checkpoint, or never compared
-        step.run(title, [python, "-m", "tools.convert", "to-hf", str(checkpoints), str(hugging_face)])
-        step.run("", [python, "-m", "tools.verify_export", str(checkpoints), str(hugging_face)])
+        step.run(title, [python, "-m", "tools.hugging_face.to_hf", "to-hf", str(checkpoints), str(hugging_face)])
+        step.run("", [python, "-m", "tools.hugging_face.verify", str(checkpoints), str(hugging_face)])
     step.run("5. the page about it all", [python, "-m", "tools.report", str(run)])
     summarise(console, run, time.monotonic() - started)
     return 0

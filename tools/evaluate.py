@@ -49,7 +49,7 @@ def continuations_task() -> dict[str, Any]:
 
 def held_out_texts(mixture: Path, documents: int) -> Iterator[str]:
     """Text of the first documents of each source's held-out part."""
-    from data_prep.tokenizer.encode import ReferenceEncoder
+    from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 
     files = load_mixture(mixture)
     encoder = ReferenceEncoder(files.tokenizer)
@@ -79,7 +79,7 @@ def evaluate(
 
     config_path = folder / "config.json"
     if not config_path.is_file():
-        raise ValueError(f"{config_path}: no such file; `python -m tools.convert to-hf` writes the folder")
+        raise ValueError(f"{config_path}: no such file; `python -m tools.hugging_face.to_hf to-hf` writes the folder")
     config = json.loads(config_path.read_text(encoding="utf-8"))
     context = format_of_type(config["model_type"]).model_settings(config)["maximum_positions"]
     model = {"pretrained": str(folder), "dtype": "auto", "max_length": context}
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="what `tools.convert to-hf` wrote")
+    parser.add_argument("folder", type=Path, help="what `tools.hugging_face.to_hf to-hf` wrote")
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out documents")
     parser.add_argument("--documents", type=int, default=20, help="held-out documents of each source (default 20)")
     parser.add_argument("--tasks", nargs="+", help="lm-eval's own tasks, by name, instead of the two local ones")

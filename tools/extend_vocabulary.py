@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.extend import extend_tokenizer, old_pieces, read_model
 from foundation.progress import summary_table
 from pretrain.checkpoint.read import BY_TOKEN, verified_checkpoint
 from pretrain.config import ModelConfig
-from tools.convert import SPECIAL_TOKENS
+from tools.hugging_face.files import SPECIAL_TOKENS
 from tools.starting_checkpoint import write_starting_checkpoint
 
 EXTENDED_RUN = "extended vocabulary"

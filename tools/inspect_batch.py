@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 
 from data_prep.indexed_dataset.format import TokenFileError
 from data_prep.indexed_dataset.origins import Origins
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from foundation.configuration import load_config
+from foundation.terminal import visible
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
-from tools.verify_export import visible
 
 _CHARACTERS = 300
 

@@ -23,10 +23,10 @@ from data_prep.indexed_dataset.foreign import convert, verify
 from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path
 from data_prep.indexed_dataset.origins import Origins, origins_path
 from data_prep.indexed_dataset.reader import IndexedDataset
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from foundation.atomic_files import sha256_file
+from foundation.terminal import visible
 from tools.inspect_batch import number_range
-from tools.verify_export import visible
 
 _CHUNK = 1 << 24
 _QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from data_prep.config import DataConfig
 from data_prep.languages import meant_for
 from data_prep.rules.decide import read_signals
-from data_prep.shards import RunDirectory, load_manifest
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import load_manifest
 from foundation.configuration import load_config
 from foundation.progress import Progress
 

@@ -88,7 +88,7 @@ def plans(path: Path, overrides: Sequence[str], devices: int, per_node: int) -> 
 
 def plan(config: TrainConfig, data: int) -> Plan:
     """The memory of the fullest rank under the configuration's degrees and `data` processes on the data axis."""
-    from pretrain.engine import stage_bounds  # takes seconds to import
+    from pretrain.engine.pipeline_module import stage_bounds  # takes seconds to import
 
     pipeline = config.parallel.pipeline
     layers = layer_costs(config)

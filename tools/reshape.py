@@ -29,7 +29,7 @@ from pretrain.checkpoint.layout import (
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader, verified_checkpoint
 from pretrain.config import ModelConfig, check_tensor_degree
 from pretrain.model.partition import Partition
-from tools.convert import Exported, write_safetensors
+from tools.hugging_face.files import Exported, write_safetensors
 
 FILE_GIGABYTES = 8.0
 """Size from which on a new file is begun; a single shard that is larger has a file to itself."""

@@ -18,7 +18,7 @@ from pretrain.device import group_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import WholeModel
-from tools.convert import Exported, copy_tokenizer, write_safetensors
+from tools.hugging_face.files import Exported, copy_tokenizer, write_safetensors
 
 
 def write_starting_checkpoint(

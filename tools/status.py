@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from foundation.progress import format_seconds, summary_table
+from pretrain.launch.node_check import EXCLUDED_NODES_FILE
 from pretrain.monitor.watchdog import HANGS_FOLDER
-from pretrain.node_check import EXCLUDED_NODES_FILE
 from tools.report.run import Run
 from tools.report.training import spike_count
 

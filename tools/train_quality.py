@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.signals.fasttext_file import MAGIC, SOFTMAX, SUPERVISED
-from data_prep.signals.fasttext_kernel import LABEL, sample_text
+from data_prep.signals.fasttext.file import MAGIC, SOFTMAX, SUPERVISED
+from data_prep.signals.fasttext.kernel import LABEL, sample_text
 from data_prep.signals.quality import SAMPLE_CHARACTERS, SAMPLE_PIECES, QualityClassifier
 from foundation.atomic_files import whole_file
 from foundation.progress import Progress

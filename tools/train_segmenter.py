@@ -26,7 +26,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.characters import MARK, UNSPACED, character_flags
+from data_prep.kernels.characters import MARK, UNSPACED, character_flags
 from data_prep.signals.segmentation import WINDOWS, divide
 from foundation.atomic_files import write_text
 from foundation.progress import Progress

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Hashes, Places, Shares, kernel, part, read_only
+from data_prep.kernels.kernel import Hashes, Places, Shares, kernel, part, read_only
 from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from data_prep.dedup.choose import SCREENING_DEVIATIONS
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.spill import Spill
-from data_prep.kernel import Bytes, Flags, Places, kernel
+from data_prep.kernels.kernel import Bytes, Flags, Places, kernel
 
 ANCHORS = 16
 COMMON_DOCUMENTS = 32

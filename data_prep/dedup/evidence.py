@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from data_prep.config import DedupConfig
 from data_prep.dedup.choose import Similar
 from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.shards import Shard
+from data_prep.run.manifest import Shard
 from foundation.atomic_files import whole_file
 
 PAIRS = pa.schema(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.kernel import Places, kernel, part, read_only
+from data_prep.kernels.kernel import Places, kernel, part, read_only
 from foundation.atomic_files import room_for
 
 _ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))

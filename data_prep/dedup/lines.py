@@ -26,9 +26,10 @@ from data_prep.config import DedupConfig
 from data_prep.dedup.evidence import document_id
 from data_prep.dedup.spill import Spill, mapped_zeros, part_of, parts_for
 from data_prep.dedup.texts import read_texts
-from data_prep.kernel import Bytes, Hashes, Places, Points, kernel, read_only
-from data_prep.shards import RunDirectory, Shard
-from data_prep.signals.characters import SPACE, WORD, character_flags, decode, lower_case
+from data_prep.kernels.characters import SPACE, WORD, character_flags, decode, lower_case
+from data_prep.kernels.kernel import Bytes, Hashes, Places, Points, kernel, read_only
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import Shard
 from foundation.atomic_files import whole_file
 from foundation.progress import Progress
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from data_prep.dedup.groups import Groups
 from data_prep.dedup.spill import Spill
-from data_prep.kernel import Hashes, kernel, read_only
+from data_prep.kernels.kernel import Hashes, kernel, read_only
 
 BAND_FIELDS = (("key", "<u8"), ("document", "<i8"))
 """A record of one band of a document."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Flags, Places, kernel, part
+from data_prep.kernels.kernel import Flags, Places, kernel, part
 
 
 @part

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import kernel
+from data_prep.kernels.kernel import kernel
 from foundation.atomic_files import room_for
 
 _COPIES = 6

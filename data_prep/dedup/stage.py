@@ -20,10 +20,12 @@ from data_prep.dedup.evidence import Evidence
 from data_prep.dedup.find import Finder, OtherTextError, Signatures
 from data_prep.dedup.lines import write_line_cuts
 from data_prep.dedup.texts import read_texts
-from data_prep.documents import read_columns
 from data_prep.rules import rules_of_source
 from data_prep.rules.decide import failures, rule_settings
-from data_prep.shards import RunDirectory, Shard, Stage, committed_digest, load_manifest, read_records
+from data_prep.run.commit_records import Stage, committed_digest, read_records
+from data_prep.run.directory import RunDirectory
+from data_prep.run.documents import read_columns
+from data_prep.run.manifest import Shard, load_manifest
 from foundation.progress import Progress
 
 VERSION = 3

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.shards import RunDirectory, Shard
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import Shard
 
 
 def read_texts(run: RunDirectory, shard: Shard, rows: npt.NDArray[np.int64]) -> Iterator[tuple[bytes, str]]:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from data_prep.config import DataConfig
 from data_prep.rules import Rule, rules_named, rules_of_source
 from data_prep.rules.decide import failures, read_signals
-from data_prep.shards import RunDirectory, load_manifest
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import load_manifest
 
 CONFIGURED = "configured"
 """Names the rules that each source has in the configuration."""

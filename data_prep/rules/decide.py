@@ -20,19 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
-from data_prep.documents import VERDICTS, read_columns
 from data_prep.edits import merge_cuts
-from data_prep.executors import run_units
 from data_prep.rules import Rule, rules_of_source
-from data_prep.shards import (
-    Manifest,
-    RunDirectory,
-    Stage,
-    StaleOutputError,
-    committed_digest,
-    load_manifest,
-    read_records,
-)
+from data_prep.run.commit_records import Stage, StaleOutputError, committed_digest, read_records
+from data_prep.run.directory import RunDirectory
+from data_prep.run.documents import VERDICTS, read_columns
+from data_prep.run.executors import run_units
+from data_prep.run.manifest import Manifest, load_manifest
 from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
 from foundation.atomic_files import digest
 

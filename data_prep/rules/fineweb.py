@@ -7,8 +7,8 @@ script without spaces into words.
 
 from __future__ import annotations
 
+from data_prep.kernels.characters import UNDIVIDED_LANGUAGES
 from data_prep.rules.rule import Rule
-from data_prep.signals.characters import UNDIVIDED_LANGUAGES
 
 _PAPER = "Penedo et al. 2024, arXiv:2406.17557, section 3.6"
 _CODE = "datatrove 0.10, fineweb_quality_filter.py, new_line_ratio"

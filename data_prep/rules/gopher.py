@@ -14,8 +14,8 @@ The paper filters English. Two kinds of rule do not carry over, and do not ask d
 
 from __future__ import annotations
 
+from data_prep.kernels.characters import UNDIVIDED_LANGUAGES, UNSPACED_LANGUAGES
 from data_prep.rules.rule import Rule
-from data_prep.signals.characters import UNDIVIDED_LANGUAGES, UNSPACED_LANGUAGES
 
 _QUALITY = "Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, Quality Filtering"
 _REPETITION = "Rae et al. 2021, arXiv:2112.11446, appendix A.1.1, Repetition Removal, table A1"

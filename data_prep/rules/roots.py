@@ -7,7 +7,7 @@ language without own parameters is asked the default ones; stop words and flagge
 from __future__ import annotations
 
 from data_prep.rules.rule import Comparison, Rule
-from data_prep.signals.roots_parameters import DEFAULT, PARAMETERS
+from data_prep.signals.roots.parameters import DEFAULT, PARAMETERS
 
 _SOURCE = "Laurençon et al. 2022, arXiv:2303.03915, parameters_filtering.py"
 

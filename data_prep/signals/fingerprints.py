@@ -26,9 +26,9 @@ import numpy.typing as npt
 import xxhash
 
 from data_prep.config import FingerprintConfig
-from data_prep.kernel import Bytes, Hashes, Places, Points, kernel, longest_text, part, read_only, scratch_size
-from data_prep.signals.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
-from data_prep.signals.counting import sort
+from data_prep.kernels.characters import LETTER, SPACE, UNSPACED, character_flags, decode, lower_case
+from data_prep.kernels.counting import sort
+from data_prep.kernels.kernel import Bytes, Hashes, Places, Points, kernel, longest_text, part, read_only, scratch_size
 
 _UNSPACED_PART = 5
 _SEARCHED_RATIO = 32

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from data_prep.config import DataConfig
 from data_prep.languages import UNKNOWN, UnknownLanguageError, canonical_labels, is_one_of
-from data_prep.signals.fasttext_kernel import sample_text
-from data_prep.signals.fasttext_model import FastTextModel, FastTextModelError
+from data_prep.signals.fasttext.kernel import sample_text
+from data_prep.signals.fasttext.model import FastTextModel, FastTextModelError
 
 SAMPLE_CHARACTERS = 1000
 SAMPLE_PIECES = 4

@@ -18,16 +18,18 @@ import pyarrow.parquet as pq
 
 from data_prep.compile_kernels import MEASURE, compile_kernels
 from data_prep.config import DataConfig, FingerprintConfig
-from data_prep.documents import SIGNALS, text_bytes
-from data_prep.executors import run_units
 from data_prep.languages import without_script
-from data_prep.shards import RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.run.commit_records import Stage, committed_digest
+from data_prep.run.directory import RunDirectory
+from data_prep.run.documents import SIGNALS, text_bytes
+from data_prep.run.executors import run_units
+from data_prep.run.manifest import load_manifest
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.perplexity import Perplexity, model_files
-from data_prep.signals.pii import KINDS, find_pii_in_documents
+from data_prep.signals.pii.find import KINDS, find_pii_in_documents
 from data_prep.signals.quality import QualityClassifier
-from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
+from data_prep.signals.roots.statistics import ROOTS_STATISTICS, measure_roots
 from data_prep.signals.segmentation import MODELS, mark_words, model_path
 from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web

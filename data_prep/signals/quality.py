@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.signals.fasttext_model import UNKNOWN, FastTextModel, FastTextModelError
+from data_prep.signals.fasttext.model import UNKNOWN, FastTextModel, FastTextModelError
 
 SAMPLE_CHARACTERS = 4000
 SAMPLE_PIECES = 4

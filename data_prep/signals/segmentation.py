@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import (
+from data_prep.kernels.characters import MARK, UNSPACED, character_flags, decode
+from data_prep.kernels.kernel import (
     Bytes,
     Flags,
     Hashes,
@@ -44,8 +45,7 @@ from data_prep.kernel import (
     read_only,
     scratch_size,
 )
-from data_prep.machine_words import EACH_BYTE, at, load_eight, lowest
-from data_prep.signals.characters import MARK, UNSPACED, character_flags, decode
+from data_prep.kernels.machine_words import EACH_BYTE, at, load_eight, lowest
 
 WINDOWS = (
     ("UW1", -3, 1),

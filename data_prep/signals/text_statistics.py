@@ -21,21 +21,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import (
-    Bytes,
-    Flags,
-    Hashes,
-    Places,
-    Shares,
-    inlined,
-    kernel,
-    longest_text,
-    part,
-    read_only,
-    scratch_size,
-)
-from data_prep.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of
-from data_prep.signals.characters import (
+from data_prep.kernels.characters import (
     LETTER,
     MARK,
     NUMBER,
@@ -49,7 +35,21 @@ from data_prep.signals.characters import (
     next_line,
     trimmed,
 )
-from data_prep.signals.counting import clear, count, occurrences, table_for
+from data_prep.kernels.counting import clear, count, occurrences, table_for
+from data_prep.kernels.kernel import (
+    Bytes,
+    Flags,
+    Hashes,
+    Places,
+    Shares,
+    inlined,
+    kernel,
+    longest_text,
+    part,
+    read_only,
+    scratch_size,
+)
+from data_prep.kernels.machine_words import EACH_BYTE, at, first_bytes, load_eight, lowest, mask_of
 from data_prep.signals.segmentation import mark_words
 
 COUNTS = (

@@ -22,9 +22,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.kernel import Bytes, Places, Shares, inlined, kernel, longest_text, part, read_only, scratch_size
-from data_prep.machine_words import at
-from data_prep.signals.characters import SPACE, TERMINAL, character_flags, decode, next_line, trimmed
+from data_prep.kernels.characters import SPACE, TERMINAL, character_flags, decode, next_line, trimmed
+from data_prep.kernels.kernel import Bytes, Places, Shares, inlined, kernel, longest_text, part, read_only, scratch_size
+from data_prep.kernels.machine_words import at
 from data_prep.signals.text_statistics import STATISTICS
 
 WEB_STATISTICS = (

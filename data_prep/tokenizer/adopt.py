@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data_prep.config import TokenizerConfig
 from data_prep.tokenizer import sentence_piece
-from data_prep.tokenizer.encode import MODEL_FILE, ReferenceEncoder
-from data_prep.tokenizer.encoded import TokenizerError
-from data_prep.tokenizer.token_bytes import TokenBytes, check_that_texts_come_back
+from data_prep.tokenizer.encoding.encode import MODEL_FILE, ReferenceEncoder
+from data_prep.tokenizer.encoding.encoded import TokenizerError
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes, check_that_texts_come_back
 from foundation.atomic_files import sha256_file, whole_file
 
 _FILES = sentence_piece.FILES

@@ -15,8 +15,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data_prep.config import TokenizerConfig
-from data_prep.tokenizer.encoded import BEGIN, END_OF_DOCUMENT, PAD, UNKNOWN, TokenizerError, reserved_names
-from data_prep.tokenizer.piece_encoder import PRE_TOKENIZER_PATTERN
+from data_prep.tokenizer.encoding.encoded import BEGIN, END_OF_DOCUMENT, PAD, UNKNOWN, TokenizerError, reserved_names
+from data_prep.tokenizer.encoding.piece_encoder import PRE_TOKENIZER_PATTERN
 from foundation.atomic_files import write_json, write_text
 
 _MINIMUM_FREQUENCY = 2

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_prep.tokenizer.encode import MODEL_FILE
-from data_prep.tokenizer.encoded import SPACE, TokenizerError
+from data_prep.tokenizer.encoding.encode import MODEL_FILE
+from data_prep.tokenizer.encoding.encoded import SPACE, TokenizerError
 from data_prep.tokenizer.sentence_piece import NORMAL, parse, save_sentencepiece_bpe, to_tokenizers
 
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.documents import read_columns, text_bytes
 from data_prep.edits import edit_marked, no_loss_of
-from data_prep.shards import RunDirectory
+from data_prep.run.directory import RunDirectory
+from data_prep.run.documents import read_columns, text_bytes
 from data_prep.sources.reading import NO_LOSS
-from data_prep.tokenizer.encoded import Texts
+from data_prep.tokenizer.encoding.encoded import Texts
 
 _BATCH_BYTES = 2_000_000
 """Text that is held at a time, about: documents are counted off by the mean of their row group."""

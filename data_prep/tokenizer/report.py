@@ -23,14 +23,16 @@ import numpy as np
 import regex
 
 from data_prep.config import DataConfig, TokenizerConfig, TokenizerKind
-from data_prep.executors import run_units
-from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
-from data_prep.tokenizer.encode import ReferenceEncoder, open_encoder
-from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.run.commit_records import Stage, committed_digest
+from data_prep.run.directory import RunDirectory
+from data_prep.run.executors import run_units
+from data_prep.run.manifest import Manifest, load_manifest
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder, open_encoder
+from data_prep.tokenizer.encoding.encoded import TokenizerError
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, read_kept
 from data_prep.tokenizer.report_page import draw, print_tables
 from data_prep.tokenizer.sample import is_measured, kept_bytes_of, measured_shares
-from data_prep.tokenizer.token_bytes import TokenBytes
 from data_prep.tokenizer.train import learn
 from foundation.atomic_files import whole_file, write_array, write_json
 

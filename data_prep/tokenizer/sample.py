@@ -9,7 +9,8 @@ from functools import partial
 
 from data_prep.config import DataConfig, TokenizerConfig
 from data_prep.languages import meant_for
-from data_prep.shards import Manifest, RunDirectory
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import Manifest
 from data_prep.tokenizer.kept_documents import KeptDocument, id_fraction, mixture_weights, read_kept, read_kept_sizes
 
 Stratum = tuple[str, str]

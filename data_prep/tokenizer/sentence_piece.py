@@ -27,8 +27,8 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from data_prep.config import TokenizerConfig
-from data_prep.tokenizer.encode import MODEL_FILE
-from data_prep.tokenizer.encoded import SPACE, TokenizerError, reserved_names
+from data_prep.tokenizer.encoding.encode import MODEL_FILE
+from data_prep.tokenizer.encoding.encoded import SPACE, TokenizerError, reserved_names
 from foundation.atomic_files import whole_file, write_json, write_text
 
 NORMAL, _UNKNOWN_TYPE, CONTROL, _USER_DEFINED, _UNUSED, BYTE = range(1, 7)

@@ -13,13 +13,15 @@ import numpy as np
 
 from data_prep.compile_kernels import ENCODE, compile_kernels
 from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.shards import Manifest, RunDirectory, Stage, committed_digest, load_manifest
+from data_prep.run.commit_records import Stage, committed_digest
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import Manifest, load_manifest
 from data_prep.tokenizer import byte_level, sentence_piece
 from data_prep.tokenizer.adopt import adopt_tokenizer, model_vocabulary_size, source_digests
-from data_prep.tokenizer.encode import CHECK_FILE, ReferenceEncoder, check_encoders
-from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.encoding.encode import CHECK_FILE, ReferenceEncoder, check_encoders
+from data_prep.tokenizer.encoding.encoded import TokenizerError
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.sample import SampledDocument, plan_sample
-from data_prep.tokenizer.token_bytes import TokenBytes
 from foundation.atomic_files import write_json
 from foundation.progress import Progress, format_seconds
 

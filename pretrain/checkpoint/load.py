@@ -13,7 +13,7 @@ from pretrain.checkpoint.layout import STATES, CheckpointError
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.config import ModelConfig
 from pretrain.data.skips import SkippedRanges
-from pretrain.engine import Engine, Fragment
+from pretrain.engine.engine import Engine, Fragment
 
 
 def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:

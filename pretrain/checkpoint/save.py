@@ -30,7 +30,7 @@ from pretrain.checkpoint.layout import (
     step_of,
     write_index,
 )
-from pretrain.engine import Engine
+from pretrain.engine.engine import Engine
 from pretrain.monitor.replicas import check_replicas
 
 T = TypeVar("T")

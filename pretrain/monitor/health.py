@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.config import MonitorConfig
-from pretrain.engine import Engine
-from pretrain.exit_codes import ExitCode
+from pretrain.engine.engine import Engine
+from pretrain.launch.exit_codes import ExitCode
+from pretrain.launch.stopping import StopRequests
 from pretrain.monitor.metrics import MetricsWriter
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.resources import ResourceWatch
 from pretrain.monitor.stragglers import PassClock, StragglerWatch
 from pretrain.monitor.watchdog import Activity, Watchdog
-from pretrain.stopping import StopRequests
 
 
 class Health:

@@ -15,8 +15,8 @@ from rich.text import Text
 from foundation.progress import PLAIN_LINE_SECONDS, format_seconds
 from pretrain.config import TrainConfig
 from pretrain.families.mapping import parameter_count
+from pretrain.launch.stopping import Stop
 from pretrain.monitor.flops import Peak
-from pretrain.stopping import Stop
 from pretrain.topology import Topology
 
 _DISPENSABLE = ("held-out", "rate", "norm")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from pretrain.exit_codes import ExitCode
+from pretrain.launch.exit_codes import ExitCode
 
 LOOK_SECONDS = 10.0
 """At most so often; a look takes well under a millisecond."""

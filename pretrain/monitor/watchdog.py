@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from foundation.atomic_files import write_text
-from pretrain.exit_codes import ExitCode
+from pretrain.launch.exit_codes import ExitCode
 
 Activity = Literal["starting", "training", "evaluating", "saving"]
 

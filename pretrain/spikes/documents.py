@@ -150,7 +150,7 @@ def _sample(reader: SampleReader, decode: Callable[[Any], str] | None, number: i
 def _decoder(reader: SampleReader) -> Callable[[Any], str] | None:
     """None when the tokenizer does not lie beside the token files."""
     try:
-        from data_prep.tokenizer.encode import ReferenceEncoder
+        from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 
         return ReferenceEncoder(reader.mixture.tokenizer).decode
     except (ImportError, ValueError, OSError):

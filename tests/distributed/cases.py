@@ -21,7 +21,8 @@ from pretrain.checkpoint.read import BY_TOKEN, newest_checkpoint
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch, Objective, Windows
-from pretrain.engine import Engine, join_processes
+from pretrain.engine.engine import Engine
+from pretrain.engine.processes import join_processes
 from pretrain.model.partition import partition_of
 from pretrain.monitor.replicas import ReplicaDriftError, check_replicas
 from pretrain.topology import Topology
@@ -152,7 +153,7 @@ def masters(engine: Engine) -> dict[str, np.ndarray] | None:
 
 def put_in(fault: str) -> None:
     """Break one thing in this process, to see that a test notices."""
-    import pretrain.engine as engine
+    import pretrain.engine.engine as engine
     import pretrain.model.linear as linear
     from pretrain.model.init import whole_weight
     from pretrain.model.partition import mark_sharded
@@ -307,8 +308,8 @@ def drifted(topology: Topology, name: str) -> str:
 
 def lost_keys(precision: str) -> list[str]:
     """Keys of the DeepSpeed dictionary whose loss the engine's own check does not notice."""
-    import pretrain.engine as module
-    from pretrain.deepspeed_config import deepspeed_config, flat_settings
+    import pretrain.engine.engine as module
+    from pretrain.engine.deepspeed_config import deepspeed_config, flat_settings
 
     join_processes(timeout_seconds=300)
     config, topology = tiny_config(precision=precision), Topology(1, 1, 1)

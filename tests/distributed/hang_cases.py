@@ -13,7 +13,7 @@ from foundation.configuration import load_config
 from pretrain.checkpoint import save
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader
-from pretrain.engine import Engine
+from pretrain.engine.engine import Engine
 from pretrain.train import train
 
 HUNG_RANK = 2

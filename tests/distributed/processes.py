@@ -13,7 +13,7 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # One process imports torch, DeepSpeed and megatron-core; the others are forked from it, which saves minutes.
-_CONTEXT.set_forkserver_preload(["pretrain.engine", "tests.distributed.cases"])
+_CONTEXT.set_forkserver_preload(["pretrain.engine.engine", "tests.distributed.cases"])
 
 
 def _process(rank: int, world_size: int, store: str, function: Callable[..., Any], arguments: Any, queue: Any) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch
-from pretrain.engine import Engine, join_processes
+from pretrain.engine.engine import Engine
+from pretrain.engine.processes import join_processes
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
 from pretrain.model.pipeline import WholeModel

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from pretrain.checkpoint import save
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.config import TrainConfig
-from pretrain.engine import Engine, join_processes
+from pretrain.engine.engine import Engine
+from pretrain.engine.processes import join_processes
 from pretrain.topology import Topology
 from tests.distributed.cases import FACTS, random_batches
 

@@ -15,7 +15,8 @@ from foundation.atomic_files import sha256_file
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
-from pretrain.engine import Engine, StepResult, join_processes
+from pretrain.engine.engine import Engine, StepResult
+from pretrain.engine.processes import join_processes
 from pretrain.train import train_joined
 
 VOCABULARY, LENGTH, BATCH, SEED = 64, 16, 8, 7
@@ -103,7 +104,7 @@ def run_training(config: TrainConfig, fault: str = "", at: int = 0) -> dict[str,
 
 def put_in(fault: str, at: int) -> None:
     """Make `fault` happen in this process."""
-    import pretrain.engine as engine
+    import pretrain.engine.engine as engine
     import pretrain.spikes.watch as watch
 
     calls = 0

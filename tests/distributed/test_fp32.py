@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.engine import _stretch_norms
+from pretrain.engine.deepspeed_patches import _stretch_norms
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.exit_codes import ExitCode
+from pretrain.launch.exit_codes import ExitCode
 from pretrain.monitor.watchdog import HANGS_FOLDER, REPORT_FILE, culprits, read_standings
 from tests.distributed import hang_cases
 from tests.distributed.processes import start_processes

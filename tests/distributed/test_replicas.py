@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.engine import refuse_faulty_versions
+from pretrain.engine.library import refuse_faulty_versions
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes

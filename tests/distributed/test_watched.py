@@ -8,7 +8,7 @@ import torch
 
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
-from pretrain.exit_codes import ExitCode
+from pretrain.launch.exit_codes import ExitCode
 from pretrain.monitor.metrics import read_metrics
 from tests.distributed import watch_cases
 from tests.distributed.processes import run_processes

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from foundation.configuration import load_config
 from pretrain import train as training
 from pretrain.config import TrainConfig
-from pretrain.engine import Engine
+from pretrain.engine.engine import Engine
+from pretrain.launch.node_check import NodeError
 from pretrain.monitor.stragglers import PassClock
-from pretrain.node_check import NodeError
 
 ODD_RANK = 1
 

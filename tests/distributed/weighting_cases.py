@@ -11,7 +11,8 @@ from pretrain.data.batches import Batches
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
 from pretrain.data.objective import Batch, Objective
-from pretrain.engine import Engine, join_processes
+from pretrain.engine.engine import Engine
+from pretrain.engine.processes import join_processes
 from pretrain.topology import Topology
 from tests.distributed.cases import whole
 

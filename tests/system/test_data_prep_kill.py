@@ -22,7 +22,7 @@ import psutil
 import pytest
 import yaml
 
-from data_prep.shards import STAGES
+from data_prep.stages import STAGES
 
 COMMON_WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train"
 REPOSITORY = Path(__file__).parents[2]
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_in_any_stage_and_grows_again(
         assert not list((small_disk / "run").rglob("*.partial"))
         if process.returncode == 0:
             break
-        ended_in.add(max(done, key=STAGES.index) if done else "start")
+        ended_in.add(max(done, key=list(STAGES).index) if done else "start")
         assert process.returncode == 2, told
         errors = [line for line in told.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and "Traceback" not in told, told

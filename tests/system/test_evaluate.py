@@ -18,8 +18,9 @@ from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.single import load_single_process_model
 from tests.unit.pretrain.families.small import InMemory, small_model
-from tools import convert, evaluate
-from tools.import_hugging_face import from_hugging_face
+from tools import evaluate
+from tools.hugging_face import to_hf as convert
+from tools.hugging_face.from_hf import from_hugging_face
 
 TEXTS = ("def add(a, b):\n    return a + b\n", "Water boils at one hundred degrees.", "x" * 150)
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from pretrain.data.mixture import load_mixture
 from pretrain.monitor.metrics import read_metrics
 from tests.system.test_pretrain import pretrain, refused, run  # noqa: F401
-from tools import convert
+from tools.hugging_face import to_hf as convert
 
 STEPS = 40
 

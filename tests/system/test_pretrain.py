@@ -17,8 +17,8 @@ from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
+from pretrain.launch.run_lock import LOCK_FILE, RunLock
 from pretrain.monitor.metrics import CLOCKED, read_metrics
-from pretrain.run_lock import LOCK_FILE, RunLock
 from tests.small_run import LENGTH, write_small_run
 from tools.report.__main__ import main
 

@@ -15,8 +15,8 @@ import torch
 
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
+from pretrain.launch.node_check import EXCLUDED_NODES_FILE
 from pretrain.monitor.metrics import read_metrics
-from pretrain.node_check import EXCLUDED_NODES_FILE
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
 from tests.small_run import write_small_run

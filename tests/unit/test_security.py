@@ -18,7 +18,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.data.mixture import load_mixture
 from pretrain.families.registry import format_of_type
-from tools.import_hugging_face import _Tensors
+from tools.hugging_face.from_hf import _Tensors
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -96,7 +96,7 @@ DANGEROUS = {
 
 OWN = {
     # what the same command wrote a moment before, in a temporary folder that is its user's alone
-    ("data_prep/executors.py", "pickle.loads"),
+    ("data_prep/run/executors.py", "pickle.loads"),
 }
 
 

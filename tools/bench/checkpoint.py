@@ -16,7 +16,8 @@ import torch
 from foundation.progress import Progress
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.config import TrainConfig
-from pretrain.engine import Engine, join_processes
+from pretrain.engine.engine import Engine
+from pretrain.engine.processes import join_processes
 from pretrain.topology import Topology
 from tools.bench.page import show
 

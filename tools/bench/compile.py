@@ -19,7 +19,7 @@ from typing import Any
 from numba.core import event
 
 from data_prep.compile_kernels import GROUPS, divide
-from data_prep.quick_compilation import quick_compilation
+from data_prep.kernels.quick_compilation import quick_compilation
 from foundation.progress import Progress
 from tools.bench.page import show
 

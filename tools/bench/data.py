@@ -125,7 +125,7 @@ def concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
     """Bytes and offsets of texts, as Arrow keeps a string column."""
     import pyarrow as pa
 
-    from data_prep.documents import text_bytes
+    from data_prep.run.documents import text_bytes
 
     return text_bytes(pa.array([text for text, _ in texts], pa.large_string()))
 
@@ -134,7 +134,7 @@ def our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[s
     """The signals that rules ask for, of texts whose languages are known."""
     import numpy as np
 
-    from data_prep.signals.roots_statistics import ROOTS_STATISTICS, measure_roots
+    from data_prep.signals.roots.statistics import ROOTS_STATISTICS, measure_roots
     from data_prep.signals.segmentation import mark_words
     from data_prep.signals.text_statistics import STATISTICS, measure_text
     from data_prep.signals.web_statistics import WEB_STATISTICS, measure_web
@@ -324,7 +324,7 @@ def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
     import pyarrow.parquet as pq
 
     from data_prep.config import FingerprintConfig
-    from data_prep.documents import DOCUMENTS, SIGNALS
+    from data_prep.run.documents import DOCUMENTS, SIGNALS
     from data_prep.signals.language import LanguageIdentifier
     from data_prep.signals.measure import Instruments, measure_documents, warm_up
 

@@ -113,7 +113,7 @@ def config_of(name: str, mixture: Path, steps: int) -> TrainConfig:
 
 def learn(name: str, config: TrainConfig) -> Learnt:
     """Train one tiny model; called in every process."""
-    from pretrain.engine import Engine
+    from pretrain.engine.engine import Engine
 
     mixture, length, batch = load_mixture(config.data.mixture), config.data.sequence_length, config.batch
     topology = Topology(pipe=2, data=1, tensor=2)
@@ -151,7 +151,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
 
 def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
     """All rows in these four processes; returns 0 when every causal run ends within the bound of the best."""
-    from pretrain.engine import join_processes
+    from pretrain.engine.processes import join_processes
 
     join_processes(timeout_seconds=1800)
     is_first = torch.distributed.get_rank() == 0

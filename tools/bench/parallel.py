@@ -123,7 +123,8 @@ def print_results(given: argparse.Namespace, results: dict[str, list[list[dict[s
 def time_one(given: argparse.Namespace) -> None:
     """Called in each process of a launch; the first one prints what all measured as a line of JSON."""
 
-    from pretrain.engine import Engine, join_processes
+    from pretrain.engine.engine import Engine
+    from pretrain.engine.processes import join_processes
 
     parallel = LAYOUTS[given.one]
     join_processes(600)

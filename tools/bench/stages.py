@@ -26,7 +26,9 @@ import pyarrow.parquet as pq
 from data_prep.config import DataConfig
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
-from data_prep.shards import RunDirectory, freeze_manifest, load_manifest, restart
+from data_prep.run.commit_records import restart
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import freeze_manifest, load_manifest
 from data_prep.signals.measure import measure
 from foundation.progress import Progress
 from tools.bench.data import CORPUS, CORPUS_HELP, load, no_corpus

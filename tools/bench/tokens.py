@@ -27,10 +27,11 @@ import yaml
 
 from data_prep.config import DataConfig
 from data_prep.indexed_dataset.format import bin_path, idx_path, token_dtype
-from data_prep.indexed_dataset.tokenize import encode_shard, tokenize_stage
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
-from data_prep.shards import RunDirectory, load_manifest
-from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, open_encoder
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import load_manifest
+from data_prep.tokenize import encode_shard, tokenize_stage
+from data_prep.tokenizer.encoding.encode import GigatokenEncoder, ReferenceEncoder, open_encoder
 from foundation.progress import Progress
 from tools.bench.memory import peak_bytes
 from tools.bench.page import show

@@ -137,7 +137,8 @@ def matmul_flops(dtype: torch.dtype) -> float:
 
 def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
     """The trainer's engine with one process."""
-    from pretrain.engine import Engine, join_processes
+    from pretrain.engine.engine import Engine
+    from pretrain.engine.processes import join_processes
     from pretrain.topology import Topology
 
     join_processes(600)

@@ -99,7 +99,7 @@ def tokens_part(run: Run) -> str:
 def export_part(run: Run) -> str:
     check = run.check
     if not check:
-        return missing("The model has not been exported and checked yet", "python -m tools.verify_export")
+        return missing("The model has not been exported and checked yet", "python -m tools.hugging_face.verify")
     verdict = "computes" if check["within_bound"] else "does NOT compute"
     out = [
         f'<p class="{"good" if check["within_bound"] else "bad"}">Loaded by transformers, the model '

@@ -18,7 +18,7 @@ from pretrain.data.mixture import MixtureFile, load_mixture
 from pretrain.monitor.flops import Peak
 from pretrain.monitor.metrics import read_metrics
 from pretrain.spikes.ledger import LEDGER_FILE, read_ledger
-from tools.verify_export import RESULT_FILE
+from tools.hugging_face.verify import RESULT_FILE
 
 
 class Run:

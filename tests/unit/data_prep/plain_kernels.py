@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from data_prep.signals.characters import TERMINAL_RANGES
-from data_prep.signals.pii_candidates import ACCOUNT, AT_SIGN, COLONS, DASHES, DIGITS, DOTTED_NUMBERS, TOKEN
+from data_prep.kernels.characters import TERMINAL_RANGES
+from data_prep.signals.pii.candidates import ACCOUNT, AT_SIGN, COLONS, DASHES, DIGITS, DOTTED_NUMBERS, TOKEN
 from data_prep.signals.web_statistics import PAPER
 
 _POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")

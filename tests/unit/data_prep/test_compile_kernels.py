@@ -16,9 +16,11 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from data_prep.compile_kernels import ENCODE, GROUPS
-from data_prep.tokenizer import byte_pairs, pieces, token_bytes
-from data_prep.tokenizer.encode import ReferenceEncoder
-from data_prep.tokenizer.piece_encoder import PieceEncoder
+from data_prep.tokenizer.encoding import byte_pairs
+from data_prep.tokenizer.encoding import pieces
+from data_prep.tokenizer.encoding import token_bytes
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.piece_encoder import PieceEncoder
 
 def kinds():
     modules = (byte_pairs, pieces, token_bytes)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.edits import edit, edit_marked, no_loss_of
-from data_prep.shards import FileRange
-from data_prep.sources import Document, Fault, reader_of
+from data_prep.sources import Document, Fault, FileRange, reader_of
 
 TEXT = "Frage: wer? mail@x.org\nrauschen\nAntwort: är"
 

@@ -17,7 +17,9 @@ import zstandard
 
 from data_prep.config import DataConfig
 from data_prep.extract import extract, place_of, quarantined
-from data_prep.shards import RunDirectory, load_manifest, read_records
+from data_prep.run.commit_records import read_records
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import load_manifest
 from data_prep.sources import reader_of
 from data_prep.sources.compression import _Range
 

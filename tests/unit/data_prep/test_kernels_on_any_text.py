@@ -20,21 +20,21 @@ from hypothesis import strategies as st
 from data_prep.config import FingerprintConfig, TokenizerConfig
 from data_prep.dedup.lines import hash_lines
 from data_prep.signals import language, quality
-from data_prep.signals.fasttext_kernel import sample_text
+from data_prep.signals.fasttext.kernel import sample_text
 from data_prep.signals.fingerprints import fingerprint_text, shingle_set
-from data_prep.signals.pii_candidates import find_candidates
-from data_prep.signals.roots_statistics import measure_roots
+from data_prep.signals.pii.candidates import find_candidates
+from data_prep.signals.roots.statistics import measure_roots
 from data_prep.signals.segmentation import mark_words
 from data_prep.signals.text_statistics import STATISTICS, measure_text
 from data_prep.signals.web_statistics import DATASET, PAPER, WEB_STATISTICS, c4_cuts, measure_web
 from data_prep.tokenizer.byte_level import save_byte_level_bpe, train_byte_level_bpe
-from data_prep.tokenizer.encode import ReferenceEncoder
-from data_prep.tokenizer.piece_encoder import PieceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.piece_encoder import PieceEncoder
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.sentence_piece import save_sentencepiece_bpe, train_sentencepiece_bpe
-from data_prep.tokenizer.token_bytes import TokenBytes
 from tests.unit.data_prep import plain_kernels as plain
 from tests.unit.data_prep.signals.plain_segmentation import begins_of, category, is_unspaced
-from tests.unit.data_prep.signals.test_roots_statistics import plain as plain_roots
+from tests.unit.data_prep.signals.roots.test_statistics import plain as plain_roots
 from tests.unit.data_prep.signals.test_text_statistics import plain_statistics
 from tests.unit.data_prep.tokenizer.corpus import make_texts
 

@@ -14,7 +14,7 @@ from data_prep.languages import UnknownLanguageError, canonical, canonical_label
 from data_prep.rules import RULE_SETS, rules_of_source
 from data_prep.rules.decide import judge
 from data_prep.rules.language import rules_of
-from data_prep.signals.fasttext_model import FastTextModelError
+from data_prep.signals.fasttext.model import FastTextModelError
 from data_prep.signals.language import LanguageIdentifier, check_languages, installed_model_path
 from data_prep.signals.measure import Instruments, measure_documents
 from tools.bench.data import load

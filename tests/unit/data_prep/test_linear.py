@@ -17,7 +17,7 @@ from data_prep.tokenizer.byte_level import LONGEST_WORD, without_long_words
 from tests.unit.data_prep.regex_steps import StepCounter, TooManyStepsError
 
 MODULES = (
-    "data_prep.signals.pii_addresses", "data_prep.signals.pii_keys", "data_prep.signals.pii_numbers",
+    "data_prep.signals.pii.addresses", "data_prep.signals.pii.keys", "data_prep.signals.pii.numbers",
     "data_prep.sources.html", "data_prep.sources.latex", "data_prep.sources.manual",
     "data_prep.sources.roff", "data_prep.sources.mdoc", "data_prep.sources.stackexchange", "data_prep.sources.warc",
     "data_prep.sources.arxiv", "data_prep.sources.web_encodings", "data_prep.sources.warc_records",
@@ -28,8 +28,8 @@ UNITS = (
     "<div>", "\\verb|", ".", "coding:",
 )  # fmt: skip
 WINDOWED = (
-    "data_prep.signals.pii_keys._HEXADECIMAL", "data_prep.signals.pii_addresses._LOCAL_PART",
-    "data_prep.signals.pii_addresses._IDENTIFIER", "data_prep.signals.pii_keys._WORD",
+    "data_prep.signals.pii.keys._HEXADECIMAL", "data_prep.signals.pii.addresses._LOCAL_PART",
+    "data_prep.signals.pii.addresses._IDENTIFIER", "data_prep.signals.pii.keys._WORD",
 )  # fmt: skip
 """Asked of at most 256 bytes, from their start or to their end."""
 PREFIXES = ("", "x", "\\def\\a", "\\input{", "\\newcommand", "tab(", "+1", "charset", "\n", "-*-")

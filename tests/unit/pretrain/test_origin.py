@@ -10,7 +10,7 @@ import pytest
 
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.origin import STARTED_FROM, origin_of
-from tools.convert import _stopping_at
+from tools.hugging_face.to_hf import _stopping_at
 
 
 def reader(path: Path, index: dict[str, Any]) -> Any:

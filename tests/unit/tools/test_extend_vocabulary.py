@@ -11,8 +11,8 @@ import sentencepiece
 import torch
 
 from data_prep.config import TokenizerConfig
-from data_prep.tokenizer.encode import ReferenceEncoder, SentencePieceEncoder, prove_equal
-from data_prep.tokenizer.encoded import TokenizerError
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder, SentencePieceEncoder, prove_equal
+from data_prep.tokenizer.encoding.encoded import TokenizerError
 from data_prep.tokenizer.extend import merge_vocabularies, old_pieces, read_model
 from data_prep.tokenizer.sentence_piece import parse
 from data_prep.tokenizer.train import learn

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from data_prep.indexed_dataset import tokenize as stage_module
-from data_prep.indexed_dataset.tokenize import tokenize
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep import tokenize as stage_module
+from data_prep.tokenize import tokenize
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.train import train_tokenizer
 from foundation.configuration import load_config
 from pretrain.config import TrainConfig

@@ -16,8 +16,8 @@ from foundation.configuration import load_config, write_resolved
 from pretrain.config import TrainConfig
 from tests.small_run import write_small_run
 from tools.charts import Series, line_chart, number, smoothed, ticks
+from tools.hugging_face.verify import RESULT_FILE
 from tools.report.__main__ import main
-from tools.verify_export import RESULT_FILE
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
 

@@ -15,7 +15,8 @@ from data_prep.config import DataConfig
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.rules.decide import decide
-from data_prep.shards import RunDirectory, StaleOutputError
+from data_prep.run.commit_records import StaleOutputError
+from data_prep.run.directory import RunDirectory
 from data_prep.signals.measure import measure
 from data_prep.signals.quality import QualityClassifier
 from foundation.configuration import ConfigError, load_config

@@ -15,7 +15,7 @@ from data_prep.dedup.spill import Spill, part_of
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.rules.decide import decide
-from data_prep.shards import RunDirectory
+from data_prep.run.directory import RunDirectory
 from data_prep.signals.measure import measure
 from data_prep.tokenizer.kept_documents import read_kept
 

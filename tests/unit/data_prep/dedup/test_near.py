@@ -20,7 +20,7 @@ from data_prep.dedup.choose import choose
 from data_prep.dedup.evidence import KINDS
 from data_prep.dedup.find import Finder, Signatures
 from data_prep.dedup.near import band_keys
-from data_prep.shards import Shard
+from data_prep.run.manifest import Shard
 from data_prep.signals.fingerprints import jaccard, shingle_set
 from tests.unit.data_prep.dedup.finding import FINGERPRINTS, find, sets_of
 

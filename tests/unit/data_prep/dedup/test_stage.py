@@ -13,7 +13,8 @@ from data_prep.config import DataConfig
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.rules.decide import decide
-from data_prep.shards import RunDirectory, StaleOutputError, read_records
+from data_prep.run.commit_records import StaleOutputError, read_records
+from data_prep.run.directory import RunDirectory
 from data_prep.signals.measure import measure
 
 PROSE = (

@@ -14,7 +14,8 @@ from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.rules.compare import compare
 from data_prep.rules.decide import decide
-from data_prep.shards import RunDirectory, read_records
+from data_prep.run.commit_records import read_records
+from data_prep.run.directory import RunDirectory
 from data_prep.signals.measure import measure
 from data_prep.tokenizer.kept_documents import read_kept
 

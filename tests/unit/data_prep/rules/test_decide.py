@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.documents import VERDICTS
 from data_prep.rules import Rule
 from data_prep.rules.decide import _of_shard, count_verdicts, judge
+from data_prep.run.documents import VERDICTS
 
 RULES = (
     Rule("length.words", "word_count", "at least", 10, "this test"),

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from data_prep.config import DataConfig, LanguageConfig, LanguageModelConfig, QualityConfig, RuleSet, SourceConfig
-from data_prep.documents import SIGNALS
 from data_prep.rules import (
     RULE_SETS,
     Rule,
@@ -24,6 +23,7 @@ from data_prep.rules import (
     rules_of_source,
 )
 from data_prep.rules.decide import failures
+from data_prep.run.documents import SIGNALS
 from data_prep.signals.text_statistics import measure_string
 
 PROSE = (

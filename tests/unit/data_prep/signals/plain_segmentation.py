@@ -6,7 +6,7 @@ import json
 import unicodedata
 from functools import lru_cache
 
-from data_prep.signals.characters import TABLE_SIZE, UNSPACED_RANGES
+from data_prep.kernels.characters import TABLE_SIZE, UNSPACED_RANGES
 from data_prep.signals.segmentation import MODELS, WINDOWS, model_path
 
 

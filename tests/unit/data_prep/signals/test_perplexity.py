@@ -15,11 +15,12 @@ import sentencepiece
 from data_prep.config import DataConfig, LanguageModelConfig
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
+from data_prep.ledger.why import explain
 from data_prep.rules.decide import decide
-from data_prep.shards import RunDirectory, StaleOutputError
+from data_prep.run.commit_records import StaleOutputError
+from data_prep.run.directory import RunDirectory
 from data_prep.signals.measure import measure
 from data_prep.signals.perplexity import Perplexity, PerplexityError, normalize
-from data_prep.why import explain
 from foundation.configuration import ConfigError, load_config
 from tools.perplexity_bounds import main as print_bounds
 

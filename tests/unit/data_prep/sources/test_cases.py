@@ -10,7 +10,7 @@ import pytest
 from data_prep.config import TokenizerConfig
 from data_prep.sources import Document, Fault, reader_of
 from data_prep.tokenizer.adopt import check_tokenizer
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 
 CASES = Path(__file__).parents[5] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"{CASES} is not there")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shards import FileRange
-from data_prep.sources import Document, Fault
+from data_prep.sources import Document, Fault, FileRange
 from data_prep.sources.manual import READER
 from data_prep.sources.roff import alias_target, named_character, page_to_text
 

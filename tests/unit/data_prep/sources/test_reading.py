@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.shards import FileRange
-from data_prep.sources import KINDS, Document, Fault, reader_of
+from data_prep.sources import KINDS, Document, Fault, FileRange, reader_of
 
 
 def read_file(kind: str, path: Path, maximum_bytes: int = 1_000_000) -> list[Document | Fault]:

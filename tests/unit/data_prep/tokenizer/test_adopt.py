@@ -17,13 +17,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from data_prep.config import TokenizerConfig
 from data_prep.indexed_dataset.reader import IndexedDataset
-from data_prep.indexed_dataset.tokenize import tokenize
-from data_prep.shards import StaleOutputError
+from data_prep.run.commit_records import StaleOutputError
+from data_prep.tokenize import tokenize
 from data_prep.tokenizer.adopt import check_tokenizer
-from data_prep.tokenizer.encode import ReferenceEncoder, SentencePieceEncoder, open_encoder
-from data_prep.tokenizer.encoded import TokenizerError
-from data_prep.tokenizer.piece_encoder import PieceEncoder
-from data_prep.tokenizer.token_bytes import TokenBytes
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder, SentencePieceEncoder, open_encoder
+from data_prep.tokenizer.encoding.encoded import TokenizerError
+from data_prep.tokenizer.encoding.piece_encoder import PieceEncoder
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.train import learn, train_tokenizer
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 

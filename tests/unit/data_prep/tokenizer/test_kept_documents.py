@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.documents import DOCUMENTS, text_bytes
+from data_prep.run.documents import DOCUMENTS, text_bytes
 from data_prep.tokenizer import kept_documents
-from data_prep.tokenizer.encoded import Texts
+from data_prep.tokenizer.encoding.encoded import Texts
 from data_prep.tokenizer.kept_documents import KeptShard, read_kept
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from data_prep.config import DataConfig
-from data_prep.shards import RunDirectory, load_manifest, restart
+from data_prep.run.commit_records import restart
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import load_manifest
 from data_prep.tokenizer import report as report_module
-from data_prep.tokenizer.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.kept_documents import read_kept
 from data_prep.tokenizer.report import count_words, fertility, own_settings, report_tokenizer
 from data_prep.tokenizer.sample import is_measured, kept_bytes_of, measured_shares
-from data_prep.tokenizer.token_bytes import TokenBytes
 from data_prep.tokenizer.train import train_tokenizer
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.config import DataConfig, TokenizerConfig
-from data_prep.shards import Manifest, RunDirectory
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import Manifest
 from data_prep.tokenizer.sample import Sample, is_measured, language_proportions, plan_sample
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 

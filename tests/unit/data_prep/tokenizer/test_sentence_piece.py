@@ -12,17 +12,17 @@ import sentencepiece
 
 from data_prep.config import TokenizerConfig
 from data_prep.indexed_dataset.reader import IndexedDataset
-from data_prep.indexed_dataset.tokenize import tokenize
-from data_prep.tokenizer.encode import GigatokenEncoder, ReferenceEncoder, SentencePieceEncoder, check_encoders
-from data_prep.tokenizer.encoded import TokenizerError
-from data_prep.tokenizer.piece_encoder import PieceEncoder
+from data_prep.tokenize import tokenize
+from data_prep.tokenizer.encoding.encode import GigatokenEncoder, ReferenceEncoder, SentencePieceEncoder, check_encoders
+from data_prep.tokenizer.encoding.encoded import TokenizerError
+from data_prep.tokenizer.encoding.piece_encoder import PieceEncoder
+from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.sentence_piece import (
     parse,
     save_sentencepiece_bpe,
     to_tokenizers,
     train_sentencepiece_bpe,
 )
-from data_prep.tokenizer.token_bytes import TokenBytes
 from data_prep.tokenizer.train import train_tokenizer
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 

@@ -11,11 +11,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from data_prep.config import TokenizerConfig
-from data_prep.shards import StaleOutputError
+from data_prep.run.commit_records import StaleOutputError
 from data_prep.tokenizer.byte_level import reserved_entries, save_byte_level_bpe, train_byte_level_bpe
-from data_prep.tokenizer.encode import ReferenceEncoder
-from data_prep.tokenizer.encoded import TokenizerError
-from data_prep.tokenizer.piece_encoder import PRE_TOKENIZER_PATTERN, PieceEncoder
+from data_prep.tokenizer.encoding.encode import ReferenceEncoder
+from data_prep.tokenizer.encoding.encoded import TokenizerError
+from data_prep.tokenizer.encoding.piece_encoder import PRE_TOKENIZER_PATTERN, PieceEncoder
 from data_prep.tokenizer.train import train_tokenizer
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pretrain.exit_codes import ExitCode
+from pretrain.launch.exit_codes import ExitCode
 from pretrain.monitor import resources
 from pretrain.monitor.resources import Memory, ResourceWatch, host_memory
 

@@ -1,0 +1,1 @@
+"""What became of every document: counts, page, plots, samples, one document explained."""

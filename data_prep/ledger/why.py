@@ -1,0 +1,120 @@
+"""Why one document was kept or dropped: its text, its signals against each threshold, and what it is a copy of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_prep.config import DataConfig
+from data_prep.extract import place_of, quarantined
+from data_prep.ledger.lookup import Lookup
+from data_prep.rules import rules_of_source
+from data_prep.rules.rule import explain as outcomes_of
+from data_prep.rules.rule import shown
+from data_prep.run.directory import RunDirectory
+from data_prep.run.manifest import Manifest, load_manifest
+
+_TEXT_CHARACTERS = 600
+_LONG_SIGNALS = ("id", "minhash", "sampled_shingles", "exact_hash", "pii_spans")
+
+_LIKENESS = {"exact": "exact copy of", "near": "near copy of", "contained": "contained in"}
+_PAIRS_SHOWN = 20
+_CUTS_SHOWN = 10
+_CUT_CHARACTERS = 120
+
+
+def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
+    """Everything the run knows about a document, as text for people.
+
+    Args:
+        document: its id, or the path (or the end of the path) of a raw file that was set aside.
+
+    Raises:
+        ValueError: there is no such document.
+    """
+    manifest = load_manifest(run)
+    match = re.fullmatch(r"(.+)/(\d+)", document)
+    if match is None or match.group(1) not in manifest.shard_names:
+        return _set_aside(manifest, run, document)
+    shard, row = match.group(1), int(match.group(2))
+    identity = f"{shard}/{row:07d}"
+    return "\n".join(_explain(config, run, identity))
+
+
+def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[str]:
+    lookup = Lookup(run)
+    found = lookup.document(identity)
+    yield f"{identity}: {found['url']}"
+    yield f"  source {found['source']}, metadata {found['metadata']}"
+    text = found["text"]
+    yield f"  text, {len(text):,} characters" + (
+        f", the first {_TEXT_CHARACTERS}:" if len(text) > _TEXT_CHARACTERS else ":"
+    )
+    yield from (f"  | {line}" for line in text[:_TEXT_CHARACTERS].splitlines())
+
+    signals = lookup.signals(identity)
+    yield "\nsignals"
+    yield from (f"  {name:<42} {shown(value)}" for name, value in signals.items() if name not in _LONG_SIGNALS)
+    spans = signals["pii_spans"] or []
+    yield f"  {'personal data, replaced before training':<42} {len(spans)}" + _kinds(spans)
+
+    verdict = lookup.verdict(identity)
+    yield "\nrules"
+    for outcome in outcomes_of(signals, rules_of_source(config, found["source"])):
+        state = "passes" if outcome.passes else "FAILS "
+        if not outcome.applies:
+            state = "not asked"
+        source = "" if outcome.passes or not outcome.applies else f"; {outcome.rule.source}"
+        asked = outcome.rule.describe(signals["language"])
+        yield f"  {state:<10}{outcome.rule.name:<36} {shown(outcome.value)} ({asked}{source})"
+
+    removals = pq.read_table(run.dedup / "removals.parquet", filters=[("id", "=", identity)]).to_pylist()
+    copies = pq.read_table(run.dedup / "pairs.parquet", filters=[[("id_a", "=", identity)], [("id_b", "=", identity)]])
+    yield "\nduplicates"
+    for removal in removals:
+        kept = lookup.document(removal["duplicate_of"])["url"]
+        yield f"  {_LIKENESS[removal['kind']]} {removal['duplicate_of']} ({kept}), {_measures(removal)}"
+    for pair in copies.slice(0, _PAIRS_SHOWN).to_pylist():
+        other = pair["id_b"] if pair["id_a"] == identity else pair["id_a"]
+        relation = "contains" if pair["kind"] == "contained" and pair["id_a"] == identity else _LIKENESS[pair["kind"]]
+        yield f"  {relation} {other}, {_measures(pair)}"
+    if len(copies) > _PAIRS_SHOWN:
+        yield f"  and {len(copies) - _PAIRS_SHOWN:,} more, see {run.dedup / 'pairs.parquet'}"
+    if not removals and not len(copies):
+        yield "  no other document is like it"
+
+    yield "\nverdict"
+    cuts, data = verdict["cuts"], text.encode()
+    if cuts:
+        yield f"  {len(cuts)} ranges of its lines are left out, {sum(c['end'] - c['start'] for c in cuts):,} bytes:"
+        for cut in cuts[:_CUTS_SHOWN]:
+            left_out = data[cut["start"] : cut["end"]].decode()[:_CUT_CHARACTERS]
+            yield f"  - bytes {cut['start']:,} to {cut['end']:,}: {left_out!r}"
+    yield "  kept" if verdict["kept"] else f"  dropped: {', '.join(verdict['reasons'])} (the first is counted)"
+
+
+def _measures(pair: dict[str, Any]) -> str:
+    """Of shingles: what both share, and how much of the one that goes the other has."""
+    return f"Jaccard {pair['jaccard']:.3f}, containment {pair['containment']:.3f}"
+
+
+def _set_aside(manifest: Manifest, run: RunDirectory, path: str) -> str:
+    found = [record for record in quarantined(run, manifest.shard_names) if record["path"].endswith(path)]
+    if (found and "/" in path) or (found and "." in path):
+        return "\n".join(
+            f"{place_of(record)}: set aside as {record['reason']}: {record['detail']}\n  {record['excerpt']!r}"
+            for record in found
+        )
+    example = f"{manifest.shard_names[0]}/0000000"
+    raise ValueError(
+        f"{path}: no shard has this name and no file of this name was set aside; give an id such as {example}, "
+        f"or the path of a raw file. The shards are {manifest.shard_names[0]} to {manifest.shard_names[-1]}"
+    )
+
+
+def _kinds(spans: list[dict[str, Any]]) -> str:
+    kinds = sorted({span["kind"] for span in spans})
+    return f" ({', '.join(kinds)})" if kinds else ""

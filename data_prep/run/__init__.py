@@ -1,0 +1,1 @@
+"""One run over many machines: input, manifest, shards, commit records, executors."""

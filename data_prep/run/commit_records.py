@@ -1,0 +1,263 @@
+"""Commit records, which make every stage resumable.
+
+A unit of work counts as done when its commit record exists, and the record is written after the outputs are whole: kill
+the program anywhere, run it again, and only what is missing is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_prep.run.directory import RunDirectory
+from data_prep.stages import STAGES, from_stage_on
+from foundation.atomic_files import NewFile, digest, put_if_absent, sha256_file, whole_file, write_json
+
+
+class StaleOutputError(ValueError):
+    """Outputs on disk were made from another input or with another setting."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one unit of a stage has written."""
+
+    unit: str
+    version: int
+    settings: Mapping[str, Any]
+    inputs: str
+    counts: Mapping[str, int]
+    outputs: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
+    """Path relative to the run -> (size in bytes, sha256, or None of what the stage itself reads and removes)."""
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        return {path: checksum for path, (_, checksum) in self.outputs.items() if checksum is not None}
+
+
+class Stage:
+    """One stage of a run: what is done, and under which settings.
+
+    Args:
+        name: one of `STAGES`.
+        version: raised by hand when the code would write other bytes for the same input.
+        settings: everything in the configuration that changes the bytes written (not the number of workers).
+        inputs: digest of what it reads, see `committed_digest`.
+    """
+
+    def __init__(self, run: RunDirectory, name: str, version: int, settings: Mapping[str, Any], inputs: str) -> None:
+        if name not in STAGES:
+            raise ValueError(f"stage {name!r} is unknown; stages are {', '.join(STAGES)}")
+        self.run = run
+        self.name = name
+        self.version = version
+        self.settings: Mapping[str, Any] = json.loads(json.dumps(settings))  # as it will be read back: lists, no tuples
+        self.inputs = inputs
+        self.folder = run.commits / name
+
+    def is_done(self, unit: str) -> bool:
+        """Whether `unit` was committed and its outputs are still there.
+
+        Raises:
+            StaleOutputError: it was committed from another input, with another setting or by other code.
+        """
+        record = _read_record(self.folder / f"{unit}.json")
+        if record is None:
+            return False
+        self._refuse_stale(record)
+        lost = self._lost(record)
+        if lost is not None:
+            print(f"{lost}; {self.name} {unit} is done again", file=sys.stderr)
+        return lost is None
+
+    def _lost(self, record: Record) -> str | None:
+        """What is wrong with the outputs of a record, for people; None: they are there."""
+        for path, (size, _) in record.outputs.items():
+            found = self.run.root / path
+            actual = found.stat().st_size if found.is_file() else None
+            if actual != size:
+                what = "is missing" if actual is None else f"has {actual} bytes, {size} were committed"
+                return f"{found}: {what}"
+        return None
+
+    def forget_lost(self, unit: str) -> None:
+        """Remove the record of a unit if it is damaged or its outputs are lost; one that is true stays.
+
+        It is moved aside before it is judged: another process may be committing the same unit at this moment.
+        """
+        path = self.folder / f"{unit}.json"
+        aside = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.aside")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, aside)
+            record = _read_record(aside)
+            if record is not None and self._lost(record) is None:
+                put_if_absent(aside, path)
+            aside.unlink()
+
+    def new_file(self, digests: dict[Path, str] | None = None) -> NewFile:
+        """Opener for the outputs of a unit; `digests` receives what `commit` wants to know of them.
+
+        Where two processes may work at the same unit, be it by mistake, files in place are not replaced: their record
+        may exist already.
+        """
+        return partial(whole_file, keep_first=self.keeps_first, digests=digests)
+
+    @property
+    def keeps_first(self) -> bool:
+        """Whether outputs that are in place stay, because other processes may work at the same unit."""
+        return self.run.share is not None or self.run.executor == "ray"
+
+    def commit(
+        self,
+        unit: str,
+        outputs: Sequence[Path],
+        counts: Mapping[str, int],
+        *,
+        digests: Mapping[Path, str] = {},
+        scratch: Sequence[Path] = (),
+    ) -> None:
+        """Declare `unit` done. Call it after every output is in place under its final name.
+
+        Args:
+            digests: SHA-256 of outputs that were hashed before they were put in place, see `new_file`; the others are
+                read, which only a stage that has the run to itself may leave it to.
+            scratch: outputs that this stage itself reads and removes, which are not hashed.
+
+        Raises:
+            FileNotFoundError: an output is not there.
+            OtherContentError: another process has committed other outputs or counts.
+        """
+        hashed = {path: digests.get(path) or sha256_file(path) for path in outputs}
+        written = {
+            str(path.relative_to(self.run.root)): (path.stat().st_size, hashed.get(path))
+            for path in (*outputs, *scratch)
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(
+            self.folder / f"{unit}.json",
+            {
+                "stage": self.name,
+                "unit": unit,
+                "version": self.version,
+                "settings": self.settings,
+                "inputs": self.inputs,
+                "counts": {name: int(count) for name, count in sorted(counts.items())},
+                "outputs": written,
+            },
+            self.new_file(),
+        )
+
+    def records(self) -> dict[str, Record]:
+        """Every committed unit, by name."""
+        return read_records(self.run, self.name)
+
+    def digest(self) -> str:
+        """Changes with any byte that this stage has committed."""
+        return _digest_of(self.records())
+
+    def _refuse_stale(self, record: Record) -> None:
+        where = f"{self.name} {record.unit}"
+        advice = f"`--restart {self.name}` removes what this stage and later ones have written"
+        if record.version != self.version:
+            raise StaleOutputError(
+                f"{where} was written by version {record.version} of this stage, the code is version {self.version}; "
+                + advice
+            )
+        refuse_changed_settings(where, self.name, record.settings, self.settings)
+        if record.inputs != self.inputs:
+            raise StaleOutputError(f"{where} was made from another input than there is now; {advice}")
+
+
+def read_records(run: RunDirectory, stage: str) -> dict[str, Record]:
+    """Every committed unit of a stage, by name, sorted."""
+    folder = run.commits / stage
+    records = (_read_record(path) for path in sorted(folder.glob("*.json"))) if folder.is_dir() else ()
+    return {record.unit: record for record in records if record is not None}
+
+
+def committed_digest(run: RunDirectory, stage: str, units: Sequence[str]) -> str:
+    """Digest of what an earlier stage has committed: the `inputs` of the stage that reads it.
+
+    Raises:
+        ValueError: one of `units` is not committed.
+    """
+    records = read_records(run, stage)
+    missing = [unit for unit in units if unit not in records]
+    if missing:
+        raise ValueError(
+            f"{run.root}: {stage} is not complete, {len(missing)} of {len(units)} units are missing "
+            f"(first: {missing[0]}); run `python -m data_prep {stage}` first"
+        )
+    return _digest_of({unit: records[unit] for unit in units})
+
+
+def restart(run: RunDirectory, stage: str) -> tuple[str, ...]:
+    """Remove what `stage` and every later stage have written; returns their names.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"--restart {stage}: no such stage; stages are {', '.join(STAGES)}")
+    later = from_stage_on(stage)
+    # Records go before outputs, later stages before earlier: a kill leaves no false record.
+    for name in reversed(later):
+        shutil.rmtree(run.commits / name, ignore_errors=True)
+        for output in run.outputs_of(name):
+            if output.is_dir():
+                shutil.rmtree(output)
+            else:
+                output.unlink(missing_ok=True)
+    if stage == "extract":
+        run.manifest.unlink(missing_ok=True)
+        run.manifest_stamps.unlink(missing_ok=True)
+    return later
+
+
+def _read_record(path: Path) -> Record | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Record(
+            unit=content["unit"],
+            version=content["version"],
+            settings=content["settings"],
+            inputs=content["inputs"],
+            counts=content["counts"],
+            outputs={name: (size, checksum) for name, (size, checksum) in content["outputs"].items()},
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"{path}: not a commit record ({error}); its unit is done again", file=sys.stderr)
+        return None
+
+
+def _digest_of(records: Mapping[str, Record]) -> str:
+    return digest({unit: {"counts": dict(r.counts), "outputs": r.checksums} for unit, r in sorted(records.items())})
+
+
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, Mapping) and value:
+        return {key: inner for name, item in value.items() for key, inner in _flatten(item, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value} if prefix else {}
+
+
+def refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises StaleOutputError, naming the first setting that differs."""
+    before, now = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name, "(not set)") != now.get(name, "(not set)"):
+            raise StaleOutputError(
+                f"{where}: the setting {name} is {now.get(name, '(not set)')!r}, the outputs on disk were made with "
+                f"{before.get(name, '(not set)')!r}; set it back, or `--restart {stage}` removes what this stage "
+                "and later ones have written"
+            )

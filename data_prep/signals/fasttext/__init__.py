@@ -1,0 +1,1 @@
+"""fastText models: the file format, a compiled predictor, labels."""

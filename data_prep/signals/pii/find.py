@@ -1,0 +1,64 @@
+"""Personal data in a text, as spans of bytes, and its replacement by placeholders.
+
+Found: e-mail addresses, public IPv4 and IPv6 addresses, phone numbers, payment cards (Luhn), IBANs (mod 97), and keys
+of known shape or behind a name such as `api_key`. Plain numbers are left alone, as BigScience chose after seeing the
+false positives (Laurençon et al. 2022, arXiv:2303.03915), whose placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`,
+`PI:KEY`. Versions, dates, identifiers of messages, logins and names of algorithms are no personal data;
+docs/personal_data.md has the rules and how often they are right.
+
+A span is half-open and counts bytes of the UTF-8 text. Spans of one text are in order and do not overlap: where two
+finds do, their union is one span with the kind of the one that begins first, of the longer of two that begin together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.signals.pii import addresses, candidates, keys, numbers
+from data_prep.signals.pii.spans import KINDS, PLACEHOLDER, Span, is_character_bound, merge, redact
+
+__all__ = (
+    "KINDS",
+    "PLACEHOLDER",
+    "Span",
+    "find_pii",
+    "find_pii_in_documents",
+    "is_character_bound",
+    "merge",
+    "redact",
+)
+
+_JUDGES = {
+    candidates.AT_SIGN: addresses.email,
+    candidates.DOTTED_NUMBERS: addresses.ipv4,
+    candidates.COLONS: addresses.ipv6,
+    candidates.ACCOUNT: numbers.iban,
+    candidates.TOKEN: keys.key,
+    candidates.DASHES: keys.private_key,
+}
+
+
+def find_pii_in_documents(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[list[Span]]:
+    """Spans of each document, relative to its first byte; documents are concatenated as Arrow keeps a string column."""
+    kinds, positions, bounds = candidates.find_candidates(data, offsets)
+    found: list[list[Span]] = [[] for _ in range(len(offsets) - 1)]
+    for d in np.flatnonzero(np.diff(bounds)).tolist():
+        start = int(offsets[d])
+        text = data[start : int(offsets[d + 1])].tobytes()
+        first, last = int(bounds[d]), int(bounds[d + 1])
+        spans: list[Span] = []
+        for kind, position in zip(kinds[first:last].tolist(), positions[first:last].tolist(), strict=True):
+            if kind == candidates.DIGITS:
+                spans += numbers.cards_and_phones(text, position - start)
+            elif (span := _JUDGES[kind](text, position - start)) is not None:
+                spans.append(span)
+        if spans:
+            found[d] = merge(spans)
+    return found
+
+
+def find_pii(text: str) -> list[Span]:
+    """Spans of one text."""
+    data = text.encode()
+    return find_pii_in_documents(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]

@@ -1,0 +1,1 @@
+"""Statistics and parameters of ROOTS, the corpus of BLOOM."""

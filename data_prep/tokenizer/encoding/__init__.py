@@ -1,0 +1,1 @@
+"""Encoders: text to token ids, and token ids to bytes."""

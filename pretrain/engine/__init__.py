@@ -1,0 +1,1 @@
+"""DeepSpeed, and everything that knows it."""

@@ -1,0 +1,391 @@
+"""The engine: DeepSpeed's pipeline, ZeRO-1 and bf16 optimizer behind a small surface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pretrain.config import TrainConfig
+from pretrain.data.objective import Batch
+from pretrain.device import local_device
+from pretrain.engine.deepspeed_config import deepspeed_config
+from pretrain.engine.deepspeed_patches import allow_stages_without_own_weights, norm_without_copies
+from pretrain.engine.library import (
+    LOG_LEVEL,
+    BackwardPass,
+    BF16_Optimizer,
+    ForwardPass,
+    PipeModelDataParallelTopology,
+    deepspeed,
+    deepspeed_logger,
+    safe_get_full_grad,
+)
+from pretrain.engine.pipeline_module import Pipeline
+from pretrain.engine.settings_check import check_settings
+from pretrain.model.block import HeadFactors
+from pretrain.model.init import whole_weight
+from pretrain.model.linear import TensorParallel
+from pretrain.model.loss import LossSettings, mean_loss
+from pretrain.model.partition import Partition, partition_of
+from pretrain.model.pipeline import pipeline_layers
+from pretrain.topology import Topology
+
+EMBEDDING = "embedding.weight"
+"""Global name of the word embedding."""
+
+OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
+"""AdamW's first and second moments, by torch's names."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one training step gave, the same on every rank.
+
+    Attributes:
+        loss: mean over the tokens of the global batch, nats.
+        gradient_norm: L2 norm over the whole model, before clipping; infinity also stands for NaN.
+        embedding_gradient_norm: likewise, of the word embedding alone.
+        largest_logit: over the tokens that the loss counts and the real entries of the vocabulary, before the update;
+            -infinity when no token counts.
+        applied: False when the update was dropped, so that weights and moments are what they were.
+    """
+
+    loss: float
+    gradient_norm: float
+    embedding_gradient_norm: float
+    largest_logit: float
+    applied: bool = True
+
+    @property
+    def signs(self) -> dict[str, float]:
+        """What may announce a loss spike, by name."""
+        return {
+            "gradient_norm": self.gradient_norm,
+            "embedding_gradient_norm": self.embedding_gradient_norm,
+            "largest_logit": self.largest_logit,
+        }
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The part of one parameter whose fp32 master weight and moments this rank updates.
+
+    Attributes:
+        name: the parameter's global name.
+        shape: of the whole parameter.
+        partition: how it is cut over the tensor axis, None when every tensor rank holds all of it.
+        start, stop: half-open range in this tensor rank's flattened shard.
+        states: "weight", "exp_avg", "exp_avg_sq" -> fp32 [stop - start], views of the optimizer's own memory.
+        is_copy: of a tied parameter, whose first stage has the same numbers.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    partition: Partition | None
+    start: int
+    stop: int
+    states: dict[str, torch.Tensor]
+    is_copy: bool = False
+
+
+def _tensor_group(topology: Topology) -> dist.ProcessGroup:
+    """This rank's tensor group. Every rank makes every group, in the same order, as torch wants it."""
+    mine = None
+    for first in range(0, topology.world_size, topology.tensor):
+        ranks = list(range(first, first + topology.tensor))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            mine = group
+    assert mine is not None
+    return mine
+
+
+class Engine:
+    """The sharded model and its optimizer on this rank."""
+
+    def __init__(self, config: TrainConfig, topology: Topology) -> None:
+        self.config = config
+        self.topology = topology
+        self.rank = dist.get_rank()
+        self.coordinate = topology.coordinate(self.rank)
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        tensor_parallel = TensorParallel(_tensor_group(topology), dtype, config.parallel.sequence)
+        model = config.model
+
+        self._largest_logit = torch.zeros((), device=local_device())
+        settings = LossSettings(
+            model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss, self._largest_logit
+        )
+
+        def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
+            return mean_loss(
+                head.x_SBD,
+                head.weight_VD,
+                targets_BS.transpose(0, 1).contiguous(),
+                None if weights_BS is None else weights_BS.transpose(0, 1),
+                tensor_parallel.group,
+                settings,
+            )
+
+        with redirect_stdout(StringIO()):  # DeepSpeed prints its plan from rank 0, line by line
+            self._pipeline = Pipeline(
+                pipeline_layers(config.model, config.data.sequence_length, tensor_parallel, config.recomputation),
+                topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
+                loss_fn=loss,
+            )
+        self._parameters = dict(self._pipeline.named_global_parameters())
+        self._initialise_weights()
+        tensor_parallel.sum_partial_gradients(self._parameters.values())
+        deepspeed_logger.setLevel(LOG_LEVEL)
+        with redirect_stdout(StringIO()):
+            self._engine, *_ = deepspeed.initialize(
+                model=self._pipeline,
+                optimizer=lambda groups: torch.optim.AdamW(
+                    groups,
+                    lr=0.0,  # set before each step
+                    betas=(config.optimizer.beta1, config.optimizer.beta2),
+                    eps=config.optimizer.epsilon,
+                    fused=True,
+                ),
+                model_parameters=self._parameter_groups(),
+                config=deepspeed_config(config, topology.data),
+            )
+        check_settings(self._engine, config, topology.data, self._parameter_groups())
+        if config.precision == "bf16":
+            allow_stages_without_own_weights(self._engine.optimizer)
+        else:
+            self._share_weights_with_masters()
+            if local_device().type == "cpu":
+                norm_without_copies(self._engine.optimizer)
+        self._sequence_length = config.data.sequence_length
+        self.updates = 0
+        """Applied since the initial weights; the steps less the dropped ones."""
+        self._norm_limit = math.inf
+        self._drop_above_norm_limit()
+        self._embedding_square = torch.zeros((), device=local_device())
+        self.before_update(self._measure_embedding_gradient)
+
+    def _drop_above_norm_limit(self) -> None:
+        # DeepSpeed has the norm before it calls the inner optimizer; NaN and infinity it drops by itself.
+        optimizer = self._engine.optimizer
+        update = optimizer.optimizer.step
+
+        def limited() -> None:
+            if self._norm_limit == math.inf or float(optimizer._global_grad_norm) <= self._norm_limit:
+                update()
+
+        optimizer.optimizer.step = limited
+
+    def _share_weights_with_masters(self) -> None:
+        """In fp32 the weights are the masters: one memory for both, and nothing to copy from one to the other."""
+        optimizer = self._engine.optimizer
+        data_rank = self.coordinate.data
+        for master, parts in zip(
+            optimizer.single_partition_of_fp32_groups, optimizer.parallel_partitioned_bit16_groups, strict=True
+        ):
+            master.data = parts[data_rank].data
+        for parameter in self._parameters.values():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is not None:
+                master = optimizer.param_groups[mapping.param_group_index]["params"][0]
+                inside = mapping.hp_fragment_address
+                mapping.hp_fragment.data = master.data.narrow(0, inside.start, inside.numel)
+
+    def _measure_embedding_gradient(self) -> None:
+        """This rank's part of the sum of squares. Of what several ranks hold alike, one counts."""
+        self._embedding_square = torch.zeros((), device=local_device())
+        parameter = self._parameters.get(EMBEDDING)
+        if parameter is None or parameter.ds_pipe_replicated:  # type: ignore[attr-defined]
+            return
+        optimizer = self._engine.optimizer
+        if isinstance(optimizer, BF16_Optimizer):  # each data rank has the whole of it
+            parts = [parameter._hp_grad] if self.coordinate.data == 0 else []  # type: ignore[attr-defined]
+        else:  # each data rank has a stretch of it
+            parts = [
+                gradient
+                for group, parameters in enumerate(optimizer.params_in_partition)
+                for gradient, owner in zip(optimizer.averaged_gradients[group], parameters, strict=False)
+                if owner is parameter
+            ]
+        for part in parts:
+            self._embedding_square = self._embedding_square + torch.linalg.vector_norm(part.detach().float()).square()
+
+    def _initialise_weights(self) -> None:
+        degree, rank = self.topology.tensor, self.coordinate.tensor
+        for name, parameter in self._parameters.items():
+            partition = partition_of(parameter)
+            weight = whole_weight(name, self._whole_shape(parameter), self.config.seed, self.config.model)
+            with torch.no_grad():
+                parameter.copy_(weight if partition is None else partition.shard(weight, rank, degree))
+
+    def _whole_shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+        partition = partition_of(parameter)
+        shape = list(parameter.shape)
+        if partition is not None:
+            shape[partition.dim] = sum(partition.blocks)
+        return tuple(shape)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Weight decay on matrices, the same for all in each step; none on norms, as every family's paper has it."""
+        decay, ratio = self.config.optimizer.weight_decay, self.config.model.embedding_learning_rate_ratio
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        # Matrices first on every stage: in the order of the groups DeepSpeed sums the gradient norm.
+        for name, parameter in sorted(self._parameters.items(), key=lambda item: item[1].ndim == 1):
+            kind = (0.0, 1.0) if parameter.ndim == 1 else (decay, 1.0)
+            if name == "embedding.weight":
+                kind = (decay / ratio, ratio)
+            groups.setdefault(kind, []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": of_group, "learning_rate_ratio": steps}
+            for (of_group, steps), parameters in groups.items()
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        return local_device()
+
+    def set_sequence_length(self, sequence_length: int) -> None:
+        """Tell the pipeline how long the next samples are: its stages agree on shapes once, with the first batch."""
+        if sequence_length != self._sequence_length:
+            self._engine.reset_activation_shape()
+            self._sequence_length = sequence_length
+
+    def train_step(
+        self,
+        batches: Iterator[Batch],
+        learning_rate: float,
+        norm_limit: float = math.inf,
+        batch_size: int | None = None,
+    ) -> StepResult:
+        """Forward, backward and update over one global batch. NaN and infinity never reach weights or moments.
+
+        Args:
+            batches: (tokens, targets), int64 [B, S] each, of this data rank, or what an objective makes of them; one
+                global batch is taken from it.
+            learning_rate: of this step.
+            norm_limit: an update whose gradient norm is above it is dropped.
+            batch_size: samples of this global batch; left out: the full size.
+
+        Raises:
+            FloatingPointError: the loss is not finite while the gradient norm is, so that an update was applied.
+        """
+        self._norm_limit = norm_limit
+        self._set_batch_size(batch_size or self.config.batch.global_batch_size)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate * group["learning_rate_ratio"]
+        self._largest_logit.fill_(-math.inf)
+        loss = self._engine.train_batch(batches)
+        mine = torch.stack([self._embedding_square, self._largest_logit])
+        gathered = [torch.empty_like(mine) for _ in range(self.topology.world_size)]
+        dist.all_gather(gathered, mine)
+        squares, logits = torch.stack(gathered).unbind(1)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm())
+        numbers = [loss, norm, squares.sum().sqrt(), logits.max()]
+        # The only place where the host waits for the device.
+        mean_loss, norm, embedding_norm, logit = torch.stack(
+            [number.detach().float().reshape(()).to(local_device()) for number in numbers]
+        ).tolist()
+        applied = math.isfinite(norm) and norm <= norm_limit
+        result = StepResult(mean_loss, norm, embedding_norm, logit, applied=applied)
+        if result.applied and not result.is_finite:
+            raise FloatingPointError(f"loss {result.loss} with a gradient norm of {norm}")
+        self.updates += result.applied
+        return result
+
+    def _set_batch_size(self, batch_size: int) -> None:
+        """Another size is another number of micro-batches: DeepSpeed reads it anew for the pipeline's schedule, for
+        the mean over micro-batches in the loss, and for the same mean in the gradients."""
+        if batch_size != self._engine.train_batch_size():
+            self._engine.set_train_batch_size(batch_size)
+            assert self._engine.micro_batches == self.config.accumulation_steps(self.topology.data, batch_size)
+
+    def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
+        """Mean loss in nats over `micro_batches` of every data rank, the same on every rank."""
+        return float(self._engine.eval_batch(batches, num_micro_batches=micro_batches))
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """This rank's shards of the accumulated and averaged gradients, fp32, before clipping.
+
+        Only between backward and update, so for a hook on the update: see `before_update`. A collective call.
+        """
+        return {name: safe_get_full_grad(parameter) for name, parameter in self._parameters.items()}
+
+    def before_update(self, hook: Any) -> None:
+        """Call `hook()` in each step after the gradients are reduced and before they are clipped and applied."""
+        update = self._engine.optimizer.step
+
+        def hooked(*arguments: Any, **settings: Any) -> Any:
+            hook()
+            return update(*arguments, **settings)
+
+        self._engine.optimizer.step = hooked
+
+    def time_passes(self, around: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+        """From now on, run the forward and the backward pass of a micro-batch as `around(pass)`."""
+        passes = (ForwardPass, BackwardPass)
+        instructions = self._engine._INSTRUCTION_MAP  # the class's; ours is the instance's
+        self._engine._INSTRUCTION_MAP = {
+            kind: around(function) if kind in passes else function for kind, function in instructions.items()
+        }
+
+    def parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(global name, this rank's shard) of every parameter of this stage, in the precision of the forward pass."""
+        yield from self._parameters.items()
+
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank must save, or fill when a checkpoint is loaded.
+
+        Together the ranks' fragments cover each parameter once per tensor rank; those of unsharded parameters are the
+        same on every tensor rank, and those of tied ones on every stage that uses them.
+        """
+        optimizer = self._engine.optimizer
+        for name, parameter in self._parameters.items():
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is None:  # ZeRO-1 gave all of it to other data ranks
+                continue
+            address = mapping.lp_fragment_address
+            flat = optimizer.param_groups[mapping.param_group_index]["params"][0]
+            inside = mapping.hp_fragment_address
+            states = {"weight": mapping.hp_fragment.detach()}
+            for key in OPTIMIZER_STATES:
+                states[key] = self._moments(flat)[key].narrow(0, inside.start, inside.numel)
+            yield Fragment(
+                name,
+                self._whole_shape(parameter),
+                partition_of(parameter),
+                address.start,
+                address.start + address.numel,
+                states,
+                is_copy=bool(parameter.ds_pipe_replicated),  # type: ignore[attr-defined]
+            )
+
+    def _moments(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """AdamW's state of one flat partition; made as AdamW makes it when there has been no step yet."""
+        state: dict[str, torch.Tensor] = self._engine.optimizer.optimizer.state[flat]
+        if not state:
+            # fp32 on the parameter's device, as the fused implementation wants it
+            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+            for key in OPTIMIZER_STATES:
+                state[key] = torch.zeros_like(flat, requires_grad=False)
+        return state
+
+    def restored(self, updates: int) -> None:
+        """After the fragments have been filled: set AdamW's step counter and publish the weights to the model."""
+        optimizer = self._engine.optimizer
+        for group in optimizer.param_groups:
+            for flat in group["params"]:
+                self._moments(flat)["step"].fill_(float(updates))
+        optimizer.update_lp_params()
+        self._engine.global_steps = self.updates = updates

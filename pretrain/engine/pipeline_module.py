@@ -1,0 +1,63 @@
+"""Our list of layers as DeepSpeed's pipeline, cut into stages by FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from pretrain.engine.deepspeed_patches import keep_head_gradient
+from pretrain.engine.library import LayerSpec, PipelineModule, TiedLayerSpec, partition_balanced
+from pretrain.model.block import HeadFactors
+from pretrain.model.pipeline import PipelineLayer
+
+
+class Pipeline(PipelineModule):
+    """DeepSpeed's pipeline, with layers dealt to stages by FLOPs instead of parameters."""
+
+    def __init__(self, planned: Sequence[PipelineLayer], **settings: Any) -> None:
+        self.planned = list(planned)
+        super().__init__([_specification(layer) for layer in planned], partition_method="parameters", **settings)
+
+    def _count_layer_params(self) -> list[int]:
+        return [layer.flops for layer in self.planned]
+
+    def named_global_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """(global name, parameter) of this stage's layers, in order; a tied one on each stage that uses it."""
+        for index, layer in enumerate(self.forward_funcs, start=self._local_start):
+            built = layer.args[0] if isinstance(layer, partial) else layer
+            for name, parameter in built.inner.named_parameters():
+                yield self.planned[index].prefix + name, parameter
+
+
+def stage_bounds(flops: Sequence[int], stages: int) -> list[int]:
+    """Where DeepSpeed cuts layers of these costs: stage i has the layers [result[i], result[i + 1])."""
+    return [int(bound) for bound in partition_balanced(list(flops), stages)]
+
+
+def _specification(layer: PipelineLayer) -> LayerSpec:
+    if layer.tied is None:
+        return LayerSpec(_Built, layer)
+    names = [f"inner.{name}" for name in layer.tied_weights]
+    return TiedLayerSpec(
+        layer.tied, _Built, layer, forward_fn=lambda built, x: _run(layer, built.inner, x), tied_weight_attr=names
+    )
+
+
+def _run(layer: PipelineLayer, module: torch.nn.Module, x: Any) -> Any:
+    y = layer.run(module, x)
+    return keep_head_gradient(y) if isinstance(y, HeadFactors) else y
+
+
+class _Built(torch.nn.Module):
+    """What DeepSpeed's LayerSpec can hold: a class to call with arguments."""
+
+    def __init__(self, layer: PipelineLayer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.inner = layer.build()
+
+    def forward(self, x: Any) -> Any:
+        return _run(self.layer, self.inner, x)

@@ -1,0 +1,51 @@
+"""Joining the process group that a launcher describes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import redirect_stdout
+from datetime import timedelta
+from io import StringIO
+
+import torch
+import torch.distributed as dist
+
+from pretrain.device import (
+    communication_backend,
+    keep_freed_memory,
+    limit_cpu_threads,
+    local_device,
+    start_alone,
+)
+from pretrain.engine.deepspeed_patches import disable_shared_memory_collective
+from pretrain.engine.library import deepspeed, refuse_faulty_versions
+from pretrain.launch import rendezvous
+
+
+def join_processes(timeout_seconds: int) -> int:
+    """Join the process group that the launcher's environment describes, or be the only process when there is none.
+
+    Returns:
+        The number of processes.
+    """
+    refuse_faulty_versions(deepspeed.__version__)
+    alone = "WORLD_SIZE" not in os.environ
+    if alone:
+        os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
+    on_node = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # torchrun's name, DeepSpeed's name
+    limit_cpu_threads(int(on_node or os.environ["WORLD_SIZE"]))
+    keep_freed_memory()
+    if local_device().type == "cpu":
+        disable_shared_memory_collective()
+    else:
+        torch.cuda.set_device(local_device())
+        # One hardware queue keeps the tensor-parallel all-reduce ahead of the product it overlaps with (megatron-core).
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    timeout = timedelta(seconds=timeout_seconds)
+    if alone:
+        start_alone(timeout)
+    elif not dist.is_initialized():
+        rendezvous.join(timeout)
+    with redirect_stdout(StringIO()):
+        deepspeed.init_distributed(communication_backend(), auto_mpi_discovery=False, timeout=timeout)
+    return dist.get_world_size()

@@ -1,0 +1,57 @@
+"""Check DeepSpeed's effective settings against the requested ones: they depend on keys that are easy to lose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pretrain.config import TrainConfig
+from pretrain.engine.deepspeed_config import deepspeed_config, flat_settings
+from pretrain.engine.library import BF16_Optimizer, DeepSpeedZeroOptimizer, deepspeed
+
+_PARSED_GROUPS = {
+    "bf16": "bfloat16_config",
+    "fp16": "float16_config",
+    "zero_optimization": "zero_config",
+    "pipeline": "pipeline",
+    "data_types": None,  # lie beside the other settings
+}
+"""Where DeepSpeed keeps the groups of its dictionary after it has read them."""
+
+
+def _as_understood(engine: Any, key: str) -> Any:
+    """What DeepSpeed read under a dotted key of its dictionary. Raises AttributeError when it knows no such key."""
+    group, _, name = key.rpartition(".")
+    parsed = _PARSED_GROUPS[group] if group else None
+    place = getattr(engine._config, parsed) if parsed else engine._config
+    value = place[name] if isinstance(place, dict) else getattr(place, name)
+    return "fp32" if value is torch.float32 else value
+
+
+def check_settings(
+    engine: Any, config: TrainConfig, data_degree: int, parameter_groups: Sequence[dict[str, Any]]
+) -> None:
+    """Raise RuntimeError when DeepSpeed's engine works with another setting than it was given."""
+    expected = BF16_Optimizer if config.precision == "bf16" else DeepSpeedZeroOptimizer
+    optimizer = engine.optimizer
+    found = {
+        "optimizer": type(optimizer).__name__,
+        "inner optimizer": type(optimizer.optimizer).__name__,
+        "gradient accumulation dtype": str(engine.get_data_types()[1]),
+        "gradient clipping": optimizer.clip_grad,
+        "weight decay": [group["weight_decay"] for group in optimizer.optimizer.param_groups],
+    }
+    wanted = {
+        "optimizer": expected.__name__,
+        "inner optimizer": "AdamW",
+        "gradient accumulation dtype": "torch.float32",
+        "gradient clipping": config.optimizer.gradient_clipping,
+        "weight decay": [group["weight_decay"] for group in parameter_groups],
+    }
+    asked = flat_settings(deepspeed_config(config, data_degree))
+    for key, value in [*wanted.items(), *asked.items()]:
+        arrived = found[key] if key in found else _as_understood(engine, key)
+        if arrived != value:
+            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} has {key} {arrived!r} where {value!r} was asked")

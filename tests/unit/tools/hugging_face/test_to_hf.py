@@ -1,0 +1,286 @@
+"""An exported checkpoint is what transformers loads; a faulty one is refused with the weight's name."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pretrain.checkpoint.layout import CheckpointError
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.single import load_single_process_model
+from pretrain.config import ModelConfig
+from pretrain.families import llama, mapping
+from tests.unit.pretrain.families.small import InMemory, small_model
+from tools import inspect_checkpoint, reshape
+from tools.hugging_face import to_hf as convert
+from tools.starting_checkpoint import write_starting_checkpoint
+
+MODEL = {
+    "family": "llama",
+    "vocabulary_size": 130,
+    "hidden_size": 32,
+    "layers": 2,
+    "attention_heads": 4,
+    "key_value_heads": 2,
+    "feed_forward_size": 48,
+    "maximum_positions": 64,
+    "rope_theta": 500.0,
+    "norm_epsilon": 1e-4,
+}
+
+
+class StandIn:
+    """A checkpoint of random weights in memory."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.config = {"model": dict(MODEL)}
+        self.tensors = {
+            name: torch.randn(weight.shape, generator=generator) * 0.3
+            for name, weight in llama.FORMAT.places(ModelConfig(**MODEL)).items()  # type: ignore[arg-type]
+        }
+
+    def names(self) -> list[str]:
+        return list(self.tensors)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    from tokenizers import Tokenizer, models
+
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(folder / "tokenizer.json"))
+    (folder / "report.html").write_text("not for export", encoding="utf-8")
+    return folder
+
+
+def export(checkpoint: StandIn, out: Path, tokenizer: Path, **changes: Any) -> None:
+    settings = {"end_of_document": 3, "dtype": "float32", "shard_bytes": 20_000} | changes
+    convert.to_hugging_face(checkpoint, out, tokenizer=tokenizer, **settings)
+
+
+def plain_logits(checkpoint: StandIn, tokens_S: torch.Tensor) -> torch.Tensor:
+    """LLaMA's forward pass for one sequence, straight from our names; S sequence, H heads, D head size."""
+    w, model = checkpoint.tensors, ModelConfig(**MODEL)  # type: ignore[arg-type]
+    length, size = len(tokens_S), model.head_size
+
+    def norm(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.norm_epsilon) * scale
+
+    frequencies = model.rope_theta ** (-torch.arange(0, size, 2) / size)
+    angles = torch.arange(length)[:, None] * frequencies[None]
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+
+    def rotate(x_SHD: torch.Tensor) -> torch.Tensor:
+        first, second = x_SHD[..., : size // 2], x_SHD[..., size // 2 :]
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    x = w["embedding.weight"][tokens_S]
+    for i in range(model.layers):
+        h = norm(x, w[f"layers.{i}.attention_norm.weight"]) @ w[f"layers.{i}.attention.query_key_value.weight"].T
+        heads, groups = model.attention_heads, model.key_value_heads
+        q, k, v = h.split([heads * size, groups * size, groups * size], dim=-1)
+        q, k, v = (part.view(length, -1, size) for part in (q, k, v))
+        q, k = rotate(q), rotate(k)
+        k, v = (part.repeat_interleave(heads // groups, dim=1) for part in (k, v))
+        scores = torch.einsum("shd,thd->hst", q, k) / size**0.5
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
+        mixed = torch.einsum("hst,thd->shd", scores.softmax(-1), v).reshape(length, -1)
+        x = x + mixed @ w[f"layers.{i}.attention.output.weight"].T
+        h = norm(x, w[f"layers.{i}.mlp_norm.weight"]) @ w[f"layers.{i}.mlp.gate_up.weight"].T
+        gate, up = h.chunk(2, dim=-1)
+        x = x + (torch.nn.functional.silu(gate) * up) @ w[f"layers.{i}.mlp.down.weight"].T
+    return (norm(x, w["final_norm.weight"]) @ w["head.weight"].T)[:, : model.vocabulary_size]
+
+
+def test_transformers_computes_the_same_logits(tmp_path: Path, tokenizer: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = StandIn()
+    export(checkpoint, tmp_path / "hf", tokenizer)
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(report.values())
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert model.dtype == torch.float32
+    tokens = torch.randint(0, 130, (20,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        theirs = model(tokens[None]).logits[0]
+    torch.testing.assert_close(theirs, plain_logits(checkpoint, tokens), rtol=1e-4, atol=1e-4)
+    assert model.generation_config.eos_token_id == 3
+
+
+def test_large_models_are_split_with_an_index(tmp_path: Path, tokenizer: Path) -> None:
+    checkpoint = StandIn()
+    export(checkpoint, tmp_path / "hf", tokenizer)
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    files = sorted(path.name for path in (tmp_path / "hf").glob("*.safetensors"))
+    assert sorted(set(index["weight_map"].values())) == files
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors" and len(files) > 2
+    for file in files:
+        with safe_open(tmp_path / "hf" / file, "pt") as opened:
+            assert set(opened.keys()) == {name for name, place in index["weight_map"].items() if place == file}
+    assert index["metadata"]["total_size"] == 4 * mapping.parameter_count(ModelConfig(**MODEL))  # type: ignore[arg-type]
+    assert not (tmp_path / "hf" / "report.html").exists()
+
+
+def test_bfloat16_rounds_each_weight(tmp_path: Path, tokenizer: Path) -> None:
+    checkpoint = StandIn()
+    export(checkpoint, tmp_path / "hf", tokenizer, dtype="bfloat16", shard_bytes=10**9)
+    with safe_open(tmp_path / "hf" / "model.safetensors", "pt") as opened:
+        down = opened.get_tensor("model.layers.1.mlp.down_proj.weight")
+        head = opened.get_tensor("lm_head.weight")
+    assert torch.equal(down, checkpoint.tensors["layers.1.mlp.down.weight"].bfloat16())
+    assert torch.equal(head, checkpoint.tensors["head.weight"][:130].bfloat16())
+    assert json.loads((tmp_path / "hf" / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+def test_faulty_checkpoints_are_refused_and_leave_nothing(tmp_path: Path, tokenizer: Path) -> None:
+    missing, unknown, misshapen = StandIn(), StandIn(), StandIn()
+    del missing.tensors["layers.1.mlp_norm.weight"]
+    unknown.tensors["layers.2.mlp_norm.weight"] = torch.zeros(32)
+    misshapen.tensors["layers.1.mlp.down.weight"] = torch.zeros(48, 32)
+    for checkpoint, message in (
+        (missing, r"has no weight 'layers\.1\.mlp_norm\.weight'"),
+        (unknown, r"has a weight 'layers\.2\.mlp_norm\.weight', which the model does not"),
+        (misshapen, r"layers\.1\.mlp\.down\.weight: shape \(48, 32\), but the model's settings make it \(32, 48\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export(checkpoint, tmp_path / "hf", tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
+    with pytest.raises(ValueError, match=r"nowhere/tokenizer\.json: no such file"):
+        export(StandIn(), tmp_path / "hf", tmp_path / "nowhere")
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path, tokenizer: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    with pytest.raises(FileExistsError, match="hf exists already"):
+        export(StandIn(), tmp_path / "hf", tokenizer)
+
+
+def test_the_command_line_prints_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert.main(["to-hf", str(tmp_path / "none"), str(tmp_path / "hf")]) == 2
+    printed = capsys.readouterr().err
+    assert str(tmp_path / "none") in printed and "Traceback" not in printed
+
+
+def test_a_text_begins_with_what_stood_before_each_in_training(tmp_path: Path, tokenizer: Path) -> None:
+    """The tokenizer knows another first token, which no sample had; its embedding has learnt nothing."""
+    from transformers import AutoTokenizer
+
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "b", "eos_token": "a"}
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    export(StandIn(), tmp_path / "hf", tokenizer, end_of_document=0)
+    exported = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (exported.bos_token_id, exported.eos_token_id) == (0, 0)
+    generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation == {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    assert json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8")) == names, "the run's own"
+
+
+def test_one_weight_is_in_memory_at_a_time(tmp_path: Path, tokenizer: Path) -> None:
+    class Counting(StandIn):
+        handed_out: list[weakref.ref[torch.Tensor]]
+
+        def tensor(self, name: str) -> torch.Tensor:
+            assert not any(reference() is not None for reference in self.handed_out), "an earlier weight is still held"
+            tensor = self.tensors[name].clone()
+            self.handed_out.append(weakref.ref(tensor))
+            return tensor
+
+    checkpoint = Counting()
+    checkpoint.handed_out = []
+    export(checkpoint, tmp_path / "hf", tokenizer)
+    assert len(checkpoint.handed_out) == len(checkpoint.tensors)
+
+
+def damaged_by_one_byte(path: Path) -> None:
+    (file,) = path.glob("rank-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+
+
+def starting(out: Path, name: str = "llama", change: Callable[[str, torch.Tensor], torch.Tensor] | None = None) -> Path:
+    """A checkpoint in a folder of its own, with a tokenizer."""
+    original = InMemory(small_model(name))
+    (out.parent / "vocab.json").write_text("{}")
+    write_starting_checkpoint(
+        out,
+        small_model(name),
+        lambda key: original.tensor(key) if change is None else change(key, original.tensor(key).clone()),
+        data_digest="none",
+        origin={"special_tokens": {}, "generation_config": {}},
+        tokenizer=out.parent,
+        title="write",
+    )
+    return out
+
+
+def test_a_damaged_checkpoint_is_not_exported_compared_or_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = starting(tmp_path / "start")
+    damaged_by_one_byte(checkpoint)
+    for command in (
+        lambda: convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf")]),
+        lambda: inspect_checkpoint.main([str(checkpoint)]),
+        lambda: reshape.main([str(checkpoint), str(tmp_path / "again"), "--tensor", "2"]),
+    ):
+        assert command() == 2
+        assert (
+            "rank-00000.safetensors: damaged: its SHA-256 is not the one it was written with" in capsys.readouterr().err
+        )
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_single_process_model(checkpoint)
+    assert not (tmp_path / "hf").exists()
+    assert inspect_checkpoint.main([str(checkpoint), "--quick"]) == 0
+    assert "not compared: --quick" in capsys.readouterr().out
+
+
+def test_what_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def poisoned(key: str, weight: torch.Tensor) -> torch.Tensor:
+        if key == "layers.1.mlp.down.weight":
+            weight[3, 5] = float("nan")
+        return weight
+
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down\.weight: some of its values are not finite"):
+        starting(tmp_path / "start", change=poisoned)
+    assert not (tmp_path / "start").exists()
+
+    def large(key: str, weight: torch.Tensor) -> torch.Tensor:
+        if key == "layers.1.mlp.down.weight":
+            weight[3, 5] = -7e4
+        return weight
+
+    checkpoint = starting(tmp_path / "large", change=large)
+    assert convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "float16"]) == 2
+    message = (
+        "layers.1.mlp.down_proj.weight: its largest value, 7e+04, does not fit into float16, which ends at 6.55e+04"
+    )
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
+    assert convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "bfloat16"]) == 0
+
+
+def test_a_lost_or_dangling_latest_stops_no_tool(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    starting(tmp_path / "checkpoints" / "step-00000003")
+    starting(tmp_path / "checkpoints" / "step-00000007")
+    (tmp_path / "checkpoints" / "step-00000009").mkdir()  # nothing in it
+    for latest in (None, "step-00000005", "step-00000003"):
+        if latest:
+            (tmp_path / "checkpoints" / "latest").write_text(f"{latest}\n")
+        assert CheckpointReader(tmp_path / "checkpoints").path.name == "step-00000007"
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json: missing"):
+        CheckpointReader(tmp_path)

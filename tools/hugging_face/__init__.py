@@ -1,0 +1,1 @@
+"""Checkpoints to and from Hugging Face's format, and the proof that both compute the same."""

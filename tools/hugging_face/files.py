@@ -1,0 +1,98 @@
+"""Files of Hugging Face's format: tokenizers, which are copied, and weights, which are written front to back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Any of these is a tokenizer: of `tokenizers`, of SentencePiece, or of GPT-2's kind, with `merges.txt`."""
+
+SPECIAL_TOKENS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+
+TOKENIZER_FILES = (
+    *TOKENIZERS,
+    *SPECIAL_TOKENS_FILES,
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+"""Patterns of everything that transformers saves with a tokenizer, templates of conversations included."""
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Entries of `config.json` and of `generation_config.json`."""
+
+CHECKSUM_FILE = "checksums.json"
+"""SHA-256 of each file of weights; `from-hf` holds the files to it."""
+
+SAFETENSORS_NAMES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One tensor of the exported model."""
+
+    name: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copy the files of a tokenizer."""
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(folder.glob(pattern)):
+            target = out / file.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def write_safetensors(
+    path: Path, planned: Sequence[Exported], tensors: Iterable[tuple[str, torch.Tensor]], dtype: str
+) -> None:
+    """A safetensors file written front to back, because the library's own writer wants all its tensors in memory.
+
+    Raises:
+        ValueError: a value is not finite, or not once it has the dtype; names the weight.
+
+    Format: eight bytes with the header's length, little-endian; a JSON header; the tensors' bytes
+    (https://huggingface.co/docs/safetensors, "Format").
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for part in planned:
+        offsets = [start, start + part.bytes]
+        header[part.name] = {"dtype": SAFETENSORS_NAMES[dtype], "shape": list(part.shape), "data_offsets": offsets}
+        start += part.bytes
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with open(path, "wb") as file:
+        file.write(len(head).to_bytes(8, "little"))
+        file.write(head)
+        remaining = iter(tensors)
+        for part in planned:  # no zip, which holds the last tensor while it asks for the next
+            name, tensor = next(remaining)
+            assert (name, tuple(tensor.shape)) == (part.name, part.shape)
+            file.write(_converted(name, tensor, dtype).contiguous().view(torch.uint8).numpy().data)
+            del tensor
+        assert next(remaining, None) is None
+
+
+def _converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    kind: torch.dtype = getattr(torch, dtype)
+    result = tensor.to(kind)
+    if not result.isfinite().all():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: some of its values are not finite (NaN or infinity): the checkpoint is damaged")
+        raise ValueError(
+            f"{name}: its largest value, {float(tensor.abs().max()):.4g}, does not fit into {dtype}, which ends at "
+            f"{torch.finfo(kind).max:.4g}: export it as bfloat16 or float32"
+        )
+    return result

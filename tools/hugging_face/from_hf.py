@@ -1,0 +1,182 @@
+"""Hugging Face weights to a checkpoint of ours, of step 0 and without an optimizer's memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from foundation.atomic_files import sha256_file
+from pretrain.config import ModelConfig
+from pretrain.families.format import Format
+from pretrain.families.mapping import from_hugging_face as tensor_here
+from pretrain.families.registry import format_of_type
+from tools.hugging_face.files import CHECKSUM_FILE, SPECIAL_TOKENS
+from tools.starting_checkpoint import write_starting_checkpoint
+
+EXAMPLES = """examples:
+  altiplano convert from-hf models/llama-2-7b imported/llama-2-7b
+      then train with initial_weights=imported/llama-2-7b"""
+
+IMPORTED_RUN = "hugging face"
+"""In place of a digest of data: none of ours has been seen."""
+
+
+def from_hugging_face(folder: Path, out: Path) -> None:
+    """Write a checkpoint from a folder in Hugging Face's format; whole or not at all, one weight in memory at a time.
+
+    Raises:
+        ValueError: a model that our block does not compute; a tensor that is missing, unknown or has another shape than
+            the configuration says; a file that is damaged.
+        FileExistsError: `out` is there already.
+    """
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ValueError(f"{config_path}: no such file; give the folder of a model in Hugging Face's format")
+    written: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+    there_format = format_of_type(str(written.get("model_type")))
+    model = _model_of(there_format.model_settings(written))
+    weights = there_format.places(model)
+    there = _Tensors(folder, there_format)
+    if model.tied_embedding:
+        there.drop_copy(there_format.head, weights["embedding.weight"].parts[0].name)
+    wanted = {rows.name for weight in weights.values() for rows in weight.parts}
+    for complaint, names in (("has no tensor", wanted - there.names), ("has an unknown tensor", there.names - wanted)):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ValueError(f"{folder}: a {model.family} of this config.json {complaint} {min(names)!r}{more}")
+
+    special_tokens = {name: written[name] for name in SPECIAL_TOKENS if name in written}
+    generation_path = folder / "generation_config.json"
+    generation = (
+        json.loads(generation_path.read_text(encoding="utf-8")) if generation_path.is_file() else special_tokens
+    )
+    write_starting_checkpoint(
+        out,
+        model,
+        lambda name: tensor_here(name, weights[name], there.read),
+        data_digest=IMPORTED_RUN,
+        origin={"from": str(folder), "special_tokens": special_tokens, "generation_config": generation},
+        tokenizer=folder,
+        title="import",
+    )
+
+
+def _model_of(settings: dict[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(settings)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = ".".join(map(str, fault["loc"]))
+            faults.append(f"{place}: {fault['input']!r}: {fault['msg']}" if place else fault["msg"])
+        told = "; ".join(fault.removeprefix("Value error, ") for fault in faults)
+        raise ValueError(f"config.json: {told} (by the names of our settings)") from None
+
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class _Tensors:
+    """The tensors of a folder by name, read one at a time.
+
+    Args:
+        there: decides which names are copies or masks and are passed over, and how old files without the prefix of the
+            whole model (`transformer.`, `model.`) are understood.
+
+    Raises:
+        ValueError: no weights, a damaged file, or one tensor in two files.
+    """
+
+    def __init__(self, folder: Path, there: Format) -> None:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            pickles = sorted(file.name for suffix in PICKLES for file in folder.glob(f"*{suffix}"))
+            why = f"{pickles[0]} is a pickle, which can run code when it is read, and is refused; " if pickles else ""
+            raise ValueError(f"{folder}: no *.safetensors; {why}save the model in that format first")
+        checksum_path = folder / CHECKSUM_FILE
+        if checksum_path.is_file():
+            for file_name, sha256 in json.loads(checksum_path.read_text(encoding="utf-8")).items():
+                if not (folder / file_name).is_file() or sha256_file(folder / file_name) != sha256:
+                    raise ValueError(
+                        f"{folder / file_name}: missing or damaged: {checksum_path.name} has another SHA-256"
+                    )
+        self._place: dict[str, tuple[Any, str]] = {}
+        ignored = re.compile("|".join(there.ignored))
+        for file in files:
+            try:
+                opened = safe_open(file, framework="pt", device="cpu")
+            except (SafetensorError, OSError) as error:
+                raise ValueError(f"{file}: damaged: {error}") from None
+            for stored in opened.keys():  # noqa: SIM118
+                if ignored.fullmatch(stored):
+                    continue
+                name = f"{there.prefix}{stored}" if _is_bare(stored, there.prefix) else stored
+                if name in self._place:
+                    raise ValueError(f"{file}: tensor {stored!r} stands in another file too")
+                self._place[name] = opened, stored
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._place)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, fp32: every 16-bit number is one of those.
+
+        Raises:
+            ValueError: it has another dtype, as in a quantized model.
+        """
+        opened, stored = self._place[name]
+        tensor: torch.Tensor = opened.get_tensor(stored)
+        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"{stored}: dtype {tensor.dtype} is not supported, only float32, bfloat16 and float16")
+        return tensor.float()
+
+    def drop_copy(self, head: str, embedding: str) -> None:
+        """Forget the head of a tied model, which is a copy of the embedding.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        if head not in self._place or embedding not in self._place:
+            return
+        if not torch.equal(self.read(head), self.read(embedding)):
+            raise ValueError(
+                f"{head}: differs from {embedding}, though the config.json ties the two (tie_word_embeddings): one of "
+                "them is wrong, and which one cannot be known"
+            )
+        del self._place[head]
+
+
+def _is_bare(name: str, prefix: str) -> bool:
+    return not name.startswith((prefix, "lm_head."))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Import a model of Hugging Face's format as a checkpoint that a run can start from.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="config.json, *.safetensors, and a tokenizer")
+    parser.add_argument("out", type=Path, help="folder to write; must not exist")
+    given = parser.parse_args(arguments)
+    try:
+        from_hugging_face(given.folder, given.out)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"imported to {given.out}: start a run from it with initial_weights={given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Export a checkpoint to Hugging Face's format."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from foundation.atomic_files import sha256_file, whole_folder, write_json, write_text
+from foundation.progress import Progress
+from pretrain.config import ModelConfig
+from pretrain.data.mixture import load_mixture
+from pretrain.families import baichuan, mapping
+from pretrain.families.mapping import Weight
+from pretrain.families.registry import format_of
+from tools.hugging_face.files import (
+    CHECKSUM_FILE,
+    SAFETENSORS_NAMES,
+    SPECIAL_TOKENS,
+    SPECIAL_TOKENS_FILES,
+    TOKENIZERS,
+    Exported,
+    copy_tokenizer,
+    write_safetensors,
+)
+
+SHARD_BYTES = 5_000_000_000
+"""Largest file of weights, as transformers splits them."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+EXAMPLES = """examples:
+  altiplano convert to-hf runs/demo/train/checkpoints runs/demo/hf
+      the newest checkpoint, with the tokenizer it was trained with
+  altiplano convert to-hf runs/demo/train/checkpoints/step-0000200 out --dtype bfloat16
+      a certain checkpoint, at half the size
+  altiplano convert verify runs/demo/train/checkpoints runs/demo/hf
+      afterwards: compare its logits with those of transformers"""
+
+Form = Literal["own", "llama"]
+"""Of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
+
+
+class Checkpoint(Protocol):
+    """What is needed of a checkpoint, see `pretrain.checkpoint.read.CheckpointReader`."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    def names(self) -> list[str]: ...
+
+    def tensor(self, name: str) -> torch.Tensor: ...
+
+
+def to_hugging_face(
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    tokenizer: Path,
+    end_of_document: int | None,
+    dtype: Dtype,
+    shard_bytes: int,
+    form: Form = "own",
+    imported: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` reads; whole or not at all.
+
+    One weight of the checkpoint is in memory at a time.
+
+    Args:
+        tokenizer: folder with a tokenizer, which is copied.
+        end_of_document: token that separates documents; generation begins and stops with it, as every text in training
+            did, whatever other token the tokenizer calls its first.
+        dtype: of the written weights; the checkpoint holds float32.
+        shard_bytes: the weights are split over several files, with an index, where they need more.
+        imported: `special_tokens`, `generation_config` and, by name, `files` of the tokenizer that a model came with,
+            which it keeps; generation stops at `end_of_document` as well, where that is given.
+
+    Raises:
+        ValueError: a weight is missing, unknown, or has another shape than the model's settings say; or the family or
+            a setting has no counterpart.
+        FileExistsError: `out` is there already.
+    """
+    model = ModelConfig.model_validate(checkpoint.config["model"])
+    if form == "llama" and model.family != "baichuan":
+        raise ValueError(f"the form of LLaMA is for Baichuan; the checkpoint's model is of family {model.family}")
+    written = baichuan.AS_LLAMA if form == "llama" else format_of(model)
+    weights = written.places(model)
+    written_config = written.hugging_face_config(model, dtype=dtype, end_of_document=end_of_document)
+    generation: dict[str, Any] = dict.fromkeys(SPECIAL_TOKENS, end_of_document)
+    if imported is not None:
+        written_config |= {**dict.fromkeys(SPECIAL_TOKENS), **imported["special_tokens"]}
+        generation = _stopping_at(end_of_document, imported["generation_config"])
+    _check_names(set(checkpoint.names()), set(weights))
+    if not any((tokenizer / file_name).is_file() for file_name in TOKENIZERS):
+        raise ValueError(f"{tokenizer / TOKENIZERS[0]}: no such file; the tokenizer belongs to the exported model")
+
+    item_bytes = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
+    planned: dict[str, list[Exported]] = {}
+    for name, weight in weights.items():
+        shapes = [(rows.name, rows.shape(weight.shape)) for rows in weight.parts]
+        planned[name] = [Exported(other, shape, math.prod(shape) * item_bytes) for other, shape in shapes]
+    shards = _split(planned, shard_bytes)
+
+    with whole_folder(out) as folder, Progress("export", len(weights), "weights") as progress:
+        file_of: dict[str, str] = {}
+        checksums: dict[str, str] = {}
+        for i, names in enumerate(shards):
+            file_name = (
+                f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+            )
+            exported = [part for name in names for part in planned[name]]
+            file_of.update({part.name: file_name for part in exported})
+            fold_norm = form == "llama" and model.normalised_head
+            write_safetensors(
+                folder / file_name, exported, _read(checkpoint, weights, names, fold_norm, progress), dtype
+            )
+            checksums[file_name] = sha256_file(folder / file_name)
+        if len(shards) > 1:
+            total = sum(part.bytes for parts in planned.values() for part in parts)
+            write_json(
+                folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": file_of}
+            )
+        write_json(folder / CHECKSUM_FILE, checksums)
+        write_json(folder / "config.json", written_config)
+        write_json(folder / "generation_config.json", generation)
+        copy_tokenizer(tokenizer, folder)
+        for file_name, text in (imported or {}).get("files", {}).items():
+            (folder / file_name).parent.mkdir(exist_ok=True)
+            write_text(folder / file_name, text)
+        for file_name in SPECIAL_TOKENS_FILES:
+            if imported is None and (folder / file_name).is_file():
+                _begin_with_end_of_document(folder / file_name)
+
+
+def _stopping_at(token: int | None, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of generation that stop at a token too, with which every text in training ended."""
+    before = generation.get("eos_token_id")
+    stops = before if isinstance(before, list) else [] if before is None else [before]
+    if token is None or token in stops:
+        return dict(generation)
+    return {**generation, "eos_token_id": [*stops, token] if stops else token}
+
+
+def _begin_with_end_of_document(path: Path) -> None:
+    """The tokenizer's first token is the one that stood before each text in training; one that was never seen there has
+    an embedding that means nothing."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if "eos_token" in content:
+        write_json(path, {**content, "bos_token": content["eos_token"]})
+
+
+def _check_names(found: set[str], expected: set[str]) -> None:
+    missing, unknown = sorted(expected - found), sorted(found - expected)
+    if missing:
+        raise ValueError(f"the checkpoint has no weight {missing[0]!r}" + _and_more(missing))
+    if unknown:
+        raise ValueError(f"the checkpoint has a weight {unknown[0]!r}, which the model does not" + _and_more(unknown))
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _split(planned: Mapping[str, list[Exported]], shard_bytes: int) -> list[list[str]]:
+    """Our names in order, cut into files of at most `shard_bytes`, or of a single weight that is larger."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, parts in planned.items():
+        size = sum(part.bytes for part in parts)
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _read(
+    checkpoint: Checkpoint, weights: Mapping[str, Weight], names: list[str], fold_norm: bool, progress: Progress
+) -> Iterator[tuple[str, torch.Tensor]]:
+    def parts(name: str) -> Iterable[tuple[str, torch.Tensor]]:
+        tensor = checkpoint.tensor(name)
+        if fold_norm and name == "head.weight":
+            tensor = torch.nn.functional.normalize(tensor)
+        return mapping.to_hugging_face(name, weights[name], tensor).items()
+
+    for name in names:
+        yield from parts(name)  # of which nothing is left here when the next one is read
+        progress.advance()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Export a checkpoint to a folder that transformers loads.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
+    parser.add_argument("out", type=Path, help="folder to write; must not exist")
+    parser.add_argument(
+        "--dtype",
+        choices=sorted(SAFETENSORS_NAMES),
+        default="float32",
+        help="of the weights; float32 (default) keeps the checkpoint's values, the others round them to half the size",
+    )
+    parser.add_argument(
+        "--form",
+        choices=["own", "llama"],
+        default="own",
+        help="own: the family's; llama: for a Baichuan with rotary positions, with NormHead folded into the head",
+    )
+    parser.add_argument("--mixture", type=Path, help="mixture.yaml that names the tokenizer; default: the run's own")
+    given = parser.parse_args(arguments)
+    try:
+        export_command(given.checkpoint, given.out, given.mixture, given.dtype, given.form)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"exported to {given.out}")
+    return 0
+
+
+def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtype, form: Form) -> None:
+    """`to-hf`: the tokenizer is that of the mixture, or the one that came with an imported model. How the two are used
+    (special tokens, generation settings, templates of conversations) stays as it was imported, also after training."""
+    from pretrain.checkpoint.origin import origin_of
+    from pretrain.checkpoint.read import verified_checkpoint
+
+    checkpoint = verified_checkpoint(path)
+    imported = origin_of(checkpoint)
+    if "imported" in checkpoint.index and mixture_path is None:
+        tokenizer, end_of_document = checkpoint.path / "tokenizer", None
+    else:
+        if "imported" in checkpoint.index:
+            imported = None  # the mixture's tokenizer is asked for
+        mixture = load_mixture(mixture_path or Path(checkpoint.config["data"]["mixture"]))
+        if mixture.vocabulary_size != checkpoint.config["model"]["vocabulary_size"]:
+            raise ValueError(
+                f"{mixture.path}: vocabulary_size: {mixture.vocabulary_size}, but the checkpoint's model has "
+                f"{checkpoint.config['model']['vocabulary_size']}; give the mixture it was trained on with --mixture"
+            )
+        tokenizer, end_of_document = mixture.tokenizer, mixture.end_of_document
+    to_hugging_face(
+        checkpoint,
+        out,
+        tokenizer=tokenizer,
+        end_of_document=end_of_document,
+        dtype=dtype,
+        shard_bytes=SHARD_BYTES,
+        form=form,
+        imported=imported,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Hold an exported model to the checkpoint it came from: `python -m tools.hugging_face.verify CHECKPOINT HF_FOLDER`.
+
+transformers loads the export and computes the logits of held-out text; our own model computes them from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foundation.atomic_files import write_json
+from foundation.progress import Progress
+from foundation.terminal import visible
+from pretrain.data.loader import SampleReader
+from pretrain.data.mixture import load_mixture
+
+RESULT_FILE = "exported_check.json"
+
+RELATIVE_BOUNDS = {"float32": 1e-4, "float16": 2.0**-8, "bfloat16": 2.0**-5}
+"""Largest allowed difference of two logits, relative to the largest logit, by the dtype of the exported weights.
+Both sides compute in float32. For float32 weights only the order of the sums differs; bfloat16 has rounded each weight
+by up to 2^-9, float16 by up to 2^-12, and the errors of the layers add up."""
+
+IMPORTED_WINDOW = 1024
+"""Tokens of a sequence where the checkpoint names none: models are made for up to 131,072, whose logits would take
+gigabytes for each sequence."""
+
+DEFAULT_PROMPTS = ("def ", "import os\n", "The function returns", "License")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two models' logits are apart.
+
+    Attributes:
+        max_abs_difference: over all logits.
+        largest_logit: of our model, in absolute value.
+        tokens_compared: positions; each has a logit for every entry of the vocabulary.
+        greedy_agreement: share of the positions where both would choose the same next token.
+    """
+
+    max_abs_difference: float
+    largest_logit: float
+    tokens_compared: int
+    greedy_agreement: float
+
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+"""tokens [B, S], int64 -> logits [B, S, V], float32"""
+
+
+def compare_logits(ours: Logits, theirs: Logits, batches: Sequence[torch.Tensor]) -> Comparison:
+    """Compare over batches of tokens [B, S].
+
+    Raises:
+        ValueError: the logits have different shapes, or are not finite.
+    """
+    difference = largest = 0.0
+    tokens = agreed = 0
+    with Progress("compare logits", sum(batch.numel() for batch in batches), "tokens") as progress:
+        for batch in batches:
+            a, b = ours(batch), theirs(batch)
+            if a.shape != b.shape:
+                raise ValueError(
+                    f"logits have shape {tuple(a.shape)} in the checkpoint, {tuple(b.shape)} in the export"
+                )
+            if not (a.isfinite().all() and b.isfinite().all()):
+                raise ValueError("logits are not finite; the weights of the checkpoint are damaged")
+            difference = max(difference, float((a - b).abs().max()))
+            largest = max(largest, float(a.abs().max()))
+            agreed += int((a.argmax(-1) == b.argmax(-1)).sum())
+            tokens += batch.numel()
+            progress.advance(batch.numel())
+    return Comparison(difference, largest, tokens, agreed / tokens)
+
+
+def generate(folder: Path, model: Any, prompts: Sequence[str], new_tokens: int, seed: int) -> list[dict[str, str]]:
+    """Continue each prompt by sampling (temperature 0.8, top-p 0.95), the same for the same seed."""
+    from transformers import AutoTokenizer, set_seed
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    samples = []
+    for i, prompt in enumerate(prompts):
+        set_seed(seed + i)
+        tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        out = model.generate(
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            max_new_tokens=new_tokens,
+            do_sample=True,
+            temperature=0.8,
+            top_p=0.95,
+        )
+        continuation = str(tokenizer.decode(out[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True))
+        samples.append({"prompt": prompt, "continuation": visible(continuation)})
+    return samples
+
+
+def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int, prompts: Sequence[str]) -> bool:
+    """Compare, generate, print, and write `exported_check.json` beside `folder`; False when the bound is exceeded.
+
+    Raises:
+        ValueError: the checkpoint, the export or the mixture cannot be used.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    from pretrain.checkpoint.read import CheckpointReader
+    from pretrain.checkpoint.single import load_single_process_model
+
+    transformers_logging.disable_progress_bar()
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder / 'config.json'}: no such file; `python -m tools.hugging_face.to_hf to-hf` writes the folder"
+        )
+    reader = CheckpointReader(checkpoint)
+    # An imported checkpoint has seen no data of ours.
+    window = min(IMPORTED_WINDOW, reader.config["model"]["maximum_positions"])
+    data = reader.config.get("data", {"sequence_length": window})
+    seed = reader.config.get("seed", 0)
+    if mixture is None and "mixture" not in data:
+        raise ValueError(f"{reader.path}: an imported model; name held-out text to compare on with --mixture")
+    held_out = SampleReader(load_mixture(mixture or Path(data["mixture"])), data["sequence_length"], seed, "heldout")
+    assert held_out.sample_count is not None
+    count = min(samples, held_out.sample_count)
+    chosen = [i * held_out.sample_count // count for i in range(count)]
+    # One at a time: the logits of one sequence of a large vocabulary fill memory enough.
+    batches = [torch.from_numpy(held_out.samples([i])[:, :-1].copy()) for i in chosen]
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    dtype = str(model.dtype).removeprefix("torch.")
+    model = model.float().eval()
+
+    @torch.no_grad()
+    def theirs(tokens_BS: torch.Tensor) -> torch.Tensor:
+        return model(tokens_BS, use_cache=False).logits
+
+    comparison = compare_logits(load_single_process_model(checkpoint), theirs, batches)
+    bound = RELATIVE_BOUNDS[dtype] * comparison.largest_logit
+    within = comparison.max_abs_difference <= bound
+    texts = generate(folder, model, prompts, new_tokens=48, seed=seed)
+    write_json(
+        folder.parent / RESULT_FILE,
+        {
+            "checkpoint": reader.path.name,
+            "step": reader.step,
+            "dtype": dtype,
+            **asdict(comparison),
+            "bound": bound,
+            "within_bound": within,
+            "samples": texts,
+        },
+    )
+    print(
+        f"logits of {comparison.tokens_compared:,} held-out tokens: largest difference "
+        f"{comparison.max_abs_difference:.2e} (bound {bound:.2e}), same next token for "
+        f"{comparison.greedy_agreement:.2%}"
+    )
+    for text in texts:
+        print(f"--- {text['prompt']!r}\n{text['prompt']}{text['continuation']}")
+    return within
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 equal, 1 the logits differ, 2 it could not be compared."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.hugging_face.verify", description="Hold an exported model to its checkpoint."
+    )
+    parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
+    parser.add_argument("folder", type=Path, help="what `tools.hugging_face.to_hf to-hf` wrote")
+    parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out text; default: the run's own")
+    parser.add_argument("--samples", type=int, default=8, help="held-out sequences to compare (default 8)")
+    parser.add_argument("--prompts", nargs="+", default=list(DEFAULT_PROMPTS), help="texts to continue")
+    given = parser.parse_args(arguments)
+    if given.samples < 1:
+        parser.error(f"--samples {given.samples}: must be at least 1")
+    try:
+        within = verify(
+            given.checkpoint, given.folder, mixture=given.mixture, samples=given.samples, prompts=given.prompts
+        )
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not within:
+        print(f"{given.folder}: the exported model does not compute what the checkpoint does", file=sys.stderr)
+    return 0 if within else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
