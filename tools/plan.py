@@ -25,8 +25,8 @@ from foundation.progress import format_seconds, summary_table
 from pretrain.config import TrainConfig, check_world_size
 from pretrain.device import group_alone
 from pretrain.families.mapping import parameter_count
+from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.model.linear import TensorParallel
-from pretrain.model.loss import LOGITS_BYTES
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import PipelineLayer, pipeline_layers
 from pretrain.monitor.flops import model_flops_per_token

@@ -8,12 +8,23 @@ recomputation, and after a resume, because there is nothing that could differ.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 EMBEDDING = 0
 """The site after the embedding."""
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT = range(3)
 """The sites of a layer."""
+
+
+class AttentionDropout(NamedTuple):
+    """Dropout of the attention's weights after the softmax, see `drop_attention`."""
+
+    rate: float
+    keys_B: torch.Tensor
+    site: int
+    first_head: int
 
 
 def site(layer: int, place: int) -> int:

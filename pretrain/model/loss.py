@@ -1,178 +1,13 @@
-"""Head and loss in one, with the vocabulary split over the tensor axis; and the terms that keep logits small.
-
-The logits of a whole micro-batch are the largest tensor of a small model, and their fp32 copies larger still. So they
-are made for some tokens at a time, and turned into their own gradient in place: the forward pass does the head's three
-products, and the backward pass only scales what they gave.
-"""
+"""The number that a step minimises."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-LOGITS_BYTES = 1 << 26
-"""The logits that are held at a time. Smaller, the head's products lose speed; larger, memory is all that changes."""
-ROW_BYTES = 1 << 20
-"""On a CPU the softmax takes so much at a time, which stays in the cache from one operation to the next."""
+from pretrain.model.head_loss import HeadLoss, LossSettings
 
-
-@dataclass(frozen=True)
-class LossSettings:
-    """What is minimised: (1 - s) · nll + s · u + z · log_z² + m · largest², each averaged over the tokens.
-
-    nll is the negative log-likelihood of the target, u the mean over the vocabulary of that of every entry, log_z the
-    logarithm of the softmax's denominator, largest the largest logit.
-
-    Attributes:
-        vocabulary_size: real entries; padding rows beyond it take no probability.
-        label_smoothing: s (Szegedy et al. 2015, arXiv:1512.00567, section 7).
-        z_loss: z (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5).
-        maximum_z_loss: m (Yang et al. 2023, Baichuan 2, arXiv:2309.10305, section 2.3.2).
-        largest_logit: fp32 [], raised in place to the largest logit, of real entries and tokens that count, whenever
-            there are gradients to compute; None: nobody wants to know.
-    """
-
-    vocabulary_size: int
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    maximum_z_loss: float = 0.0
-    largest_logit: torch.Tensor | None = field(default=None, compare=False)
-
-
-class _HeadLoss(torch.autograd.Function):
-    """N tokens, V this rank's slice of the padded vocabulary."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_ND: torch.Tensor,
-        weight_VD: torch.Tensor,
-        targets_N: torch.Tensor,
-        shares_N: torch.Tensor,
-        group: dist.ProcessGroup,
-        settings: LossSettings,
-        wants_gradient: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        x_gradient = torch.empty_like(x_ND) if wants_gradient else None
-        weight_gradient: torch.Tensor | None = None
-        totals = torch.zeros(2, dtype=torch.float32, device=x_ND.device)
-        at_once = max(1, LOGITS_BYTES // (len(weight_VD) * x_ND.element_size()))
-        buffer = x_ND.new_empty(min(at_once, len(x_ND)), len(weight_VD))
-        for start in range(0, len(x_ND), at_once):
-            some = slice(start, start + at_once)
-            logits = torch.mm(x_ND[some], weight_VD.T, out=buffer[: len(x_ND[some])])
-            totals += _losses_and_gradient(
-                logits, targets_N[some], shares_N[some], group, settings, wants_gradient=wants_gradient
-            )
-            if x_gradient is None:
-                continue
-            torch.mm(logits, weight_VD, out=x_gradient[some])
-            if weight_gradient is None:
-                weight_gradient = logits.T @ x_ND[some]
-            elif weight_gradient.dtype == logits.dtype == torch.float32:
-                weight_gradient.addmm_(logits.T, x_ND[some])
-            else:  # summed in fp32: each bf16 sum would round again
-                weight_gradient = weight_gradient.float().add_(logits.T @ x_ND[some])
-        if wants_gradient:
-            assert weight_gradient is not None
-            ctx.save_for_backward(x_gradient, weight_gradient.to(weight_VD.dtype))
-        loss, nll = totals
-        ctx.mark_non_differentiable(nll)
-        return loss, nll
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_gradient, weight_gradient = ctx.saved_tensors
-        # In place: the pipeline runs each backward once.
-        return x_gradient.mul_(upstream[0]), weight_gradient.mul_(upstream[0]), None, None, None, None, None
-
-
-def _losses_and_gradient(
-    logits_NV: torch.Tensor,
-    targets_N: torch.Tensor,
-    shares_N: torch.Tensor,
-    group: dist.ProcessGroup,
-    settings: LossSettings,
-    *,
-    wants_gradient: bool,
-) -> torch.Tensor:
-    """What is minimised and the negative log-likelihood alone, fp32 [2], summed over the tokens by their shares; the
-    logits become their gradient."""
-    size = logits_NV.shape[1]
-    first = group.rank() * size
-    real = min(max(settings.vocabulary_size - first, 0), size)
-    rows = len(logits_NV) if logits_NV.is_cuda else max(1, ROW_BYTES // (4 * size))
-    blocks = [slice(start, start + rows) for start in range(0, len(logits_NV), rows)]
-    is_here = (targets_N >= first) & (targets_N < first + size)
-    local_N1 = (targets_N - first).masked_fill(~is_here, 0).unsqueeze(-1)
-    target_N = logits_NV.gather(1, local_N1).squeeze(1).float()
-    # fp32 from here on; over the rank's own maximum, which the ranks need not agree on first.
-    exponentials = logits_NV if logits_NV.dtype == torch.float32 else torch.empty_like(logits_NV, dtype=torch.float32)
-    maximum_N, sum_N, logit_sum_N = torch.zeros(3, len(logits_NV), dtype=torch.float32, device=logits_NV.device)
-    place_N = torch.zeros_like(targets_N)
-    for block in blocks:
-        part = exponentials[block]
-        if part.data_ptr() != logits_NV[block].data_ptr():
-            part.copy_(logits_NV[block])
-        if settings.label_smoothing:
-            logit_sum_N[block] = part[:, :real].sum(1)
-        # Padding rows hold no token; left in, their weights would take probability from the real ones.
-        part[:, real:] = float("-inf")
-        if settings.maximum_z_loss:
-            torch.max(part, 1, out=(maximum_N[block], place_N[block]))
-        else:
-            torch.amax(part, 1, out=maximum_N[block])
-        # A slice of padding rows alone has no maximum to speak of.
-        part.sub_(maximum_N[block].clamp(min=torch.finfo(torch.float32).min).unsqueeze(1)).exp_()
-        torch.sum(part, 1, out=sum_N[block])
-    largest_N = maximum_N
-    own_N = torch.ones_like(maximum_N)
-    place_N += first
-    if group.size() > 1:
-        largest_N = maximum_N.clone()
-        dist.all_reduce(largest_N, op=dist.ReduceOp.MAX, group=group)
-        own_N = (maximum_N - largest_N).exp()
-        sums = torch.stack([sum_N * own_N, target_N.masked_fill(~is_here, 0.0), logit_sum_N])
-        dist.all_reduce(sums, group=group)
-        sum_N, target_N, logit_sum_N = sums
-        if settings.maximum_z_loss:  # of equal ones the first gets the gradient, under any degree
-            place_N.masked_fill_(maximum_N < largest_N, torch.iinfo(torch.int64).max)
-            dist.all_reduce(place_N, op=dist.ReduceOp.MIN, group=group)
-    log_z_N = sum_N.log() + largest_N
-    nll_N = log_z_N - target_N
-    smoothing, real_size = settings.label_smoothing, settings.vocabulary_size
-    loss_N = nll_N
-    if smoothing:
-        loss_N = (1 - smoothing) * nll_N + smoothing * (log_z_N - logit_sum_N / real_size)
-    loss_N = loss_N + settings.z_loss * log_z_N.square() + settings.maximum_z_loss * largest_N.square()
-    totals = torch.stack([(loss_N * shares_N).sum(), (nll_N * shares_N).sum()])
-    if not wants_gradient:
-        return totals
-    if settings.largest_logit is not None:
-        seen = largest_N.masked_fill(shares_N == 0, float("-inf")).max()
-        torch.maximum(settings.largest_logit, seen, out=settings.largest_logit)
-
-    factor_N = own_N * shares_N * (1 + 2 * settings.z_loss * log_z_N) / sum_N
-    on_target_N = (shares_N * (smoothing - 1)).masked_fill(~is_here, 0.0)
-    on_every_N = shares_N * (smoothing / real_size)
-    place_N -= first
-    is_largest_here = (place_N >= 0) & (place_N < size)
-    on_largest_N = (2 * settings.maximum_z_loss * largest_N * shares_N).masked_fill(~is_largest_here, 0.0)
-    place_N1 = place_N.masked_fill(~is_largest_here, 0).unsqueeze(1)
-    for block in blocks:
-        part = exponentials[block]
-        part.mul_(factor_N[block].unsqueeze(1))
-        part.scatter_add_(1, local_N1[block], on_target_N[block].unsqueeze(1))
-        if smoothing:
-            part[:, :real].sub_(on_every_N[block].unsqueeze(1))
-        if settings.maximum_z_loss:
-            part.scatter_add_(1, place_N1[block], on_largest_N[block].unsqueeze(1))
-        if part.data_ptr() != logits_NV[block].data_ptr():
-            logits_NV[block].copy_(part)
-    return totals
+__all__ = ("LossSettings", "mean_loss")
 
 
 def mean_loss(
@@ -212,7 +47,7 @@ def mean_loss(
     else:
         shares_SB = weights_SB / targets_SB.shape[1]
     is_training = torch.is_grad_enabled()
-    loss, nll = _HeadLoss.apply(
+    loss, nll = HeadLoss.apply(
         x_SBD.flatten(0, 1), weight_VD, targets_SB.flatten(), shares_SB.flatten(), group, settings, is_training
     )
     return loss if is_training else nll

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pretrain.model.gradients import SwiGLU
 from pretrain.model.linear import TensorParallel
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -18,26 +18,6 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
-
-
-class _SwiGLU(torch.autograd.Function):
-    """silu(gate) · up of [.., gate and up]. Keeps its input alone, and writes both gradients where they belong."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> torch.Tensor:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        gradient = torch.empty_like(gate_up)
-        of_gate, of_up = gradient.chunk(2, dim=-1)
-        torch.mul(upstream[0], F.silu(gate), out=of_up)
-        of_gate.copy_(torch.ops.aten.silu_backward(upstream[0] * up, gate))
-        return gradient
 
 
 class GatedMLP(nn.Module):
@@ -57,7 +37,7 @@ class GatedMLP(nn.Module):
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
         gate_up, _ = self.gate_up(x_SBD)
         if self.activation is F.silu:
-            x, _ = self.down(_SwiGLU.apply(gate_up))
+            x, _ = self.down(SwiGLU.apply(gate_up))
             return x
         gate, up = gate_up.chunk(2, dim=-1)
         x, _ = self.down(self.activation(gate) * up)

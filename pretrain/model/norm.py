@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
-
-
-class _RMSNorm(torch.autograd.Function):
-    """By hand: on a CPU, autograd's version of it reads and writes the activations twice as often."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        x32 = x.float()  # the mean of squares loses its small terms in bf16
-        norms = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
-        inverse = norms.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return (x32 * inverse).to(x.dtype).mul_(weight)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        size = x.shape[-1]
-        normed = x.float() * inverse
-        gradient = upstream[0].float()
-        product = (gradient * normed).view(-1, size)
-        weight32 = weight.float()
-        along = (product @ weight32).div_(size).view(inverse.shape)
-        of_x = (gradient * weight32).addcmul_(normed, along, value=-1).mul_(inverse)
-        return of_x.to(x.dtype), product.sum(0).to(weight.dtype), None
+from pretrain.model.cpu.rms_norm import FewPassesRMSNorm
 
 
 class RMSNorm(nn.Module):
@@ -49,7 +24,7 @@ class RMSNorm(nn.Module):
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
         if x_SBD.is_cuda:
             return F.rms_norm(x_SBD, self.weight.shape, self.weight, self.epsilon)  # one kernel
-        result: torch.Tensor = _RMSNorm.apply(x_SBD, self.weight, self.epsilon)
+        result: torch.Tensor = FewPassesRMSNorm.apply(x_SBD, self.weight, self.epsilon)
         return result
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
+
+from pretrain.model.gradients import Rotation
 
 
 def rotary_table(sequence_length: int, head_size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,40 +41,8 @@ def rotate(
         cos, sin = cos[:sequence_length, None, None, :], sin[:sequence_length, None, None, :]
     else:
         cos, sin = cos[positions_SB].unsqueeze(2), sin[positions_SB].unsqueeze(2)
-    result: torch.Tensor = _Rotation.apply(x_SBHE, cos, sin, interleaved)
+    result: torch.Tensor = Rotation.apply(x_SBHE, cos, sin, interleaved)
     return result
-
-
-class _Rotation(torch.autograd.Function):
-    """A rotation's gradient is turned back by the same angle; nothing of the input is kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x_SBHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool
-    ) -> torch.Tensor:
-        ctx.save_for_backward(cos, sin)
-        ctx.interleaved = interleaved
-        return _turned(x_SBHE, cos, sin, interleaved)
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        cos, sin = ctx.saved_tensors
-        return _turned(upstream[0], cos, -sin, ctx.interleaved), None, None, None
-
-
-def _turned(x_SBHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    x32 = x_SBHE.float()
-    turned = torch.empty_like(x32, memory_format=torch.contiguous_format)
-    first, second = _pairs(x32, interleaved)
-    new_first, new_second = _pairs(turned, interleaved)
-    torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=new_second).addcmul_(first, sin)
-    return turned.to(x_SBHE.dtype)
-
-
-def _pairs(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else x.chunk(2, dim=-1)
-    return first, second
 
 
 def alibi_slopes(heads: int) -> torch.Tensor:

@@ -154,6 +154,7 @@ def masters(engine: Engine) -> dict[str, np.ndarray] | None:
 def put_in(fault: str) -> None:
     """Break one thing in this process, to see that a test notices."""
     import pretrain.engine.engine as engine
+    import pretrain.engine.library as library
     import pretrain.model.linear as linear
     from pretrain.model.init import whole_weight
     from pretrain.model.partition import mark_sharded
@@ -178,9 +179,9 @@ def put_in(fault: str) -> None:
         right = random_batches
         random_batches = lambda config, topology, data_rank, first_step=0: right(config, topology, 0, first_step)  # noqa: E731
     elif fault == "tied gradients are not summed":
-        vars(engine)["PipelineModule"].get_tied_weights_and_groups = lambda self: []
+        library.PipelineModule.get_tied_weights_and_groups = lambda self: []
     elif fault == "tied weights count on each stage":
-        index_tied_modules = vars(engine)["PipelineModule"]._index_tied_modules
+        index_tied_modules = library.PipelineModule._index_tied_modules
 
         def counted_twice(pipeline: Any) -> Any:
             found = index_tied_modules(pipeline)
@@ -189,11 +190,11 @@ def put_in(fault: str) -> None:
                     parameter.ds_pipe_replicated = False
             return found
 
-        vars(engine)["PipelineModule"]._index_tied_modules = counted_twice
+        library.PipelineModule._index_tied_modules = counted_twice
     elif fault == "shared heads learn from one rank":
         import pretrain.model.attention as attention
 
-        vars(attention)["_GatherShared"].backward = staticmethod(
+        vars(attention)["GatherShared"].backward = staticmethod(
             lambda ctx, gradient: (gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()], None, None)
         )
     elif fault == "masks depend on the tensor rank":
@@ -212,7 +213,7 @@ def put_in(fault: str) -> None:
             x, rate, keys + next(draws), site, first
         )
     elif fault == "ranks smooth over their own vocabulary":
-        import pretrain.model.loss as loss
+        import pretrain.model.head_loss as head_loss
 
         all_reduce = dist.all_reduce
 
@@ -223,7 +224,7 @@ def put_in(fault: str) -> None:
                 tensor[2] = kept
             return done
 
-        vars(loss)["dist"] = SimpleNamespace(**{**vars(dist), "all_reduce": not_the_sum})
+        vars(head_loss)["dist"] = SimpleNamespace(**{**vars(dist), "all_reduce": not_the_sum})
     elif fault == "partial gradients are not summed":
         linear.TensorParallel.sum_partial_gradients = lambda self, parameters: None  # type: ignore[method-assign]
     elif fault:

@@ -10,8 +10,8 @@ import torch
 
 from pretrain.config import ObjectiveConfig
 from pretrain.data.objective import Objective, Windows, dropout_key
-from pretrain.model.attention import AttentionDropout, causal_attention
-from pretrain.model.dropout import drop_attention, drop_hidden
+from pretrain.model.attention import causal_attention
+from pretrain.model.dropout import AttentionDropout, drop_attention, drop_hidden
 
 
 def keys(*samples: int) -> torch.Tensor:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 from pretrain.config import ModelConfig
 from pretrain.device import start_alone
-from pretrain.model import loss
-from pretrain.model.attention import QUERY_BLOCK, causal_attention
+from pretrain.model import head_loss
+from pretrain.model.attention import causal_attention
+from pretrain.model.cpu.attention import QUERY_BLOCK
 from pretrain.model.init import whole_weight
 from pretrain.model.loss import LossSettings, mean_loss
 from pretrain.model.norm import RMSNorm
@@ -113,8 +114,8 @@ def test_rotation_depends_on_the_distance_only() -> None:
 def test_loss_and_gradients_are_torchs(
     group: dist.ProcessGroup, dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "LOGITS_BYTES", at_once)
-    monkeypatch.setattr(loss, "ROW_BYTES", 2048)
+    monkeypatch.setattr(head_loss, "LOGITS_BYTES", at_once)
+    monkeypatch.setattr(head_loss, "ROW_BYTES", 2048)
     x = torch.randn(6, 2, 32, dtype=dtype, requires_grad=True)
     weight = torch.randn(256, 32, dtype=dtype, requires_grad=True)
     targets = torch.randint(0, 250, (6, 2))
