@@ -17,7 +17,7 @@ help:
 	@echo "make clean     remove $(VENV) and runs/demo"
 
 demo: $(VENV)/installed
-	$(BIN)/python -m tools.demo
+	$(BIN)/altiplano demo
 
 # Tests run in so many processes; most of them wait for others much of the time.
 TEST_PROCESSES ?= 2
@@ -49,8 +49,8 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
-	$(BIN)/python -m data_prep run --config configs/data/demo.yaml
-	$(BIN)/python -m tools.bench all --page docs/benchmarks.md
+	$(BIN)/altiplano data run --config configs/data/demo.yaml
+	$(BIN)/altiplano bench all --page docs/benchmarks.md
 
 install: $(VENV)/installed
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-CORE = ["numpy", "pydantic>=2.7", "PyYAML>=6", "rich>=13"]
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^VERSION = "(.+)"$', (ROOT / "foundation" / "version.py").read_text(encoding="utf-8"), re.M)
+assert VERSION is not None
+
+CORE = ["numpy", "pydantic>=2.7", "PyYAML>=6", "rich>=13", "shtab>=1.7"]
 DATA = [
     "brotli>=1.2",  # pages that were sent packed by it; its output can be bounded since then
     "budoux>=0.9",  # for its model of Thai words, which lies in its wheel
@@ -54,13 +59,16 @@ DEV = [
 
 setup(
     name="altiplano",
-    version="0.1.0",
+    version=VERSION[1],
     description="A pretraining stack for large language models: from raw text to a trained model",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["foundation*", "data_prep*", "pretrain*", "tools*"]),
+    packages=[*find_packages(include=["foundation*", "data_prep*", "pretrain*", "tools*"]), "altiplano_configs"],
+    package_dir={"altiplano_configs": "configs"},
+    entry_points={"console_scripts": ["altiplano = tools.__main__:main"]},
     package_data={
+        "altiplano_configs": ["*/*.yaml", "*/*.jsonl", "*/*.jinja"],
         "data_prep.signals": ["segmenter_*.json"],
         "data_prep.signals.pii": ["top_level_domains.txt"],
         "data_prep.signals.roots": ["words.json"],

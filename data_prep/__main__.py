@@ -1,4 +1,4 @@
-"""Command line of data preparation: `python -m data_prep run --config configs/data/demo.yaml`."""
+"""Command line of data preparation: `altiplano data run --config configs/data/demo.yaml`."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _OBSTACLES_SHOWN = 5
 
 _EPILOG = """
 examples:
-  python -m data_prep run --config configs/data/demo.yaml
+  altiplano data run --config configs/data/demo.yaml
       all stages; run it again after an interruption, and only what is missing is done
-  python -m data_prep run --config configs/data/demo.yaml workers=8 output=/data/demo
+  altiplano data run --config configs/data/demo.yaml workers=8 output=/data/demo
       settings by the command line, as dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
-  python -m data_prep run --config configs/data/demo.yaml --restart dedup
+  altiplano data run --config configs/data/demo.yaml --restart dedup
       after a change of the rules: choose anew which copies stay, and all that follows; nothing is measured again
-  python -m data_prep why python-00000/0000012 --config configs/data/demo.yaml
+  altiplano data why python-00000/0000012 --config configs/data/demo.yaml
       one document: its text, its signals, the verdict, the evidence
-  python -m data_prep report-tokenizer --config configs/data/demo.yaml
+  altiplano data report-tokenizer --config configs/data/demo.yaml
       tokens per word by language, beside a tokenizer that has learnt that language alone; every document decoded again
-  python -m data_prep decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
+  altiplano data decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
       what other rules would keep, by source and language, with examples; measures and writes nothing
-  python -m data_prep extract --share 3/16 --config configs/data/demo.yaml
+  altiplano data extract --share 3/16 --config configs/data/demo.yaml
       the fourth of sixteen parts of a stage, for machines that share the output folder; slurm/data_prep.sbatch does
       this for every stage, with all that comes before and between
 
@@ -47,7 +47,7 @@ configuration or the input, with one line that names it.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = _parser()
+    parser = make_parser()
     # argparse takes the overrides only where it meets the first; people write them on either side of --config
     options, left = parser.parse_known_args(arguments)
     for argument in left:
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep",
+        prog="altiplano data",
         description="Raw text in, Megatron token files out.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -252,8 +252,8 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
             f"  {run.tokenizer}  the tokenizer",
             f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
             "next:",
-            f"  python -m data_prep why {example} --config {config_path}     why a document was kept or dropped",
-            f"  python -m data_prep report-tokenizer --config {config_path}     how good the tokenizer is, by language",
+            f"  altiplano data why {example} --config {config_path}     why a document was kept or dropped",
+            f"  altiplano data report-tokenizer --config {config_path}     how good the tokenizer is, by language",
             "  deepspeed --module pretrain --config configs/train/demo.yaml "
             f"data.mixture={run.tokens / 'mixture.yaml'}",
         ]

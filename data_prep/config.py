@@ -108,7 +108,7 @@ class LanguageModelConfig(Settings):
     tokenizer: LocalPath
     """The SentencePiece model that cut the text it was trained on."""
     head: float | None = Field(default=None, gt=1)
-    """The largest perplexity that the rule set `ccnet_head` keeps; `python -m tools.perplexity_bounds` prints the one
+    """The largest perplexity that the rule set `ccnet_head` keeps; `altiplano data perplexity-bounds` prints the one
     that 30 % of the documents of the language have, as CCNet's."""
     middle: float | None = Field(default=None, gt=1)
     """The largest that `ccnet_middle` keeps, which is what 60 % have for CCNet."""

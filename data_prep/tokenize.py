@@ -304,7 +304,7 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
     if not given:
         raise ValueError(
             f"{run.root}: no source has a kept document, so there is nothing to train on; "
-            "`python -m data_prep ledger` says why each was dropped"
+            "`altiplano data ledger` says why each was dropped"
         )
     names = [source.name for source in given]
     tokens = [records[name].counts["tokens"] for name in names]

@@ -32,19 +32,25 @@ exit codes: 0 done; 2 and 3 stop and look (wrong settings, data or checkpoint; n
   excluded_nodes.txt; 130 ended by a person. On a Slurm cluster slurm/pretrain.sbatch acts on them."""
 
 
-def main() -> int:
-    """Returns one of `ExitCode`."""
+def make_parser(*, add_help: bool = True) -> argparse.ArgumentParser:
+    """The command line; without `--help` for a parser that this one becomes part of."""
     parser = argparse.ArgumentParser(
         prog="pretrain",
         description="Train a model from token files.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=add_help,
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/train/")
     parser.add_argument("--show", metavar="SETTING", help="print one setting, such as output, and do nothing else")
     parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as parallel.tensor=2")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+def main() -> int:
+    """Returns one of `ExitCode`."""
+    arguments = make_parser().parse_intermixed_args()
     # What torch, DeepSpeed and megatron-core say to their own developers, from every process.
     warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)\.")
     restrict_file_modes()

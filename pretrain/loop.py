@@ -197,9 +197,7 @@ def train_loop(run: Run, step: int, samples: int, notes: list[str]) -> ExitCode:
         metrics.write("event", step=step, event="stopped", reason=stop.reason, exit_code=int(stop.exit_code))
         progress.stopped(step, stop)
     if progress and spikes.suspects:
-        progress.note(
-            "the last steps may be a spike: `python -m tools.spikes` shows what is known, docs/on_call.md helps"
-        )
+        progress.note("the last steps may be a spike: `altiplano spikes` shows what is known, docs/on_call.md helps")
     if progress:
         progress.finish()
     if metrics:
@@ -327,7 +325,7 @@ def roll_back(
             metrics.close()
         raise SpikeError(
             f"step {answer.step}: the loss has spiked since step {answer.onset} and the run stops: {answer.reason}. "
-            f"See docs/on_call.md and `python -m tools.spikes {run.config.output}`"
+            f"See docs/on_call.md and `altiplano spikes {run.config.output}`"
         )
     run.health.begin("starting", answer.step)
     reader = CheckpointReader(step_folder(run.config.output / "checkpoints", answer.to_step))

@@ -1,4 +1,4 @@
-"""The whole way on this machine's own text: `python -m tools.demo`, which `make demo` calls.
+"""The whole way on this machine's own text: `altiplano demo`, which `make demo` calls.
 
 Runs the same commands that anybody would type, one after the other, and shows each. What is done already is skipped: by
 the commands themselves where they keep records, and here where even looking would take a while.
@@ -6,6 +6,7 @@ the commands themselves where they keep records, and here where even looking wou
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -26,30 +27,50 @@ from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.monitor.metrics import read_metrics
+from tools.configs import copy_configs
 from tools.hugging_face.verify import RESULT_FILE
 
 DATA_CONFIG = Path("configs/data/demo.yaml")
 TRAIN_CONFIG = Path("configs/train/demo.yaml")
+EXAMPLES = """examples:
+  altiplano demo
+      everything is in runs/demo; run it again, and finished steps are skipped
+  rm -r runs/demo; altiplano demo
+      from the beginning"""
 
 
-def main() -> int:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return argparse.ArgumentParser(
+        prog="altiplano demo",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or that of the command that failed."""
+    make_parser().parse_args(arguments)
     started = time.monotonic()
     console = Console()
+    if not (DATA_CONFIG.is_file() and TRAIN_CONFIG.is_file()):
+        console.print("The configurations come first: they are copied to ./configs (`altiplano configs copy`)")
+        copy_configs(Path("configs"))
     train = load_config(TrainConfig, TRAIN_CONFIG)
     run = train.output.parent
     checkpoints, hugging_face = train.output / "checkpoints", run / "hf"
-    python = sys.executable
+    altiplano = installed_command("altiplano") or [sys.executable, "-m", "tools"]
     processes = train.parallel.tensor * train.parallel.pipeline * (train.parallel.data or 1)
     launch = [
-        *(str(Path(python).with_name("deepspeed")), "-q", "--num_gpus", str(processes)),
+        *(*(installed_command("deepspeed") or ["deepspeed"]), "-q", "--num_gpus", str(processes)),
         *("--module", "pretrain"),
         *("--config", str(TRAIN_CONFIG)),
     ]
     half = train.schedule.total_steps // 2
 
     step = Steps(console)
-    step.run("1. text to token files", [python, "-m", "data_prep", "run", "--config", str(DATA_CONFIG)])
+    step.run("1. text to token files", [*altiplano, "data", "run", "--config", str(DATA_CONFIG)])
     done = finished_steps(checkpoints)
     for title, last, command in (
         (f"2. train, and stop half-way at step {half}", half, [*launch, f"stop_after_step={half}"]),
@@ -64,11 +85,17 @@ def main() -> int:
         step.skip(title, f"{hugging_face} is of the newest checkpoint")
     else:
         shutil.rmtree(hugging_face, ignore_errors=True)  # of an earlier checkpoint, or never compared
-        step.run(title, [python, "-m", "tools.hugging_face.to_hf", "to-hf", str(checkpoints), str(hugging_face)])
-        step.run("", [python, "-m", "tools.hugging_face.verify", str(checkpoints), str(hugging_face)])
-    step.run("5. the page about it all", [python, "-m", "tools.report", str(run)])
+        step.run(title, [*altiplano, "convert", "to-hf", str(checkpoints), str(hugging_face)])
+        step.run("", [*altiplano, "convert", "verify", str(checkpoints), str(hugging_face)])
+    step.run("5. the page about it all", [*altiplano, "report", str(run)])
     summarise(console, run, time.monotonic() - started)
     return 0
+
+
+def installed_command(name: str) -> list[str] | None:
+    """A program of this Python environment, whether or not the environment is activated; None when it has none."""
+    path = Path(sys.executable).with_name(name)
+    return [str(path)] if path.is_file() else None
 
 
 class Steps:
@@ -147,7 +174,7 @@ def summarise(console: Console, run: Path, seconds: float) -> None:
         ],
     )
     console.print(
-        "Next: open the page; ask why a document went (python -m data_prep why ID --config configs/data/demo.yaml); "
+        "Next: open the page; ask why a document went (altiplano data why ID --config configs/data/demo.yaml); "
         "copy the two configs and put your own text in.",
         soft_wrap=True,
     )

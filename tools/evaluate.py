@@ -1,8 +1,8 @@
-"""lm-eval on an exported model: `python -m tools.evaluate HF_FOLDER --mixture MIXTURE`.
+"""lm-eval on an exported model: `altiplano evaluate HF_FOLDER --mixture MIXTURE`.
 
     .venv/bin/pip install -c constraints.txt -e ".[eval]"               lm-eval, an optional extra
-    python -m tools.evaluate runs/demo/hf --mixture runs/demo/tokens/mixture.yaml
-    python -m tools.evaluate runs/demo/hf --tasks hellaswag arc_easy     lm-eval's own tasks, whose data it fetches
+    altiplano evaluate runs/demo/hf --mixture runs/demo/tokens/mixture.yaml
+    altiplano evaluate runs/demo/hf --tasks hellaswag arc_easy     lm-eval's own tasks, whose data it fetches
 
 Without `--tasks` two small ones run, offline: `altiplano_continuations` (accuracy of choosing one of four endings; a
 model that knows nothing has 25 %), and `altiplano_held_out`, bits per byte of the mixture's held-out documents, which
@@ -24,10 +24,12 @@ import yaml
 from foundation.atomic_files import write_json
 from pretrain.data.mixture import load_mixture
 from pretrain.families.registry import format_of_type
+from tools.configs import shipped_configs
 
 RESULT_FILE = "evaluation.json"
 
-CONTINUATIONS = Path(__file__).parents[1] / "configs" / "eval" / "altiplano_continuations.yaml"
+CONTINUATIONS = "eval/altiplano_continuations.yaml"
+"""Task file among the shipped configurations."""
 
 HELD_OUT: dict[str, Any] = {
     "task": "altiplano_held_out",
@@ -42,9 +44,10 @@ HELD_OUT: dict[str, Any] = {
 
 def continuations_task() -> dict[str, Any]:
     """The task file, its data found from any folder."""
-    task: dict[str, Any] = yaml.safe_load(CONTINUATIONS.read_text(encoding="utf-8"))
+    path = shipped_configs() / CONTINUATIONS
+    task: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     file = Path(task["dataset_kwargs"]["data_files"]["test"]).name
-    return {**task, "dataset_kwargs": {"data_files": {"test": str(CONTINUATIONS.with_name(file))}}}
+    return {**task, "dataset_kwargs": {"data_files": {"test": str(path.with_name(file))}}}
 
 
 def held_out_texts(mixture: Path, documents: int) -> Iterator[str]:
@@ -79,7 +82,7 @@ def evaluate(
 
     config_path = folder / "config.json"
     if not config_path.is_file():
-        raise ValueError(f"{config_path}: no such file; `python -m tools.hugging_face.to_hf to-hf` writes the folder")
+        raise ValueError(f"{config_path}: no such file; `altiplano convert to-hf` writes the folder")
     config = json.loads(config_path.read_text(encoding="utf-8"))
     context = format_of_type(config["model_type"]).model_settings(config)["maximum_positions"]
     model = {"pretrained": str(folder), "dtype": "auto", "max_length": context}
@@ -98,20 +101,26 @@ def evaluate(
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="altiplano evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="what `tools.hugging_face.to_hf to-hf` wrote")
+    parser.add_argument("folder", type=Path, help="what `altiplano convert to-hf` wrote")
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out documents")
     parser.add_argument("--documents", type=int, default=20, help="held-out documents of each source (default 20)")
     parser.add_argument("--tasks", nargs="+", help="lm-eval's own tasks, by name, instead of the two local ones")
     parser.add_argument("--limit", type=int, help="so many questions of each task; all when left out")
     parser.add_argument("--batch-size", type=int, default=8)
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    command = make_parser()
+    given = command.parse_args(arguments)
     if given.tasks and given.mixture:
-        parser.error("--mixture has no effect with --tasks")
+        command.error("--mixture has no effect with --tasks")
     with tempfile.TemporaryDirectory() as temporary:
         try:
             tasks: list[str | dict[str, Any]] = list(given.tasks or [continuations_task()])

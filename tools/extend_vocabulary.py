@@ -1,7 +1,7 @@
 """Add the entries of one SentencePiece vocabulary to another, and to a model that was trained with it.
 
-    python -m tools.extend_vocabulary tokenizer OLD_TOKENIZER OTHER_TOKENIZER NEW_TOKENIZER
-    python -m tools.extend_vocabulary checkpoint CHECKPOINT OLD_TOKENIZER NEW_TOKENIZER OUT
+    altiplano tokens extend OLD_TOKENIZER OTHER_TOKENIZER NEW_TOKENIZER
+    altiplano checkpoint extend CHECKPOINT OLD_TOKENIZER NEW_TOKENIZER OUT
 
 The first writes a tokenizer in which every old entry keeps its id. The second writes a checkpoint to begin a run from
 (`initial_weights=OUT`): a row of embedding and head that is new is the mean of the rows of the old tokens that its text
@@ -72,10 +72,10 @@ def with_new_rows(weight: torch.Tensor, sources: Sequence[Sequence[int]]) -> tor
     return torch.cat([weight, *(weight[list(tokens)].mean(0, keepdim=True) for tokens in sources)])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.extend_vocabulary",
+        prog="altiplano tokens extend",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,7 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokenizer.add_argument("out", type=Path, help="folder to write the extended tokenizer to")
     checkpoint.add_argument("new", type=Path, help="folder of the extended tokenizer")
     checkpoint.add_argument("out", type=Path, help="folder to write the checkpoint to")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    given = make_parser().parse_args(arguments)
     try:
         if given.command == "tokenizer":
             extension = extend_tokenizer(given.old, given.other, given.out)
@@ -103,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     ("added, but never by their own text", len(extension.unreachable)),
                 ],
             )
-            print(f"next: python -m tools.extend_vocabulary checkpoint CHECKPOINT {given.old} {given.out} OUT")
+            print(f"next: altiplano checkpoint extend CHECKPOINT {given.old} {given.out} OUT")
         else:
             model, rows = extend_checkpoint(given.checkpoint, given.old, given.new, given.out)
             print(f"{given.out}: {rows:,} rows are new; train on with initial_weights={given.out}")

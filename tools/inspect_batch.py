@@ -1,4 +1,4 @@
-"""Which documents made a training step: `python -m tools.inspect_batch --config configs/train/….yaml --step N`.
+"""Which documents made a training step: `altiplano batch --config configs/train/….yaml --step N`.
 
 From the settings of a run and its token files alone; nothing needs to have been logged. Each sample is shown with the
 documents in it: id, URL, which of its tokens, and their text as the model sees it.
@@ -126,10 +126,10 @@ def skipped_of(config: TrainConfig) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in index.get("skipped_samples", [])]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.inspect_batch", description="Which documents, with text, made a training step."
+        prog="altiplano batch", description="Which documents, with text, made a training step."
     )
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file, or its config.resolved.yaml")
     which = parser.add_mutually_exclusive_group(required=True)
@@ -142,7 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--characters", type=int, default=_CHARACTERS, help="of each document (default 300)")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each sample, with the whole text")
     parser.add_argument("overrides", nargs="*", help="settings by dotted name")
-    given = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    given = make_parser().parse_intermixed_args(arguments)
     try:
         config = load_config(TrainConfig, given.config, given.overrides)
         skipped = skipped_of(config) if given.skipped is None else given.skipped

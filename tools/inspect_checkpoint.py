@@ -1,4 +1,4 @@
-"""What is in a checkpoint: `python -m tools.inspect_checkpoint runs/demo/train/checkpoints`."""
+"""What is in a checkpoint: `altiplano checkpoint inspect runs/demo/train/checkpoints`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.progress import Progress, summary_table
@@ -63,18 +64,16 @@ def inspect(path: Path, *, quick: bool, weights: bool) -> None:
 
 
 def written_by(reader: CheckpointReader) -> str:
-    """Degrees of the mesh; of a checkpoint that `tools.reshape` has cut, both sides of it."""
+    """Degrees of the mesh; of a checkpoint that `altiplano checkpoint reshape` has cut, both sides of it."""
     before = reader.index.get("reshaped_from")
     if before is None:
         return str(reader.topology)
     return f"{Topology(**before['topology'])}; cut for tensor {reader.tensor_degree} since"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.inspect_checkpoint", description="Show what a checkpoint holds."
-    )
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="altiplano checkpoint inspect", description="Show what a checkpoint holds.")
     parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
     parser.add_argument("--quick", action="store_true", help="do not read every file to compare its checksum")
     parser.add_argument(
@@ -82,7 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="for each parameter: shape, spread, largest value, root of AdamW's mean of squared gradients",
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = make_parser().parse_args(arguments)
     try:
         inspect(given.checkpoint, quick=given.quick, weights=given.weights)
     except (ValueError, OSError) as error:

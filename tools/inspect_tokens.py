@@ -1,9 +1,9 @@
-"""What is in a token file: `python -m tools.inspect_tokens PREFIX`.
+"""What is in a token file: `altiplano tokens inspect PREFIX`.
 
-    python -m tools.inspect_tokens runs/demo/tokens/python                     statistics
-    python -m tools.inspect_tokens runs/demo/tokens/python --documents 0:3     text, id and URL
-    python -m tools.inspect_tokens other/data_text_document --verify --vocabulary-size 50304 --end-of-document 0
-    python -m tools.inspect_tokens other/data --convert tokens/data --vocabulary-size 50304 --end-of-document 0
+    altiplano tokens inspect runs/demo/tokens/python                     statistics
+    altiplano tokens inspect runs/demo/tokens/python --documents 0:3     text, id and URL
+    altiplano tokens inspect other/data_text_document --verify --vocabulary-size 50304 --end-of-document 0
+    altiplano tokens inspect other/data --convert tokens/data --vocabulary-size 50304 --end-of-document 0
 
 The last two take files made elsewhere: Megatron's `.bin/.idx`, or `.ds` and `.ds.index` of datatrove and nanotron.
 """
@@ -96,10 +96,10 @@ def _url(prefix: Path, identity: str) -> str:
     return f", {pq.read_table(path, columns=['url'])['url'][int(row)].as_py()}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 1 when `--verify` finds a fault, 2 when something does not fit."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.inspect_tokens",
+        prog="altiplano tokens inspect",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -113,7 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument("--convert", type=Path, metavar="OUTPUT", help="write a copy that keeps our rules; prefix")
     parser.add_argument("--vocabulary-size", type=int, help="for --verify and --convert (default: the tokenizer's)")
     parser.add_argument("--end-of-document", type=int, help="for --verify and --convert (default: the tokenizer's)")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 1 when `--verify` finds a fault, 2 when something does not fit."""
+    given = make_parser().parse_args(arguments)
     beside = given.prefix.parent.parent / "tokenizer"
     tokenizer = given.tokenizer or (beside if (beside / "tokenizer.json").is_file() else None)
     try:

@@ -1,6 +1,6 @@
 """Print the bounds of CCNet's buckets of perplexity for a corpus that is measured.
 
-    python -m tools.perplexity_bounds --config configs/data/mine.yaml
+    altiplano data perplexity-bounds --config configs/data/mine.yaml
 
 The head of a language are the 30 % of its documents with the lowest perplexity, the middle those up to 60 %, as in
 cc_net/perplexity.py (PerplexityBucket); the paper speaks of three even parts (Wenzek et al. 2020, arXiv:1911.00359,
@@ -30,10 +30,10 @@ _FEW = 1000
 """Of fewer documents, the bounds mean little."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the bounds as lines of the configuration; the exit status is 2 where nothing is measured."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.perplexity_bounds",
+        prog="altiplano data perplexity-bounds",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--head", type=float, default=30, help="percent of a language's documents; 30")
     parser.add_argument("--middle", type=float, default=60, help="percent, of head and middle together; 60")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that win over the file's")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the bounds as lines of the configuration; the exit status is 2 where nothing is measured."""
+    given = make_parser().parse_args(arguments)
     try:
         if not 0 < given.head < given.middle < 100:
             raise ValueError(f"--head {given.head:g} and --middle {given.middle:g} must rise between 0 and 100")

@@ -1,4 +1,4 @@
-"""Which topologies fit, and how long a run takes: `python -m tools.plan CONFIG --devices 64 --memory-gib 80`.
+"""Which topologies fit, and how long a run takes: `altiplano plan CONFIG --devices 64 --memory-gib 80`.
 
 Weights, gradients and optimizer state are counted exactly. Activations are counted on the real modules, built without
 storage: what the backward pass of one block keeps. Not counted are the buffers of the collectives, what the allocator
@@ -35,9 +35,9 @@ GIB = 2**30
 MOST_ROWS = 12
 
 EXAMPLES = """examples:
-  python -m tools.plan configs/train/llama-7b.yaml --devices 64
-  python -m tools.plan configs/train/llama-7b.yaml --devices 64 --memory-gib 40 batch.micro_batch_size=1
-  python -m tools.plan configs/train/demo.yaml --devices 8 --memory-gib 2 --peak-tflops 0.1"""
+  altiplano plan configs/train/llama-7b.yaml --devices 64
+  altiplano plan configs/train/llama-7b.yaml --devices 64 --memory-gib 40 batch.micro_batch_size=1
+  altiplano plan configs/train/demo.yaml --devices 8 --memory-gib 2 --peak-tflops 0.1"""
 
 
 @dataclass(frozen=True)
@@ -290,10 +290,10 @@ def format_days(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else format_seconds(seconds)
 
 
-def main() -> int:
-    """Exit codes: 0 a topology fits, 1 none does, 2 wrong settings."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.plan",
+        prog="altiplano plan",
         description="Which topologies fit a model into a cluster, with the memory of the fullest rank, and how long "
         "the run takes. Nothing is trained and no data is read.",
         epilog=EXAMPLES,
@@ -306,25 +306,31 @@ def main() -> int:
     parser.add_argument("--memory-gib", type=float, default=72.0, help="of a GPU, for the run (72, of an 80 GB one)")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of a GPU, dense bf16 (989, an H100 SXM)")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak outside the bubble (0.4)")
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 a topology fits, 1 none does, 2 wrong settings."""
+    command = make_parser()
+    given = command.parse_intermixed_args(arguments)
     for name in ("devices", "per_node", "memory_gib", "peak_tflops", "utilisation"):
-        if getattr(arguments, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')}: {getattr(arguments, name)} must be positive")
+        if getattr(given, name) <= 0:
+            command.error(f"--{name.replace('_', '-')}: {getattr(given, name)} must be positive")
     try:
-        config = load_config(TrainConfig, arguments.config, arguments.overrides)
-        found = list(plans(arguments.config, arguments.overrides, arguments.devices, arguments.per_node))
+        config = load_config(TrainConfig, given.config, given.overrides)
+        found = list(plans(given.config, given.overrides, given.devices, given.per_node))
     except ValueError as error:
         print(f"plan: {error}", file=sys.stderr)
         return 2
     if not found:
         size = config.batch.global_batch_size
         print(
-            f"plan: no topology of {arguments.devices} devices divides the model's heads and layers and the batch of "
+            f"plan: no topology of {given.devices} devices divides the model's heads and layers and the batch of "
             f"{size} samples (batch.micro_batch_size {config.batch.micro_batch_size})",
             file=sys.stderr,
         )
         return 2
-    return 0 if _print(config, found, arguments) else 1
+    return 0 if _print(config, found, given) else 1
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A checkpoint cut for another tensor degree: `python -m tools.reshape CHECKPOINT OUT --tensor 4`."""
+"""A checkpoint cut for another tensor degree: `altiplano checkpoint reshape CHECKPOINT OUT --tensor 4`."""
 
 from __future__ import annotations
 
 import argparse
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,10 +138,10 @@ def _tensors(
         progress.advance()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.reshape",
+        prog="altiplano checkpoint reshape",
         description="Cut a checkpoint for another tensor degree beforehand. A run does so by itself while it loads, at "
         "each start until it has saved; worth while for a large model that starts often, on many ranks, from one "
         "checkpoint. Needs no GPU and no more memory than one shard.",
@@ -152,7 +152,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--file-gb", type=float, default=FILE_GIGABYTES, help="begin a new file at this size (default %(default)g GB)"
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = make_parser().parse_args(arguments)
     if given.tensor < 1 or not given.file_gb > 0:
         print("--tensor and --file-gb must be positive", file=sys.stderr)
         return 2

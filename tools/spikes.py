@@ -1,4 +1,4 @@
-"""What spiked in a run and what was done: `python -m tools.spikes RUN`; `--replay` tries other thresholds."""
+"""What spiked in a run and what was done: `altiplano spikes RUN`; `--replay` tries other thresholds."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from tools.charts import TOP, WIDTH, Series, line_chart
 
 METRICS_FILE, RESOLVED_FILE = "metrics.jsonl", "config.resolved.yaml"
 EXAMPLES = """examples:
-  python -m tools.spikes runs/demo/train
-  python -m tools.spikes runs/demo/train --picture spikes.svg
-  python -m tools.spikes runs/demo/train --replay
-  python -m tools.spikes runs/demo/train --replay patience_steps=30 deviations=8"""
+  altiplano spikes runs/demo/train
+  altiplano spikes runs/demo/train --picture spikes.svg
+  altiplano spikes runs/demo/train --replay
+  altiplano spikes runs/demo/train --replay patience_steps=30 deviations=8"""
 
 # The chart's classes, as the pages of tools.report colour them; an SVG by itself brings its own.
 _STYLE = """<style>text{font:12px sans-serif;fill:#444}.grid{stroke:#ddd}.mark{stroke:#888;stroke-dasharray:4 3}
 .line{fill:none;stroke-width:1.5}.strong{stroke:#1f5fa8}.second{stroke:#c8502d}</style>"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.spikes",
+        prog="altiplano spikes",
         description="Lists the loss spikes of a run and what was done about them.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,7 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SETTING=VALUE",
         help="run the detector over the metrics, with the run's settings and these changed",
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    given = make_parser().parse_args(arguments)
     console = Console()
     try:
         metrics = given.run / METRICS_FILE

@@ -1,4 +1,4 @@
-"""How a run stands, as a table: `python -m tools.status RUN`, from any machine that sees its folder, while it goes on.
+"""How a run stands, as a table: `altiplano status RUN`, from any machine that sees its folder, while it goes on.
 
 With `--follow` the table is renewed until Ctrl-C.
 """
@@ -28,12 +28,17 @@ STALL_FACTOR = 10
 """A run is called silent when nothing was written for so many times the length of a step, and for a minute at least."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.status", description="How a training run stands.")
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="altiplano status", description="How a training run stands.")
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/demo, or its training output")
     parser.add_argument("--follow", action="store_true", help="renew the table until Ctrl-C")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = make_parser().parse_args(arguments)
     try:
         if not given.follow:
             print_status(Run(given.run), Console())

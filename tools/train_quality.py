@@ -1,7 +1,7 @@
 """Train a classifier that tells pages of one kind from others, in fastText's format.
 
-    python -m tools.train_quality --pages pages.jsonl.zst --cited enwiki-pages-articles.xml.bz2 --output quality.bin
-    python -m tools.train_quality --cited-pages good.jsonl --other-pages random.jsonl --output quality.bin
+    altiplano data train-quality --pages pages.jsonl.zst --cited enwiki-pages-articles.xml.bz2 --output quality.bin
+    altiplano data train-quality --cited-pages good.jsonl --other-pages random.jsonl --output quality.bin
 
 As LLaMA's (Touvron et al. 2023, arXiv:2302.13971, section 2.1): pages that Wikipedia cites as a reference, against
 random pages. `--cited` is a list of addresses, one a line, or a dump of MediaWiki, from which the addresses inside of
@@ -45,7 +45,7 @@ _PART = 1 << 22
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, write the model, and print what it says of the pages that were held out."""
-    given = _parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     try:
         cited, others = _pages(given)
         if min(len(cited), len(others)) < 10:
@@ -78,9 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.train_quality",
+        prog="altiplano data train-quality",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

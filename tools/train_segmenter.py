@@ -1,6 +1,6 @@
 """Learn where words end in a script without spaces, from sentences that are divided into words.
 
-    python -m tools.train_segmenter zh divided.jsonl --output segmenter_zh.json --gold gold.jsonl
+    altiplano data train-segmenter zh divided.jsonl --output segmenter_zh.json --gold gold.jsonl
 
 Each line of the input is a JSON object with `words`, the parts of a sentence or document in their order, white space
 included where the text has it.
@@ -37,10 +37,10 @@ _SCALE = 1000
 Weights = dict[str, dict[str, int]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, and tell the F1 of words on what was held out and on gold sentences."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.train_segmenter",
+        prog="altiplano data train-segmenter",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="the model, JSON in BudouX's format")
     parser.add_argument("--features", type=int, default=6000, help="weights that are kept")
     parser.add_argument("--gold", type=Path, help="JSON lines with `text`, `words` and `lang`, never trained on")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, and tell the F1 of words on what was held out and on gold sentences."""
+    given = make_parser().parse_args(arguments)
     documents = [[word for word in row["words"] if word] for row in _rows(given.divided)]
     held_out = documents[::10]
     weights = train([words for k, words in enumerate(documents) if k % 10], given.features)

@@ -61,9 +61,7 @@ class Origins:
     def __init__(self, prefix: Path, source: str, documents: int) -> None:
         path = origins_path(prefix)
         if not path.is_file():
-            raise TokenFileError(
-                f"{path}: no such file; only `python -m data_prep tokenize` knows where documents are from"
-            )
+            raise TokenFileError(f"{path}: no such file; only `altiplano data tokenize` knows where documents are from")
         self.source = source
         self.packed: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
         if len(self.packed) != documents:

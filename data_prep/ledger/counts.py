@@ -268,6 +268,6 @@ def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> d
 def load_ledger(run: RunDirectory) -> dict[str, Any]:
     path = run.outputs_of("ledger")[0]
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; run `python -m data_prep ledger` first")
+        raise ValueError(f"{path}: no such file; run `altiplano data ledger` first")
     ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return ledger

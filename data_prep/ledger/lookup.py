@@ -49,7 +49,7 @@ class Lookup:
 
 def _read_group(path: Path, identity: str, row: int, stage: str) -> tuple[int, pa.Table]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; run `python -m data_prep {stage}` first")
+        raise ValueError(f"{path}: no such file; run `altiplano data {stage}` first")
     with pq.ParquetFile(path) as file:
         start = 0
         for group in range(file.num_row_groups):

@@ -166,7 +166,7 @@ def _duplicates(duplicates: Mapping[str, Any]) -> Iterator[str]:
 def _samples(samples: Mapping[str, Sequence[Mapping[str, str]]], counts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "<p>Documents that each reason speaks against, drawn by lot, with personal data replaced. "
-        "<code>python -m data_prep why ID</code> shows all that is known of one.</p>"
+        "<code>altiplano data why ID</code> shows all that is known of one.</p>"
     )
     for reason in counts:
         yield f"<details><summary>{html.escape(reason)} <small>{counts[reason]['against']:,}</small></summary>"

@@ -29,7 +29,7 @@ def rules_of(rule_set: str, models: Mapping[str, LanguageModelConfig]) -> tuple[
         threshold = getattr(files, setting)
         if threshold is None:
             raise ValueError(
-                f"rule set {rule_set} needs perplexity.{language}.{setting}; `python -m tools.perplexity_bounds` "
+                f"rule set {rule_set} needs perplexity.{language}.{setting}; `altiplano data perplexity-bounds` "
                 "prints what a measured corpus gives"
             )
         thresholds.append((language, threshold))

@@ -195,7 +195,7 @@ def committed_digest(run: RunDirectory, stage: str, units: Sequence[str]) -> str
     if missing:
         raise ValueError(
             f"{run.root}: {stage} is not complete, {len(missing)} of {len(units)} units are missing "
-            f"(first: {missing[0]}); run `python -m data_prep {stage}` first"
+            f"(first: {missing[0]}); run `altiplano data {stage}` first"
         )
     return _digest_of({unit: records[unit] for unit in units})
 

@@ -157,7 +157,7 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         return manifest
     if run.share is not None:
         raise ValueError(
-            f"{run.manifest}: no such file; run `python -m data_prep freeze` first: what is shared out must be the "
+            f"{run.manifest}: no such file; run `altiplano data freeze` first: what is shared out must be the "
             "same for every process"
         )
 
@@ -209,7 +209,7 @@ def load_manifest(run: RunDirectory) -> Manifest:
     try:
         frozen = json.loads(run.manifest.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{run.manifest}: no such file; run `python -m data_prep extract` first") from None
+        raise ValueError(f"{run.manifest}: no such file; run `altiplano data extract` first") from None
     except ValueError as error:
         raise ValueError(f"{run.manifest}: not JSON ({error}); `--restart extract` makes it anew") from None
     shards = tuple(

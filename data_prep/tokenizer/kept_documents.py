@@ -118,7 +118,7 @@ class KeptShard:
             if file.metadata.num_rows != len(wanted):
                 raise ValueError(
                     f"{corpus}: {file.metadata.num_rows} documents, but {len(wanted)} verdicts in "
-                    f"{self._verdicts_path}; run `python -m data_prep decide` again"
+                    f"{self._verdicts_path}; run `altiplano data decide` again"
                 )
             first = 0
             for read in _some_rows(file):

@@ -100,7 +100,7 @@ def kept_bytes_of(config: DataConfig, run: RunDirectory, manifest: Manifest) -> 
             kept[shard.source, language] += size
     if not any(kept.values()):
         raise ValueError(
-            f"{run.root}: no source has a kept document; `python -m data_prep ledger` says why each was dropped"
+            f"{run.root}: no source has a kept document; `altiplano data ledger` says why each was dropped"
         )
     return {stratum: size for stratum, size in kept.items() if size}
 

@@ -148,7 +148,7 @@ def load_mixture(path: Path) -> MixtureFile:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such file; `python -m data_prep tokenize` writes a mixture.yaml. Where token files have "
+            f"{path}: no such file; `altiplano data tokenize` writes a mixture.yaml. Where token files have "
             "moved, give its new place: data.mixture=… for a run, --mixture for a tool"
         )
     return MixtureFile(path, load_config(MixtureSettings, path))

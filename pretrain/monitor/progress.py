@@ -62,7 +62,7 @@ class TrainingProgress:
         if self._first_step:
             self._print(f"going on from the checkpoint of step {self._first_step:,}, to step {self._last_step:,}")
         self._print(f"MFU is the share of {peak}")
-        self._print(f"a table of how the run stands, from any terminal: python -m tools.status {config.output}")
+        self._print(f"a table of how the run stands, from any terminal: altiplano status {config.output}")
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._live = Live(Text("first step …"), console=self._console, refresh_per_second=4, transient=True)

@@ -1,4 +1,4 @@
-"""`python -m tools.bench AREA`; `make bench` runs all areas and writes their tables into docs/benchmarks.md."""
+"""`altiplano bench AREA`; `make bench` runs all areas and writes their tables into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import importlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +75,10 @@ AREAS = {
 }
 
 
-def main() -> int:
-    """The command line; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.bench",
+        prog="altiplano bench",
         description="Time our programs beside their peers.",
         epilog="\n".join(f"  {name:10} {area.compares}" for name, area in AREAS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,7 +92,13 @@ def main() -> int:
         "--page", type=Path, help="a Markdown page into which the tables are written, such as docs/benchmarks.md"
     )
     parser.add_argument("--quick", action="store_true", help="little work: shows that all runs, and measures nothing")
-    given, rest = parser.parse_known_args()
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = make_parser()
+    given, rest = parser.parse_known_args(arguments)
     if given.area is None or (given.help and given.area == "all"):
         parser.print_help()
         return 0 if given.help else 2
@@ -99,7 +106,7 @@ def main() -> int:
         rest = ["--help"]
     elif given.quick and given.area != "all":
         rest = AREAS[given.area].quick.split() + rest
-    command = f"python -m tools.bench {' '.join([given.area, *rest])}"
+    command = f"altiplano bench {' '.join([given.area, *rest])}"
     try:
         for area in AREAS if given.area == "all" else [given.area]:
             if given.page:

@@ -28,7 +28,7 @@ Times = tuple[float, float, float]
 
 def main(arguments: list[str]) -> int:
     """Save in each way in turns and print medians."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench checkpoint", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench checkpoint", description=__doc__)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=32000)

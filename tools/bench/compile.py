@@ -45,7 +45,7 @@ class _Seconds(event.Listener):
 
 def main(arguments: list[str]) -> int:
     """Compile in processes of their own, and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench compile", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench compile", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of the total, the fastest of which counts")
     parser.add_argument("--kernels", type=int, default=25, help="rows of the table of kernels")
     parser.add_argument("--one", nargs="+", metavar="GROUP", help=argparse.SUPPRESS)

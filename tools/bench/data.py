@@ -34,7 +34,7 @@ Work = Callable[[], Any]
 
 def main(arguments: list[str]) -> int:
     """Time the contenders and print medians, ratios, and where the verdicts of the peer differ from ours."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench data", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
     parser.add_argument("--megabytes", type=float, default=8, help="of the corpus, taken in equal steps")
     parser.add_argument("--slow-megabytes", type=float, default=2, help="for the peers that take a second for 1 MB")
@@ -97,7 +97,7 @@ def no_corpus(path: Path) -> str | None:
         return None
     return (
         f"error: there is no corpus at {path}; give one by --corpus ({CORPUS_HELP}), or make the demo's: "
-        "python -m data_prep run --config configs/data/demo.yaml"
+        "altiplano data run --config configs/data/demo.yaml"
     )
 
 

@@ -173,7 +173,7 @@ def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; starts four processes and returns their exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench families", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench families", description=__doc__)
     parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", nargs="+", choices=list(MODELS), help="names of the table's rows; all when left out")

@@ -45,7 +45,7 @@ Function = tuple[str, int, str]
 
 def main(arguments: list[str]) -> int:
     """Time every layout in processes of its own, in turns, and print medians."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench parallel", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench parallel", description=__doc__)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=32000)

@@ -43,7 +43,7 @@ _TIMES = 4
 
 def main(arguments: list[str]) -> int:
     """Make the corpora, run each stage in processes of its own, and print two tables."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench stages", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench stages", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
     parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
     parser.add_argument("--rounds", type=int, default=3)

@@ -55,7 +55,7 @@ _TRILLION = 10**12
 
 def main(arguments: list[str]) -> int:
     """Run every contender in a process of its own, in turns, and print its fastest round: neighbours slow some."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench tokens", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench tokens", description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run of data_prep with its tokenizer")
     parser.add_argument("--megabytes", type=float, default=48.0, help="of text; slow peers get a quarter of it")
     parser.add_argument("--rounds", type=int, default=3)

@@ -34,7 +34,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], float]
 
 def main(arguments: list[str]) -> int:
     """Run every contender in a process of its own, in turns, and print medians and ratios."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench train", description=__doc__)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--heads", type=int, default=8)

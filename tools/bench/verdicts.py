@@ -241,7 +241,7 @@ def differing(drops: Drops) -> tuple[list[int], list[int]]:
 
 def main(arguments: list[str]) -> int:
     """Print the table of all rules and the documents that remain."""
-    parser = argparse.ArgumentParser(prog="python -m tools.bench verdicts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="altiplano bench verdicts", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
     parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
     parser.add_argument("--shown", type=int, default=3, help="documents shown of each rule and side that remain")

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +160,22 @@ def _is_bare(name: str, prefix: str) -> bool:
     return not name.startswith((prefix, "lm_head."))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
+        prog="altiplano convert from-hf",
         description="Import a model of Hugging Face's format as a checkpoint that a run can start from.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="config.json, *.safetensors, and a tokenizer")
     parser.add_argument("out", type=Path, help="folder to write; must not exist")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = make_parser().parse_args(arguments)
     try:
         from_hugging_face(given.folder, given.out)
     except (ValueError, OSError) as error:

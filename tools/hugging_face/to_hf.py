@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -196,9 +196,10 @@ def _read(
         progress.advance()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
+        prog="altiplano convert to-hf",
         description="Export a checkpoint to a folder that transformers loads.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -218,7 +219,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="own: the family's; llama: for a Baichuan with rotary positions, with NormHead folded into the head",
     )
     parser.add_argument("--mixture", type=Path, help="mixture.yaml that names the tokenizer; default: the run's own")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = make_parser().parse_args(arguments)
     try:
         export_command(given.checkpoint, given.out, given.mixture, given.dtype, given.form)
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Hold an exported model to the checkpoint it came from: `python -m tools.hugging_face.verify CHECKPOINT HF_FOLDER`.
+"""Hold an exported model to the checkpoint it came from: `altiplano convert verify CHECKPOINT HF_FOLDER`.
 
 transformers loads the export and computes the logits of held-out text; our own model computes them from the checkpoint.
 """
@@ -116,9 +116,7 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
 
     transformers_logging.disable_progress_bar()
     if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder / 'config.json'}: no such file; `python -m tools.hugging_face.to_hf to-hf` writes the folder"
-        )
+        raise ValueError(f"{folder / 'config.json'}: no such file; `altiplano convert to-hf` writes the folder")
     reader = CheckpointReader(checkpoint)
     # An imported checkpoint has seen no data of ours.
     window = min(IMPORTED_WINDOW, reader.config["model"]["maximum_positions"])
@@ -167,19 +165,25 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
     return within
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 equal, 1 the logits differ, 2 it could not be compared."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.hugging_face.verify", description="Hold an exported model to its checkpoint."
+        prog="altiplano convert verify", description="Hold an exported model to its checkpoint."
     )
     parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
-    parser.add_argument("folder", type=Path, help="what `tools.hugging_face.to_hf to-hf` wrote")
+    parser.add_argument("folder", type=Path, help="what `altiplano convert to-hf` wrote")
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out text; default: the run's own")
     parser.add_argument("--samples", type=int, default=8, help="held-out sequences to compare (default 8)")
     parser.add_argument("--prompts", nargs="+", default=list(DEFAULT_PROMPTS), help="texts to continue")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 equal, 1 the logits differ, 2 it could not be compared."""
+    command = make_parser()
+    given = command.parse_args(arguments)
     if given.samples < 1:
-        parser.error(f"--samples {given.samples}: must be at least 1")
+        command.error(f"--samples {given.samples}: must be at least 1")
     try:
         within = verify(
             given.checkpoint, given.folder, mixture=given.mixture, samples=given.samples, prompts=given.prompts

@@ -1,1 +1,1 @@
-"""One page about a whole run, or about two beside each other: `python -m tools.report RUN [--against OTHER]`."""
+"""One page about a whole run, or about two beside each other: `altiplano report RUN [--against OTHER]`."""

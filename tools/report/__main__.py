@@ -1,4 +1,4 @@
-"""`python -m tools.report RUN` writes RUN/report.html; with `--against OTHER` a page about both.
+"""`altiplano report RUN` writes RUN/report.html; with `--against OTHER` a page about both.
 
 A page is a single file without scripts and without anything from outside. A part that is not there yet is said to be
 missing, together with the command that makes it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.atomic_files import restrict_file_modes, write_text
@@ -16,14 +17,19 @@ from tools.report.page import page
 from tools.report.run import Run
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.report", description="Write a page about a whole run.")
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="altiplano report", description="Write a page about a whole run.")
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/demo")
     parser.add_argument(
         "--against", type=Path, metavar="OTHER", help="compare with this run: RUN/comparison.html instead"
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = make_parser().parse_args(arguments)
     restrict_file_modes()
     try:
         run = Run(given.run)

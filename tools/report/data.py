@@ -18,7 +18,7 @@ SHOWN_ROWS = 12
 
 def documents_part(run: Run) -> str:
     if not run.ledger:
-        return missing("There is no ledger.json yet", "python -m data_prep ledger")
+        return missing("There is no ledger.json yet", "altiplano data ledger")
     documents = run.ledger["documents"]
     total, kept_documents = documents["in"], documents["kept"]
     reasons = sorted(documents["by_reason"].items(), key=lambda item: (-item[1], item[0]))
@@ -75,7 +75,7 @@ def documents_part(run: Run) -> str:
 
 def tokens_part(run: Run) -> str:
     if not run.mixture:
-        return missing("There is no tokens/mixture.yaml yet", "python -m data_prep tokenize")
+        return missing("There is no tokens/mixture.yaml yet", "altiplano data tokenize")
     datasets = run.mixture.datasets
     weights = sum(entry.weight for entry in datasets)
     rows = [
@@ -99,7 +99,7 @@ def tokens_part(run: Run) -> str:
 def export_part(run: Run) -> str:
     check = run.check
     if not check:
-        return missing("The model has not been exported and checked yet", "python -m tools.hugging_face.verify")
+        return missing("The model has not been exported and checked yet", "altiplano convert verify")
     verdict = "computes" if check["within_bound"] else "does NOT compute"
     out = [
         f'<p class="{"good" if check["within_bound"] else "bad"}">Loaded by transformers, the model '

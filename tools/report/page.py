@@ -102,7 +102,7 @@ def _summary(run: Run) -> str:
         equal = "equal to the checkpoint" if run.check["within_bound"] else "NOT equal to the checkpoint"
         tiles.append(("export", "✓" if run.check["within_bound"] else "✗", equal))
     if not tiles:
-        return missing("Nothing has been made in this folder yet", "python -m data_prep run")
+        return missing("Nothing has been made in this folder yet", "altiplano data run")
     cells = (
         f"<div><small>{escape(label)}</small><b>{escape(value)}</b><span>{escape(note)}</span></div>"
         for label, value, note in tiles

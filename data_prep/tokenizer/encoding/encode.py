@@ -42,7 +42,7 @@ class ReferenceEncoder:
     def __init__(self, folder: Path) -> None:
         self.path = path = folder / "tokenizer.json"
         if not path.is_file():
-            raise TokenizerError(f"{path}: no such file; `python -m data_prep train-tokenizer` makes it")
+            raise TokenizerError(f"{path}: no such file; `altiplano data train-tokenizer` makes it")
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = Tokenizer.from_str(json.dumps(whole_and_exact(self.content)))
         self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token

@@ -42,7 +42,7 @@ def test_extract_and_why(config: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["extract", "sources.0.paths=[/does/not/exist]"], "no source has a single readable file"),
         (["extract", "--restart", "extrct"], "--restart extrct: no such stage; stages are extract"),
         (["ledger"], "extract is not complete"),
-        (["why", "nonsense"], "run `python -m data_prep extract` first"),
+        (["why", "nonsense"], "run `altiplano data extract` first"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -58,7 +58,7 @@ def test_a_stage_in_shares(config: Path, tmp_path: Path, capsys: pytest.CaptureF
         (tmp_path / "raw" / f"{name}.txt").write_text(f"text of {name}")
     common = ["--config", str(config), "shard_bytes=5"]
     assert main(["extract", "--share", "0/2", *common]) == 2
-    assert "run `python -m data_prep freeze` first" in capsys.readouterr().err
+    assert "run `altiplano data freeze` first" in capsys.readouterr().err
     assert main(["freeze", *common]) == 0
     assert "books" in capsys.readouterr().out and not (tmp_path / "run" / "corpus").exists()
     for rank, units in ((1, 2), (0, 3)):

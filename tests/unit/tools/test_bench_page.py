@@ -50,8 +50,8 @@ def test_a_page_without_a_place_is_told_before_anything_runs(tmp_path: Path, tex
 
 
 def test_circumstances_say_when_where_and_what() -> None:
-    told = page.circumstances("python -m tools.bench data", ("numpy", "a-package-nobody-has"))
-    for part in ("`python -m tools.bench data`, 20", "commit ", "Python 3.", "numpy ", "a-package-nobody-has not inst"):
+    told = page.circumstances("altiplano bench data", ("numpy", "a-package-nobody-has"))
+    for part in ("`altiplano bench data`, 20", "commit ", "Python 3.", "numpy ", "a-package-nobody-has not inst"):
         assert part in told, told
 
 
@@ -77,4 +77,4 @@ def test_every_area_runs_to_its_end(tmp_path: Path) -> None:
     written = document.read_text()
     for area in AREAS:
         tables = written.split(f"<!-- tables of {area} -->")[1].split(f"<!-- end of {area} -->")[0]
-        assert f"`python -m tools.bench {area} --" in tables and "| --- |" in tables, tables
+        assert f"`altiplano bench {area} --" in tables and "| --- |" in tables, tables

@@ -228,7 +228,7 @@ def test_what_is_hashed_already_is_not_read_and_scratch_is_known_by_its_size(tmp
 def test_a_stage_that_is_not_complete_cannot_be_read(tmp_path: Path) -> None:
     stage = make_stage(tmp_path)
     commit(stage)
-    with pytest.raises(ValueError, match=r"measure is not complete, 1 of 2 .*web-00001.*python -m data_prep measure"):
+    with pytest.raises(ValueError, match=r"measure is not complete, 1 of 2 .*web-00001.*altiplano data measure"):
         committed_digest(stage.run, "measure", ["web-00000", "web-00001"])
 
 

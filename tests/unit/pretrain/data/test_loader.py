@@ -355,7 +355,7 @@ def test_mixtures_that_are_refused(changed: Path, change: dict[str, Any], messag
 
 
 def test_no_mixture(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"mixture\.yaml: no such file; `python -m data_prep tokenize`"):
+    with pytest.raises(ConfigError, match=r"mixture\.yaml: no such file; `altiplano data tokenize`"):
         load_mixture(tmp_path / "mixture.yaml")
 
 

@@ -55,7 +55,7 @@ def test_what_a_model_writes_cannot_steer_a_terminal() -> None:
 
 def test_the_command_line_prints_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify_export.main([str(tmp_path), str(tmp_path / "hf")]) == 2
-    assert "hf/config.json: no such file; `python -m tools.hugging_face.to_hf to-hf` writes" in capsys.readouterr().err
+    assert "hf/config.json: no such file; `altiplano convert to-hf` writes" in capsys.readouterr().err
 
 
 def test_a_model_imported_and_exported_again_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
