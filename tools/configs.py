@@ -96,9 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"{len(names)} files are in {given.to}; next: altiplano demo, or copy {given.to}/data/demo.yaml and name your sources"
-    )
+    print(f"{len(names)} files are in {given.to}")
+    print(f"next: altiplano demo; or copy {given.to}/data/demo.yaml and name your own sources in it")
     return 0
 
 
