@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,3 +25,10 @@ def code_digest() -> str:
 def program() -> dict[str, str]:
     """What checkpoints, manifests, exports and reports record about the code that wrote them."""
     return {"version": VERSION, "code_digest": code_digest()}
+
+
+def described(recorded: Mapping[str, str] | None) -> str:
+    """For people: version and code digest that a file records; files from before 0.2.0 record none."""
+    if recorded is None:
+        return "not recorded (before 0.2.0)"
+    return f"{recorded['version']} (code {recorded['code_digest'][:12]})"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foundation.version import VERSION, code_digest
+from foundation.version import VERSION, described, program
 
 HELP = f"""\
 usage: altiplano COMMAND …            altiplano {VERSION}: from raw text to a trained language model
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if words else 2
     if words[0] == "--version":
-        print(f"altiplano {VERSION} (code {code_digest()[:12]})")
+        print(f"altiplano {described(program())}")
         return 0
     found = find(words)
     if found is None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foundation.progress import Progress, summary_table
+from foundation.version import described
 from pretrain.checkpoint.read import CheckpointReader, verified_checkpoint
 from pretrain.topology import Topology
 
@@ -41,6 +42,7 @@ def inspect(path: Path, *, quick: bool, weights: bool) -> None:
             ("checksums", "not compared: --quick" if quick else "all as written"),
             ("data digest", reader.data_digest[:16]),
             *((library, version) for library, version in index["versions"].items()),
+            ("altiplano", described(index.get("program"))),
         ],
     )
     if weights:

@@ -21,6 +21,7 @@ from data_prep.run.inputs import SourceFiles, find_inputs, is_unchanged, stamp_o
 from data_prep.sources import FileRange, reader_of
 from foundation.atomic_files import digest, write_json
 from foundation.progress import Progress
+from foundation.version import program
 
 MANIFEST_VERSION = 2
 _SETTLED_NANOSECONDS = 2_000_000_000
@@ -181,6 +182,7 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         run.manifest,
         {
             "digest": manifest.digest,
+            "program": program(),
             "settings": settings,
             "sources": [asdict(source) for source in sources],
             "shards": [asdict(shard) for shard in shards],

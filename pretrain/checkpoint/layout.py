@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.atomic_files import digest, write_json
+from foundation.version import program
 from pretrain.model.partition import Partition
 
 FORMAT_VERSION = 1
@@ -64,12 +65,16 @@ class StoredFragment:
         return f"{state}/{self.name}/{self.start}"
 
 
+PROGRAM = "program"
+"""Key in the index of the version and the code digest of Altiplano that wrote it."""
+
 DIGEST = "digest"
 """Key in the index of the SHA-256 of all the rest of it."""
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Write `checkpoint.json`, with a digest of itself."""
+    """Write `checkpoint.json`, with the version of this program and a digest of itself."""
+    index = {**{key: value for key, value in index.items() if key != DIGEST}, PROGRAM: program()}
     write_json(folder / INDEX_FILE, {**index, DIGEST: digest(index)})
 
 

@@ -14,6 +14,7 @@ import torch
 
 from foundation.atomic_files import sha256_file, whole_folder, write_json, write_text
 from foundation.progress import Progress
+from foundation.version import program
 from pretrain.config import ModelConfig
 from pretrain.data.mixture import load_mixture
 from pretrain.families import baichuan, mapping
@@ -47,11 +48,18 @@ Form = Literal["own", "llama"]
 """Of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
 
 
+ORIGIN_FILE = "altiplano.json"
+"""Version of this program and step of the checkpoint that an export was made from."""
+
+
 class Checkpoint(Protocol):
     """What is needed of a checkpoint, see `pretrain.checkpoint.read.CheckpointReader`."""
 
     @property
     def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def step(self) -> int: ...
 
     def names(self) -> list[str]: ...
 
@@ -129,6 +137,7 @@ def to_hugging_face(
             )
         write_json(folder / CHECKSUM_FILE, checksums)
         write_json(folder / "config.json", written_config)
+        write_json(folder / ORIGIN_FILE, {"program": program(), "step": checkpoint.step, "family": model.family})
         write_json(folder / "generation_config.json", generation)
         copy_tokenizer(tokenizer, folder)
         for file_name, text in (imported or {}).get("files", {}).items():

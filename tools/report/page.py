@@ -9,6 +9,7 @@ from html import escape
 import yaml
 
 from foundation.progress import format_seconds
+from foundation.version import described, program
 from pretrain.families.mapping import parameter_count
 from tools.charts import number
 from tools.report.data import documents_part, export_part, tokens_part
@@ -52,7 +53,7 @@ def whole_page(title: str, subtitle: str, sections: list[str]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name} · Altiplano</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
-        f"<header><h1>{name}</h1><p>{escape(subtitle)}, written {now}</p></header>"
+        f"<header><h1>{name}</h1><p>{escape(subtitle)}, written {now} by Altiplano {described(program())}</p></header>"
         f"<main>{''.join(sections)}</main></body></html>\n"
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from foundation.configuration import ConfigError, load_config
+from foundation.version import described
 from pretrain.config import TrainConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
 from pretrain.monitor.flops import Peak
@@ -81,7 +82,8 @@ class Run:
         if not latest.is_file():
             return {}
         index = read_json(latest.parent / latest.read_text(encoding="utf-8").strip() / "checkpoint.json") or {}
-        return {name: str(version) for name, version in index.get("versions", {}).items()}
+        found = {name: str(version) for name, version in index.get("versions", {}).items()}
+        return {**found, "altiplano": described(index.get("program"))}
 
 
 def read_json(path: Path) -> Any:
