@@ -10,15 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from foundation.atomic_files import write_json
 from foundation.progress import Progress
-from foundation.terminal import visible
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
+from tools.hugging_face.writing import generate, held_out_prompts
 
 RESULT_FILE = "exported_check.json"
 
@@ -31,7 +30,8 @@ IMPORTED_WINDOW = 1024
 """Tokens of a sequence where the checkpoint names none: models are made for up to 131,072, whose logits would take
 gigabytes for each sequence."""
 
-DEFAULT_PROMPTS = ("def ", "import os\n", "The function returns", "License")
+PROMPTS = 5
+"""Held-out documents whose first words the model continues."""
 
 
 @dataclass(frozen=True)
@@ -80,35 +80,13 @@ def compare_logits(ours: Logits, theirs: Logits, batches: Sequence[torch.Tensor]
     return Comparison(difference, largest, tokens, agreed / tokens)
 
 
-def generate(folder: Path, model: Any, prompts: Sequence[str], new_tokens: int, seed: int) -> list[dict[str, str]]:
-    """Continue each prompt by sampling (temperature 0.8, top-p 0.95), the same for the same seed."""
-    from transformers import AutoTokenizer, set_seed
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    samples = []
-    for i, prompt in enumerate(prompts):
-        set_seed(seed + i)
-        tokens = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        out = model.generate(
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
-            max_new_tokens=new_tokens,
-            do_sample=True,
-            temperature=0.8,
-            top_p=0.95,
-        )
-        continuation = str(tokenizer.decode(out[0][tokens["input_ids"].shape[1] :], skip_special_tokens=True))
-        samples.append({"prompt": prompt, "continuation": visible(continuation)})
-    return samples
-
-
 def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int, prompts: Sequence[str]) -> bool:
     """Compare, generate, print, and write `exported_check.json` beside `folder`; False when the bound is exceeded.
 
     Raises:
         ValueError: the checkpoint, the export or the mixture cannot be used.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     from pretrain.checkpoint.read import CheckpointReader
@@ -124,7 +102,8 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
     seed = reader.config.get("seed", 0)
     if mixture is None and "mixture" not in data:
         raise ValueError(f"{reader.path}: an imported model; name held-out text to compare on with --mixture")
-    held_out = SampleReader(load_mixture(mixture or Path(data["mixture"])), data["sequence_length"], seed, "heldout")
+    files = load_mixture(mixture or Path(data["mixture"]))
+    held_out = SampleReader(files, data["sequence_length"], seed, "heldout")
     assert held_out.sample_count is not None
     count = min(samples, held_out.sample_count)
     chosen = [i * held_out.sample_count // count for i in range(count)]
@@ -142,7 +121,8 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
     comparison = compare_logits(load_single_process_model(checkpoint), theirs, batches)
     bound = RELATIVE_BOUNDS[dtype] * comparison.largest_logit
     within = comparison.max_abs_difference <= bound
-    texts = generate(folder, model, prompts, new_tokens=48, seed=seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = generate(folder, model, tokenizer, prompts or held_out_prompts(files, tokenizer, PROMPTS), seed)
     write_json(
         folder.parent / RESULT_FILE,
         {
@@ -174,7 +154,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="what `altiplano convert to-hf` wrote")
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out text; default: the run's own")
     parser.add_argument("--samples", type=int, default=8, help="held-out sequences to compare (default 8)")
-    parser.add_argument("--prompts", nargs="+", default=list(DEFAULT_PROMPTS), help="texts to continue")
+    parser.add_argument("--prompts", nargs="+", default=[], help="texts to continue; default: held-out documents")
     return parser
 
 
