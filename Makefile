@@ -6,13 +6,14 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-checked test-slow-share bench lint install clean help
+.PHONY: demo test test-all test-checked test-slow-share bench docs lint install clean help
 
 help:
 	@echo "make demo      from this machine's own text to a trained, exported model, in runs/demo"
 	@echo "make test      the tests, with style and types"
 	@echo "make test-all  the slow ones too"
 	@echo "make bench     ours beside its peers, see docs/benchmarks.md"
+	@echo "make docs      the documentation as a site, in build/site"
 	@echo "make install   only the environment, in $(VENV)"
 	@echo "make clean     remove $(VENV) and runs/demo"
 
@@ -51,6 +52,12 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	$(BIN)/altiplano data run --config configs/data/demo.yaml
 	$(BIN)/altiplano bench all --page docs/benchmarks.md
+
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m tools.settings_reference
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 install: $(VENV)/installed
 

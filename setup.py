@@ -46,6 +46,7 @@ RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
 BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
+DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]
 DEV = [
     *PERPLEXITY,
     "hypothesis>=6.100",
@@ -80,6 +81,7 @@ setup(
         "train": TRAIN,
         "convert": CONVERT,
         "dev": DEV,
+        "docs": DOCS,
         "bench": BENCH,
         "perplexity": PERPLEXITY,
         "ray": RAY,

@@ -40,7 +40,7 @@ def launch(*command: str, log: Path, environment: dict[str, str] | None = None) 
 
 
 def torchrun(config: Path, *arguments: str) -> list[str]:
-    """As slurm/README.md says, so that nothing listens but on the loopback."""
+    """As docs/slurm.md says, so that nothing listens but on the loopback."""
     return [str(BIN / "torchrun"), "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file",
             "--local-addr", "127.0.0.1", "-m", "pretrain", "--config", str(config), *arguments]  # fmt: skip
 
