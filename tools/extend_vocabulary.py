@@ -80,8 +80,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    tokenizer = commands.add_parser("tokenizer", help="merge two vocabularies; every id of the old one stays")
-    checkpoint = commands.add_parser("checkpoint", help="give a model rows for the entries that are new")
+    shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    tokenizer = commands.add_parser("tokenizer", prog="altiplano tokens extend", **shown)
+    checkpoint = commands.add_parser("checkpoint", prog="altiplano checkpoint extend", **shown)
     checkpoint.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder")
     for command in (tokenizer, checkpoint):
         command.add_argument("old", type=Path, help="folder of the old tokenizer")

@@ -126,10 +126,20 @@ def skipped_of(config: TrainConfig) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in index.get("skipped_samples", [])]
 
 
+EXAMPLES = """examples:
+  altiplano batch --config configs/train/demo.yaml --step 40
+      the documents behind one training step, with the beginning of each
+  altiplano batch --config runs/demo/train/config.resolved.yaml --samples 640:656 --json
+      samples of the plan, with their whole text, one line of JSON each"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="altiplano batch", description="Which documents, with text, made a training step."
+        prog="altiplano batch",
+        description="Which documents, with text, made a training step.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="the run's YAML file, or its config.resolved.yaml")
     which = parser.add_mutually_exclusive_group(required=True)

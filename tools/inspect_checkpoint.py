@@ -73,9 +73,21 @@ def written_by(reader: CheckpointReader) -> str:
     return f"{Topology(**before['topology'])}; cut for tensor {reader.tensor_degree} since"
 
 
+EXAMPLES = """examples:
+  altiplano checkpoint inspect runs/demo/train/checkpoints
+      the newest checkpoint, every file compared with its checksum
+  altiplano checkpoint inspect runs/demo/train/checkpoints/step-00000080 --quick --weights
+      a certain one: spread and largest value of each parameter"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="altiplano checkpoint inspect", description="Show what a checkpoint holds.")
+    parser = argparse.ArgumentParser(
+        prog="altiplano checkpoint inspect",
+        description="Show what a checkpoint holds.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
     parser.add_argument("--quick", action="store_true", help="do not read every file to compare its checksum")
     parser.add_argument(

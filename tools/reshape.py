@@ -138,6 +138,10 @@ def _tensors(
         progress.advance()
 
 
+EXAMPLES = """examples:
+  altiplano checkpoint reshape runs/mine/train/checkpoints runs/next/train/checkpoints --tensor 4"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -145,6 +149,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Cut a checkpoint for another tensor degree beforehand. A run does so by itself while it loads, at "
         "each start until it has saved; worth while for a large model that starts often, on many ranks, from one "
         "checkpoint. Needs no GPU and no more memory than one shard.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
     parser.add_argument("out", type=Path, help="a checkpoints folder to write into, as runs/NAME/train/checkpoints")

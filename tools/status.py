@@ -28,9 +28,19 @@ STALL_FACTOR = 10
 """A run is called silent when nothing was written for so many times the length of a step, and for a minute at least."""
 
 
+EXAMPLES = """examples:
+  altiplano status runs/demo
+  altiplano status runs/llama-7b --follow"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="altiplano status", description="How a training run stands.")
+    parser = argparse.ArgumentParser(
+        prog="altiplano status",
+        description="How a training run stands.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/demo, or its training output")
     parser.add_argument("--follow", action="store_true", help="renew the table until Ctrl-C")
     return parser

@@ -1,11 +1,16 @@
-"""Train on this machine: as many processes as it has GPUs, or as the configuration's degrees ask for on CPUs."""
+"""Train on this machine: one process for each GPU or, on CPUs, as many as the configuration's degrees ask for."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from types import FrameType
 
 from foundation.configuration import load_config
 from pretrain.__main__ import make_parser as make_train_parser
@@ -22,7 +27,14 @@ Run again with the same output folder, it goes on from the newest whole checkpoi
 On many machines a launcher starts `-m pretrain` with the same arguments:
   deepspeed --hostfile hosts --module pretrain --config FILE
   torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m pretrain --config FILE
-  sbatch --nodes 4 slurm/pretrain.sbatch FILE"""
+  sbatch --nodes 4 slurm/pretrain.sbatch FILE
+
+The exit codes are those of pretrain, see `python -m pretrain --help`."""
+
+GRACE_SECONDS = 30
+"""Time that processes have to report and end by themselves once one has failed."""
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,24 +53,21 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start the processes with torchrun, or train in this one; returns the exit code."""
+    """Start the processes, pass signals on to them, and return their exit code."""
     command = make_parser()
     given = command.parse_intermixed_args(arguments)
+    if given.processes is not None and given.processes < 1:
+        command.error(f"--processes {given.processes}: must be at least 1")
     rest = ["--config", str(given.config), *given.overrides]
     if given.show is not None:
         rest += ["--show", given.show]
     try:
         config = load_config(TrainConfig, given.config, given.overrides)
     except ValueError as error:
-        print(f"pretrain: {error}", file=sys.stderr)
+        print(f"altiplano train: {error}", file=sys.stderr)
         return 2
-    processes = given.processes or default_processes(config)
-    if processes < 1:
-        command.error(f"--processes {given.processes}: must be at least 1")
-    if processes == 1 or given.show is not None:
-        os.execv(sys.executable, [sys.executable, "-m", "pretrain", *rest])
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "pretrain"]
-    os.execv(sys.executable, [sys.executable, *launcher, *rest])
+    processes = 1 if given.show is not None else given.processes or default_processes(config)
+    return run([sys.executable, "-m", "pretrain", *rest], processes)
 
 
 def default_processes(config: TrainConfig) -> int:
@@ -68,6 +77,53 @@ def default_processes(config: TrainConfig) -> int:
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     return config.parallel.tensor * config.parallel.pipeline * (config.parallel.data or 1)
+
+
+def run(command: Sequence[str], processes: int) -> int:
+    """Run the command in processes that find each other over the loopback.
+
+    torchrun turns every exit code into 1, and the deepspeed launcher passes no signals on; a scheduler needs both.
+
+    Returns:
+        Exit code of the first process that failed, 0 when none did. The others then have `GRACE_SECONDS` to report.
+    """
+    environment = {**os.environ, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    if processes == 1:  # `pretrain` alone needs no address to meet at
+        environment = dict(os.environ)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    for rank in range(processes):
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        started.append(subprocess.Popen(command, env={**environment, **ranks}))
+    # A terminal sends Ctrl-C to every process: they save, and this one waits. An ignored signal would be inherited.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    code = 0
+    deadline: float | None = None
+    while any(process.poll() is None for process in started):
+        time.sleep(0.1)
+        failed = [process.returncode for process in started if process.poll()]
+        if failed and deadline is None:
+            code, deadline = failed[0], time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            for process in started:
+                process.kill()
+    code = code or next((process.returncode for process in started if process.returncode), 0)
+    return code if code >= 0 else 128 - code  # ended by a signal: as a shell counts it
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -75,12 +75,23 @@ AREAS = {
 }
 
 
+EXAMPLES = """examples:
+  altiplano bench data
+      one area; its tables are printed
+  altiplano bench train --help
+      the settings of an area
+  altiplano bench all --page docs/benchmarks.md
+      what `make bench` does: every area, its tables written into the page
+  altiplano bench all --quick
+      little work of each, to see that everything runs"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="altiplano bench",
         description="Time our programs beside their peers.",
-        epilog="\n".join(f"  {name:10} {area.compares}" for name, area in AREAS.items()),
+        epilog="\n".join(["areas:", *(f"  {name:10} {area.compares}" for name, area in AREAS.items()), "", EXAMPLES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,  # AREA --help is the area's
     )

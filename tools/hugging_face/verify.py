@@ -145,10 +145,21 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
     return within
 
 
+EXAMPLES = """examples:
+  altiplano convert verify runs/demo/train/checkpoints runs/demo/hf
+  altiplano convert verify imported hf --mixture runs/demo/tokens/mixture.yaml
+      an imported model has seen no data of ours: name held-out text
+  altiplano convert verify runs/demo/train/checkpoints runs/demo/hf --prompts "def " "The "
+"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="altiplano convert verify", description="Hold an exported model to its checkpoint."
+        prog="altiplano convert verify",
+        description="Compare the logits of an exported model with those of its checkpoint, and let it write.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
     parser.add_argument("folder", type=Path, help="what `altiplano convert to-hf` wrote")

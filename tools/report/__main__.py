@@ -16,10 +16,21 @@ from tools.report.comparison import comparison
 from tools.report.page import page
 from tools.report.run import Run
 
+EXAMPLES = """examples:
+  altiplano report runs/demo
+      writes runs/demo/report.html
+  altiplano report runs/a --against runs/b
+      writes runs/a/comparison.html"""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="altiplano report", description="Write a page about a whole run.")
+    parser = argparse.ArgumentParser(
+        prog="altiplano report",
+        description="Write a page about a whole run.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/demo")
     parser.add_argument(
         "--against", type=Path, metavar="OTHER", help="compare with this run: RUN/comparison.html instead"
