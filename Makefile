@@ -63,8 +63,8 @@ install: $(VENV)/installed
 
 # torch comes first and by itself: with a version named, pip takes the build that is at hand instead of the newest.
 $(VENV)/installed: setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo "Python 3.10, 3.11 or 3.12 is needed, $(PYTHON) is `$(PYTHON) -V`: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.10 to 3.13 is needed, $(PYTHON) is `$(PYTHON) -V`: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[data,train,convert,dev]"

@@ -34,7 +34,8 @@ DATA = [
 TRAIN = [
     "deepspeed==0.19.8",
     "matplotlib>=3.8",
-    "megatron-core==0.16.1",  # the last one for Python 3.10 and 3.11
+    "megatron-core==0.16.1; python_version < '3.12'",  # the last one for Python 3.10 and 3.11
+    "megatron-core==0.19.0; python_version >= '3.12'",
     "psutil>=5.9",
     "safetensors>=0.4",
     "setuptools",  # torch's tensorboard writer and DeepSpeed look for it at run time
@@ -74,7 +75,7 @@ setup(
         "data_prep.signals.pii": ["top_level_domains.txt"],
         "data_prep.signals.roots": ["words.json"],
     },
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     install_requires=CORE,
     extras_require={
         "data": DATA,
@@ -92,5 +93,6 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
     ],
 )
