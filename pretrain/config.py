@@ -400,6 +400,11 @@ class TrainConfig(Settings):
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
 
+    @property
+    def last_step(self) -> int:
+        """Number of steps after which the run ends: `stop_after_step`, or all of the schedule."""
+        return min(self.schedule.total_steps, self.stop_after_step or self.schedule.total_steps)
+
     def accumulation_steps(self, data_size: int, batch_size: int | None = None) -> int:
         """Micro-batches of one process in a step of `batch_size` samples, with `data_size` processes on the data axis.
 
