@@ -439,3 +439,19 @@ def shared_masters(precision: str, topology: Topology) -> list[bool]:
         fragment.states["weight"].data_ptr() == weights[fragment.name].detach().view(-1)[fragment.start :].data_ptr()
         for fragment in engine.fragments()
     ]
+
+
+def head_gradient(precision: str, is_patched: bool) -> np.ndarray:
+    """Gradient of the head's weight in the first step, in one process; with DeepSpeed's hooks on the weight itself when
+    it is not patched."""
+    import pretrain.engine.pipeline_module as module
+
+    if not is_patched:
+        vars(module)["keep_head_gradient"] = lambda head: head
+    join_processes(timeout_seconds=300)
+    config, topology = tiny_config(precision=precision), Topology(1, 1, 1)
+    engine = Engine(config, topology)
+    found: list[torch.Tensor] = []
+    engine.before_update(lambda: found.append(engine.gradients()["head.weight"].float().clone()))
+    engine.train_step(random_batches(config, topology, 0), 1e-3)
+    return found[0].numpy()
