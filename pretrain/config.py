@@ -14,6 +14,9 @@ from pretrain.data.phases import PhaseChange
 from pretrain.families.blocks import BLOCKS
 from pretrain.spikes.settings import SpikesConfig
 
+RESOLVED_FILE = "config.resolved.yaml"
+"""File in the run's folder with every setting of the run."""
+
 VOCABULARY_MULTIPLE = 128
 """Multiple to which embedding rows are padded, so that they fill the GPU's tiles (Le Scao et al. 2022,
 arXiv:2211.05100, section 3.2, pad likewise)."""

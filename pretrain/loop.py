@@ -25,8 +25,8 @@ from pretrain.monitor.health import Health
 from pretrain.monitor.replicas import check_replicas
 from pretrain.monitor.run_log import RunLog
 from pretrain.schedule import learning_rate
-from pretrain.spikes.documents import write_skipped_samples
-from pretrain.spikes.ledger import Entry, rollbacks
+from pretrain.spikes.first_look import SPIKES_FOLDER, write_skipped_samples
+from pretrain.spikes.ledger import Entry, branch_name, rollbacks
 from pretrain.spikes.watch import FACT, SpikeWatch
 
 
@@ -263,13 +263,14 @@ def roll_back(run: Run, answer: Entry) -> tuple[int, int]:
     run.spikes.restore(reader.index.get(FACT))
     training = run.data.training
     training.skipped = training.skipped.and_then(*answer.skipped, position=reader.consumed_samples)
-    branch = f"abandoned-{len(rollbacks(run.spikes.entries)):02d}"
+    branch = branch_name(len(rollbacks(run.spikes.entries)))
     run.log.rolled_back(answer, branch)
     if run.engine.rank == 0:
-        folder = run.config.output / "spikes" / branch
+        folder = run.config.output / SPIKES_FOLDER / branch
+        note = f"the skipped samples as text: altiplano spikes {run.config.output} --samples {branch}"
         try:
             remarkable = write_skipped_samples(training, answer, folder)
-            run.log.event(answer.to_step, "first look", folder=str(folder), remarkable=remarkable)
+            run.log.event(answer.to_step, "first look", note=note, folder=str(folder), remarkable=remarkable)
         except (OSError, ValueError) as error:  # a report for a person must not stop a run that has just recovered
             run.log.event(answer.to_step, "no first look", reason=str(error))
     return reader.step, reader.consumed_samples

@@ -15,7 +15,7 @@ from foundation.version import code_digest
 from pretrain.checkpoint.origin import STARTED_FROM
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.checkpoint.start import load_start
-from pretrain.config import TrainConfig, check_world_size
+from pretrain.config import RESOLVED_FILE, TrainConfig, check_world_size
 from pretrain.data.run_data import open_data
 from pretrain.engine.engine import Engine
 from pretrain.engine.library import versions
@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> ExitCode:
         if start.origin is not None:
             facts[STARTED_FROM] = start.origin
 
-        agreed(lambda: write_resolved(config, config.output / "config.resolved.yaml") if rank == 0 else None)
+        agreed(lambda: write_resolved(config, config.output / RESOLVED_FILE) if rank == 0 else None)
         keep, folder = config.checkpoint, config.output / "checkpoints"
         checkpoints = CheckpointWriter(
             engine, folder, keep.keep_last, keep.keep_every_steps, background=keep.background

@@ -17,13 +17,11 @@ from pretrain.evaluation import Evaluation
 from pretrain.launch.stopping import Stop
 from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token
 from pretrain.monitor.goodput import Goodput
-from pretrain.monitor.metrics import MetricsWriter, read_metrics
+from pretrain.monitor.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
 from pretrain.spikes.ledger import Entry, describe
 from pretrain.topology import Topology
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class RunLog:

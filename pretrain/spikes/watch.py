@@ -20,6 +20,7 @@ from pretrain.spikes.ledger import (
     LEDGER_FILE,
     Entry,
     append_entries,
+    branch_name,
     joined,
     rate_factor,
     read_ledger,
@@ -212,7 +213,7 @@ def abandon_left_behind(checkpoints: Path, entries: list[Entry]) -> None:
         unknown = rollbacks(entries[len(_entries(index)) :])
         if any(entry.to_step is not None and entry.to_step < int(index["step"]) for entry in unknown):
             left.append(int(index["step"]))
-    abandon_checkpoints(checkpoints, left, f"{len(done):02d}")
+    abandon_checkpoints(checkpoints, left, branch_name(len(done)))
 
 
 def _entries(index: Mapping[str, Any]) -> list[Entry]:
