@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from foundation.configuration import Settings
 from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.phases import PhaseChange
-from pretrain.families.blocks import BLOCKS
+from pretrain.families.registry import FAMILIES
 from pretrain.spikes.settings import SpikesConfig
+
+RESOLVED_FILE = "config.resolved.yaml"
+"""File in the run's folder with every setting of the run."""
 
 VOCABULARY_MULTIPLE = 128
 """Multiple to which embedding rows are padded, so that they fill the GPU's tiles (Le Scao et al. 2022,
 arXiv:2211.05100, section 3.2, pad likewise)."""
 
+if TYPE_CHECKING:
+    FamilyName = str
+else:
+    FamilyName = Literal[tuple(FAMILIES)]
+
 
 class ModelConfig(Settings):
-    """A decoder-only model. `family` sets what its block is made of, see `pretrain/families/blocks.py`."""
+    """A decoder-only model. `family` sets what its block is made of, see `pretrain/families/registry.py`."""
 
-    family: Literal["llama", "gpt3", "palm", "bloom", "baichuan", "glm"] = "llama"
+    family: FamilyName = "llama"
     vocabulary_size: int = Field(gt=0)
     """Entries of the tokenizer, reserved ones included."""
     hidden_size: int = Field(gt=0)
@@ -105,7 +113,9 @@ class ModelConfig(Settings):
     def _of_family(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**BLOCKS.get(values.get("family", "llama"), {}), **values}
+        name = values.get("family", cls.model_fields["family"].default)
+        block = FAMILIES[name].block if isinstance(name, str) and name in FAMILIES else {}  # an unknown name is refused
+        return {**block, **values}
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
@@ -399,6 +409,11 @@ class TrainConfig(Settings):
     spikes: SpikesConfig = SpikesConfig()
     stop_after_step: int | None = Field(default=None, gt=0)
     """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
+
+    @property
+    def last_step(self) -> int:
+        """Number of steps after which the run ends: `stop_after_step`, or all of the schedule."""
+        return min(self.schedule.total_steps, self.stop_after_step or self.schedule.total_steps)
 
     def accumulation_steps(self, data_size: int, batch_size: int | None = None) -> int:
         """Micro-batches of one process in a step of `batch_size` samples, with `data_size` processes on the data axis.

@@ -1,4 +1,7 @@
-"""What spiked in a run and what was done: `altiplano spikes RUN`; `--replay` tries other thresholds."""
+"""What spiked in a run and what was done: `altiplano spikes RUN`.
+
+`--samples` writes the skipped samples as text, `--replay` tries other thresholds.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,17 @@ from rich.text import Text
 
 from foundation.configuration import load_config
 from foundation.progress import summary_table
-from pretrain.config import TrainConfig
-from pretrain.monitor.metrics import ABANDONED_FILE, read_metrics
+from pretrain.config import RESOLVED_FILE, TrainConfig
+from pretrain.monitor.metrics import ABANDONED_FILE, METRICS_FILE, read_metrics
 from pretrain.spikes.detector import SIGNS, Detector, DetectorSettings, Verdict
+from pretrain.spikes.first_look import SPIKES_FOLDER
 from pretrain.spikes.ledger import LEDGER_FILE, Entry, describe, read_ledger, rollbacks
 from tools.charts import TOP, WIDTH, Series, line_chart
 
-METRICS_FILE, RESOLVED_FILE = "metrics.jsonl", "config.resolved.yaml"
 EXAMPLES = """examples:
   altiplano spikes runs/demo/train
   altiplano spikes runs/demo/train --picture spikes.svg
+  altiplano spikes runs/demo/train --samples
   altiplano spikes runs/demo/train --replay
   altiplano spikes runs/demo/train --replay patience_steps=30 deviations=8"""
 
@@ -45,6 +49,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="output folder of the training run")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the loss, abandoned branches apart")
     parser.add_argument(
+        "--samples",
+        nargs="?",
+        const="",
+        metavar="BRANCH",
+        help="write the skipped samples as text and compare them with the corpus; BRANCH such as abandoned-01, "
+        "default: the last one",
+    )
+    parser.add_argument("--mixture", type=Path, help="with --samples: mixture.yaml, where the token files have moved")
+    parser.add_argument(
         "--replay",
         nargs="*",
         metavar="SETTING=VALUE",
@@ -54,22 +67,29 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    """Run the command line; the exit code is 0, or 2 when something does not fit."""
     given = make_parser().parse_args(arguments)
     console = Console()
     try:
+        if given.mixture is not None and given.samples is None:
+            raise ValueError(f"--mixture {given.mixture}: has no effect without --samples")
         metrics = given.run / METRICS_FILE
         if not metrics.is_file():
             raise ValueError(f"{metrics}: no such file; give the output folder of a training run")
         if given.replay is not None:
             replay(console, given.run, given.replay)
+        elif given.samples is not None:
+            # With the libraries of data preparation, which nothing else here needs.
+            from tools.skipped_text import write_skipped_texts
+
+            write_skipped_texts(console, given.run, given.samples, given.mixture)
         else:
             show_events(console, given.run)
         if given.picture is not None:
             given.picture.write_text(picture(given.run), encoding="utf-8")
             console.print(Text(f"wrote {given.picture}"), soft_wrap=True)
-    except ValueError as error:
-        print(f"tools.spikes: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"altiplano spikes: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -85,8 +105,10 @@ def show_events(console: Console, run: Path) -> None:
         console.print(
             Text(f"{entry.time}  {describe(entry)}{'  (on an abandoned branch)' if abandoned else ''}"), soft_wrap=True
         )
-    for folder in sorted((run / "spikes").glob("*/")):
-        console.print(Text(f"skipped samples as text: {folder}"), soft_wrap=True)
+    for folder in sorted((run / SPIKES_FOLDER).glob("*/")):
+        console.print(
+            Text(f"skipped samples: {folder}; as text: altiplano spikes {run} --samples {folder.name}"), soft_wrap=True
+        )
 
 
 def replay(console: Console, run: Path, changes: Sequence[str]) -> list[tuple[int, Verdict]]:

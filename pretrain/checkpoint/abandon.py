@@ -1,4 +1,4 @@
-"""Puts checkpoints out of the way that a rollback has left behind, so that no resume takes them up."""
+"""Puts aside the checkpoints of an abandoned branch, so that no run resumes from them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pretrain.checkpoint.layout import LATEST_FILE, complete_checkpoints, step_f
 ABANDONED_PREFIX = "abandoned-"
 
 
-def abandon_checkpoints(checkpoints: Path, steps: list[int], name: str) -> Path:
-    """Move the checkpoints of these steps to the folder `abandoned-<name>` beside the kept ones.
+def abandon_checkpoints(checkpoints: Path, steps: list[int], branch: str) -> None:
+    """Move the checkpoints of these steps to a folder beside the kept ones.
 
-    Those of an earlier rollback are removed, so that the disk holds one abandoned branch at most. Killed half-way, it
-    is called again at the next start.
+    Those of an earlier rollback are removed, so that the disk has one abandoned branch at most. After a kill half-way,
+    the next start calls it again.
+
+    Args:
+        branch: name of the folder, see `spikes.ledger.branch_name`.
     """
-    folder = checkpoints / f"{ABANDONED_PREFIX}{name}"
+    folder = checkpoints / branch
     for old in checkpoints.glob(f"{ABANDONED_PREFIX}*"):
         if old != folder:
             shutil.rmtree(old)
@@ -30,4 +33,3 @@ def abandon_checkpoints(checkpoints: Path, steps: list[int], name: str) -> Path:
     kept = complete_checkpoints(checkpoints)
     if kept:
         write_text(checkpoints / LATEST_FILE, kept[0].name + "\n")
-    return folder

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
-
-import torch.distributed as dist
 
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import STATES, CheckpointError
@@ -14,6 +12,7 @@ from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.config import ModelConfig
 from pretrain.data.skips import SkippedRanges
 from pretrain.engine.engine import Engine, Fragment
+from pretrain.launch.agreement import attempt, by_rank
 
 
 def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
@@ -64,25 +63,20 @@ NOT_OF_THE_FUNCTION = frozenset(
 
 
 def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
-    failure: Any = None
+    _, failures = attempt(lambda: _fill_fragments(engine, reader, states), (CheckpointError, OSError))
+    if failures:
+        raise CheckpointError(by_rank(failures))
+
+
+def _fill_fragments(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
     fragments = list(engine.fragments())
-    try:
-        with ExitStack() as stack:
-            title = f"{reader.path.name}, written by {reader.topology}, read by {engine.topology}"
-            progress = Progress(title, len(fragments), "parameters of the first rank")
+    title = f"{reader.path.name}, written by {reader.topology}, read by {engine.topology}"
+    progress = Progress(title, len(fragments), "parameters of the first rank")
+    with progress if engine.rank == 0 else nullcontext():
+        for fragment in fragments:
+            _fill_fragment(fragment, engine, reader, states)
             if engine.rank == 0:
-                stack.enter_context(progress)
-            for fragment in fragments:
-                _fill_fragment(fragment, engine, reader, states)
-                if engine.rank == 0:
-                    progress.advance()
-    except (CheckpointError, OSError) as error:
-        failure = f"rank {engine.rank}: {error}"
-    failures: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    for entry in failures:
-        if entry is not None:
-            raise CheckpointError(entry)
+                progress.advance()
 
 
 def _fill_fragment(fragment: Fragment, engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:

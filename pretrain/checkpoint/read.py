@@ -267,25 +267,3 @@ def verified_checkpoint(path: Path) -> CheckpointReader:
             reader.verify(part, count)
             progress.advance()
     return reader
-
-
-def newest_checkpoint(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:
-    """The newest checkpoint that is whole, and what is wrong with the newer ones that were passed over.
-
-    Returns (None, []) when there is no checkpoint yet.
-
-    Raises:
-        CheckpointError: there are checkpoints, and all are damaged.
-    """
-    complaints: list[str] = []
-    folders = complete_checkpoints(checkpoints)
-    for folder in folders:
-        try:
-            reader = CheckpointReader(folder)
-            reader.verify()
-            return reader, complaints
-        except CheckpointError as error:
-            complaints.append(str(error))
-    if folders:
-        raise CheckpointError("no checkpoint is whole:\n  " + "\n  ".join(complaints))
-    return None, []

@@ -31,6 +31,7 @@ from pretrain.checkpoint.layout import (
     write_index,
 )
 from pretrain.engine.engine import Engine
+from pretrain.launch.agreement import attempt, by_rank, gathered
 from pretrain.monitor.replicas import check_replicas
 
 T = TypeVar("T")
@@ -177,7 +178,8 @@ class CheckpointWriter:
         first = self._engine.rank == 0
         try:
             self._together(lambda: _make_empty(unfinished) if first else None)
-            reports = self._together(lambda: _write_rank_file(share, unfinished / rank_file(self._engine.rank)))
+            report = self._together(lambda: _write_rank_file(share, unfinished / rank_file(self._engine.rank)))
+            reports = gathered(report, self._group)
             self._together(lambda: self._put_in_place(index, reports, unfinished, final) if first else None)
         except CheckpointError as error:
             self.failure = f"{final}: not written: {error}; older checkpoints are untouched"
@@ -192,20 +194,12 @@ class CheckpointWriter:
             Saved(index["step"], final, self._blocked_seconds if in_background else seconds, seconds, in_background)
         )
 
-    def _together(self, action: Callable[[], T]) -> list[T]:
-        """The results by rank; or, when the action fails on any rank, the same error on all."""
-        failure: str | None = None
-        result: Any = None
-        try:
-            result = action()
-        except (OSError, SafetensorError) as error:
-            failure = f"rank {self._engine.rank}: {error}"
-        outcomes: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(outcomes, (failure, result), group=self._group)
-        failures = [failure for failure, _ in outcomes if failure is not None]
+    def _together(self, action: Callable[[], T]) -> T:
+        """The action's result; when it fails on any rank, the same error on all."""
+        result, failures = attempt(action, (OSError, SafetensorError), self._group)
         if failures:
-            raise CheckpointError("; ".join(failures))
-        return [result for _, result in outcomes]
+            raise CheckpointError(by_rank(failures))
+        return result
 
     def _put_in_place(
         self, index: dict[str, Any], reports: list[dict[str, Any]], unfinished: Path, final: Path

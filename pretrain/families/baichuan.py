@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pretrain.config import ModelConfig
 from pretrain.families import llama
 from pretrain.families.format import full_heads
 from pretrain.families.mapping import same
+
+if TYPE_CHECKING:
+    from pretrain.config import ModelConfig
+
+BLOCK: dict[str, Any] = {
+    "positions": "rotary",
+    "norm": "rms",
+    "norm_epsilon": 1e-6,
+    "activation": "swiglu",
+}
+"""Yang et al. 2023, arXiv:2309.10305, section 2. The 13B models have ALiBi instead of rotary positions, Baichuan 2 has
+NormHead and max-z loss."""
 
 BAICHUAN_2_VOCABULARY = 125696
 """Baichuan 2's modelling code has NormHead always, Baichuan 1's never; the configurations tell them apart by this."""

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pretrain.config import ModelConfig
 from pretrain.families.format import REQUIRED, Format, full_heads
 from pretrain.families.mapping import same, with_bias
+
+if TYPE_CHECKING:
+    from pretrain.config import ModelConfig
+
+BLOCK: dict[str, Any] = {
+    "positions": "alibi",
+    "norm": "layer",
+    "embedding_norm": True,
+    "activation": "gelu_tanh",
+    "biases": True,
+    "tied_embedding": True,
+}
+"""Le Scao et al. 2022, arXiv:2211.05100, section 3.2."""
 
 
 def _computes_by_size(model: ModelConfig) -> dict[str, Any]:

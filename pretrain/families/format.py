@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pretrain.config import ModelConfig
 from pretrain.families.mapping import Source, Weight, map_weights
+
+if TYPE_CHECKING:
+    from pretrain.config import ModelConfig
 
 REQUIRED: Any = object()
 """In place of a default: the entry has to be there."""

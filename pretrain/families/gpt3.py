@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pretrain.config import ModelConfig
 from pretrain.families.format import REQUIRED, Format, full_heads, known
 from pretrain.families.mapping import same, with_bias
+
+if TYPE_CHECKING:
+    from pretrain.config import ModelConfig
+
+BLOCK: dict[str, Any] = {
+    "positions": "learned",
+    "norm": "layer",
+    "activation": "gelu_tanh",
+    "biases": True,
+    "tied_embedding": True,
+}
+"""Brown et al. 2020, arXiv:2005.14165, section 2.1, and GPT-2's released code, whose GELU is the tanh form. GPT-3's
+alternating banded attention is not implemented: each layer attends to all earlier tokens, as in GPT-2."""
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pretrain.config import ModelConfig
 from pretrain.families.format import REQUIRED, Format, known
 from pretrain.families.mapping import same
+
+if TYPE_CHECKING:
+    from pretrain.config import ModelConfig
+
+BLOCK: dict[str, Any] = {
+    "positions": "rotary",
+    "norm": "rms",
+    "activation": "swiglu",
+}
+"""Touvron et al. 2023, arXiv:2302.13971, section 2.2, and arXiv:2307.09288, section 2.2."""
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pretrain.config import ModelConfig
-
 if TYPE_CHECKING:
     import torch
+
+    from pretrain.config import ModelConfig
 
 Layout = Literal["rows", "transposed", "by_head"]
 

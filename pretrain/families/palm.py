@@ -9,6 +9,17 @@ from typing import Any
 
 from pretrain.families import llama
 
+BLOCK: dict[str, Any] = {
+    "positions": "rotary_interleaved",
+    "norm": "layer_without_bias",
+    "block": "parallel",
+    "activation": "swiglu",
+    "tied_embedding": True,
+    "initialisation": "fan_in",
+    "z_loss": 1e-4,
+}
+"""Chowdhery et al. 2022, arXiv:2204.02311, sections 2 and 5."""
+
 _LLAMA_ONLY = ("rms_norm_eps", "initializer_range", "tie_word_embeddings")
 """PaLM's initialisation sets every spread itself, and its embedding is always tied."""
 

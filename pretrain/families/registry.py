@@ -1,34 +1,62 @@
-"""Families by name, and by the `model_type` of a Hugging Face configuration."""
+"""The table of model families, and look-ups in it."""
 
 from __future__ import annotations
 
-from pretrain.config import ModelConfig
-from pretrain.families import baichuan, bloom, gpt3, llama, palm
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pretrain.families import baichuan, bloom, glm, gpt3, llama, palm
 from pretrain.families.format import Format
 
-FORMATS = (llama.FORMAT, gpt3.FORMAT, bloom.FORMAT, palm.FORMAT, baichuan.FORMAT)
+if TYPE_CHECKING:
+    from pretrain.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's file defines.
+
+    Attributes:
+        block: settings of `ModelConfig` that the family stands for.
+        format: mapping to Hugging Face's format; None when no model of transformers computes the family.
+    """
+
+    block: Mapping[str, Any]
+    format: Format | None
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(llama.BLOCK, llama.FORMAT),
+    "gpt3": Family(gpt3.BLOCK, gpt3.FORMAT),
+    "palm": Family(palm.BLOCK, palm.FORMAT),
+    "bloom": Family(bloom.BLOCK, bloom.FORMAT),
+    "baichuan": Family(baichuan.BLOCK, baichuan.FORMAT),
+    "glm": Family(glm.BLOCK, None),
+}
+"""Every family by the name that `model.family` takes."""
 
 
 def format_of(model: ModelConfig) -> Format:
-    """Of the model's family.
+    """The Hugging Face format of a model's family.
 
     Raises:
-        ValueError: nothing that transformers loads computes the family.
+        ValueError: no model of transformers computes the family.
     """
-    for found in FORMATS:
-        if found.family == model.family:
-            return found
-    raise ValueError(f"model.family: no model of transformers computes {model.family}, so it cannot be converted")
+    found = FAMILIES[model.family].format
+    if found is None:
+        raise ValueError(f"model.family: no model of transformers computes {model.family}, so it cannot be converted")
+    return found
 
 
 def format_of_type(model_type: str) -> Format:
-    """The one that a Hugging Face configuration's `model_type` stands for.
+    """The format that the `model_type` of a Hugging Face configuration names.
 
     Raises:
-        ValueError: none of ours.
+        ValueError: no family has this `model_type`; names those that there are.
     """
-    for found in FORMATS:
-        if found.model_type == model_type:
-            return found
-    names = ", ".join(sorted(found.model_type for found in FORMATS))
-    raise ValueError(f"config.json: model_type: {model_type!r} is none that can be imported: {names}")
+    by_type = {family.format.model_type: family.format for family in FAMILIES.values() if family.format is not None}
+    if model_type not in by_type:
+        names = ", ".join(sorted(by_type))
+        raise ValueError(f"config.json: model_type: {model_type!r} cannot be imported; one of {names} can")
+    return by_type[model_type]

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from pretrain.launch.agreement import gathered
 from pretrain.launch.exit_codes import ExitCode
 
 STOP_FILE = "stop"
@@ -80,9 +81,7 @@ class StopRequests:
         dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group)
         if not int(mine):
             return None
-        stops: list[Stop | None] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(stops, self._stop, group=self._group)
-        asked = [stop for stop in stops if stop is not None]
+        asked = [stop for stop in gathered(self._stop, self._group) if stop is not None]
         if self._rank == 0:
             self._file.unlink(missing_ok=True)
         return next((stop for stop in asked if stop.exit_code == ExitCode.ENDED), asked[0])

@@ -32,6 +32,7 @@ CLOCKED = frozenset(
 )
 """What a line says about time, in which two runs of the same numbers differ."""
 
+METRICS_FILE = "metrics.jsonl"
 ABANDONED_FILE = "metrics.abandoned.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
+from pretrain.launch.agreement import gathered
 from pretrain.model.partition import partition_of
 
 CHUNK_ELEMENTS = 1 << 22
@@ -77,9 +77,7 @@ def check_replicas(parameters: Iterable[tuple[str, torch.nn.Parameter]], tensor_
         Replica(name, None if partition_of(parameter) is None else tensor_rank, fingerprint(parameter))
         for name, parameter in parameters
     ]
-    gathered: list[list[Replica]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, mine)
-    drift = find_drift(dict(enumerate(gathered)))
+    drift = find_drift(dict(enumerate(gathered(mine))))
     if drift:
         shown = "\n  ".join(drift[:10]) + (f"\n  and {len(drift) - 10} more" if len(drift) > 10 else "")
         raise ReplicaDriftError(

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from pretrain.launch.agreement import gathered
 from pretrain.topology import Topology
 
 
@@ -134,14 +134,13 @@ class StragglerWatch:
 
     def check(self, steps: int) -> tuple[list[float], list[Straggler]]:
         """Seconds in passes for a step, by rank, over the last `steps`; and who is slow. Collective."""
-        gathered: list[float] = [0.0] * self._topology.world_size
-        dist.all_gather_object(gathered, self._clock.take() / max(steps, 1))
+        seconds = gathered(self._clock.take() / max(steps, 1))
         found = []
         if self._topology.data > 1 or len(self._early) == EARLY_CHECKS:
             first = [statistics.median(values) for values in zip(*self._early, strict=True)]
-            found = find_stragglers(gathered, self._topology, self._hosts, self._share, first)
+            found = find_stragglers(seconds, self._topology, self._hosts, self._share, first)
         if len(self._early) < EARLY_CHECKS:
-            self._early.append(gathered)
+            self._early.append(seconds)
         again = [straggler for straggler in found if straggler.ranks in self._slow_before]
         self._slow_before = {straggler.ranks for straggler in found}
-        return gathered, again
+        return seconds, again

@@ -70,6 +70,11 @@ def rollbacks(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.kind == "rollback"]
 
 
+def branch_name(number: int) -> str:
+    """Name of the branch that rollback `number` abandons; the first is 1."""
+    return f"abandoned-{number:02d}"
+
+
 def skipped_ranges(entries: Sequence[Entry]) -> list[tuple[int, int]]:
     """All ranges of samples that rollbacks have taken out."""
     return [entry.skipped for entry in entries if entry.skipped is not None]

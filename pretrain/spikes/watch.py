@@ -14,11 +14,13 @@ from foundation.atomic_files import digest
 from pretrain.checkpoint.abandon import abandon_checkpoints
 from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError, complete_checkpoints, step_folder
 from pretrain.checkpoint.read import CheckpointReader
+from pretrain.launch.agreement import agreed, attempt, differing_ranks, from_first_rank
 from pretrain.spikes.detector import Detector, Verdict
 from pretrain.spikes.ledger import (
     LEDGER_FILE,
     Entry,
     append_entries,
+    branch_name,
     joined,
     rate_factor,
     read_ledger,
@@ -34,21 +36,22 @@ FACT = "spikes"
 
 class SpikeWatch:
     """Looks at every step; on every rank the same, from the same reduced numbers, so that a quiet step costs no
-    communication. What is done about a spike is decided by rank 0 alone and broadcast.
+    communication. What is done about a spike is decided by rank 0 alone and broadcast. Made on all ranks together.
 
     Args:
-        output: the run's folder.
-        entries: the ledger so far, see `open_ledger`.
+        output: the run's folder, with its ledger.
+    Raises:
+        ValueError: on every rank; see `open_ledger`.
     """
 
-    def __init__(self, settings: SpikesConfig, output: Path, rank: int, entries: list[Entry]) -> None:
+    def __init__(self, settings: SpikesConfig, output: Path, rank: int) -> None:
         self._settings = settings
         self._path = output / LEDGER_FILE
         self._checkpoints = output / "checkpoints"
         self._rank = rank
         self._detector = Detector(settings.detector)
         self._first_samples: dict[int, int] = {}
-        self.entries = entries
+        self.entries = from_first_rank(agreed(lambda: open_ledger(output) if rank == 0 else []))
 
     @property
     def enabled(self) -> bool:
@@ -103,14 +106,12 @@ class SpikeWatch:
         """
         healthy = self._healthy_checkpoints() if self._rank == 0 else []
         while True:
-            box: list[Entry | None] = [None]
+            entry = None
             if self._rank == 0:
                 entry = decide(
                     verdict, step, self.entries, healthy, self._first_samples, global_batch_size, self._settings
-                )
-                box = [entry.model_copy(update={"time": _now()})]
-            dist.broadcast_object_list(box, src=0)
-            (answer,) = box
+                ).model_copy(update={"time": _now()})
+            answer = from_first_rank(entry)
             assert answer is not None
             if answer.to_step is None or self._is_whole(answer.to_step):
                 break
@@ -133,14 +134,11 @@ class SpikeWatch:
 
     def _is_whole(self, step: int) -> bool:
         """Whether the checkpoint of a step is; each rank reads its part of the files. Collective."""
-        whole = True
-        try:
-            CheckpointReader(step_folder(self._checkpoints, step)).verify(self._rank, dist.get_world_size())
-        except (CheckpointError, OSError):
-            whole = False
-        answers: list[bool | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(answers, whole)
-        return all(answers)
+        folder = step_folder(self._checkpoints, step)
+        _, failures = attempt(
+            lambda: CheckpointReader(folder).verify(self._rank, dist.get_world_size()), (CheckpointError, OSError)
+        )
+        return not failures
 
     def _add_mended(self, step: int) -> None:
         done = rollbacks(self.entries)
@@ -160,9 +158,7 @@ class SpikeWatch:
     def to_json(self) -> dict[str, Any]:
         """What goes into a checkpoint. Collective: the ranks must be of one mind."""
         detector = self._detector.to_json()
-        minds: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(minds, digest(detector))
-        different = [rank for rank, mind in enumerate(minds) if mind != minds[0]]
+        different = differing_ranks(digest(detector))
         if different:
             raise RuntimeError(f"ranks {different} have seen another loss or gradient norm than rank 0")
         return {
@@ -217,7 +213,7 @@ def abandon_left_behind(checkpoints: Path, entries: list[Entry]) -> None:
         unknown = rollbacks(entries[len(_entries(index)) :])
         if any(entry.to_step is not None and entry.to_step < int(index["step"]) for entry in unknown):
             left.append(int(index["step"]))
-    abandon_checkpoints(checkpoints, left, f"{len(done):02d}")
+    abandon_checkpoints(checkpoints, left, branch_name(len(done)))
 
 
 def _entries(index: Mapping[str, Any]) -> list[Entry]:

@@ -17,9 +17,11 @@ from pytest import MonkeyPatch
 
 from foundation.configuration import load_config
 from pretrain.checkpoint.load import load_checkpoint
-from pretrain.checkpoint.read import BY_TOKEN, newest_checkpoint
+from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.checkpoint.save import CheckpointWriter
+from pretrain.checkpoint.start import newest_whole
 from pretrain.config import TrainConfig
+from pretrain.data.loader import SampleReader
 from pretrain.data.objective import Batch, Objective, Windows
 from pretrain.engine.engine import Engine
 from pretrain.engine.processes import join_processes
@@ -309,7 +311,7 @@ def drifted(topology: Topology, name: str) -> str:
 
 def lost_keys(precision: str) -> list[str]:
     """Keys of the DeepSpeed dictionary whose loss the engine's own check does not notice."""
-    import pretrain.engine.engine as module
+    import pretrain.engine.settings_check as module
     from pretrain.engine.deepspeed_config import deepspeed_config, flat_settings
 
     join_processes(timeout_seconds=300)
@@ -333,7 +335,7 @@ def lost_keys(precision: str) -> list[str]:
         else:
             vars(module)["deepspeed_config"] = changed
         try:
-            engine._check_engine()
+            module.check_settings(engine._engine, config, 1, engine._parameter_groups())
             unnoticed.append(lost)
         except RuntimeError as error:
             if lost not in str(error):
@@ -346,12 +348,11 @@ def refused_starts(config: str) -> dict[str, str]:
     """What a start says when the last rank was given something else than the others, by what it was."""
     import pretrain.train as module
 
-    join_processes(timeout_seconds=300)
     rank, last = dist.get_rank(), dist.get_world_size() - 1
     said = {}
     for what, (place, name, other) in {
         "configuration": (None, "seed", 99),
-        "token files or sample order": (module.SampleReader, "digest", lambda reader, **_: "other tokens"),
+        "token files or sample order": (SampleReader, "digest", lambda reader, **_: "other tokens"),
         "library versions": (module, "versions", lambda: {"torch": "another one"}),
         "program code": (module, "code_digest", lambda: "other code"),
     }.items():
@@ -361,7 +362,7 @@ def refused_starts(config: str) -> dict[str, str]:
             if place is not None and rank == last:
                 patch.setattr(place, name, other)
             try:
-                module.train_joined(loaded, last + 1)
+                module.train(loaded)
                 said[what] = "trained"
             except ValueError as error:
                 said[what] = str(error)
@@ -373,6 +374,12 @@ def train_command(config: str, overrides: Sequence[str]) -> None:
     train_run(load_config(TrainConfig, Path(config), overrides))
 
 
+def newest_step(folder: str) -> tuple[int | None, list[str]]:
+    """Step of the newest whole checkpoint, and what is said about newer ones."""
+    reader, notes = newest_whole(Path(folder))
+    return None if reader is None else reader.step, notes
+
+
 def train_in_parts(
     config: TrainConfig, topology: Topology, folder: str, first: int, last: int, fault: str = "", rate: float = 0.0
 ) -> dict[str, Any]:
@@ -381,7 +388,7 @@ def train_in_parts(
     join_processes(timeout_seconds=300)
     engine = Engine(config, topology)
     checkpoints = Path(folder)
-    reader, _ = newest_checkpoint(checkpoints)
+    reader, _ = newest_whole(checkpoints)
     step = 0
     if reader is not None:
         load_checkpoint(engine, reader)
@@ -432,3 +439,19 @@ def shared_masters(precision: str, topology: Topology) -> list[bool]:
         fragment.states["weight"].data_ptr() == weights[fragment.name].detach().view(-1)[fragment.start :].data_ptr()
         for fragment in engine.fragments()
     ]
+
+
+def head_gradient(precision: str, is_patched: bool) -> np.ndarray:
+    """Gradient of the head's weight in the first step, in one process; with DeepSpeed's hooks on the weight itself when
+    it is not patched."""
+    import pretrain.engine.pipeline_module as module
+
+    if not is_patched:
+        vars(module)["keep_head_gradient"] = lambda head: head
+    join_processes(timeout_seconds=300)
+    config, topology = tiny_config(precision=precision), Topology(1, 1, 1)
+    engine = Engine(config, topology)
+    found: list[torch.Tensor] = []
+    engine.before_update(lambda: found.append(engine.gradients()["head.weight"].float().clone()))
+    engine.train_step(random_batches(config, topology, 0), 1e-3)
+    return found[0].numpy()

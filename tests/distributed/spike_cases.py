@@ -16,8 +16,7 @@ from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
 from pretrain.engine.engine import Engine, StepResult
-from pretrain.engine.processes import join_processes
-from pretrain.train import train_joined
+from pretrain.train import train
 
 VOCABULARY, LENGTH, BATCH, SEED = 64, 16, 8, 7
 
@@ -91,14 +90,12 @@ def spike_config(output: Path, mixture: Path, **changes: Any) -> TrainConfig:
 
 def run_training(config: TrainConfig, fault: str = "", at: int = 0) -> dict[str, Any]:
     """Train; `fault` happens at step call number `at`, counted over the whole run, rollbacks included."""
-    world_size = join_processes(timeout_seconds=300)
     put_in(fault, at)
     error = None
     try:
-        train_joined(config, world_size)
+        train(config)
     except ArithmeticError as stopped:
         error = str(stopped)
-    dist.barrier()
     return {"error": error}
 
 

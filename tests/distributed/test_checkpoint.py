@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pretrain.checkpoint.layout import STATES, CheckpointError, step_folder
-from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader, newest_checkpoint
+from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.checkpoint.save import superseded
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.families import llama, mapping
@@ -260,13 +260,15 @@ def test_the_newest_whole_one_is_taken_and_said(tmp_path: Path, checkpoint: Path
     damaged_copy(checkpoint, tmp_path)
     newer = tmp_path / "step-00000004"
     shutil.copytree(checkpoint, newer)
-    (newer / "rank-00000.safetensors").unlink()
-    reader, complaints = newest_checkpoint(tmp_path)
-    assert reader is not None and reader.step == 2
-    assert len(complaints) == 1 and "step-00000004" in complaints[0]
+    file = newer / "rank-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\1")  # of the second rank's part of the files
+    ((step, notes), other) = run_processes(2, cases.newest_step, str(tmp_path))
+    assert (step, notes) == other and step == 2
+    (note,) = notes
+    assert "passed over" in note and "step-00000004/rank-00001.safetensors: damaged" in note
     shutil.rmtree(tmp_path / "step-00000002")
-    with pytest.raises(CheckpointError, match="no checkpoint is whole"):
-        newest_checkpoint(tmp_path)
+    with pytest.raises(RuntimeError, match="no checkpoint is whole"):
+        run_processes(2, cases.newest_step, str(tmp_path))
 
 
 def test_which_checkpoints_are_let_go() -> None:
@@ -278,7 +280,7 @@ def test_which_checkpoints_are_let_go() -> None:
 
 def test_unfinished_is_invisible(tmp_path: Path, checkpoint: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / ".unfinished-step-00000002")
-    assert newest_checkpoint(tmp_path) == (None, [])
+    assert run_processes(1, cases.newest_step, str(tmp_path)) == [(None, [])]
 
 
 def test_other_format_is_refused(tmp_path: Path, checkpoint: Path) -> None:

@@ -57,10 +57,10 @@ def blind_node(config: str, blind: tuple[int, ...]) -> tuple[str, tuple[str, ...
     os.environ["SLURMD_NODENAME"] = f"n{dist.get_rank()}"
     if dist.get_rank() in blind:
 
-        def missing(config: TrainConfig) -> Any:
+        def missing(config: TrainConfig, *_: Any) -> Any:
             raise FileNotFoundError(2, "No such file or directory", str(config.data.mixture))
 
-        training._open_data = missing
+        training.open_data = missing
     try:
         training.train(load_config(TrainConfig, Path(config)))
     except NodeError as error:

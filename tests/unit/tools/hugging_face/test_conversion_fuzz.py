@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
-from pretrain.families.blocks import BLOCKS
+from pretrain.families.registry import FAMILIES
 from tests.unit.pretrain.families.small import InMemory, build, random_tokens
 from tools.hugging_face.from_hf import from_hugging_face
 from tools.hugging_face.to_hf import to_hugging_face
@@ -400,7 +400,7 @@ def check(seed: int, folder: Path) -> str:
 def make_own(seed: int) -> tuple[ModelConfig, bool]:
     """A model of ours, and whether its block is another than its family's."""
     draw = Draw(seed)
-    family = draw.of(*BLOCKS)
+    family = draw.of(*FAMILIES)
     heads, size = draw.of(1, 2, 3, 4), draw.of(8, 16)  # a norm of two entries is a sign, and magnifies any difference
     settings: dict[str, Any] = {
         "family": family,

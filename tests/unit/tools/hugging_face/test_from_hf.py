@@ -161,7 +161,7 @@ def test_a_damaged_file_and_foreign_settings_are_named(tmp_path: Path, tokenizer
     config = json.loads(config_path.read_text())
     for change, message in (
         ({"hidden_act": "relu"}, "hidden_act: 'relu' is not supported, only 'silu'"),
-        ({"model_type": "mamba"}, "model_type: 'mamba' is none that can be imported: baichuan, bloom, cohere"),
+        ({"model_type": "mamba"}, "model_type: 'mamba' cannot be imported; one of baichuan, bloom, cohere"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type: 'yarn' is not supported"),
     ):
         config_path.write_text(json.dumps({**config, **change}))

@@ -1,0 +1,102 @@
+"""Where a run starts: its newest whole checkpoint, the weights of another model, or its own initial weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from pretrain.checkpoint.layout import complete_checkpoints
+from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
+from pretrain.checkpoint.origin import origin_of
+from pretrain.checkpoint.read import CheckpointReader
+from pretrain.checkpoint.same_tokenizer import check_same_tokenizer
+from pretrain.data.loader import SampleReader
+from pretrain.engine.engine import Engine
+from pretrain.launch.agreement import agreed, from_first_rank
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        step: finished steps.
+        samples: consumed samples.
+        index: content of the `checkpoint.json` that the run resumes from; empty for a new run.
+        origin: what the run keeps of the imported model that it started from, see `origin_of`.
+        notes: what the person at the terminal should know about it.
+    """
+
+    step: int = 0
+    samples: int = 0
+    index: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_start(engine: Engine, training: SampleReader) -> Start:
+    """Load the newest whole checkpoint of the run; without one, `initial_weights` where they are given. Collective.
+
+    Args:
+        training: the train samples, with the ranges that are skipped.
+
+    Raises:
+        ValueError: on every rank: all checkpoints are damaged, or the one to start from is of another model, past or
+            tokenizer.
+    """
+    config = engine.config
+    reader, notes = newest_whole(config.output / "checkpoints")
+    if reader is not None:
+        return _resume(engine, training, reader, notes)
+    if config.initial_weights is not None:
+        return _start_from_weights(engine, training, config.initial_weights)
+    return Start()
+
+
+def newest_whole(checkpoints: Path) -> tuple[CheckpointReader | None, list[str]]:
+    """The newest checkpoint that is whole, and why newer ones were passed over; each rank reads its part of the files
+    and compares their checksums. Collective.
+
+    Returns:
+        (None, []) when there is no checkpoint yet.
+
+    Raises:
+        ValueError: on every rank: there are checkpoints, and all are damaged.
+    """
+    folders = from_first_rank(complete_checkpoints(checkpoints))
+    notes: list[str] = []
+    for folder in folders:
+        try:
+            return _verified(folder), notes
+        except ValueError as error:
+            notes.append(f"passed over: {error}")
+    if folders:
+        raise ValueError("no checkpoint is whole:\n  " + "\n  ".join(notes))
+    return None, []
+
+
+def _verified(folder: Path) -> CheckpointReader:
+    reader = agreed(lambda: CheckpointReader(folder))
+    agreed(lambda: reader.verify(dist.get_rank(), dist.get_world_size()))
+    return reader
+
+
+def _resume(engine: Engine, training: SampleReader, reader: CheckpointReader, notes: list[str]) -> Start:
+    settings = engine.config.model_dump(mode="json")
+    reached = training.reached(reader.consumed_samples)
+    changes = agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
+    agreed(lambda: check_same_past(reader, training.skipped))
+    load_checkpoint(engine, reader)
+    notes += [f"changed since {reader.path.name}: {change}" for change in changes]
+    return Start(reader.step, reader.consumed_samples, reader.index, origin_of(reader), tuple(notes))
+
+
+def _start_from_weights(engine: Engine, training: SampleReader, path: Path) -> Start:
+    reader = agreed(lambda: CheckpointReader(path))
+    agreed(reader.verify)
+    agreed(lambda: check_same_tokenizer(reader, training.mixture))
+    load_weights(engine, reader)
+    return Start(origin=agreed(lambda: origin_of(reader)), notes=(f"the weights are those of {reader.path}",))

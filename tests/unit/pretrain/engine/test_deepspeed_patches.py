@@ -1,0 +1,133 @@
+"""The installed DeepSpeed still needs each patch, and with the patch it is right.
+
+When a test here fails after an upgrade, DeepSpeed has changed what the patch is for: see whether the patch can go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pretrain.engine import deepspeed_patches as patches
+from pretrain.engine.library import BF16_Optimizer, DeepSpeedZeroOptimizer, deepspeed
+from tests.distributed import cases
+from tests.distributed.processes import run_processes
+
+
+def test_the_shared_memory_collective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a compiler is found, DeepSpeed builds the collective while it starts, and calls it without a group."""
+    backend: Any = import_module("deepspeed.comm.torch")
+    built = []
+    builder = SimpleNamespace(
+        NAME="deepspeed_shm_comm", load=lambda: built.append("it") or "collective", absolute_name=lambda: "collective"
+    )
+    monkeypatch.setattr(backend, "get_accelerator", lambda: SimpleNamespace(create_op_builder=lambda _: builder))
+    monkeypatch.setitem(deepspeed.ops.__compatible_ops__, "deepspeed_shm_comm", True)
+    assert backend.build_shm_op() == "collective" and built == ["it"]
+
+    called = []
+    monkeypatch.setattr(backend.torch.ops, "deepspeed", SimpleNamespace(inference_all_reduce_=called.append))
+    monkeypatch.setattr(backend.torch.distributed, "get_world_size", lambda group: 2)
+    tensor = torch.ones(1)
+    started = SimpleNamespace(shm_vector_kernel_level=2)
+    backend.TorchBackend.inference_all_reduce(started, tensor, op=None, group="half of the ranks")
+    assert called == [tensor]  # the group is lost
+
+    patches.disable_shared_memory_collective()
+    assert backend.build_shm_op() is None and built == ["it"]
+
+
+def test_the_gradient_of_the_head() -> None:
+    """Without the patch the head's weight has no gradient, or one micro-batch's; fp32 says what is right."""
+    (right,) = run_processes(1, cases.head_gradient, "fp32", True)
+    (patched,) = run_processes(1, cases.head_gradient, "bf16", True)
+    (unpatched,) = run_processes(1, cases.head_gradient, "bf16", False)
+    scale = np.linalg.norm(right)
+    assert np.linalg.norm(patched - right) < 0.02 * scale
+    assert np.linalg.norm(unpatched - right) > 0.2 * scale
+
+
+def test_a_stage_without_weights_of_its_own() -> None:
+    """All weights of the stage are copies of another stage's: nothing is left for the norm, which fails on nothing."""
+    from deepspeed.runtime.utils import get_global_norm_of_tensors
+
+    weight = torch.ones(2)
+    weight.ds_pipe_replicated = True  # type: ignore[attr-defined]
+    stage = SimpleNamespace(
+        mpu=None,
+        bf16_groups=[[weight]],
+        optimizer=SimpleNamespace(param_groups=[{}]),
+        fp32_groups_has_gradients=[[True]],
+        fp32_groups_gradients=[[torch.ones(2)]],
+        has_moe_layers=False,
+    )
+    stage.get_grads_for_norm = MethodType(BF16_Optimizer.get_grads_for_norm, stage)
+    assert stage.get_grads_for_norm() == ([], {})
+    with pytest.raises(RuntimeError, match="non-empty TensorList"):
+        get_global_norm_of_tensors(stage.get_grads_for_norm()[0])
+
+    patches.allow_stages_without_own_weights(stage)
+    assert float(get_global_norm_of_tensors(stage.get_grads_for_norm()[0])) == 0.0
+    (clipped,) = stage.get_grads_for_norm(for_clipping=True)
+    assert torch.equal(clipped, torch.ones(2))
+    weight.ds_pipe_replicated = False  # type: ignore[attr-defined]
+    assert float(get_global_norm_of_tensors(stage.get_grads_for_norm()[0])) == pytest.approx(2**0.5)
+
+
+class LargestDouble(TorchDispatchMode):
+    """Number of elements of the largest fp64 tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
+        result = function(*arguments, **(settings or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@contextmanager
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """What `get_grad_norm_direct` needs of an optimizer in a single process."""
+    from deepspeed.runtime.zero import stage_1_and_2
+
+    alone = SimpleNamespace(all_reduce=lambda tensor, op, group: None, ReduceOp=torch.distributed.ReduceOp)
+    monkeypatch.setattr(stage_1_and_2, "dist", alone)
+    optimizer = SimpleNamespace(
+        dp_process_group=None,
+        model_parallel_rank=0,
+        device=torch.device("cpu"),
+        _model_parallel_all_reduce=lambda tensor, op: None,
+    )
+    optimizer.get_grad_norm_direct = MethodType(DeepSpeedZeroOptimizer.get_grad_norm_direct, optimizer)
+    yield optimizer
+
+
+def test_the_norm_of_a_large_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed copies all of it into fp64; with the patch a stretch at a time, and the norm is the same."""
+    generator = torch.Generator().manual_seed(1)
+    size = 3 * patches._STRETCH + 5
+    gradients = [torch.randn(size, generator=generator), torch.zeros(7), torch.randn(10, 10, generator=generator)]
+    gradients[1]._zero_padding = True  # type: ignore[attr-defined]
+    parameters = [torch.empty(0), torch.empty(0)]  # padding has none
+    with one_process(monkeypatch) as optimizer:
+        with LargestDouble() as copies:
+            norm = float(optimizer.get_grad_norm_direct(gradients, parameters))
+        assert copies.elements == size
+
+        patches.norm_without_copies(optimizer)
+        with LargestDouble() as copies:
+            patched = float(optimizer.get_grad_norm_direct(gradients, parameters))
+        assert copies.elements == patches._STRETCH
+        whole = torch.linalg.vector_norm(torch.cat([gradient.double().flatten() for gradient in gradients]))
+        assert patched == norm == pytest.approx(float(whole), rel=1e-7)
