@@ -12,7 +12,7 @@ from data_prep.languages import canonical_setting
 from foundation.configuration import Settings
 
 SourceKind = Literal[
-    "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual"
+    "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "catalogue"
 ]
 TokenizerKind = Literal["byte_level_bpe", "sentencepiece_bpe"]
 RuleSet = Literal[

@@ -7,7 +7,7 @@ import importlib
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader
 
-KINDS = ("jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual")
+KINDS = ("jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "catalogue")
 
 __all__ = ["KINDS", "Document", "Fault", "FileRange", "Reader", "reader_of"]
 

@@ -29,7 +29,7 @@ def test_an_unknown_kind_names_the_known() -> None:
         reader_of("web")
 
 
-@pytest.mark.parametrize("kind", ["text", "python", "docstrings", "manual"])
+@pytest.mark.parametrize("kind", ["text", "python", "docstrings"])
 def test_faults_of_files(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.py"
     for content, reason in [
