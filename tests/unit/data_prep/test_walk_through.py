@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[3]
 BLOCK = re.compile(r"(?:^`(?P<path>[^`\n]+)`:\n\n)?^```(?P<form>python|diff|yaml)\n(?P<body>.*?)^```\n", re.M | re.S)
-STATEMENTS = "1\n00:00:01,000 --> 00:00:02,500\nThe river rose in the night.\n\n2\n00:00:03,000 --> 00:00:04,000\nWhy?\n"
+STATEMENTS = "1\n00:00:01,000 --> 00:00:02,500\nIt rose in the night.\n\n2\n00:00:03,000 --> 00:00:04,000\nWhy?\n"
 QUESTIONS = "1\r\n00:00:01,000 --> 00:00:02,500\r\nWho goes there?\r\nIs it you?\r\n"
 
 
@@ -59,7 +59,7 @@ def test_the_walk_through_of_contributing_works(tmp_path: Path) -> None:
 
     assert "3 documents; set aside" in altiplano("run", "--until", "decide")
     documents = pq.read_table(tmp_path / "run/corpus/films-00000.parquet").to_pylist()
-    assert documents[0]["text"] == "The river rose in the night.\n\nWhy?\n"
+    assert documents[0]["text"] == "It rose in the night.\n\nWhy?\n"
     signals = pq.read_table(tmp_path / "run/signals/films-00000.parquet")
     assert signals.column("question_line_share").to_pylist() == [0.5, 1.0, 1.0]
     verdicts = pq.read_table(tmp_path / "run/verdicts/films-00000.parquet").to_pylist()
