@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, perplexity, quality, roots
 from data_prep.rules.rule import Outcome, Rule, explain
+from foundation.configuration import known_name
 
 if TYPE_CHECKING:
     from data_prep.config import DataConfig
@@ -36,11 +37,9 @@ def known_rule_set(name: str) -> str:
     """Return the name itself.
 
     Raises:
-        ValueError: there is no such rule set.
+        ValueError: there is no such rule set; suggests the closest one.
     """
-    if name not in RULE_SETS:
-        raise ValueError(f"rule set {name!r} is unknown; rule sets are {', '.join(RULE_SETS)}")
-    return name
+    return known_name(name, RULE_SETS, "rule set")
 
 
 def rules_named(config: DataConfig, names: Collection[str]) -> tuple[Rule, ...]:

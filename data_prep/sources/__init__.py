@@ -6,6 +6,7 @@ import importlib
 
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader
+from foundation.configuration import known_name
 
 KINDS = (
     "jsonl",
@@ -28,11 +29,9 @@ def known_kind(kind: str) -> str:
     """Return the kind itself.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: there is no such kind; suggests the closest one.
     """
-    if kind not in KINDS:
-        raise ValueError(f"source kind {kind!r} is unknown; kinds are {', '.join(KINDS)}")
-    return kind
+    return known_name(kind, KINDS, "source kind")
 
 
 def reader_of(kind: str) -> Reader:

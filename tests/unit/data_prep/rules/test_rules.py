@@ -234,7 +234,7 @@ def test_a_source_is_asked_its_own_rules_in_a_fixed_order() -> None:
     assert rules_of_source(config, "free") == ()
     with pytest.raises(ValueError, match="source 'web' is not in the configuration; sources are prose, programs, free"):
         rules_of_source(config, "web")
-    with pytest.raises(ValueError, match="rule set 'gofer' is unknown; rule sets are language, gopher, c4_paper, "):
+    with pytest.raises(ValueError, match="rule set 'gofer' is unknown; did you mean 'gopher'\\? known are "):
         rules_named(config, ["gofer"])
 
 

@@ -26,8 +26,8 @@ def only_fault(kind: str, path: Path, maximum_bytes: int = 1_000_000) -> Fault:
 
 
 def test_an_unknown_kind_names_the_known() -> None:
-    with pytest.raises(ValueError, match="kind 'web' is unknown; kinds are jsonl, parquet"):
-        reader_of("web")
+    with pytest.raises(ValueError, match="kind 'txt' is unknown; did you mean 'text'\\? known are jsonl, parquet"):
+        reader_of("txt")
 
 
 @pytest.mark.parametrize("kind", ["text", "python", "docstrings"])
