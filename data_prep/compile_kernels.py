@@ -34,6 +34,8 @@ _BEGINS = read_only(np.zeros(len(_DATA), np.bool_))
 class _Group(NamedTuple):
     """Kernels that are compiled together."""
 
+    stage: str
+    """Stage that calls them."""
     entry: Any
     """The kernel that takes longest, which says whether the group has been compiled."""
     seconds: float
@@ -75,40 +77,53 @@ def _cut() -> None:
 
 GROUPS: dict[str, _Group] = {
     "roots": _Group(
-        roots_statistics._measure, 5, lambda: roots_statistics.measure_roots(_DATA, _OFFSETS, _BEGINS, ["en"])
+        "measure",
+        roots_statistics._measure,
+        5,
+        lambda: roots_statistics.measure_roots(_DATA, _OFFSETS, _BEGINS, ["en"]),
     ),
     "web": _Group(
+        "measure",
         web_statistics._measure,
         2.5,
         lambda: web_statistics.measure_web(_DATA, _OFFSETS, np.zeros((1, len(text_statistics.STATISTICS)))),
     ),
     "text": _Group(
-        text_statistics._measure_documents, 2.8, lambda: text_statistics.measure_text(_DATA, _OFFSETS, _BEGINS)
+        "measure",
+        text_statistics._measure_documents,
+        2.8,
+        lambda: text_statistics.measure_text(_DATA, _OFFSETS, _BEGINS),
     ),
     "fingerprints": _Group(
+        "measure",
         fingerprints._fingerprint_documents,
         1.9,
         lambda: fingerprints.fingerprint_text(_DATA, _OFFSETS, FingerprintConfig()),
     ),
-    "language": _Group(fasttext_kernel._predict, 2.5, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)),
-    "segmentation": _Group(segmentation._mark_words, 1.5, lambda: segmentation.mark_words(_DATA, _OFFSETS)),
+    "language": _Group(
+        "measure", fasttext_kernel._predict, 2.5, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)
+    ),
+    "segmentation": _Group("measure", segmentation._mark_words, 1.5, lambda: segmentation.mark_words(_DATA, _OFFSETS)),
     "personal data": _Group(
-        pii_candidates._find_in_documents, 0.9, lambda: pii_candidates.find_candidates(_DATA, _OFFSETS)
+        "measure", pii_candidates._find_in_documents, 0.9, lambda: pii_candidates.find_candidates(_DATA, _OFFSETS)
     ),
     "shingles": _Group(
+        "measure",
         fingerprints._shingle,
         0.3,
         lambda: fingerprints.jaccard(fingerprints.shingle_set(b"a", 1), fingerprints.shingle_set(b"b", 1)),
     ),
-    "bands": _Group(near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
-    "lines": _Group(lines._hash_lines, 0.5, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
-    "encoder": _Group(byte_pairs.encode_documents, 6.5, _encode),
-    "pieces": _Group(pieces.mark_by_pattern, 0.9, _cut),
-    "cuts": _Group(web_statistics._c4_cuts, 1.2, lambda: web_statistics.c4_cuts(b"a b.\n", web_statistics.PAPER)),
+    "bands": _Group("dedup", near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
+    "lines": _Group("dedup", lines._hash_lines, 0.5, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
+    "encoder": _Group("tokenize", byte_pairs.encode_documents, 6.5, _encode),
+    "pieces": _Group("tokenize", pieces.mark_by_pattern, 0.9, _cut),
+    "cuts": _Group(
+        "decide", web_statistics._c4_cuts, 1.2, lambda: web_statistics.c4_cuts(b"a b.\n", web_statistics.PAPER)
+    ),
 }
 """By name; the longest ones first."""
-MEASURE = ("roots", "web", "text", "fingerprints", "language", "segmentation", "personal data", "shingles")
-ENCODE = ("encoder", "pieces")
+MEASURE = tuple(name for name, group in GROUPS.items() if group.stage == "measure")
+ENCODE = tuple(name for name, group in GROUPS.items() if group.stage == "tokenize")
 
 
 def compile_kernels(names: Sequence[str]) -> None:

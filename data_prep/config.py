@@ -9,26 +9,11 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from data_prep.languages import canonical_setting
+from data_prep.rules import known_rule_set, rules_named
+from data_prep.sources import known_kind
 from foundation.configuration import Settings
 
-SourceKind = Literal[
-    "jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual"
-]
 TokenizerKind = Literal["byte_level_bpe", "sentencepiece_bpe"]
-RuleSet = Literal[
-    "gopher",
-    "c4_paper",
-    "c4_dataset",
-    "mc4",
-    "fineweb",
-    "roots",
-    "ccnet",
-    "code",
-    "ccnet_head",
-    "ccnet_middle",
-    "language",
-    "quality",
-]
 
 
 def _refuse_address(value: object) -> object:
@@ -59,15 +44,16 @@ class SourceConfig(Settings):
     """One named source of raw files."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
-    kind: SourceKind
+    kind: Annotated[str, AfterValidator(known_kind)]
+    """One of `data_prep.sources.KINDS`."""
     paths: tuple[InputPath, ...] = Field(min_length=1)
     """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen.
 
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
     matches nothing on this machine is reported, and is no error as long as there is any input at all.
     """
-    rules: tuple[RuleSet, ...] = ("gopher", "language")
-    """Rule sets that a document of this source must pass, see `data_prep/rules`."""
+    rules: tuple[Annotated[str, AfterValidator(known_rule_set)], ...] = ("gopher", "language")
+    """Rule sets that a document of this source must pass: keys of `data_prep.rules.RULE_SETS`."""
     weight: float | None = Field(default=None, gt=0)
     """Share of the training mixture relative to the others' weights; left out: in proportion to real tokens."""
     maximum_bytes: int | None = Field(default=None, gt=0)
@@ -249,26 +235,12 @@ class DataConfig(Settings):
     tokens: TokensConfig = TokensConfig()
 
     @model_validator(mode="after")
-    def _quality_has_a_model(self) -> DataConfig:
+    def _rule_sets_have_their_models(self) -> DataConfig:
         for place, source in enumerate(self.sources):
-            if "quality" in source.rules and self.quality.model is None:
-                raise ValueError(f"sources.{place}.rules: `quality` asks a classifier, and quality.model names none")
-        return self
-
-    @model_validator(mode="after")
-    def _buckets_have_bounds(self) -> DataConfig:
-        for place, source in enumerate(self.sources):
-            for name in source.rules:
-                if not name.startswith("ccnet_"):
-                    continue
-                if not self.perplexity:
-                    raise ValueError(
-                        f"sources.{place}.rules: `{name}` asks for perplexity, and `perplexity` names no model"
-                    )
-                bound = name.removeprefix("ccnet_")
-                for language, files in self.perplexity.items():
-                    if getattr(files, bound) is None:
-                        raise ValueError(f"sources.{place}.rules: `{name}` needs perplexity.{language}.{bound}")
+            try:
+                rules_named(self, source.rules)
+            except ValueError as error:
+                raise ValueError(f"sources.{place}.rules: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from data_prep.run.commit_records import Stage
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import DOCUMENTS
 from data_prep.run.executors import run_units
-from data_prep.run.manifest import Manifest, Shard, freeze_manifest, load_manifest
+from data_prep.run.manifest import Manifest, Shard, freeze_manifest, manifest_at
 from data_prep.sources import Document, Fault, reader_of
 from data_prep.sources.compression import PACKED_BY
 from foundation.atomic_files import room_for
@@ -62,7 +62,7 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
 def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
     """One shard: documents in the order of the manifest, numbered as they come."""
     run = stage.run
-    shard = _manifest_of(run.manifest, stage.inputs).shard(name)
+    shard = manifest_at(run.manifest, stage.inputs).shard(name)
     corpus = run.corpus / f"{name}.parquet"
     quarantine = run.quarantine / f"{name}.jsonl"
     digests: dict[Path, str] = {}
@@ -70,12 +70,6 @@ def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
     with new_file(corpus) as corpus_partial, new_file(quarantine) as quarantine_partial:
         counts = _write(shard, maximum_document_bytes, corpus_partial, quarantine_partial)
     stage.commit(name, [corpus, quarantine], counts, digests=digests)
-
-
-@lru_cache(maxsize=1)
-def _manifest_of(path: Path, digest: str) -> Manifest:
-    # once per process: a manifest may list a million files, too many to send along with every task
-    return load_manifest(RunDirectory(path.parent))
 
 
 def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:

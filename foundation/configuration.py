@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -63,6 +63,28 @@ def write_resolved(settings: Settings, path: Path) -> None:
     """Write every setting, defaults included, as a YAML file that `load_config` reads back to equal settings."""
     values = settings.model_dump(mode="json")
     write_text(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+
+
+def known_name(name: str, known: Collection[str], what: str) -> str:
+    """Return a name that is one of `known`.
+
+    Raises:
+        ValueError: it is not; suggests the closest one.
+    """
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    suggestion = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"{what} {name!r} is unknown; {suggestion}known are {', '.join(known)}")
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return each setting of nested sections by its dotted name; an empty section is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        is_section = isinstance(value, Mapping) and len(value) > 0
+        flat |= flat_settings(value, f"{prefix}{name}.") if is_section else {prefix + name: value}
+    return flat
 
 
 # --- YAML with the scalars of version 1.2: PyYAML's own rules read `1e-5` as a string and `no` as false ---------------

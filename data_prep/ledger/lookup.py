@@ -27,7 +27,7 @@ class Lookup:
         return self._row(self._run.corpus, identity, "extract")
 
     def signals(self, identity: str) -> dict[str, Any]:
-        """The row of `documents.SIGNALS`."""
+        """The row of `table.SIGNALS`."""
         return self._row(self._run.signals, identity, "measure")
 
     def verdict(self, identity: str) -> dict[str, Any]:

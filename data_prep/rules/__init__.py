@@ -1,12 +1,19 @@
 """Thresholds over signals: what a document must show to be kept, each with its source."""
 
-from collections.abc import Collection
+from __future__ import annotations
 
-from data_prep.config import DataConfig
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
 from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, perplexity, quality, roots
 from data_prep.rules.rule import Outcome, Rule, explain
+from foundation.configuration import known_name
 
-RULE_SETS: dict[str, tuple[Rule, ...]] = {
+if TYPE_CHECKING:
+    from data_prep.config import DataConfig
+
+RULE_SETS: dict[str, tuple[Rule, ...] | Callable[[DataConfig], tuple[Rule, ...]]] = {
+    "language": lambda config: language.rules_of(config.language),
     "gopher": gopher.RULES,
     "c4_paper": c4.PAPER_RULES,
     "c4_dataset": c4.DATASET_RULES,
@@ -15,30 +22,36 @@ RULE_SETS: dict[str, tuple[Rule, ...]] = {
     "roots": roots.RULES,
     "ccnet": ccnet.RULES,
     "code": code.RULES,
+    "ccnet_head": lambda config: perplexity.rules_of("ccnet_head", config.perplexity),
+    "ccnet_middle": lambda config: perplexity.rules_of("ccnet_middle", config.perplexity),
+    "quality": lambda config: quality.rules_of(config.quality),
 }
-"""By the name that a source's `rules` gives; `language`, `quality`, `ccnet_head` and `ccnet_middle` are made of the
-configuration."""
+"""Rule sets by the name that a source's `rules` gives, in the order in which reasons are listed. A function makes the
+rules whose thresholds are settings."""
+
+PUBLISHED_RULE_SETS = {name: rules for name, rules in RULE_SETS.items() if isinstance(rules, tuple)}
+"""Rule sets that do not depend on the configuration."""
+
+
+def known_rule_set(name: str) -> str:
+    """Return the name itself.
+
+    Raises:
+        ValueError: there is no such rule set; suggests the closest one.
+    """
+    return known_name(name, RULE_SETS, "rule set")
 
 
 def rules_named(config: DataConfig, names: Collection[str]) -> tuple[Rule, ...]:
-    """The rules of some sets, in the order of `RULE_SETS` with those of `language` before them, others after.
+    """Return the rules of some sets, in the order of `RULE_SETS`.
 
     Raises:
-        ValueError: there is no such set, or the configuration lacks the model that it asks.
+        ValueError: there is no such set, or the configuration lacks the model that it needs.
     """
-    known = ("language", *RULE_SETS, *perplexity.BUCKETS, "quality")
     for name in names:
-        if name not in known:
-            raise ValueError(f"rule set {name!r} is unknown; there are {', '.join(known)}")
-    return tuple(rule for name in known if name in names for rule in _rules_of(config, name))
-
-
-def _rules_of(config: DataConfig, name: str) -> tuple[Rule, ...]:
-    if name == "language":
-        return language.rules_of(config.language)
-    if name == "quality":
-        return quality.rules_of(config.quality)
-    return perplexity.rules_of(name, config.perplexity) if name in perplexity.BUCKETS else RULE_SETS[name]
+        known_rule_set(name)
+    chosen = [rules for name, rules in RULE_SETS.items() if name in names]
+    return tuple(rule for rules in chosen for rule in (rules if isinstance(rules, tuple) else rules(config)))
 
 
 def rules_of_source(config: DataConfig, source: str) -> tuple[Rule, ...]:
@@ -54,4 +67,13 @@ def rules_of_source(config: DataConfig, source: str) -> tuple[Rule, ...]:
     raise ValueError(f"source {source!r} is not in the configuration; sources are {names}")
 
 
-__all__ = ["RULE_SETS", "Outcome", "Rule", "explain", "rules_named", "rules_of_source"]
+__all__ = [
+    "PUBLISHED_RULE_SETS",
+    "RULE_SETS",
+    "Outcome",
+    "Rule",
+    "explain",
+    "known_rule_set",
+    "rules_named",
+    "rules_of_source",
+]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
+from data_prep.ledger.lookup import Lookup
 from data_prep.rules import Rule, rules_named, rules_of_source
 from data_prep.rules.decide import failures, read_signals
 from data_prep.run.directory import RunDirectory
@@ -126,15 +125,5 @@ def _add(result: Comparison, name: str, counted: npt.NDArray[np.int64], sizes: n
 
 
 def _beginning(run: RunDirectory, identity: str) -> str:
-    shard, _, row = identity.rpartition("/")
-    return next(_texts(run, shard, int(row)))[:_EXAMPLE_CHARACTERS]
-
-
-def _texts(run: RunDirectory, shard: str, row: int) -> Iterator[str]:
-    with pq.ParquetFile(run.corpus / f"{shard}.parquet") as file:
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row < rows:
-                yield file.read_row_group(group, columns=["text"]).column("text")[row].as_py()
-                return
-            row -= rows
+    text: str = Lookup(run).document(identity)["text"]
+    return text[:_EXAMPLE_CHARACTERS]

@@ -26,7 +26,7 @@ from data_prep.run.commit_records import Stage, StaleOutputError, committed_dige
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import VERDICTS, read_columns
 from data_prep.run.executors import run_units
-from data_prep.run.manifest import Manifest, load_manifest
+from data_prep.run.manifest import load_manifest, manifest_at
 from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
 from foundation.atomic_files import digest
 
@@ -80,7 +80,7 @@ def _refuse_other_rules(config: DataConfig, run: RunDirectory) -> None:
 def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     """Verdicts of one shard, in the order of its documents."""
     run = stage.run
-    source = _manifest_of(run.manifest, stage.inputs).shard(name).source
+    source = manifest_at(run.manifest, stage.inputs).shard(name).source
     rules = rules_of_source(config, source)
     signals = read_signals(run.signals / f"{name}.parquet", rules, ("byte_count",))
     removed = {row["id"]: row for row in _of_shard(run.dedup / "removals.parquet", stage.inputs, name)}
@@ -112,12 +112,6 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     with stage.new_file(digests)(path) as partial_file:
         pq.write_table(verdicts, partial_file, compression="zstd")
     stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes}, digests=digests)
-
-
-@lru_cache(maxsize=1)
-def _manifest_of(path: Path, inputs: str) -> Manifest:
-    # once per process: read again for every shard, it would take time in proportion to their square
-    return load_manifest(RunDirectory(path.parent))
 
 
 def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:

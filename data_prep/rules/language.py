@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from data_prep.config import LanguageConfig
+from typing import TYPE_CHECKING
+
 from data_prep.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from data_prep.config import LanguageConfig
 
 
 def rules_of(config: LanguageConfig) -> tuple[Rule, ...]:

@@ -7,9 +7,12 @@ Source: Wenzek et al. 2020, arXiv:1911.00359, "LM filtering"; cc_net/perplexity.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from data_prep.config import LanguageModelConfig
 from data_prep.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from data_prep.config import LanguageModelConfig
 
 BUCKETS = {"ccnet_head": "head", "ccnet_middle": "middle"}
 """Rule set -> the setting with its bound."""
@@ -23,13 +26,13 @@ def rules_of(rule_set: str, models: Mapping[str, LanguageModelConfig]) -> tuple[
     """
     setting = BUCKETS[rule_set]
     if not models:
-        raise ValueError(f"rule set {rule_set} asks for perplexity, and `perplexity` names no model")
+        raise ValueError(f"rule set `{rule_set}` needs perplexity, and `perplexity` names no model")
     thresholds: list[tuple[str, float]] = []
     for language, files in models.items():
         threshold = getattr(files, setting)
         if threshold is None:
             raise ValueError(
-                f"rule set {rule_set} needs perplexity.{language}.{setting}; `altiplano data perplexity-bounds` "
+                f"rule set `{rule_set}` needs perplexity.{language}.{setting}; `altiplano data perplexity-bounds` "
                 "prints what a measured corpus gives"
             )
         thresholds.append((language, threshold))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from data_prep.config import QualityConfig
+from typing import TYPE_CHECKING
+
 from data_prep.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from data_prep.config import QualityConfig
 
 
 def rules_of(config: QualityConfig) -> tuple[Rule, ...]:
@@ -15,6 +19,6 @@ def rules_of(config: QualityConfig) -> tuple[Rule, ...]:
     LLaMA "discarded pages not classified as references": Touvron et al. 2023, arXiv:2302.13971, section 2.1.
     """
     if config.model is None:
-        raise ValueError("rule set quality asks a classifier, and quality.model names none")
+        raise ValueError("rule set `quality` needs a classifier, and quality.model names none")
     source = "quality.minimum_probability; by default as Touvron et al. 2023, arXiv:2302.13971, section 2.1"
     return (Rule("quality.probability", "quality_probability", "at least", config.minimum_probability, source),)

@@ -20,7 +20,7 @@ class Rule:
 
     Attributes:
         name: `<rule set>.<what is asked>`, the reason that a dropped document is given.
-        signal: column of `documents.SIGNALS`.
+        signal: column of the signals, see `signals/table.py`.
         threshold: a number, or for "one of" the allowed values, where none at all allows everything.
         source: paper and section, or the code that the number is from.
         only_languages: the rule asks only documents identified as one of these; empty: all.

@@ -21,6 +21,7 @@ from typing import Any
 from data_prep.run.directory import RunDirectory
 from data_prep.stages import STAGES, from_stage_on
 from foundation.atomic_files import NewFile, digest, put_if_absent, sha256_file, whole_file, write_json
+from foundation.configuration import flat_settings
 
 
 class StaleOutputError(ValueError):
@@ -245,15 +246,9 @@ def _digest_of(records: Mapping[str, Record]) -> str:
     return digest({unit: {"counts": dict(r.counts), "outputs": r.checksums} for unit, r in sorted(records.items())})
 
 
-def _flatten(value: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(value, Mapping) and value:
-        return {key: inner for name, item in value.items() for key, inner in _flatten(item, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): value} if prefix else {}
-
-
 def refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises StaleOutputError, naming the first setting that differs."""
-    before, now = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    before, now = flat_settings(old), flat_settings(json.loads(json.dumps(new)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name, "(not set)") != now.get(name, "(not set)"):
             raise StaleOutputError(

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from data_prep.config import DataConfig, SourceConfig
@@ -224,6 +225,17 @@ def load_manifest(run: RunDirectory) -> Manifest:
     if manifest.digest != frozen["digest"]:
         raise ValueError(f"{run.manifest}: was edited, its digest does not match; `--restart extract` makes it anew")
     return manifest
+
+
+@lru_cache(maxsize=1)
+def manifest_at(path: Path, inputs: str) -> Manifest:
+    """Load the manifest once in each process: it may list a million files, too many to send along with every task or
+    to read again for every shard.
+
+    Args:
+        inputs: anything that changes with the manifest.
+    """
+    return load_manifest(RunDirectory(path.parent))
 
 
 def _write_stamps(manifest: Manifest, run: RunDirectory) -> None:

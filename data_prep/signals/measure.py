@@ -5,34 +5,29 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.compile_kernels import MEASURE, compile_kernels
 from data_prep.config import DataConfig, FingerprintConfig
-from data_prep.languages import without_script
 from data_prep.run.commit_records import Stage, committed_digest
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import SIGNALS, text_bytes
+from data_prep.run.documents import text_bytes
 from data_prep.run.executors import run_units
 from data_prep.run.manifest import load_manifest
-from data_prep.signals.fingerprints import exact_hash, fingerprint_text
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
-from data_prep.signals.perplexity import Perplexity, model_files
-from data_prep.signals.pii.find import KINDS, find_pii_in_documents
+from data_prep.signals.perplexity import model_files
+from data_prep.signals.pii.find import KINDS
 from data_prep.signals.quality import QualityClassifier
-from data_prep.signals.roots.statistics import ROOTS_STATISTICS, measure_roots
-from data_prep.signals.segmentation import MODELS, mark_words, model_path
-from data_prep.signals.text_statistics import COUNTS, STATISTICS, measure_text
-from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
+from data_prep.signals.segmentation import MODELS, model_path
+from data_prep.signals.table import MEASUREMENTS, SIGNALS
+from data_prep.signals.texts import Instruments, Texts
 from foundation.atomic_files import sha256_file
 
 VERSION = 10
@@ -40,8 +35,6 @@ VERSION = 10
 _EXTRACTED = "extract"
 _REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
 """Columns that a dictionary makes smaller; building one of hashes and shares takes longer than all else of writing."""
-_LINE_COLUMNS = ("line_languages", "line_language_probabilities")
-_COUNTS = frozenset({*COUNTS, *WEB_COUNTS, "roots_word_count"})
 
 
 def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
@@ -63,7 +56,7 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
 
 
 def measure(config: DataConfig, run: RunDirectory) -> None:
-    """Write `signals/<shard>.parquet` for each shard of the corpus, with the columns of `documents.SIGNALS`.
+    """Write `signals/<shard>.parquet` for each shard of the corpus, with the columns of `table.SIGNALS`.
 
     Raises:
         FastTextModelError: the model that identifies languages, or that of quality, is missing or broken.
@@ -109,77 +102,19 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
     stage.commit(name, [signals], counts, digests=digests)
 
 
-@dataclass(frozen=True)
-class Instruments:
-    """The models that texts are measured with."""
-
-    identifier: LanguageIdentifier
-    identifies_lines: bool = False
-    classifier: QualityClassifier | None = None
-    perplexity: Perplexity | None = None
-
-    @classmethod
-    def of(cls, config: DataConfig) -> Instruments:
-        """Load what the configuration names.
-
-        Raises:
-            FastTextModelError, PerplexityError: a model is missing or broken; says which setting names it.
-        """
-        classifier = QualityClassifier(config.quality.model, config.quality.label) if config.quality.model else None
-        perplexity = Perplexity(config.perplexity) if config.perplexity else None
-        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier, perplexity)
-
-
 def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, instruments: Instruments) -> pa.Table:
-    """Signals (`documents.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
+    """Signals (`table.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
     texts = documents.column("text").combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
         texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.large_string())
     data, offsets = text_bytes(texts)
+    group = Texts(data, offsets, fingerprints, instruments)
     columns: dict[str, Any] = {"id": documents.column("id")}
-
-    languages = instruments.identifier.identify_many(data, offsets)
-    begins = mark_words(data, offsets)
-    statistics = measure_text(data, offsets, begins)
-    for names, rows in (
-        (STATISTICS, statistics),
-        (WEB_STATISTICS, measure_web(data, offsets, statistics)),
-        (
-            ROOTS_STATISTICS,
-            measure_roots(data, offsets, begins, [without_script(language) for language, _ in languages]),
-        ),
-    ):
-        for index, name in enumerate(names):
-            column = rows[:, index]
-            columns[name] = column.astype(np.int64) if name in _COUNTS else np.ascontiguousarray(column)
-    columns["language"] = [language for language, _ in languages]
-    columns["language_probability"] = [probability for _, probability in languages]
-    columns |= dict.fromkeys((*_LINE_COLUMNS, "quality_probability", "perplexity"))
-    if instruments.identifies_lines:
-        lines, bounds = instruments.identifier.identify_lines(data, offsets)
-        for name, values in zip(_LINE_COLUMNS, zip(*lines, strict=True) if lines else ((), ()), strict=True):
-            inner = pa.array(values, SIGNALS.field(name).type.value_type)
-            columns[name] = pa.ListArray.from_arrays(bounds.astype(np.int32), inner)
-    if instruments.classifier is not None:
-        columns["quality_probability"] = instruments.classifier.probabilities(data, offsets)
-    if instruments.perplexity is not None:
-        found = instruments.perplexity.measure(data, offsets, columns["language"])
-        columns["perplexity"] = pa.array(found, from_pandas=True)  # not a number is null
-
-    view = data.data
-    bounds = offsets.tolist()
-    columns["exact_hash"] = [exact_hash(view[bounds[d] : bounds[d + 1]]) for d in range(len(texts))]
-    prints = fingerprint_text(data, offsets, fingerprints)
-    columns["shingle_count"] = prints.counts
-    columns["minhash"] = _lists(prints.minima, prints.counts > 0)
-    columns["sampled_shingles"] = pa.ListArray.from_arrays(prints.sample_bounds.astype(np.int32), prints.samples)
-    columns["pii_spans"] = pa.array(
-        [[span._asdict() for span in spans] for spans in find_pii_in_documents(data, offsets)],
-        type=SIGNALS.field("pii_spans").type,
-    )
-    return pa.table(
-        {field.name: _as_array(columns[field.name], field.type, len(texts)) for field in SIGNALS}, schema=SIGNALS
-    )
+    for measurement in MEASUREMENTS:
+        measured = measurement.measure(group)
+        for (name, type_), column in zip(measurement.columns.items(), measured, strict=True):
+            columns[name] = _as_array(column, type_, len(group))
+    return pa.table(columns, schema=SIGNALS)
 
 
 def _read_documents(path: Path) -> Iterator[pa.Table]:
@@ -192,13 +127,6 @@ def _read_documents(path: Path) -> Iterator[pa.Table]:
         raise ValueError(
             f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew"
         ) from error
-
-
-def _lists(minima: npt.NDArray[np.uint32], is_present: npt.NDArray[np.bool_]) -> pa.Array:
-    """A row of minima for each document; an empty one where there are no shingles."""
-    offsets = np.zeros(len(minima) + 1, dtype=np.int32)
-    np.cumsum(np.where(is_present, minima.shape[1], 0), out=offsets[1:])
-    return pa.ListArray.from_arrays(offsets, minima[is_present].ravel())
 
 
 def _as_array(column: Any, type_: pa.DataType, length: int) -> Any:

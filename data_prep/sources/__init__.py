@@ -1,4 +1,4 @@
-"""Raw files in, documents out. One module per kind of source, each with a `READER`."""
+"""Readers of raw files: one module for each kind of source, with a `READER`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,40 @@ import importlib
 
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader
+from foundation.configuration import known_name
 
-KINDS = ("jsonl", "parquet", "warc", "html", "arxiv", "stackexchange", "text", "python", "docstrings", "manual")
+KINDS = (
+    "jsonl",
+    "parquet",
+    "warc",
+    "html",
+    "arxiv",
+    "stackexchange",
+    "text",
+    "python",
+    "docstrings",
+    "catalogue",
+)
+"""Kinds of sources; each is the name of its module in this package."""
 
-__all__ = ["KINDS", "Document", "Fault", "FileRange", "Reader", "reader_of"]
+__all__ = ["KINDS", "Document", "Fault", "FileRange", "Reader", "known_kind", "reader_of"]
+
+
+def known_kind(kind: str) -> str:
+    """Return the kind itself.
+
+    Raises:
+        ValueError: there is no such kind; suggests the closest one.
+    """
+    return known_name(kind, KINDS, "source kind")
 
 
 def reader_of(kind: str) -> Reader:
-    """The reader of one kind; its libraries are imported only when it is asked for."""
-    if kind not in KINDS:
-        raise ValueError(f"source kind {kind!r} is unknown; kinds are {', '.join(KINDS)}")
+    """Return the reader of one kind; its module and libraries are imported when it is first needed.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    known_kind(kind)
     reader: Reader = importlib.import_module(f"data_prep.sources.{kind}").READER
     return reader

@@ -6,13 +6,10 @@ trained on it as good as on trafilatura's, at several times the speed (Li et al.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 
 from data_prep.sources.compression import without_compression
-from data_prep.sources.ranges import FileRange
-from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, read_whole, usable
+from data_prep.sources.reading import Fault, excerpt_of, one_document_per_file
 from data_prep.sources.web_encodings import decode_page
 
 _SUFFIXES = (".html", ".htm", ".xhtml")
@@ -34,21 +31,12 @@ def _accepts(path: str) -> bool:
     return without_compression(path).lower().endswith(_SUFFIXES)
 
 
-def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """The page as one document."""
-    content = read_whole(piece.path, maximum_document_bytes)
-    if isinstance(content, Fault):
-        yield content
-        return
-
-    def fault(reason: str, detail: str) -> Fault:
-        return Fault(reason, detail, piece.path, excerpt=excerpt_of(content))
-
+def _text_of(content: bytes, path: str) -> str | Fault:
     text = main_text(content)
     if text is None:
-        yield fault("undecodable", "its bytes are no text in the encoding that it declares, nor in one it looks like")
-        return
-    yield usable(text, piece.path, {"file": os.path.basename(piece.path)}, fault, maximum_document_bytes)
+        detail = "its bytes are no text in the encoding that it declares, nor in one it looks like"
+        return Fault("undecodable", detail, path, excerpt=excerpt_of(content))
+    return text
 
 
 def main_text(content: bytes, declared: str | None = None) -> str | None:
@@ -73,4 +61,4 @@ def _depth(page: str) -> int:
     return deepest
 
 
-READER = Reader(_accepts, read)
+READER = one_document_per_file(_accepts, _text_of)

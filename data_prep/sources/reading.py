@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +57,31 @@ class Reader:
     accepts: Callable[[str], bool]
     read: Callable[[FileRange, int], Iterator[Document | Fault]]
     divide: Callable[[str, int, int], list[FileRange]] = undivided
+
+
+def one_document_per_file(accepts: Callable[[str], bool], text_of: Callable[[bytes, str], str | Fault]) -> Reader:
+    """Make the reader of a kind whose files are one document each, with the file's name as metadata.
+
+    Args:
+        accepts: see `Reader`.
+        text_of: called with a file's decompressed content and its path; returns the text, or why there is none.
+    """
+
+    def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+        path = piece.path
+        content = read_whole(path, maximum_document_bytes)
+        text = content if isinstance(content, Fault) else text_of(content, path)
+        if isinstance(text, Fault):
+            yield text
+            return
+
+        def fault(reason: str, detail: str) -> Fault:
+            assert isinstance(content, bytes)
+            return Fault(reason, detail, path, excerpt=excerpt_of(content))
+
+        yield usable(text, path, {"file": os.path.basename(path)}, fault, maximum_document_bytes)
+
+    return Reader(accepts, read)
 
 
 def read_whole(path: str, maximum_bytes: int) -> bytes | Fault:

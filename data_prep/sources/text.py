@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from data_prep.sources.compression import without_compression
-from data_prep.sources.ranges import FileRange
-from data_prep.sources.reading import (
-    Document,
-    Fault,
-    Reader,
-    decode,
-    excerpt_of,
-    read_whole,
-    usable,
-)
+from data_prep.sources.reading import decode, one_document_per_file
 
 _SUFFIXES = (".txt", ".md", ".rst", ".text", ".markdown")
 _NAMES = (
@@ -42,22 +32,4 @@ def _accepts(path: str) -> bool:
     )
 
 
-def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """The file as one document; its name is the metadata."""
-    path = piece.path
-    content = read_whole(path, maximum_document_bytes)
-    if isinstance(content, Fault):
-        yield content
-        return
-    text = decode(content, path)
-    if isinstance(text, Fault):
-        yield text
-        return
-
-    def fault(reason: str, detail: str) -> Fault:
-        return Fault(reason, detail, path, excerpt=excerpt_of(content))
-
-    yield usable(text, path, {"file": os.path.basename(path)}, fault, maximum_document_bytes)
-
-
-READER = Reader(_accepts, read)
+READER = one_document_per_file(_accepts, decode)

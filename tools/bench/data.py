@@ -152,11 +152,11 @@ def our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[s
 
 def _our_rules(with_roots: bool) -> Callable[[Sequence[tuple[str, str]]], Work]:
     def prepare(texts: Sequence[tuple[str, str]]) -> Work:
-        from data_prep.rules import RULE_SETS
+        from data_prep.rules import PUBLISHED_RULE_SETS
         from data_prep.rules.decide import failures
 
-        names = [name for name in RULE_SETS if with_roots or name in ("gopher", "c4_paper", "fineweb")]
-        rules = [rule for name in names for rule in RULE_SETS[name]]
+        names = [name for name in PUBLISHED_RULE_SETS if with_roots or name in ("gopher", "c4_paper", "fineweb")]
+        rules = [rule for name in names for rule in PUBLISHED_RULE_SETS[name]]
         languages = [language for _, language in texts]
         our_columns(*concatenated(texts[:2]), with_roots, languages[:2])
         data, offsets = concatenated(texts)
@@ -324,9 +324,11 @@ def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
     import pyarrow.parquet as pq
 
     from data_prep.config import FingerprintConfig
-    from data_prep.run.documents import DOCUMENTS, SIGNALS
+    from data_prep.run.documents import DOCUMENTS
     from data_prep.signals.language import LanguageIdentifier
-    from data_prep.signals.measure import Instruments, measure_documents, warm_up
+    from data_prep.signals.measure import measure_documents, warm_up
+    from data_prep.signals.table import SIGNALS
+    from data_prep.signals.texts import Instruments
 
     warm_up()
     instruments = Instruments(LanguageIdentifier())

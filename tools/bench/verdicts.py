@@ -199,10 +199,10 @@ def _theirs(pair: Pair, texts: Sequence[str]) -> list[bool]:
 
 
 def _ours(texts: Sequence[str]) -> Callable[[Pair], list[bool]]:
-    from data_prep.rules import RULE_SETS
+    from data_prep.rules import PUBLISHED_RULE_SETS
 
     columns = our_columns(*concatenated([(text, LANGUAGE) for text in texts]), False, [LANGUAGE] * len(texts))
-    rules = {rule.name: rule for rule_set in RULE_SETS.values() for rule in rule_set}
+    rules = {rule.name: rule for rule_set in PUBLISHED_RULE_SETS.values() for rule in rule_set}
     return lambda pair: [
         any(row) for row in zip(*(rules[name].fails(columns).tolist() for name in pair.ours), strict=True)
     ]

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from data_prep.config import DataConfig, LanguageConfig
 from data_prep.languages import UnknownLanguageError, canonical, canonical_labels, is_one_of, meant_for
-from data_prep.rules import RULE_SETS, rules_of_source
+from data_prep.rules import PUBLISHED_RULE_SETS, rules_of_source
 from data_prep.rules.decide import judge
 from data_prep.rules.language import rules_of
 from data_prep.signals.fasttext.model import FastTextModelError
 from data_prep.signals.language import LanguageIdentifier, check_languages, installed_model_path
-from data_prep.signals.measure import Instruments, measure_documents
+from data_prep.signals.measure import measure_documents
+from data_prep.signals.texts import Instruments
 from tools.bench.data import load
 
 
@@ -133,7 +134,7 @@ def test_whole_verdicts_of_real_documents_do_not_depend_on_the_style_of_labels(r
     assert len(texts) > 300
     identities = [f"web-00000/{row:07d}" for row in range(len(texts))]
     documents = pa.table({"id": identities, "text": pa.array(texts, pa.large_string())})
-    rule_sets = sorted({"language", *RULE_SETS})
+    rule_sets = sorted({"language", *PUBLISHED_RULE_SETS})
     verdicts, languages = [], []
     for model in (None, relabelled):
         config = DataConfig.model_validate(
@@ -157,7 +158,7 @@ def test_whole_verdicts_of_real_documents_do_not_depend_on_the_style_of_labels(r
 
 
 def test_rules_ask_a_script_of_a_language_as_the_language() -> None:
-    rules = [rule for name in ("gopher", "fineweb", "roots") for rule in RULE_SETS[name]]
+    rules = [rule for name in ("gopher", "fineweb", "roots") for rule in PUBLISHED_RULE_SETS[name]]
     columns = {rule.signal for rule in rules} - {"language"}
     for value in (0.0, 0.1, 0.5, 1.0, 3.0, 100.0):
         signals = {name: np.full(3, value) for name in columns}

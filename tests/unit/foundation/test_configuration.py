@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from foundation.configuration import ConfigError, Settings, load_config, write_resolved
+from foundation.configuration import ConfigError, Settings, flat_settings, known_name, load_config, write_resolved
 
 
 class Source(Settings):
@@ -202,3 +202,17 @@ def test_settings_cannot_be_changed_or_misspelt_in_python_either() -> None:
         Parallel().tensor = 2  # type: ignore[misc]
     with pytest.raises(ValueError, match="Extra inputs"):
         Parallel(tensr=2)  # type: ignore[call-arg]
+
+
+def test_a_name_that_is_not_known_is_refused_with_the_closest_one() -> None:
+    assert known_name("gopher", ("gopher", "c4"), "rule set") == "gopher"
+    with pytest.raises(
+        ValueError, match="^rule set 'gofer' is unknown; did you mean 'gopher'\\? known are gopher, c4$"
+    ):
+        known_name("gofer", ("gopher", "c4"), "rule set")
+    with pytest.raises(ValueError, match="^rule set 'x' is unknown; known are gopher, c4$"):
+        known_name("x", ("gopher", "c4"), "rule set")
+
+
+def test_settings_are_flattened_to_dotted_names() -> None:
+    assert flat_settings({"a": {"b": 1, "c": {"d": [2]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2], "e": {}}

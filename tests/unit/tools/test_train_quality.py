@@ -114,7 +114,7 @@ def test_what_cannot_work_is_refused(model: Path, tmp_path: Path, capsys: pytest
         QualityClassifier(model, "good")
     path = tmp_path / "data.yaml"
     path.write_text(f"output: {tmp_path}/run\nsources: [{{name: a, kind: text, paths: [x], rules: [quality]}}]\n")
-    with pytest.raises(ConfigError, match=r"`quality` asks a classifier, and quality\.model names none"):
+    with pytest.raises(ConfigError, match=r"`quality` needs a classifier, and quality\.model names none"):
         load_config(DataConfig, path, [])
     assert main(["--pages", "x", "--output", str(tmp_path / "m.bin")]) == 2
     assert "give either --pages and --cited, or --cited-pages and --other-pages" in capsys.readouterr().err

@@ -14,8 +14,9 @@ from data_prep.ledger.counts import LedgerError, build_ledger, load_ledger, writ
 from data_prep.ledger.samples import SAMPLES, Draw
 from data_prep.run.commit_records import Stage
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import SIGNALS, VERDICTS
+from data_prep.run.documents import VERDICTS
 from data_prep.run.manifest import load_manifest
+from data_prep.signals.table import SIGNALS
 from foundation.atomic_files import write_text
 
 

@@ -75,4 +75,4 @@ def test_two_rule_sets_are_compared_without_writing(
     assert "B drops nothing that A keeps" in told
     assert {file: file.stat().st_mtime_ns for file in run.root.rglob("*")} == before
     assert main(["decide", "--config", str(path), "--what-if", "gopher", "c4+gopher"]) == 2
-    assert "error: rule set 'c4' is unknown; there are language, gopher, c4_paper" in capsys.readouterr().err
+    assert "error: rule set 'c4' is unknown; did you mean 'mc4'? known are language, " in capsys.readouterr().err

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 
 from data_prep.config import FingerprintConfig
-from data_prep.run.documents import SIGNALS, text_bytes
+from data_prep.run.documents import text_bytes
 from data_prep.signals.fingerprints import exact_hash, shingle_set
 from data_prep.signals.language import LanguageIdentifier
-from data_prep.signals.measure import Instruments, _read_documents, measure_documents
+from data_prep.signals.measure import _read_documents, measure_documents
 from data_prep.signals.pii.find import find_pii
+from data_prep.signals.table import SIGNALS
 from data_prep.signals.text_statistics import STATISTICS, measure_string
+from data_prep.signals.texts import Instruments
 
 TEXTS = ["", "Write to jane@example.org, please.", "我爱你。\n我爱你。", "the cat " * 300, "schöne Grüße\x00 aus Köln"]
 

@@ -171,7 +171,7 @@ def test_what_cannot_work_is_refused(
         return str(error.value)
 
     files = f"perplexity: {{en: {{model: {models.model}, tokenizer: {models.tokenizer}"
-    assert "`ccnet_head` asks for perplexity, and `perplexity` names no model" in refused("ccnet_head", "")
+    assert "`ccnet_head` needs perplexity, and `perplexity` names no model" in refused("ccnet_head", "")
     assert "`ccnet_middle` needs perplexity.en.middle" in refused("ccnet_middle", f"{files}, head: 20}}}}")
     assert "head 30 must be less than middle 20" in refused("", f"{files}, head: 30, middle: 20}}}}")
 

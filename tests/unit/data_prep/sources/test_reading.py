@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,11 @@ def only_fault(kind: str, path: Path, maximum_bytes: int = 1_000_000) -> Fault:
 
 
 def test_an_unknown_kind_names_the_known() -> None:
-    with pytest.raises(ValueError, match="kind 'web' is unknown; kinds are jsonl, parquet"):
-        reader_of("web")
+    with pytest.raises(ValueError, match="kind 'txt' is unknown; did you mean 'text'\\? known are jsonl, parquet"):
+        reader_of("txt")
 
 
-@pytest.mark.parametrize("kind", ["text", "python", "docstrings", "manual"])
+@pytest.mark.parametrize("kind", ["text", "python", "docstrings"])
 def test_faults_of_files(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.py"
     for content, reason in [
@@ -104,3 +105,10 @@ def test_a_module_that_does_not_parse_names_the_line(tmp_path: Path) -> None:
 
 def test_every_kind_has_a_reader() -> None:
     assert all(reader_of(kind).read for kind in KINDS)
+
+
+def test_the_documentation_describes_every_kind_in_the_order_of_the_table() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "data_at_scale.md").read_text(encoding="utf-8")
+    table = page[page.index("| kind |") : page.index("`altiplano data freeze`")]
+    first_cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert re.findall(r"`(\w+)`", first_cells) == list(KINDS)

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from data_prep.config import DataConfig
 from data_prep.run.commit_records import Stage
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import DOCUMENTS, SIGNALS, VERDICTS
+from data_prep.run.documents import DOCUMENTS, VERDICTS
 from data_prep.run.manifest import Manifest, freeze_manifest
+from data_prep.signals.table import SIGNALS
 
 _SYLLABLES = [*re.findall("..", "andealtiplanollamaquinoapunasalargoviento"), "cón", "Å", "雪", "снег", "12"]
 WORDS = [a + b + c for a in _SYLLABLES for b in _SYLLABLES[::3] for c in ("", "s", "ción")]

@@ -1,0 +1,129 @@
+"""The table of signals: every measurement, in the order of its columns in `signals/<shard>.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from data_prep.languages import without_script
+from data_prep.signals.fingerprints import exact_hash, fingerprint_text
+from data_prep.signals.pii.find import find_pii_in_documents
+from data_prep.signals.roots.statistics import ROOTS_STATISTICS, measure_roots
+from data_prep.signals.text_statistics import COUNTS, STATISTICS
+from data_prep.signals.texts import Measurement, Texts
+from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
+
+_ROOTS_COUNTS = ("roots_word_count",)
+_LINE_TYPES = (pa.list_(pa.string()), pa.list_(pa.float32()))
+_SPANS = pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
+"""Half-open ranges of bytes of the UTF-8 text, each with the placeholder that replaces it, without `PI:`."""
+
+
+def _types(names: Sequence[str], counts: Collection[str]) -> Mapping[str, pa.DataType]:
+    return {name: pa.int64() if name in counts else pa.float64() for name in names}
+
+
+def _columns(
+    rows: npt.NDArray[np.float64], names: Sequence[str], counts: Collection[str]
+) -> list[npt.NDArray[np.int64 | np.float64]]:
+    return [rows[:, k].astype(np.int64 if name in counts else np.float64) for k, name in enumerate(names)]
+
+
+def _text(texts: Texts) -> Sequence[Any]:
+    return _columns(texts.statistics, STATISTICS, COUNTS)
+
+
+def _web(texts: Texts) -> Sequence[Any]:
+    return _columns(measure_web(texts.data, texts.offsets, texts.statistics), WEB_STATISTICS, WEB_COUNTS)
+
+
+def _roots(texts: Texts) -> Sequence[Any]:
+    languages = [without_script(language) for language, _ in texts.languages]
+    rows = measure_roots(texts.data, texts.offsets, texts.word_starts, languages)
+    return _columns(rows, ROOTS_STATISTICS, _ROOTS_COUNTS)
+
+
+def _language(texts: Texts) -> Sequence[Any]:
+    return [language for language, _ in texts.languages], [probability for _, probability in texts.languages]
+
+
+def _lines(texts: Texts) -> Sequence[Any]:
+    if not texts.instruments.identifies_lines:
+        return None, None
+    lines, bounds = texts.instruments.identifier.identify_lines(texts.data, texts.offsets)
+    columns = zip(*lines, strict=True) if lines else ((), ())
+    return [
+        pa.ListArray.from_arrays(bounds.astype(np.int32), pa.array(values, type_.value_type))
+        for values, type_ in zip(columns, _LINE_TYPES, strict=True)
+    ]
+
+
+def _quality(texts: Texts) -> Sequence[Any]:
+    classifier = texts.instruments.classifier
+    return (None if classifier is None else classifier.probabilities(texts.data, texts.offsets),)
+
+
+def _perplexity(texts: Texts) -> Sequence[Any]:
+    models = texts.instruments.perplexity
+    if models is None:
+        return (None,)
+    found = models.measure(texts.data, texts.offsets, [language for language, _ in texts.languages])
+    return (pa.array(found, from_pandas=True),)  # not a number is null
+
+
+def _fingerprints(texts: Texts) -> Sequence[Any]:
+    view = texts.data.data
+    hashes = [exact_hash(view[start:stop]) for start, stop in pairwise(texts.offsets.tolist())]
+    prints = fingerprint_text(texts.data, texts.offsets, texts.fingerprints)
+    has_shingles = prints.counts > 0
+    bounds = np.zeros(len(texts) + 1, dtype=np.int32)
+    np.cumsum(np.where(has_shingles, prints.minima.shape[1], 0), out=bounds[1:])
+    minhash = pa.ListArray.from_arrays(bounds, prints.minima[has_shingles].ravel())
+    return (
+        hashes,
+        prints.counts,
+        minhash,
+        pa.ListArray.from_arrays(prints.sample_bounds.astype(np.int32), prints.samples),
+    )
+
+
+def _personal_data(texts: Texts) -> Sequence[Any]:
+    found = find_pii_in_documents(texts.data, texts.offsets)
+    return (pa.array([[span._asdict() for span in spans] for spans in found], _SPANS),)
+
+
+MEASUREMENTS: tuple[Measurement, ...] = (
+    Measurement(_types(STATISTICS, COUNTS), _text),
+    Measurement(_types(WEB_STATISTICS, WEB_COUNTS), _web),
+    Measurement(_types(ROOTS_STATISTICS, _ROOTS_COUNTS), _roots),
+    Measurement({"language": pa.string(), "language_probability": pa.float64()}, _language),
+    # null unless language.lines
+    Measurement(dict(zip(("line_languages", "line_language_probabilities"), _LINE_TYPES, strict=True)), _lines),
+    # null unless quality.model
+    Measurement({"quality_probability": pa.float64()}, _quality),
+    # null unless `perplexity` has a model of the language
+    Measurement({"perplexity": pa.float64()}, _perplexity),
+    Measurement(
+        {
+            "exact_hash": pa.binary(16),
+            "shingle_count": pa.int64(),
+            "minhash": pa.list_(pa.uint32()),
+            "sampled_shingles": pa.list_(pa.uint64()),
+        },
+        _fingerprints,
+    ),
+    Measurement({"pii_spans": _SPANS}, _personal_data),
+)
+
+SIGNALS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        *(pa.field(name, type_) for measurement in MEASUREMENTS for name, type_ in measurement.columns.items()),
+    ]
+)
+"""Columns of `signals/<shard>.parquet`."""
