@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_prep.stages import STAGES, stages_of_run
 from foundation.atomic_files import restrict_file_modes
@@ -22,25 +22,36 @@ if TYPE_CHECKING:
 _FREEZE = "list the input, with sizes and digests, and divide it into shards (manifest.json)"
 _OBSTACLES_SHOWN = 5
 
-_EPILOG = """
-examples:
+_EXAMPLES = {
+    "run": """\
   altiplano data run --config configs/data/demo.yaml
       all stages; run it again after an interruption, and only what is missing is done
   altiplano data run --config configs/data/demo.yaml workers=8 output=/data/demo
-      settings by the command line, as dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
+      settings on the command line, by dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
   altiplano data run --config configs/data/demo.yaml --restart dedup
-      after a change of the rules: choose anew which copies stay, and all that follows; nothing is measured again
-  altiplano data why python-00000/0000012 --config configs/data/demo.yaml
-      one document: its text, its signals, the verdict, the evidence
-  altiplano data report-tokenizer --config configs/data/demo.yaml
-      tokens per word by language, beside a tokenizer that has learnt that language alone; every document decoded again
-  altiplano data decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
-      what other rules would keep, by source and language, with examples; measures and writes nothing
+      after a change of the rules: choose again which copies stay, and all that follows; nothing is measured again""",
+    "extract": """\
   altiplano data extract --share 3/16 --config configs/data/demo.yaml
       the fourth of sixteen parts of a stage, for machines that share the output folder; slurm/data_prep.sbatch does
-      this for every stage, with all that comes before and between
+      this for every stage""",
+    "decide": """\
+  altiplano data decide --config configs/data/demo.yaml --what-if configured gopher+fineweb
+      what other rules would keep, by source and language, with examples; measures and writes nothing""",
+    "report-tokenizer": """\
+  altiplano data report-tokenizer --config configs/data/demo.yaml
+      tokens per word by language, beside a tokenizer trained on that language alone; every document decoded again""",
+    "why": """\
+  altiplano data why python-00000/0000012 --config configs/data/demo.yaml
+      one document: its text, its signals, the verdict, the evidence
+  altiplano data why /usr/share/doc/bash/README.gz --config configs/data/demo.yaml
+      a raw file: what was set aside from it, and why""",
+}
 
-All outputs lie in the folder that the configuration calls `output`. The exit status is 2 for a mistake in the
+_EPILOG = f"""
+examples:
+{chr(10).join(_EXAMPLES.values())}
+
+All outputs are in the folder that the configuration calls `output`. The exit code is 2 for a mistake in the
 configuration or the input, with one line that names it.
 """
 
@@ -82,7 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
     described = {"run": "all stages, one after the other", "freeze": _FREEZE}
     described |= {name: row.description for name, row in STAGES.items()}
     for name, description in described.items():
-        command = commands.add_parser(name, help=description, description=description)
+        examples = _EXAMPLES.get(name, f"  altiplano data {name} --config configs/data/demo.yaml")
+        command = _add_command(commands, name, description, examples)
         _add_common(command, can_restart=True)
         if name == "run":
             command.add_argument("--until", choices=stages_of_run(), metavar="STAGE", help="end after this stage")
@@ -101,7 +113,9 @@ def make_parser() -> argparse.ArgumentParser:
                 help="write nothing, and compare what two rule sets keep: names joined by +, such as gopher+language, "
                 "or `configured` for the rules that each source has",
             )
-    why = commands.add_parser("why", help="show one document, its signals, its verdict and the evidence")
+    why = _add_command(
+        commands, "why", "show one document, its signals, its verdict and the evidence", _EXAMPLES["why"]
+    )
     why.add_argument(
         "document",
         metavar="DOCUMENT_ID",
@@ -109,6 +123,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_common(why, can_restart=False)
     return parser
+
+
+def _add_command(commands: Any, name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
 
 
 def _add_common(parser: argparse.ArgumentParser, can_restart: bool) -> None:

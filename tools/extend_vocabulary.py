@@ -80,9 +80,10 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    shown = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    tokenizer = commands.add_parser("tokenizer", prog="altiplano tokens extend", **shown)
-    checkpoint = commands.add_parser("checkpoint", prog="altiplano checkpoint extend", **shown)
+    tokenizer = commands.add_parser("tokenizer", prog="altiplano tokens extend")
+    checkpoint = commands.add_parser("checkpoint", prog="altiplano checkpoint extend")
+    for command in (tokenizer, checkpoint):
+        command.description, command.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     checkpoint.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder")
     for command in (tokenizer, checkpoint):
         command.add_argument("old", type=Path, help="folder of the old tokenizer")
