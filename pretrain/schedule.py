@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""Learning rate of each step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def learning_rate(
 ) -> float:
     """Learning rate of the update after `step` finished ones: linear warm-up, then half a cosine.
 
-    Both count in samples, as BLOOM's do (`--lr-warmup-samples`, `--lr-decay-samples`): while the batch grows, a step of
-    half the samples moves the rate half as far. With a batch of one size that is the same as counting in steps. Update
-    number `warmup_steps` has `peak`, and number `total_steps`, as well as any after it, has `peak * minimum_ratio`.
+    Both count samples, as BLOOM's schedule does (`--lr-warmup-samples`, `--lr-decay-samples`): while the batch grows, a
+    step of half as many samples changes the rate half as much. With a constant batch size this equals counting steps.
+    Update number `warmup_steps` has `peak`; number `total_steps`, and any after it, has `peak * minimum_ratio`.
 
     Args:
-        step: updates done before this one, from 0.
-        sizes: of the run's batches.
+        step: number of finished updates.
+        sizes: batch sizes of the run.
 
     Source: Touvron et al. 2023, arXiv:2302.13971, section 2.3 (2000 warm-up steps, final rate a tenth of the peak);
     Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5.

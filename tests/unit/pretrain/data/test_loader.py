@@ -320,7 +320,7 @@ def test_a_dataset_shorter_than_a_window(folder: Path) -> None:
     with pytest.raises(ValueError, match=message):
         reader(folder, sequence_length=tokens)
     reader(folder, sequence_length=tokens - 1)
-    with pytest.raises(ValueError, match=r"nothing is held out that fills a window of sequence_length 10000"):
+    with pytest.raises(ValueError, match=r"no held-out part fills a window of sequence_length 10000"):
         reader(folder, sequence_length=10_000, split="heldout")
 
 
@@ -363,7 +363,7 @@ def test_no_mixture(tmp_path: Path) -> None:
     ("sizes", "message"),
     [
         ((12, 5, 0, 1), r"a global batch of 12 samples must be a multiple of micro_batch_size 5 times .* degree 1, 5"),
-        ((12, 4, 3, 3), r"data_rank 3 must lie in \[0, 3\)"),
+        ((12, 4, 3, 3), r"data_rank 3 must be in \[0, 3\)"),
         ((0, 1, 0, 1), "a global batch of 0 samples"),
     ],
 )
@@ -376,7 +376,7 @@ def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
     """The weights of a batch are those of the targets, wherever the sample comes from."""
     data = np.random.default_rng(3).integers(0, 2, IndexedDataset(changed / "books").token_count).astype(np.uint8)
     (changed / "books.loss_mask").write_bytes(data.tobytes())
-    with pytest.raises(TokenFileError, match=r"books\.loss_mask: is there, but .*mixture\.yaml does not know it"):
+    with pytest.raises(TokenFileError, match=r"books\.loss_mask: exists, but .*mixture\.yaml does not record it"):
         reader(changed)
     mixture = yaml.safe_load((changed / "mixture.yaml").read_text())
     mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(changed / "books.loss_mask")

@@ -153,7 +153,7 @@ def test_faulty_checkpoints_are_refused_and_leave_nothing(tmp_path: Path, tokeni
     for checkpoint, message in (
         (missing, r"has no weight 'layers\.1\.mlp_norm\.weight'"),
         (unknown, r"has a weight 'layers\.2\.mlp_norm\.weight', which the model does not"),
-        (misshapen, r"layers\.1\.mlp\.down\.weight: shape \(48, 32\), but the model's settings make it \(32, 48\)"),
+        (misshapen, r"layers\.1\.mlp\.down\.weight: shape \(48, 32\), but the model's settings require \(32, 48\)"),
     ):
         with pytest.raises(ValueError, match=message):
             export(checkpoint, tmp_path / "hf", tokenizer)
