@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -57,6 +57,14 @@ def load_config(model: type[SettingsType], path: Path, overrides: Sequence[str] 
         faults = [dict(fault) for fault in error.errors()]
         lines = [_describe(fault, model, tree, Path(path)) for fault in faults if not _is_echo(fault)]
         raise ConfigError("\n".join(lines)) from None
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting of a nested mapping by its dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 def write_resolved(settings: Settings, path: Path) -> None:

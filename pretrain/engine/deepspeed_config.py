@@ -39,11 +39,3 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "dump_state": False,
     }
-
-
-def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found.update(flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return found

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from foundation.configuration import flat_settings
 from pretrain.config import TrainConfig
-from pretrain.engine.deepspeed_config import deepspeed_config, flat_settings
+from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.engine.library import BF16_Optimizer, DeepSpeedZeroOptimizer, deepspeed
 
 _PARSED_GROUPS = {

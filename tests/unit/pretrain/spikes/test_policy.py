@@ -70,7 +70,7 @@ def test_the_budget_ends() -> None:
     ]
     assert answer(1500, entries[1:]).kind == "rollback"
     stop = answer(1500, entries)
-    assert stop.kind == "stop" and "maximum_rollbacks 20 are spent" in stop.reason
+    assert stop.kind == "stop" and "maximum_rollbacks 20 are used up" in stop.reason
 
 
 def test_no_checkpoint_is_old_enough() -> None:
