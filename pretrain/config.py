@@ -171,9 +171,9 @@ class ObjectiveConfig(Settings):
 
     kind: Literal["causal", "prefix", "blank_infilling"] = "causal"
     weighting: Literal["token", "document", "sample"] = "token"
-    """What has equal weight in the loss of a global batch and of an evaluation: each learnt token (Taori et al. 2023,
-    Alpaca), each document, however many of its tokens are learnt (Muennighoff et al. 2022, BLOOMZ, arXiv:2211.01786,
-    section 3.1; causal only), or each sample (GLM). See `pretrain/data/weights.py`."""
+    """Unit that has equal weight in the loss of a global batch and of an evaluation: the target token (Taori et al.
+    2023, Alpaca), the document, whatever its number of targets (Muennighoff et al. 2022, BLOOMZ, arXiv:2211.01786,
+    section 3.1; causal only), or the sample (GLM). See `pretrain/data/weights.py`."""
     separate_documents: bool = False
     """Whether attention and positions start anew with each document of a window; causal only."""
     short_span_share: float = Field(default=0.3, ge=0, le=1)

@@ -198,7 +198,7 @@ def train_step(run: Run, plan: StepPlan, batches: Iterator[Batch], consumed: int
         raise FloatingPointError(
             f"step {plan.step}, {plan.batch_size} samples from {plan.first_sample}: loss {result.loss}, gradient norm "
             f"{result.gradient_norm}: not finite. The update was not applied and saved checkpoints are untouched: set "
-            "spikes.enabled=true, lower optimizer.learning_rate and start again, or look at these samples"
+            "spikes.enabled=true, lower optimizer.learning_rate and start again, or inspect these samples"
         )
     run.log.step(
         plan.step,
@@ -245,7 +245,7 @@ def roll_back(run: Run, answer: Entry) -> tuple[int, int]:
     """Carry out the ledger's answer to a spike: load earlier weights, and skip a range of samples. Collective.
 
     Returns:
-        Finished steps and consumed samples from which the run goes on.
+        Finished steps and consumed samples from which the run continues.
 
     Raises:
         SpikeError: the answer is to stop.

@@ -11,7 +11,7 @@ from pretrain.data.loader import SampleReader
 
 @dataclass(frozen=True)
 class Consumed:
-    """What a run has trained on of one dataset.
+    """Amount of one dataset that a run has trained on.
 
     Attributes:
         tokens: number of targets.
@@ -25,7 +25,7 @@ class Consumed:
 
 
 def consumed_by_dataset(reader: SampleReader, position: int) -> list[Consumed]:
-    """What a run has trained on after `position` consumed samples, without skipped ranges. Train samples only.
+    """Amount of each dataset that a run has trained on after `position` consumed samples, without skipped ranges.
 
     Raises:
         ValueError: the reader has held-out samples.

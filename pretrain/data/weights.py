@@ -6,7 +6,7 @@ it is divided: every rank computes their sum from the masks and boundaries of al
 depends on `objective.weighting`:
 
     token       1
-    document    1 / n, with n the learnt tokens of its whole document
+    document    1 / n, with n the targets of its whole document
     sample      1 / n, with n the targets of its sample
 
 A window without targets has the weight 0 in each case.

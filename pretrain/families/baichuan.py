@@ -33,8 +33,8 @@ Baichuan 1's never."""
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:
-    # `normalised_head` and `positions` are our own entries: the released configurations do not tell the variants of the
-    # modelling code apart. 13B configurations have no max_position_embeddings, as in the released files.
+    # `normalised_head` and `positions` are our own entries: the released configurations do not distinguish the variants
+    # of the modelling code apart. 13B configurations have no max_position_embeddings, as in the released files.
     rotary = {"max_position_embeddings": model.maximum_positions, "rope_theta": model.rope_theta}
     return {
         **(rotary if model.is_rotary else {}),

@@ -25,7 +25,7 @@ from pretrain.topology import Topology
 
 
 class RunLog:
-    """A log that writes nothing, for every rank but the first; `FirstRankLog` says what each call writes there."""
+    """A log that writes nothing, for every rank but the first; see `FirstRankLog`."""
 
     @property
     def no_room(self) -> str | None:
@@ -54,7 +54,7 @@ class RunLog:
         """Record an event."""
 
     def note(self, text: str) -> None:
-        """Show the person at the terminal what they should know."""
+        """Show a note to the person at the terminal."""
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Record an evaluation."""
@@ -82,7 +82,7 @@ class FirstRankLog(RunLog):
         step: finished steps; lines of later steps are abandoned ones, which are set apart.
 
     Raises:
-        ValueError: the metrics of the steps before are damaged, or wandb is wanted and not installed.
+        ValueError: the metrics file is damaged, or `monitor.wandb_project` is set and wandb is not installed.
     """
 
     def __init__(self, config: TrainConfig, topology: Topology, step: int) -> None:
