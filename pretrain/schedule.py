@@ -1,10 +1,38 @@
-"""Learning rate of each step."""
+"""The schedule: what each step trains on, and its learning rate."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from pretrain.data.batch_sizes import BatchSizes
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """A step before it is done.
+
+    Attributes:
+        step: its number; the first is 1.
+        first_sample: number of its first sample in the plan of the data.
+        batch_size: samples of its global batch.
+        sequence_length: targets of each sample.
+        phase: index of the phase of the data plan that its first sample belongs to.
+        has_targets: whether any of its targets counts in the loss.
+        learning_rate: learning rate of its update.
+        consumed_samples: consumed samples after it.
+        consumed_tokens: consumed targets after it.
+    """
+
+    step: int
+    first_sample: int
+    batch_size: int
+    sequence_length: int
+    phase: int
+    has_targets: bool
+    learning_rate: float
+    consumed_samples: int
+    consumed_tokens: int
 
 
 def learning_rate(

@@ -20,6 +20,7 @@ from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
+from pretrain.schedule import StepPlan
 from pretrain.spikes.ledger import Entry, describe
 from pretrain.topology import Topology
 
@@ -35,19 +36,7 @@ class RunLog:
     def start(self, notes: Sequence[str], peak: Peak) -> None:
         """Announce what is about to be trained."""
 
-    def step(
-        self,
-        step: int,
-        result: StepResult,
-        *,
-        seconds: float,
-        consumed_samples: int,
-        consumed_tokens: int,
-        first_sample: int,
-        batch_size: int,
-        sequence_length: int,
-        learning_rate: float,
-    ) -> None:
+    def step(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
         """Record a finished step."""
 
     def event(self, step: int, event: str, *, note: str | None = None, **details: Any) -> None:
@@ -104,31 +93,19 @@ class FirstRankLog(RunLog):
         self._peak = peak
         self._progress.start(notes, peak)
 
-    def step(
-        self,
-        step: int,
-        result: StepResult,
-        *,
-        seconds: float,
-        consumed_samples: int,
-        consumed_tokens: int,
-        first_sample: int,
-        batch_size: int,
-        sequence_length: int,
-        learning_rate: float,
-    ) -> None:
+    def step(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
         """Write a `train` line, which the terminal shows too."""
-        self._goodput.step(step, seconds, counts=result.applied)
+        self._goodput.step(plan.step, seconds, counts=result.applied)
         line: dict[str, Any] = {
-            "step": step,
-            "consumed_samples": consumed_samples,
-            "consumed_tokens": consumed_tokens,
-            "first_sample": first_sample,
-            "global_batch_size": batch_size,
+            "step": plan.step,
+            "consumed_samples": plan.consumed_samples,
+            "consumed_tokens": plan.consumed_tokens,
+            "first_sample": plan.first_sample,
+            "global_batch_size": plan.batch_size,
             "loss": result.loss,
             **result.signs,
-            "learning_rate": learning_rate,
-            **self._speed(batch_size, sequence_length, seconds),
+            "learning_rate": plan.learning_rate,
+            **self._speed(plan.batch_size, plan.sequence_length, seconds),
             "goodput": self._goodput.share(time.time()),
             "time": time.time(),
         }

@@ -205,8 +205,8 @@ def open_ledger(output: Path) -> list[Entry]:
 
 
 def abandon_left_behind(checkpoints: Path, entries: list[Entry]) -> None:
-    """Put aside every checkpoint of an abandoned branch: its ledger lacks a rollback, and it is later than the step that
-    the rollback went back to."""
+    """Put aside every checkpoint of an abandoned branch: its ledger lacks a rollback, and it is later than the step
+    that the rollback went back to."""
     done = rollbacks(entries)
     if not done:
         return
