@@ -63,5 +63,5 @@ def test_a_filling_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     watch = ResourceWatch("n7", 0.03)
     assert watch.disk_warning(tmp_path) is None
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2500))
-    assert "a checkpoint takes" in str(watch.disk_warning(tmp_path))
+    assert "a checkpoint needs" in str(watch.disk_warning(tmp_path))
     assert watch.disk_warning(tmp_path) is None

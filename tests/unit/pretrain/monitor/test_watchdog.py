@@ -32,7 +32,7 @@ def test_who_is_behind_is_the_culprit_when_all_wait() -> None:
 def test_nobody_is_named_when_all_stand_alike() -> None:
     ranks = {rank: state(rank, REDUCE) for rank in range(4)}
     assert culprits(ranks, 4) == {}
-    assert "points at the network or the file system" in hang_report(ranks, ["n0", "n0", "n1", "n1"])
+    assert "points to the network or the file system" in hang_report(ranks, ["n0", "n0", "n1", "n1"])
 
 
 def test_a_wait_deep_below_is_no_wait() -> None:

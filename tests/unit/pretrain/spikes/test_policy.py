@@ -75,7 +75,7 @@ def test_the_budget_ends() -> None:
 
 def test_no_checkpoint_is_old_enough() -> None:
     stop = answer(1080, [], healthy=(1000, 1050))
-    assert stop.kind == "stop" and "none to go back to" in stop.reason
+    assert stop.kind == "stop" and "no healthy checkpoint at step" in stop.reason
 
 
 def test_not_a_number_has_no_peak() -> None:
