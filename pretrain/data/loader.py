@@ -14,7 +14,7 @@ from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
-from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
+from pretrain.data.order import SampleLocations, SampleOrder, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
 
@@ -43,17 +43,6 @@ class SampleDescription:
     start: int
     stop: int
     parts: tuple[DocumentPart, ...]
-
-
-@dataclass(frozen=True)
-class DatasetUse:
-    """Windows and tokens of one epoch of a dataset; see `pretrain.data.order` on windows and tails."""
-
-    name: str
-    tokens: int
-    windows: int
-    target_tokens: int
-    tail_tokens: int
 
 
 class SampleReader:
@@ -103,8 +92,8 @@ class SampleReader:
                 )
         self.datasets = tuple(dataset for _, dataset in datasets)
         self.names = tuple(entry.name for entry, _ in datasets)
-        self._windows = [window_count(dataset.token_count, sequence_length) for dataset in self.datasets]
-        self._first_samples = np.concatenate([[0], np.cumsum(self._windows)])
+        windows = [window_count(dataset.token_count, sequence_length) for dataset in self.datasets]
+        self._first_samples = np.concatenate([[0], np.cumsum(windows)])
         self.order: SampleOrder | None = None
         """Order of the train samples; None for the held-out split."""
         self.skipped = SkippedRanges(skipped)
@@ -122,19 +111,6 @@ class SampleReader:
     def sample_count(self) -> int | None:
         """Number of held-out samples; None for train samples, of which there is no last one."""
         return None if self.order else int(self._first_samples[-1])
-
-    def use(self) -> tuple[DatasetUse, ...]:
-        """Tokens that one epoch of each dataset at the first sequence length trains on, and that it omits."""
-        return tuple(
-            DatasetUse(
-                name,
-                dataset.token_count,
-                windows,
-                windows * self.sequence_length,
-                tail_tokens(dataset.token_count, self.sequence_length),
-            )
-            for name, dataset, windows in zip(self.names, self.datasets, self._windows, strict=True)
-        )
 
     def locate(self, samples: npt.ArrayLike) -> SampleLocations:
         """Dataset, epoch and window of each sample, [N]."""

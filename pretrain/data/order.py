@@ -4,7 +4,7 @@ A *window* of a dataset is `sequence_length + 1` consecutive tokens of its strea
 targets, each one token later. Windows begin `sequence_length` tokens apart, so that each shares one token with the
 next: the last target of one is the first input of the other. Of T tokens that makes W = (T - 1) // sequence_length
 windows. In an epoch each token from 1 to W * sequence_length is a target exactly once, token 0 is an input only, and
-the last (T - 1) % sequence_length tokens are left out: `tail_tokens` counts them.
+the last (T - 1) % sequence_length tokens are left out.
 
 *Which dataset* sample i comes from is decided by a binary tree over the datasets. At each node a Bresenham line deals
 the samples to the left and the right branch in the ratio of their weights. Weights are whole numbers; each block of
@@ -43,12 +43,6 @@ _WEIGHT_RESOLUTION = 1_000_000
 def window_count(tokens: int, sequence_length: int) -> int:
     """Number of windows of `sequence_length + 1` tokens in a stream of `tokens` tokens."""
     return max(0, (tokens - 1) // sequence_length)
-
-
-def tail_tokens(tokens: int, sequence_length: int) -> int:
-    """Number of tokens at the end of the stream that no window contains."""
-    windows = window_count(tokens, sequence_length)
-    return tokens - (windows * sequence_length + 1) if windows else tokens
 
 
 def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
@@ -238,10 +232,6 @@ class SampleOrder:
                 samples = phases[k + 1].first_sample - phase.first_sample
                 passed[phase.sequence_length] += self.dealings[k].drawn(samples)
         self._permutation = lru_cache(maxsize=4 * len(names))(self._make_permutation)
-
-    def windows(self, sequence_length: int) -> Integers:
-        """Number of windows of each dataset at a sequence length of one of the phases."""
-        return self._windows[sequence_length]
 
     def phase_at(self, samples: npt.ArrayLike) -> Integers:
         """Index of the phase of each of these samples."""

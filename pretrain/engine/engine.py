@@ -254,10 +254,6 @@ class Engine:
             for (weight_decay, learning_rate_ratio), parameters in groups.items()
         ]
 
-    @property
-    def device(self) -> torch.device:
-        return local_device()
-
     def set_sequence_length(self, sequence_length: int) -> None:
         """Set the length of the next samples: after a change the pipeline's stages exchange shapes again."""
         if sequence_length != self._sequence_length:
