@@ -1,1 +1,1 @@
-"""Megatron token files in, a trained language model out."""
+"""Pretraining: Megatron token files in, a trained language model out."""

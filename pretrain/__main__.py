@@ -1,4 +1,4 @@
-"""`deepspeed --module pretrain --config FILE`; or with `torchrun -m pretrain`, or alone with `python -m pretrain`."""
+"""Command line: `deepspeed --module pretrain --config FILE`, `torchrun -m pretrain`, or `python -m pretrain`."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ EXAMPLES = """examples:
                             parallel.tensor=1 parallel.pipeline=1 parallel.data=1
   eight, one machine:   deepspeed --num_gpus 8 --module pretrain --config configs/train/demo.yaml
   with torchrun:        torchrun --nproc-per-node 8 -m pretrain --config configs/train/demo.yaml
-  stop half-way:        … stop_after_step=100        (the same command without it goes on from the checkpoint)
+  stop half-way:        … stop_after_step=100        (without it, the same command continues from the checkpoint)
 
-Run again with the same output folder, it goes on from the newest whole checkpoint, also under other degrees.
+Run again with the same output folder, it continues from the newest whole checkpoint, also with other degrees.
 
-stop a run: Ctrl-C, a closed terminal, SIGUSR1, SIGTERM, or a file `stop` in the output folder: the step is finished
-  and saved first
+stop a run: Ctrl-C, a closed terminal, SIGUSR1, SIGTERM, or a file `stop` in the output folder; the run finishes its
+  step and saves first
 
-exit codes: 0 done; 2 and 3 stop and look (wrong settings, data or checkpoint; numbers that cannot be trusted);
-  75 start again (time is up, a process or node was lost or hung); 76 start again without the nodes in
+exit codes: 0 done; 2 and 3 need a person (2: settings, data or checkpoint do not fit; 3: results cannot be trusted);
+  75 run again (time is up, a process or node was lost or hung); 76 run again without the nodes in
   excluded_nodes.txt; 130 ended by a person. On a Slurm cluster slurm/pretrain.sbatch acts on them."""
 
 
 def make_parser(*, add_help: bool = True) -> argparse.ArgumentParser:
-    """The command line; without `--help` for a parser that this one becomes part of."""
+    """Parser of the command line; without `--help` for a parser that includes this one."""
     parser = argparse.ArgumentParser(
         prog="pretrain",
         description="Train a model from token files.",
@@ -42,22 +42,22 @@ def make_parser(*, add_help: bool = True) -> argparse.ArgumentParser:
         add_help=add_help,
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/train/")
-    parser.add_argument("--show", metavar="SETTING", help="print one setting, such as output, and do nothing else")
+    parser.add_argument("--show", metavar="SETTING", help="print one setting, such as output, and exit")
     parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as parallel.tensor=2")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     return parser
 
 
 def main() -> int:
-    """Returns one of `ExitCode`."""
+    """Run the command line; returns an `ExitCode`."""
     arguments = make_parser().parse_intermixed_args()
-    # What torch, DeepSpeed and megatron-core say to their own developers, from every process.
+    # Warnings of torch, DeepSpeed and megatron-core for their own developers, from every process.
     warnings.filterwarnings("ignore", module=r"(torch|deepspeed|megatron)\.")
     restrict_file_modes()
     outlast_terminal()
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        # Until training begins, with handlers of its own, there is nothing to save.
-        signal.signal(number, lambda *_: os._exit(ExitCode.REQUEUE))
+    for signal_number in (signal.SIGUSR1, signal.SIGTERM):
+        # Until training begins and installs its own handlers, there is nothing to save.
+        signal.signal(signal_number, lambda *_: os._exit(ExitCode.REQUEUE))
     rank = os.environ.get("RANK", "0")
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
@@ -75,33 +75,35 @@ def _train(config: TrainConfig, rank: str) -> int:
     from pretrain.launch.node_check import NodeError, exclude_nodes, is_broken_device
     from pretrain.launch.rendezvous import node_name
     from pretrain.launch.stopping import is_lost_peer, leave
-    from pretrain.monitor.replicas import ReplicaDriftError  # after the settings are right: torch takes seconds
+    from pretrain.monitor.replicas import (
+        ReplicaDriftError,
+    )  # only once the settings are valid: importing torch takes seconds
     from pretrain.train import train
 
-    def say(error: Exception, *, every_rank: bool = False) -> None:
+    def report(error: Exception, *, every_rank: bool = False) -> None:
         if every_rank or rank == "0":
             print(f"pretrain: {f'rank {rank} on {node_name()}: ' if every_rank else ''}{error}", file=sys.stderr)
 
     try:
         code = train(config)
     except NodeError as error:
-        say(error, every_rank=True)
+        report(error, every_rank=True)
         if rank == "0" or node_name() in error.nodes:
             exclude_nodes(config.output, error)
         code = ExitCode.EXCLUDE_NODE
     except (ValueError, RuntimeError, ArithmeticError) as error:
         if is_broken_device(error):
             exclude_nodes(config.output, NodeError([node_name()], str(error).splitlines()[0]))
-            say(error, every_rank=True)
+            report(error, every_rank=True)
             code = ExitCode.EXCLUDE_NODE
         elif is_lost_peer(error):
-            say(error, every_rank=True)
+            report(error, every_rank=True)
             code = ExitCode.REQUEUE
         elif isinstance(error, (ArithmeticError, ReplicaDriftError)):
-            say(error)
+            report(error)
             code = ExitCode.UNTRUSTED
         elif isinstance(error, ValueError):
-            say(error)
+            report(error)
             code = ExitCode.REFUSED
         else:
             raise
@@ -111,11 +113,11 @@ def _train(config: TrainConfig, rank: str) -> int:
 
 
 def setting(config: TrainConfig, name: str) -> object:
-    """The setting of a dotted name. Raises ValueError when there is none."""
+    """Value of the setting with a dotted name. Raises ValueError for an unknown name."""
     value: object = config
     for part in name.split("."):
         if part not in getattr(type(value), "model_fields", {}):
-            raise ValueError(f"--show {name}: there is no setting of this name")
+            raise ValueError(f"--show {name}: no setting has this name")
         value = getattr(value, part)
     return value
 

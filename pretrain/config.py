@@ -1,4 +1,4 @@
-"""Every setting of a training run, its default, and the rules between settings."""
+"""Settings of a training run, their defaults, and the rules between them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RESOLVED_FILE = "config.resolved.yaml"
 """File in the run's folder with every setting of the run."""
 
 VOCABULARY_MULTIPLE = 128
-"""Multiple to which embedding rows are padded, so that they fill the GPU's tiles (Le Scao et al. 2022,
-arXiv:2211.05100, section 3.2, pad likewise)."""
+"""Multiple to which embedding rows are padded, so that they fill the GPU's tiles (as in Le Scao et al. 2022,
+arXiv:2211.05100, section 3.2)."""
 
 if TYPE_CHECKING:
     FamilyName = str
@@ -28,60 +28,63 @@ else:
 
 
 class ModelConfig(Settings):
-    """A decoder-only model. `family` sets what its block is made of, see `pretrain/families/registry.py`."""
+    """A decoder-only model. `family` sets the defaults of its block, see `pretrain/families/registry.py`."""
 
     family: FamilyName = "llama"
     vocabulary_size: int = Field(gt=0)
-    """Entries of the tokenizer, reserved ones included."""
+    """Number of entries of the tokenizer, reserved ones included."""
     hidden_size: int = Field(gt=0)
     layers: int = Field(gt=0)
     attention_heads: int = Field(gt=0)
     key_value_heads: int = Field(gt=0)
-    """Fewer than the attention heads: groups of heads share keys and values (Ainslie et al. 2023, arXiv:2305.13245)."""
+    """Number of key/value heads; when fewer than the attention heads, groups of heads share keys and values (Ainslie et
+    al. 2023, arXiv:2305.13245)."""
     attention_head_size: int | None = Field(default=None, gt=0)
-    """Left out: hidden_size / attention_heads."""
+    """Size of a head; left out: hidden_size / attention_heads."""
     feed_forward_size: int = Field(gt=0)
     maximum_positions: int = Field(gt=0)
-    """Longest sequence, in tokens, that the model is meant for."""
+    """Longest sequence that the model is designed for, in tokens."""
     positions: Literal["rotary", "rotary_interleaved", "alibi", "learned", "learned_2d"] = "rotary"
-    """Rotary turns the pairs (i, i + E/2) of a head of size E, interleaved (2i, 2i + 1). ALiBi: Press et al. 2021,
-    arXiv:2108.12409. Two-dimensional: GLM, arXiv:2103.10360, section 2.3."""
+    """Kind of positions. Rotary positions rotate the pairs (i, i + E/2) of a head of size E, interleaved ones the pairs
+    (2i, 2i + 1). ALiBi: Press et al. 2021, arXiv:2108.12409. Two-dimensional: GLM, arXiv:2103.10360, section 2.3."""
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     norm_epsilon: float = Field(default=1e-5, gt=0)
     embedding_norm: bool = False
-    """A norm right after the embedding (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
+    """Whether a norm follows the embedding (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
     block: Literal["sequential", "parallel", "deepnorm"] = "sequential"
-    """Parallel: x + attention(norm(x)) + mlp(norm(x)). DeepNorm: norm(alpha x + attention(x)), the MLP likewise."""
+    """Form of the block. Parallel: x + attention(norm(x)) + mlp(norm(x)). DeepNorm: norm(alpha x + attention(x)), and
+    likewise for the MLP."""
     activation: Literal["swiglu", "geglu", "gelu", "gelu_tanh"] = "swiglu"
     biases: bool = False
-    """Of the linear layers; the head never has one."""
+    """Whether the linear layers have biases; the head never has one."""
     tied_embedding: bool = False
-    """The head multiplies with the embedding's weights."""
+    """Whether the head uses the embedding's weights."""
     normalised_head: bool = False
-    """NormHead: rows of the head are scaled to length one (Yang et al. 2023, arXiv:2309.10305, section 2.3.2)."""
+    """Whether rows of the head are scaled to length one: NormHead (Yang et al. 2023, arXiv:2309.10305, section
+    2.3.2)."""
     logit_scale: float = Field(default=1.0, gt=0)
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared largest logit (Baichuan 2, arXiv:2309.10305, section 2.3.2)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target's probability that all entries get alike (Szegedy et al. 2015, arXiv:1512.00567, section
-    7); in training alone."""
+    """Share of the target's probability that is spread evenly over all entries, in training only (Szegedy et al. 2015,
+    arXiv:1512.00567, section 7)."""
     hidden_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """After the embedding, and of what attention and MLP add to the residual stream (Vaswani et al. 2017,
+    """Dropout rate after the embedding, and of what attention and MLP add to the residual stream (Vaswani et al. 2017,
     arXiv:1706.03762, section 5.4); see `pretrain/model/dropout.py`."""
     attention_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the attention's weights, after the softmax."""
+    """Dropout rate of the attention's weights, after the softmax."""
     embedding_gradient_scale: float = Field(default=1.0, gt=0, le=1)
-    """The look-up's gradient is multiplied by this (GLM-130B, arXiv:2210.02414, section 3.2)."""
+    """Factor of the embedding's gradient (GLM-130B, arXiv:2210.02414, section 3.2)."""
     embedding_learning_rate_ratio: float = Field(default=1.0, gt=0)
-    """Of the embedding's steps to those of other weights. AdamW's steps have one size for all, so an embedding that is
-    drawn sqrt(hidden_size) times as widely as the matrices, as PaLM's is for an optimizer with steps relative to a
-    weight's size (arXiv:2204.02311, section 5), needs steps that much larger."""
+    """Learning rate of the embedding relative to that of other weights. AdamW's steps are equally large for all
+    weights. PaLM initialises the embedding sqrt(hidden_size) times as wide as the matrices, for an optimizer whose
+    steps are relative to a weight's size (arXiv:2204.02311, section 5): with AdamW it needs steps that much larger."""
     initialisation: Literal["residual_scaled", "fan_in", "deepnorm"] = "residual_scaled"
-    """See `pretrain/model/init.py`."""
+    """Rule for the initial weights, see `pretrain/model/init.py`."""
     initial_std: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights."""
 
@@ -90,8 +93,8 @@ class ModelConfig(Settings):
         return self.attention_head_size or self.hidden_size // self.attention_heads
 
     def padded_vocabulary_size(self, tensor_degree: int = 1) -> int:
-        """Rows of the embedding and of the head under a tensor degree: the vocabulary and, behind it, rows that no
-        token uses. They belong to the running topology: checkpoints move between paddings, and exports have none."""
+        """Rows of the embedding and of the head under a tensor degree: the vocabulary, and after it rows that no token
+        uses. The padding belongs to the running topology: a checkpoint fits any padding, and an export has none."""
         multiple = math.lcm(VOCABULARY_MULTIPLE, tensor_degree)
         return -(-self.vocabulary_size // multiple) * multiple
 
@@ -101,7 +104,7 @@ class ModelConfig(Settings):
 
     @property
     def is_gated(self) -> bool:
-        """The MLP has a gate: three matrices instead of two."""
+        """Whether the MLP has a gate: three matrices instead of two."""
         return self.activation in ("swiglu", "geglu")
 
     @property
@@ -121,13 +124,13 @@ class ModelConfig(Settings):
     def _heads_fit(self) -> ModelConfig:
         if self.attention_head_size is None and self.hidden_size % self.attention_heads:
             raise ValueError(
-                f"hidden_size: {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}, or "
-                "attention_head_size be given"
+                f"hidden_size: {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}, unless "
+                "attention_head_size is given"
             )
         if self.is_rotary and self.head_size % 2:
             raise ValueError(
                 f"hidden_size: {self.hidden_size} / attention_heads {self.attention_heads} makes a head size of "
-                f"{self.head_size}; rotary positions turn pairs, so it must be even"
+                f"{self.head_size}; rotary positions rotate pairs, so it must be even"
             )
         if self.attention_heads % self.key_value_heads:
             raise ValueError(
@@ -139,8 +142,8 @@ class ModelConfig(Settings):
     def _settings_take_effect(self) -> ModelConfig:
         for name, applies, reason in (
             ("rope_theta", self.is_rotary, f"positions are {self.positions}"),
-            ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets every spread itself"),
-            ("normalised_head", not self.tied_embedding, "tied_embedding leaves no head of its own"),
+            ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
+            ("normalised_head", not self.tied_embedding, "with tied_embedding there is no separate head"),
         ):
             value = getattr(self, name)
             if not applies and value != type(self).model_fields[name].default:
@@ -149,40 +152,41 @@ class ModelConfig(Settings):
 
 
 class DataConfig(Settings):
-    """What is trained on."""
+    """Training data."""
 
     mixture: Path
-    """The `mixture.yaml` that data preparation wrote beside the token files."""
+    """Path of the `mixture.yaml` that data preparation wrote beside the token files."""
     sequence_length: int = Field(gt=0)
-    """Tokens that one sample predicts."""
+    """Number of tokens that one sample predicts."""
     phases: tuple[PhaseChange, ...] = ()
-    """Changes of weights and sequence length while the run goes on; may be added while it is stopped, for samples that
-    it has not reached."""
+    """Changes of weights and sequence length during the run. They may be added while it is stopped, for samples that it
+    has not reached."""
     skipped_samples: tuple[tuple[int, int], ...] = ()
-    """Half-open ranges of sample numbers that are not trained on; likewise. Rollbacks add theirs in the ledger."""
+    """Half-open ranges of sample numbers that are not trained on; they may be added like phases. Rollbacks add theirs
+    to the ledger."""
 
 
 class ObjectiveConfig(Settings):
-    """What a window of tokens teaches, see `pretrain/data/objective.py`."""
+    """Training objective, see `pretrain/data/objective.py`."""
 
     kind: Literal["causal", "prefix", "blank_infilling"] = "causal"
     weighting: Literal["token", "document", "sample"] = "token"
-    """Which of them have the same weight in the loss of a global batch, and of an evaluation: the tokens to be learnt
-    (Taori et al. 2023, Alpaca), documents however many of their tokens are learnt (Muennighoff et al. 2022, BLOOMZ,
-    arXiv:2211.01786, section 3.1; causal only), or samples (GLM). See `pretrain/data/weights.py`."""
+    """Unit that has equal weight in the loss of a global batch and of an evaluation: the target token (Taori et al.
+    2023, Alpaca), the document, whatever its number of targets (Muennighoff et al. 2022, BLOOMZ, arXiv:2211.01786,
+    section 3.1; causal only), or the sample (GLM). See `pretrain/data/weights.py`."""
     separate_documents: bool = False
-    """Attention and positions start afresh with each document of a window; causal only."""
+    """Whether attention and positions start anew with each document of a window; causal only."""
     short_span_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of samples with short blanks; the others have a long one at the end (GLM-130B, arXiv:2210.02414, section
-    2.2)."""
+    """Share of samples with short blanks; the others have one long blank at the end (GLM-130B, arXiv:2210.02414,
+    section 2.2)."""
     mask_token: int | None = Field(default=None, ge=0)
-    """In place of a short blank."""
+    """Token in place of a short blank."""
     long_mask_token: int | None = Field(default=None, ge=0)
-    """In place of the long blank at the end."""
+    """Token in place of the long blank at the end."""
     start_token: int | None = Field(default=None, ge=0)
-    """Before the content of a blank."""
+    """Token before the content of a blank."""
     end_token: int | None = Field(default=None, ge=0)
-    """After the content of a blank."""
+    """Token after the content of a blank."""
 
     @model_validator(mode="after")
     def _tokens_are_those_of_the_kind(self) -> ObjectiveConfig:
@@ -210,34 +214,35 @@ class ObjectiveConfig(Settings):
 
 
 BLANK_TOKENS = ("mask_token", "long_mask_token", "start_token", "end_token")
+"""Settings of the tokens that blank infilling needs."""
 
 
 class Degrees(Settings):
-    """One way to lay a model over processes, see `ParallelConfig.preferred`; the data axis takes what is left."""
+    """Parallel degrees to choose from, see `ParallelConfig.preferred`; the data axis takes the remaining processes."""
 
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
     sequence: bool = False
     micro_batch_size: int | None = Field(default=None, gt=0)
-    """Left out: that of `batch`."""
+    """Micro-batch size with these degrees; left out: that of `batch`."""
 
     def __str__(self) -> str:
         return f"tensor {self.tensor} × pipeline {self.pipeline}"
 
 
 class ParallelConfig(Settings):
-    """Degrees of the three axes; their product is the number of processes."""
+    """Parallel degrees of the three axes; their product is the number of processes."""
 
     preferred: tuple[Degrees, ...] = ()
-    """Instead of the degrees below: the first of these that fits the processes that there are is taken, so that the
-    same command goes on when a cluster comes back with fewer nodes, see `pretrain/launch/elastic.py`."""
+    """Degrees to choose from, instead of those below: the first that fit the number of processes are used, so that the
+    same command continues a run when a cluster comes back with fewer nodes, see `pretrain/launch/elastic.py`."""
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
     data: int | None = Field(default=None, gt=0)
-    """Left out: as many as the processes allow."""
+    """Data-parallel degree; left out: as high as the processes allow."""
     sequence: bool = False
-    """Split norms and residuals over the tensor axis too, by positions: less memory, the same traffic (Korthikanti et
-    al. 2022, arXiv:2205.05198, section 4.2.2)."""
+    """Whether norms and residuals are split over the tensor axis too, by positions: less memory, the same traffic
+    (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2)."""
 
     @model_validator(mode="after")
     def _sequence_has_an_effect(self) -> ParallelConfig:
@@ -247,34 +252,34 @@ class ParallelConfig(Settings):
             for name in ("tensor", "pipeline", "data", "sequence"):
                 value = getattr(self, name)
                 if value != type(self).model_fields[name].default:
-                    raise ValueError(f"{name}: {value} has no effect: parallel.preferred chooses the degrees")
+                    raise ValueError(f"{name}: {value} has no effect: parallel.preferred sets the degrees")
         return self
 
 
 class RampUpConfig(Settings):
-    """A batch that grows at the beginning of a run, as BLOOM's, see `pretrain/data/batch_sizes.py`."""
+    """Batch size that grows at the beginning of a run, as in BLOOM, see `pretrain/data/batch_sizes.py`."""
 
     start: int = Field(gt=0)
-    """Samples of the first step."""
+    """Batch size of the first step, in samples."""
     increment: int = Field(gt=0)
-    """Samples by which it grows at a time."""
+    """Growth at a time, in samples."""
     samples: int = Field(gt=0)
-    """Consumed samples after which it has reached `global_batch_size`."""
+    """Number of consumed samples after which the batch has reached `global_batch_size`."""
 
 
 class BatchConfig(Settings):
-    """Sizes in samples of `data.sequence_length` tokens."""
+    """Batch sizes, in samples of `data.sequence_length` tokens."""
 
     global_batch_size: int = Field(gt=0)
-    """Samples of one optimizer step, over all processes."""
+    """Number of samples of one optimizer step, over all processes."""
     micro_batch_size: int = Field(gt=0)
-    """Samples that one process computes at a time; the rest of a step is accumulated."""
+    """Number of samples that one process computes at a time; gradients are accumulated over a step."""
     ramp_up: RampUpConfig | None = None
-    """Left out: every step has `global_batch_size` samples."""
+    """Growth of the batch; left out: every step has `global_batch_size` samples."""
 
     @property
     def sizes(self) -> BatchSizes:
-        """Samples of each step."""
+        """Size of each step's batch."""
         ramp = self.ramp_up
         return BatchSizes(self.global_batch_size, Ramp(ramp.start, ramp.increment, ramp.samples) if ramp else None)
 
@@ -291,50 +296,50 @@ class OptimizerConfig(Settings):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); defaults as in LLaMA (arXiv:2302.13971, section 2.3)."""
 
     learning_rate: float = Field(gt=0)
-    """The highest one, reached at the end of the warm-up."""
+    """Highest learning rate, reached at the end of the warm-up."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
-    """Of matrices; norms and biases have none."""
+    """Weight decay of matrices; norms and biases have none."""
     gradient_clipping: float = Field(default=1.0, gt=0)
     """Largest global gradient norm."""
 
 
 class ScheduleConfig(Settings):
-    """Length of the run and course of the learning rate, see `pretrain/schedule.py`."""
+    """Length of the run and schedule of the learning rate, see `pretrain/schedule.py`."""
 
     total_steps: int = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     minimum_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the end, as a share of the highest one."""
+    """Learning rate at the end, relative to the highest one."""
 
 
 class EvaluationConfig(Settings):
-    """Loss on the held-out part."""
+    """Evaluation of the loss on the held-out samples."""
 
     every_steps: int = Field(default=500, gt=0)
     batches: int = Field(default=20, gt=0)
-    """Global batches per evaluation, the same ones each time; fewer when the held-out part is smaller."""
+    """Number of global batches per evaluation, the same ones each time; fewer when the held-out part is smaller."""
 
 
 class CheckpointConfig(Settings):
-    """When to save; the last step is always saved."""
+    """Checkpoints; the last step is always saved."""
 
     every_steps: int = Field(default=1000, gt=0)
     keep_last: int | None = Field(default=None, gt=0)
-    """Older checkpoints are removed; left out: all are kept."""
+    """Number of newest checkpoints to keep; left out: all."""
     keep_every_steps: int | None = Field(default=None, gt=0)
     """Checkpoints of a multiple of this many steps are never removed; only with `keep_last`."""
     background: bool = True
-    """Write while training goes on, from a copy in host memory (12 bytes for each weight that a rank updates); where
-    that is more than half of what is free, training waits. False: it waits always."""
+    """Whether checkpoints are written while training goes on, from a copy in host memory (12 bytes for each weight that
+    a rank updates). Training waits where the copies of a node would take more than half of its free memory."""
 
     @model_validator(mode="after")
     def _keeping_has_an_effect(self) -> CheckpointConfig:
         if self.keep_every_steps is not None:
             if self.keep_last is None:
-                raise ValueError("keep_every_steps: has no effect without keep_last, which keeps all when left out")
+                raise ValueError("keep_every_steps: has no effect without keep_last, since all checkpoints are kept")
             if self.keep_every_steps % self.every_steps:
                 raise ValueError(
                     f"keep_every_steps: {self.keep_every_steps} must be a multiple of every_steps {self.every_steps}, "
@@ -344,43 +349,45 @@ class CheckpointConfig(Settings):
 
 
 class HangConfig(Settings):
-    """Seconds without a sign of life after which a run is taken to hang, by what it is doing, see
+    """Time without a sign of life after which a run counts as hanging, by activity, see
     `pretrain/monitor/watchdog.py`."""
 
     starting_seconds: float = Field(default=1800, gt=0)
-    """From the first process that is there to the first step: building the model, reading the checkpoint."""
+    """Seconds from the start of a process to the first step: building the model, reading the checkpoint."""
     training_seconds: float = Field(default=600, gt=0)
-    """One step."""
+    """Seconds for one step."""
     evaluating_seconds: float = Field(default=1800, gt=0)
-    """One evaluation."""
+    """Seconds for one evaluation."""
     saving_seconds: float = Field(default=1800, gt=0)
-    """One checkpoint."""
+    """Seconds for one checkpoint."""
 
     @property
     def limits(self) -> dict[str, float]:
-        """By activity."""
+        """Seconds by activity."""
         return {name.removesuffix("_seconds"): value for name, value in self.model_dump().items()}
 
 
 class MonitorConfig(Settings):
-    """What is watched while the run goes on."""
+    """Monitoring of a run."""
 
     hang: HangConfig = HangConfig()
     stragglers_every_steps: int = Field(default=100, gt=0)
-    """The time that each rank spends in its passes is compared this often, see `pretrain/monitor/stragglers.py`."""
+    """Steps between comparisons of the time that each rank spends in its passes, see
+    `pretrain/monitor/stragglers.py`."""
     straggler_share: float = Field(default=0.25, gt=0)
-    """A node is named when it takes longer than the rest by more than this share, twice in a row."""
+    """Share by which a node must be slower than the others, in two comparisons in a row, to be named."""
     memory_stop_share: float = Field(default=0.03, ge=0, lt=1)
-    """When less of a node's memory is left, the run saves and asks to be started afresh, before the kernel ends it."""
+    """Share of a node's memory below which the run saves and exits to be restarted, before the kernel kills it."""
 
     wandb_project: str | None = Field(default=None, min_length=1)
-    """Send the metrics to this project of Weights & Biases too; see `pretrain/monitor/weights_and_biases.py`."""
+    """Project of Weights & Biases that receives the metrics too; see `pretrain/monitor/weights_and_biases.py`."""
     replicas_every_steps: int = Field(default=100, gt=0)
-    """Weights that several processes hold are compared this often, at the start, and never saved when they differ.
-    LayerNorm weights drifted apart over BLOOM's tensor ranks unseen (BigScience chronicles of the 176B run)."""
+    """Steps between comparisons of weights that are replicated on several processes. They are also compared at the
+    start and before each save. BLOOM's LayerNorm weights drifted apart over tensor ranks unnoticed (BigScience
+    chronicles of the 176B run)."""
     peak_flops_per_device: float | None = Field(default=None, gt=0)
-    """FLOP/s that the shares in the metrics (mfu, hfu) are of; left out: known for some GPUs in bf16, and
-    measured at the start on other devices, see `pretrain/monitor/flops.py`."""
+    """Peak FLOP/s of a device, to which MFU and HFU are relative; left out: the data sheet's value for some GPUs in
+    bf16, and measured at the start on other devices, see `pretrain/monitor/flops.py`."""
 
 
 class TrainConfig(Settings):
@@ -396,19 +403,19 @@ class TrainConfig(Settings):
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16: compute in bfloat16, with weights, gradient accumulation and optimizer state in fp32."""
+    """Precision of the computation; with bf16, master weights, accumulated gradients and optimizer state are fp32."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
     initial_weights: Path | None = None
-    """A checkpoint whose weights a new run starts from, for example an imported one; its step, optimizer state and data
-    are not taken up."""
+    """Checkpoint whose weights a new run starts from, for example an imported one; its step, optimizer state and data
+    are not used."""
     recomputation: Literal["none", "selective", "full"] = "none"
-    """What the backward pass computes again instead of keeping it: the attention's scores (selective), or whole blocks
-    (full) (Korthikanti et al. 2022, arXiv:2205.05198, section 5)."""
+    """Activations that the backward pass computes again instead of saving them: those of the attention's scores
+    (selective), or of whole blocks (full) (Korthikanti et al. 2022, arXiv:2205.05198, section 5)."""
     spikes: SpikesConfig = SpikesConfig()
     stop_after_step: int | None = Field(default=None, gt=0)
-    """Save and stop when this many steps are done; the schedule still runs to `schedule.total_steps`."""
+    """Step after which the run saves and stops; the schedule still extends to `schedule.total_steps`."""
 
     @property
     def last_step(self) -> int:
@@ -416,10 +423,10 @@ class TrainConfig(Settings):
         return min(self.schedule.total_steps, self.stop_after_step or self.schedule.total_steps)
 
     def accumulation_steps(self, data_size: int, batch_size: int | None = None) -> int:
-        """Micro-batches of one process in a step of `batch_size` samples, with `data_size` processes on the data axis.
+        """Number of micro-batches of one process in a step, with `data_size` processes on the data axis.
 
         Args:
-            batch_size: left out: the full one.
+            batch_size: samples of the step; None: the full global batch.
         """
         return (batch_size or self.batch.global_batch_size) // (self.batch.micro_batch_size * data_size)
 
@@ -429,7 +436,7 @@ class TrainConfig(Settings):
         model, pipeline = self.model, self.parallel.pipeline
         if pipeline > model.layers:
             raise ValueError(
-                f"parallel.pipeline: {pipeline} stages need a layer each, and model.layers is {model.layers}"
+                f"parallel.pipeline: {pipeline} stages need at least one layer each, and model.layers is {model.layers}"
             )
         return self
 
@@ -482,9 +489,8 @@ class TrainConfig(Settings):
         if spikes.enabled and keep is not None and (keep - 1) * every < reach:
             raise ValueError(
                 f"checkpoint.keep_last: {keep} checkpoints, one every {every} steps, reach back {(keep - 1) * every} "
-                f"steps, but a rollback goes from up to spikes.detector.patience_steps "
-                f"{spikes.detector.patience_steps} after a spike's onset to spikes.rollback_steps "
-                f"{spikes.rollback_steps} before it: keep "
+                f"steps, but a rollback can go from spikes.detector.patience_steps {spikes.detector.patience_steps} "
+                f"after a spike's onset to spikes.rollback_steps {spikes.rollback_steps} before it: keep "
                 f"{-(-reach // every) + 1}, or set spikes.enabled=false"
             )
         for start, stop in self.data.skipped_samples:
@@ -515,7 +521,7 @@ class TrainConfig(Settings):
 
 
 def check_tensor_degree(model: ModelConfig, tensor: int) -> None:
-    """Raise ValueError when a model cannot be split over this many tensor ranks; name the setting and the value."""
+    """Raise a ValueError that names the setting when a model cannot be split over this many tensor ranks."""
     for name in ("attention_heads", "feed_forward_size"):
         value = getattr(model, name)
         if value % tensor:
@@ -531,10 +537,10 @@ def check_tensor_degree(model: ModelConfig, tensor: int) -> None:
 
 
 def check_world_size(config: TrainConfig, world_size: int) -> int:
-    """The degree of the data axis when `world_size` processes run.
+    """Degree of the data axis with `world_size` processes.
 
     Raises:
-        ValueError: the degrees do not multiply to the number of processes, or the batch does not divide.
+        ValueError: the degrees do not multiply to the number of processes, or the batch is not divisible by them.
     """
     parallel = config.parallel
     if parallel.data is not None:
@@ -558,10 +564,10 @@ def check_world_size(config: TrainConfig, world_size: int) -> int:
 
 
 def check_vocabulary(config: TrainConfig, mixture_vocabulary_size: int) -> None:
-    """Hold the model's vocabulary to that of the token files.
+    """Check the model's vocabulary size against that of the token files.
 
     Raises:
-        ValueError: they differ: tokens without a row in the embedding, or rows without a token.
+        ValueError: they differ, so that tokens have no row in the embedding, or rows no token.
     """
     if config.model.vocabulary_size != mixture_vocabulary_size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""CPU or GPU: the one seam."""
+"""CPU or GPU: everything that depends on the kind of device."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch.distributed as dist
 
 
 def local_device() -> torch.device:
-    """The device of this process: its own GPU where the machine has one, else the CPU."""
+    """Device of this process: its own GPU where the machine has GPUs, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def communication_backend() -> str:
-    """NCCL between GPUs, gloo between CPUs."""
+    """Backend of collectives: NCCL between GPUs, gloo between CPUs."""
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def start_alone(timeout: timedelta | None = None) -> None:
-    """A process group of this process only, without a launcher, an address or a port."""
+    """Create a process group of this process only, without a launcher, an address or a port."""
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group(communication_backend(), store=store, rank=0, world_size=1, timeout=timeout)
 
@@ -32,9 +32,9 @@ _alone: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 
 
 def group_alone() -> dist.ProcessGroup:
-    """A process group of this process only; the first call starts `torch.distributed` where nothing else has.
+    """A process group of this process only; the first call initialises `torch.distributed` if necessary.
 
-    The same one every time: each group of gloo has a thread that wakes up all the time, as long as the process lives.
+    Every call returns the same group: each gloo group has a thread that keeps polling until the process ends.
     """
     global _alone
     if not dist.is_initialized():
@@ -47,8 +47,8 @@ def group_alone() -> dist.ProcessGroup:
 
 
 def prepare_sequence_parallel() -> None:
-    """What megatron-core's sequence parallelism wants around it: a buffer that its own start-up would make, and a
-    current CUDA device, for which a machine without one answers with its CPU."""
+    """Provide what megatron-core's sequence parallelism needs: a buffer that its own initialisation would create, and a
+    current CUDA device, for which a machine without GPUs returns its CPU."""
     import megatron.core.parallel_state as megatron_state
 
     if megatron_state._GLOBAL_MEMORY_BUFFER is None:
@@ -58,8 +58,8 @@ def prepare_sequence_parallel() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc reuse large blocks instead of giving each back to the kernel, which maps and clears its pages anew: a
-    tenth of a training step in fp32 (docs/benchmarks.md). No effect with another C library, or on a GPU."""
+    """Make glibc reuse large blocks instead of returning each to the kernel, which would map and clear their pages
+    again: a tenth of a training step in fp32 (docs/benchmarks.md). No effect with another C library, or on a GPU."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if not torch.cuda.is_available() else None
     if mallopt is not None:
         maximum_mapped_blocks, trim_threshold = -4, -1  # malloc.h
@@ -68,6 +68,6 @@ def keep_freed_memory() -> None:
 
 
 def limit_cpu_threads(processes_on_node: int) -> None:
-    """Share the cores among the processes of a node: on a CPU each would otherwise start a thread for every core."""
+    """Divide the cores among the processes of a node: on a CPU each would otherwise start a thread for every core."""
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, processes_on_node)))

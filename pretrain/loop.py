@@ -24,7 +24,7 @@ from pretrain.monitor.flops import peak_flops
 from pretrain.monitor.health import Health
 from pretrain.monitor.replicas import check_replicas
 from pretrain.monitor.run_log import RunLog
-from pretrain.schedule import learning_rate
+from pretrain.schedule import StepPlan, learning_rate
 from pretrain.spikes.first_look import SPIKES_FOLDER, write_skipped_samples
 from pretrain.spikes.ledger import Entry, branch_name, rollbacks
 from pretrain.spikes.watch import FACT, SpikeWatch
@@ -47,25 +47,6 @@ class Run:
     stops: StopRequests
     health: Health
     log: RunLog
-
-
-@dataclass(frozen=True)
-class StepPlan:
-    """A step before it is done.
-
-    Attributes:
-        step: its number; the first is 1.
-        first_sample: number of its first sample in the plan of the data.
-        batch_size: samples of its global batch.
-        sequence_length: targets of each sample.
-        phase: phase of the data plan that its first sample belongs to.
-    """
-
-    step: int
-    first_sample: int
-    batch_size: int
-    sequence_length: int
-    phase: int
 
 
 class SpikeError(ArithmeticError):
@@ -94,22 +75,13 @@ def train_loop(run: Run, start: Start) -> ExitCode:
             break
         started = time.perf_counter()
         plan = plan_step(run, step, samples)
-        has_targets = run.data.batches.has_targets(samples, plan.batch_size)
-        step, samples = plan.step, samples + plan.batch_size
-        if has_targets:
-            result = train_step(run, plan, batches, samples, started)
-            verdict = spikes.observe(
-                step,
-                result.loss,
-                result.signs,
-                first_sample=plan.first_sample,
-                batch_size=plan.batch_size,
-                phase=plan.phase,
-            )
-            if verdict.state == "persistent":
-                run.checkpoints.wait()  # the answer depends on which checkpoints there are
-                log_saved(run)
-                step, samples = roll_back(run, spikes.answer(verdict, step, plan.batch_size))
+        step, samples = plan.step, plan.consumed_samples
+        if plan.has_targets:
+            result = train_step(run, plan, batches)
+            log.step(plan, result, time.perf_counter() - started)
+            answer = watch(run, plan, result)
+            if answer is not None:
+                step, samples = roll_back(run, answer)
                 saved_step, batches = step, batches_from(run, samples)
                 continue
             run.health.after_step(step)
@@ -126,8 +98,6 @@ def train_loop(run: Run, start: Start) -> ExitCode:
             save(run, step, samples)
             saved_step = step
         log_saved(run)
-        if run.checkpoints.failure is not None:  # stop now: the next save would raise it
-            run.stops.request(run.checkpoints.failure, ExitCode.REFUSED)
     if stop is not None and saved_step != step:
         save(run, step, samples)
     run.health.begin("saving", step)
@@ -162,56 +132,66 @@ def begin(run: Run, start: Start) -> None:
 
 def plan_step(run: Run, step: int, samples: int) -> StepPlan:
     """The step after `step` finished steps and `samples` consumed samples."""
-    training = run.data.training
-    first_sample = int(training.skipped.samples_at(samples))
-    return StepPlan(
-        step + 1,
-        first_sample,
-        run.config.batch.sizes.at(samples),
-        int(training.lengths(first_sample)[0]),
-        training.phase_at(first_sample),
-    )
-
-
-def train_step(run: Run, plan: StepPlan, batches: Iterator[Batch], consumed: int, started: float) -> StepResult:
-    """Forward, backward and update over one global batch, and its line in the log. Collective.
-
-    Args:
-        consumed: consumed samples, those of this step included.
-        started: when the step began, by `time.perf_counter`.
-
-    Raises:
-        FloatingPointError: NaN or infinity while `spikes.enabled` is false.
-    """
-    config, engine, spikes, schedule = run.config, run.engine, run.spikes, run.config.schedule
-    rate = spikes.rate_factor(plan.step) * learning_rate(
-        plan.step - 1,
+    config, training, schedule = run.config, run.data.training, run.config.schedule
+    first_sample, batch_size = int(training.skipped.samples_at(samples)), config.batch.sizes.at(samples)
+    rate = learning_rate(
+        step,
         config.batch.sizes,
         peak=config.optimizer.learning_rate,
         warmup_steps=schedule.warmup_steps,
         total_steps=schedule.total_steps,
         minimum_ratio=schedule.minimum_learning_rate_ratio,
     )
-    engine.set_sequence_length(plan.sequence_length)
-    result = engine.train_step(batches, rate, spikes.norm_limit(plan.step, plan.batch_size), plan.batch_size)
-    if not (result.is_finite or spikes.enabled):
+    return StepPlan(
+        step=step + 1,
+        first_sample=first_sample,
+        batch_size=batch_size,
+        sequence_length=int(training.lengths(first_sample)[0]),
+        phase=training.phase_at(first_sample),
+        has_targets=run.data.batches.has_targets(samples, batch_size),
+        learning_rate=run.spikes.rate_factor(step + 1) * rate,
+        consumed_samples=samples + batch_size,
+        consumed_tokens=training.tokens_before(samples + batch_size),
+    )
+
+
+def train_step(run: Run, plan: StepPlan, batches: Iterator[Batch]) -> StepResult:
+    """Forward, backward and update over one global batch. Collective.
+
+    Raises:
+        FloatingPointError: NaN or infinity while `spikes.enabled` is false.
+    """
+    run.engine.set_sequence_length(plan.sequence_length)
+    norm_limit = run.spikes.norm_limit(plan.step, plan.batch_size)
+    result = run.engine.train_step(batches, plan.learning_rate, norm_limit, plan.batch_size)
+    if not (result.is_finite or run.spikes.enabled):
         raise FloatingPointError(
             f"step {plan.step}, {plan.batch_size} samples from {plan.first_sample}: loss {result.loss}, gradient norm "
             f"{result.gradient_norm}: not finite. The update was not applied and saved checkpoints are untouched: set "
-            "spikes.enabled=true, lower optimizer.learning_rate and start again, or look at these samples"
+            "spikes.enabled=true, lower optimizer.learning_rate and start again, or inspect these samples"
         )
-    run.log.step(
+    return result
+
+
+def watch(run: Run, plan: StepPlan, result: StepResult) -> Entry | None:
+    """Check a finished step for a loss spike. Collective when there is an answer.
+
+    Returns:
+        The answer to a spike that does not heal: a rollback or a stop.
+    """
+    verdict = run.spikes.observe(
         plan.step,
-        result,
-        seconds=time.perf_counter() - started,
-        consumed_samples=consumed,
-        consumed_tokens=run.data.training.tokens_before(consumed),
+        result.loss,
+        result.signs,
         first_sample=plan.first_sample,
         batch_size=plan.batch_size,
-        sequence_length=plan.sequence_length,
-        learning_rate=rate,
+        phase=plan.phase,
     )
-    return result
+    if verdict.state != "persistent":
+        return None
+    run.checkpoints.wait()  # the answer depends on which checkpoints there are
+    log_saved(run)
+    return run.spikes.answer(verdict, plan.step, plan.batch_size)
 
 
 def batches_from(run: Run, samples: int) -> Iterator[Batch]:
@@ -235,17 +215,19 @@ def save(run: Run, step: int, samples: int) -> None:
 
 
 def log_saved(run: Run) -> None:
-    """Log the checkpoints that have become whole since the last call."""
+    """Log the checkpoints that have become whole since the last call; stop after one that could not be written."""
     for saved in run.checkpoints.finished():
         run.log.saved(saved)
         run.health.after_save(saved.step, saved.folder)
+    if run.checkpoints.failure is not None:  # stop now: the next save would raise it
+        run.stops.request(run.checkpoints.failure, ExitCode.REFUSED)
 
 
 def roll_back(run: Run, answer: Entry) -> tuple[int, int]:
     """Carry out the ledger's answer to a spike: load earlier weights, and skip a range of samples. Collective.
 
     Returns:
-        Finished steps and consumed samples from which the run goes on.
+        Finished steps and consumed samples from which the run continues.
 
     Raises:
         SpikeError: the answer is to stop.

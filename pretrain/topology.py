@@ -1,4 +1,4 @@
-"""Rank <-> (pipe, data, tensor): where a process stands in the mesh."""
+"""The mesh of ranks: rank <-> (pipe, data, tensor)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Coordinate:
-    """The place of one rank on each axis of the mesh."""
+    """Position of a rank on each axis of the mesh."""
 
     pipe: int
     data: int
@@ -16,8 +16,8 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class Topology:
-    """Degrees of the mesh. The tensor axis is innermost, so that its ranks share a node's fast links; then data;
-    the pipeline, which talks least, is outermost (Narayanan et al. 2021, arXiv:2104.04473, section 3)."""
+    """Degrees of the mesh. The tensor axis is innermost, so that its ranks share a node's fast links; then data; the
+    pipeline, which communicates least, is outermost (Narayanan et al. 2021, arXiv:2104.04473, section 3)."""
 
     pipe: int
     data: int
@@ -33,15 +33,15 @@ class Topology:
         return self.pipe * self.data * self.tensor
 
     def coordinate(self, rank: int) -> Coordinate:
-        """The coordinate of a rank. Raises ValueError when it lies outside the mesh."""
+        """Coordinate of a rank. Raises ValueError when the rank is outside the mesh."""
         if not 0 <= rank < self.world_size:
-            raise ValueError(f"rank {rank} lies outside a mesh of {self.world_size} processes")
+            raise ValueError(f"rank {rank} is outside a mesh of {self.world_size} processes")
         rest, tensor = divmod(rank, self.tensor)
         pipe, data = divmod(rest, self.data)
         return Coordinate(pipe, data, tensor)
 
     def rank(self, coordinate: Coordinate) -> int:
-        """The rank at a coordinate; the inverse of `coordinate`."""
+        """Rank at a coordinate; the inverse of `coordinate`."""
         return (coordinate.pipe * self.data + coordinate.data) * self.tensor + coordinate.tensor
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Names of files and folders, and what `checkpoint.json` holds."""
+"""Names of files and folders, and the format of `checkpoint.json`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FORMAT_VERSION = 1
 INDEX_FILE = "checkpoint.json"
 LATEST_FILE = "latest"
 STATES = ("weight", "exp_avg", "exp_avg_sq")
-"""What is kept of each parameter, fp32: master weight, first and second moment."""
+"""States of a parameter in a checkpoint, fp32: master weight, first and second moment."""
 
 _FOLDER = re.compile(r"step-(\d{8,})")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, incomplete, damaged, or of another model or data."""
+    """A checkpoint is missing, incomplete, damaged, or of another model or data."""
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -30,7 +30,7 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint's folder, by its name."""
+    """Step of a checkpoint, from the name of its folder."""
     match = _FOLDER.fullmatch(folder.name)
     assert match is not None, folder
     return int(match[1])
@@ -41,7 +41,7 @@ def rank_file(rank: int) -> str:
 
 
 def complete_checkpoints(checkpoints: Path) -> list[Path]:
-    """The folders that were finished, newest first. Unfinished ones carry another name and are never listed."""
+    """Folders of finished checkpoints, newest first. Unfinished ones have another name and are never listed."""
     if not checkpoints.is_dir():
         return []
     return sorted((f for f in checkpoints.iterdir() if _FOLDER.fullmatch(f.name)), key=step_of, reverse=True)
@@ -49,7 +49,7 @@ def complete_checkpoints(checkpoints: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class StoredFragment:
-    """Where one stretch of a parameter's flattened shard lies.
+    """A part of a parameter's flattened shard in a rank's file.
 
     Attributes:
         start, stop: half-open range in the flattened shard of `tensor_rank`.
@@ -61,7 +61,7 @@ class StoredFragment:
     stop: int
 
     def key(self, state: str) -> str:
-        """The tensor's key in the safetensors file."""
+        """Key of the tensor in the safetensors file."""
         return f"{state}/{self.name}/{self.start}"
 
 
@@ -69,7 +69,7 @@ PROGRAM = "program"
 """Key in the index of the version and the code digest of Altiplano that wrote it."""
 
 DIGEST = "digest"
-"""Key in the index of the SHA-256 of all the rest of it."""
+"""Key in the index of the SHA-256 over all its other entries."""
 
 
 def write_index(folder: Path, index: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Brings a checkpoint into a running engine, whatever topology it was written under."""
+"""Loads a checkpoint, written under any topology, into a running engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from foundation.configuration import flat_settings
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import STATES, CheckpointError
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
@@ -16,10 +17,10 @@ from pretrain.launch.agreement import attempt, by_rank
 
 
 def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
-    """Fill this rank's master weights, moments and step counter, and publish the weights. Collective.
+    """Load this rank's master weights, moments and step counter, and copy the weights to the model. Collective.
 
-    Bit-exact under the topology that wrote it; under another one the numbers are the same and only the later order of
-    sums differs.
+    Training continues bit-exactly under the topology that wrote the checkpoint. Under another one the loaded values are
+    the same, and only the order of later sums differs.
 
     Raises:
         CheckpointError: on every rank, when one of them cannot read what it needs.
@@ -29,23 +30,23 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
 
 
 def load_weights(engine: Engine, reader: CheckpointReader) -> None:
-    """Fill this rank's master weights alone: a new run that starts from another's model. Collective.
+    """Load this rank's master weights only, for a new run that starts from another model. Collective.
 
     Raises:
-        CheckpointError: on every rank: the checkpoint's model is another one, or a rank cannot read what it needs.
+        CheckpointError: on every rank: the checkpoint's model differs, or a rank cannot read what it needs.
     """
     ours, theirs = engine.config.model, ModelConfig.model_validate(reader.config["model"])
     for field in type(ours).model_fields:
-        if field not in NOT_OF_THE_FUNCTION and getattr(ours, field) != getattr(theirs, field):
+        if field not in TRAINING_ONLY and getattr(ours, field) != getattr(theirs, field):
             raise CheckpointError(
-                f"initial_weights: {reader.path}: of a model with {field} {getattr(theirs, field)!r}, but "
-                f"model.{field} is {getattr(ours, field)!r}: set it to that"
+                f"initial_weights: {reader.path}: its model has {field} {getattr(theirs, field)!r}, but model.{field} "
+                f"is {getattr(ours, field)!r}: set model.{field}={getattr(theirs, field)}"
             )
     _fill(engine, reader, ("weight",))
     engine.restored(0)
 
 
-NOT_OF_THE_FUNCTION = frozenset(
+TRAINING_ONLY = frozenset(
     {
         "family",
         "initialisation",
@@ -59,7 +60,7 @@ NOT_OF_THE_FUNCTION = frozenset(
         "embedding_learning_rate_ratio",
     }
 )
-"""Settings of a model that its weights mean the same without."""
+"""Settings of a model that do not change what its weights compute."""
 
 
 def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
@@ -94,25 +95,25 @@ def _fill_fragment(fragment: Fragment, engine: Engine, reader: CheckpointReader,
         )
         if not values.isfinite().all():
             raise CheckpointError(
-                f"{reader.path}: {state} of {fragment.name} is not finite everywhere (NaN or infinity): start from "
-                "another checkpoint, or mend the model that it was imported from"
+                f"{reader.path}: {state} of {fragment.name} has values that are NaN or infinite: start from another "
+                "checkpoint, or repair the model that it was imported from"
             )
         fragment.states[state].copy_(values)
 
 
 def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest: str) -> list[str]:
-    """Hold a checkpoint to the configuration that resumes it.
+    """Check the configuration of a resumed run against its checkpoint.
 
     Returns:
-        The settings that have changed and may change, as `field: old -> new`, for the log.
+        Settings that have changed and may change, as `field: old -> new`, for the log.
 
     Raises:
-        CheckpointError: the model, the seed, the precision or the data differ, which would make another run of it.
+        CheckpointError: the model, the seed, the precision or the data differ, so that it would be another run.
     """
-    # Through today's settings, so that one that did not exist when the checkpoint was written has its default.
+    # Validated, so that a setting that did not exist when the checkpoint was written has its default.
     model = ModelConfig.model_validate(reader.config["model"]).model_dump(mode="json")
-    old, new = _flat({**reader.config, "model": model}), _flat(config)
-    for settings in (old, new):  # these say where a run is and how far this process goes, not what it computes
+    old, new = flat_settings({**reader.config, "model": model}), flat_settings(config)
+    for settings in (old, new):  # place and end of the run, which do not affect what it computes
         settings.pop("output", None)
         settings.pop("stop_after_step", None)
     changed = [
@@ -121,12 +122,12 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
     for field, before, now in changed:
         if field.startswith("model.") or field in ("seed", "precision", "data.sequence_length"):
             raise CheckpointError(
-                f"{reader.path}: written with {field}={before!r}, now {now!r}: set it back, or give a new output folder"
+                f"{reader.path}: written with {field}={before!r}, now {now!r}: restore it, or use a new output folder"
             )
     if reader.data_digest != data_digest:
         raise CheckpointError(
             f"{reader.path}: the token files, their weights or the sample order are not those it was trained on "
-            f"(digest {reader.data_digest[:12]}, now {data_digest[:12]}): set data.mixture back, or give a new output "
+            f"(digest {reader.data_digest[:12]}, now {data_digest[:12]}): restore data.mixture, or use a new output "
             "folder"
         )
     return [f"{field}: {before} -> {now}" for field, before, now in changed]
@@ -136,7 +137,7 @@ def check_same_past(reader: CheckpointReader, skipped: SkippedRanges) -> None:
     """Refuse skipped ranges that would change what the checkpoint was trained on.
 
     Raises:
-        CheckpointError: names the first sample that was trained on and is skipped now, or the other way round.
+        CheckpointError: samples that were trained on are skipped now, or the reverse; names the range.
     """
     before = SkippedRanges([(start, stop) for start, stop in reader.index.get("skipped_samples", [])])
     consumed = reader.consumed_samples
@@ -147,16 +148,6 @@ def check_same_past(reader: CheckpointReader, skipped: SkippedRanges) -> None:
             if wrong > 0:
                 raise CheckpointError(
                     f"{reader.path}: of the {consumed} samples that it was trained on, {wrong} of [{start}, {stop}) "
-                    f"{what}: set data.skipped_samples and the ledger back, or remove the folder to go back to the "
-                    "checkpoint before"
+                    f"{what}: restore data.skipped_samples and the ledger, or remove the folder to go back to the "
+                    "previous checkpoint"
                 )
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

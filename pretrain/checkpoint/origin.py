@@ -1,4 +1,4 @@
-"""What an imported model has beside its weights, which a run that starts from it keeps for its exports."""
+"""The origin of imported weights: what a run that starts from them keeps for its exports, such as special tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 
 STARTED_FROM = "started_from"
-"""Entry of a checkpoint's index: special tokens, generation settings, and the texts of `KEPT_FILES`."""
+"""Key in a checkpoint's index of special tokens, generation settings, and the texts of `KEPT_FILES`."""
 KEPT_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -17,23 +17,25 @@ KEPT_FILES = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
 )
-"""Patterns of a tokenizer's files that say how it is used, not what it encodes to."""
+"""Patterns of a tokenizer's files that affect how it is used, not what it encodes to."""
 
 
 def origin_of(reader: CheckpointReader) -> dict[str, Any] | None:
-    """Of an imported checkpoint, or of a run that started from one; None of a run that started from nothing.
+    """Origin of an imported checkpoint, or of a run that started from one; None for a run from random weights.
 
-    A run's checkpoints hold it themselves, since the imported one may be gone when they are exported.
+    A run's checkpoints contain it themselves, because the imported checkpoint may be gone when they are exported.
 
     Raises:
-        CheckpointError: a file has another name than those that are kept; it would be written anywhere.
+        CheckpointError: a file does not have one of the names that are kept, so that it could be written anywhere.
     """
     imported = reader.index.get("imported")
     if imported is None:
         started_from: dict[str, Any] | None = reader.index.get(STARTED_FROM)
         for name in (started_from or {}).get("files", ()):
             if not any(_is_at(PurePosixPath(name), PurePosixPath(kept)) for kept in KEPT_FILES):
-                raise CheckpointError(f"{reader.path}: {STARTED_FROM}: files: {name!r} is no file of a tokenizer's use")
+                raise CheckpointError(
+                    f"{reader.path}: {STARTED_FROM}: files: {name!r} is not one of {', '.join(KEPT_FILES)}"
+                )
         return started_from
     folder = reader.path / "tokenizer"
     files = [path for pattern in KEPT_FILES for path in sorted(folder.glob(pattern))]
@@ -45,5 +47,5 @@ def origin_of(reader: CheckpointReader) -> dict[str, Any] | None:
 
 
 def _is_at(path: PurePosixPath, pattern: PurePosixPath) -> bool:
-    """Whether a path is where the pattern says, and not somewhere else under the same name."""
+    """Whether the whole path matches the pattern, not only its end."""
     return len(path.parts) == len(pattern.parts) and ".." not in path.parts and path.match(str(pattern))

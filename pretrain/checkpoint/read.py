@@ -1,4 +1,4 @@
-"""Reads a checkpoint without any process group: whole parameters, or any range of any shard of any tensor degree."""
+"""Reads a checkpoint without a process group: whole parameters, or any range of a shard under any tensor degree."""
 
 from __future__ import annotations
 
@@ -27,30 +27,32 @@ from pretrain.model.partition import Partition
 from pretrain.topology import Topology
 
 BY_TOKEN = ("embedding.weight", "head.weight")
-"""Weights with a row for each token, and padding rows behind them."""
-_REMEDY = "restore it, or remove the folder to go back to the checkpoint before"
+"""Weights with a row for each token, followed by padding rows."""
+_REMEDY = "restore it, or remove the folder to go back to the previous checkpoint"
 
 
 class CheckpointReader:
     """One finished checkpoint.
 
     Args:
-        path: a `step-…` folder, or a `checkpoints` folder, of which the newest is taken.
+        path: a `step-…` folder, or a `checkpoints` folder, whose newest checkpoint is read.
 
     Raises:
-        CheckpointError: no checkpoint there, or a file of it is missing or has another size than it was written with.
+        CheckpointError: there is no checkpoint, or one of its files is missing or of another size than recorded.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not (path / INDEX_FILE).is_file():  # the file `latest` is for people: it may be lost, or point nowhere
+        if not (
+            path / INDEX_FILE
+        ).is_file():  # not by the file `latest`, which is for people and may be missing or wrong
             whole = (folder for folder in complete_checkpoints(path) if (folder / INDEX_FILE).is_file())
             self.path = next(whole, path)
         index_path = self.path / INDEX_FILE
         if not index_path.is_file():
             raise CheckpointError(
-                f"{index_path}: missing, so {path} is no finished checkpoint; "
-                "give a folder step-… that holds it, or a run's checkpoints folder"
+                f"{index_path}: missing, so {path} is not a finished checkpoint; give a folder step-… that contains "
+                "one, or a run's checkpoints folder"
             )
         try:
             self.index: dict[str, Any] = json.loads(index_path.read_text())
@@ -63,8 +65,8 @@ class CheckpointReader:
                 f"{index_path}: format {self.index.get('format')!r}, this version reads {FORMAT_VERSION}"
             )
         rest = {key: value for key, value in self.index.items() if key != DIGEST}
-        if self.index.get(DIGEST, digest(rest)) != digest(rest):  # those of earlier versions have none
-            raise CheckpointError(f"{index_path}: damaged: it is not what was written; {_REMEDY}")
+        if self.index.get(DIGEST, digest(rest)) != digest(rest):  # an index of an earlier version has no digest
+            raise CheckpointError(f"{index_path}: damaged: its digest is not the recorded one; {_REMEDY}")
         self._check_sizes()
         self._places: dict[str, dict[int, list[tuple[str, StoredFragment]]]] = defaultdict(lambda: defaultdict(list))
         for file_name, entry in self.index["files"].items():
@@ -78,8 +80,8 @@ class CheckpointReader:
             file = self.path / file_name
             if not file.is_file():
                 raise CheckpointError(
-                    f"{file}: missing; {self.path.name} was written with {len(self.index['files'])} rank files and "
-                    f"needs all of them: {_REMEDY}"
+                    f"{file}: missing; {self.path.name} has {len(self.index['files'])} rank files and needs all of "
+                    f"them: {_REMEDY}"
                 )
             if file.stat().st_size != entry["bytes"]:
                 raise CheckpointError(f"{file}: {file.stat().st_size} bytes where {entry['bytes']} were written")
@@ -88,22 +90,22 @@ class CheckpointReader:
         """Compare the SHA-256 of every `parts`-th file with the recorded one.
 
         Raises:
-            CheckpointError: names the first file that differs.
+            CheckpointError: a file differs; names the first one.
         """
         for file_name, entry in sorted(self.index["files"].items())[part::parts]:
             if sha256_file(self.path / file_name) != entry["sha256"]:
                 raise CheckpointError(
-                    f"{self.path / file_name}: damaged: its SHA-256 is not the one it was written with; {_REMEDY}"
+                    f"{self.path / file_name}: damaged: its SHA-256 is not the recorded one; {_REMEDY}"
                 )
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """Number of finished steps."""
         return int(self.index["step"])
 
     @property
     def updates(self) -> int:
-        """Steps whose update was applied, not dropped."""
+        """Number of steps whose update was applied, not dropped."""
         return int(self.index.get("updates", self.step))
 
     @property
@@ -112,17 +114,17 @@ class CheckpointReader:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration of the run that wrote it."""
+        """Resolved configuration of the run that wrote it."""
         return dict(self.index["config"])
 
     @property
     def data_digest(self) -> str:
-        """Of the sample order and the token files."""
+        """Digest of the sample order and the token files."""
         return str(self.index["data_digest"])
 
     @property
     def topology(self) -> Topology:
-        """That wrote it, or that it was cut for."""
+        """Topology that wrote it, or that it was reshaped for."""
         return Topology(**self.index["topology"])
 
     @property
@@ -130,12 +132,12 @@ class CheckpointReader:
         return self.topology.tensor
 
     def names(self) -> list[str]:
-        """Global parameter names."""
+        """Global names of the parameters."""
         return list(self.index["parameters"])
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the whole parameter, without padding rows of the vocabulary: their number is up to the topology that
-        wrote the checkpoint, and to the one that reads it."""
+        """Shape of the whole parameter, without padding rows of the vocabulary, whose number depends on the
+        topology."""
         stored = self._stored_shape(name)
         return (self._vocabulary_size, *stored[1:]) if name in BY_TOKEN else stored
 
@@ -144,17 +146,18 @@ class CheckpointReader:
         return int(self.index["config"]["model"]["vocabulary_size"])
 
     def partition(self, name: str) -> Partition | None:
-        """How the parameter is cut over the tensor axis in the checkpoint; None when every rank holds all of it."""
+        """Split of the parameter over the tensor axis in the checkpoint; None: every rank has all of it."""
         self._stored_shape(name)
         return partition_from_json(self.index["parameters"][name]["partition"])
 
     def _stored_shape(self, name: str) -> tuple[int, ...]:
         if name not in self.index["parameters"]:
-            raise CheckpointError(f"{self.path}: holds no parameter {name!r}")
+            raise CheckpointError(f"{self.path}: has no parameter {name!r}")
         return tuple(self.index["parameters"][name]["shape"])
 
     def tensor(self, name: str, state: str = "weight") -> torch.Tensor:
-        """The whole parameter, or its moment `exp_avg` or `exp_avg_sq`; of `shape(name)`, fp32, on the CPU."""
+        """The whole parameter, or its moment `exp_avg` or `exp_avg_sq`; fp32 on the CPU, with the shape
+        `shape(name)`."""
         shape, partition = self._stored_shape(name), self.partition(name)
         if partition is None:
             return self._range(name, state, 0, 0, math.prod(shape)).view(shape)
@@ -178,8 +181,8 @@ class CheckpointReader:
         """Elements [start, stop) of the flattened shard of a tensor rank under any tensor degree, fp32.
 
         Args:
-            partition: how the parameter is cut there, with other padding rows of the vocabulary perhaps, which are zero
-                where the checkpoint has none; left out: as in the checkpoint.
+            partition: split of the parameter under that degree. It may have other padding rows of the vocabulary, which
+                are zero where the checkpoint has none. None: as in the checkpoint.
         """
         stored = self.partition(name)
         if stored is None:
@@ -200,12 +203,12 @@ class CheckpointReader:
         start: int,
         stop: int,
     ) -> torch.Tensor:
-        """The same as `shard_range`, under a tensor degree or padding that is not the checkpoint's, reading only the
-        rows that are needed."""
+        """The range for `shard_range` under a tensor degree or padding that differs from the checkpoint's; reads only
+        the rows that are needed."""
         shape, dim = self._stored_shape(name), partition.dim
         inner, own = math.prod(shape[dim + 1 :]), self.tensor_degree
         width = sum(partition.sizes(rank, degree))
-        # Of the shard as [outer, width, inner]: the outer rows that are touched; where there is one, its columns.
+        # With the shard seen as [outer, width, inner]: the outer rows in the range; with one outer row, its columns.
         row = width * inner
         first, last = start // row, -(-stop // row)
         is_cut = math.prod(shape[:dim]) == 1
@@ -229,7 +232,7 @@ class CheckpointReader:
 
     def _range(self, name: str, state: str, tensor_rank: int, start: int, stop: int) -> torch.Tensor:
         if state not in STATES:
-            raise ValueError(f"state {state!r}: one of {', '.join(STATES)} is kept")
+            raise ValueError(f"state {state!r}: must be one of {', '.join(STATES)}")
         result = torch.empty(stop - start, dtype=torch.float32)
         filled = 0
         for file_name, fragment in self._places[name][tensor_rank]:
@@ -240,8 +243,8 @@ class CheckpointReader:
                 filled += last - first
         if filled != stop - start:
             raise CheckpointError(
-                f"{self.path}: {state} of {name!r}, tensor rank {tensor_rank}: "
-                f"{filled} of {stop - start} elements are there"
+                f"{self.path}: {state} of {name!r}, tensor rank {tensor_rank}: only {filled} of {stop - start} "
+                "elements are stored"
             )
         return result
 
@@ -255,10 +258,10 @@ class CheckpointReader:
 
 
 def verified_checkpoint(path: Path) -> CheckpointReader:
-    """A checkpoint of which every file is what was written; reads all of them.
+    """A checkpoint whose files all have the recorded checksums; reads all of them.
 
     Raises:
-        CheckpointError: it is missing, incomplete or damaged; names the file.
+        CheckpointError: the checkpoint is missing, incomplete or damaged; names the file.
     """
     reader = CheckpointReader(path)
     count = len(reader.index["files"])

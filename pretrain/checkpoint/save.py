@@ -1,4 +1,4 @@
-"""Writes checkpoints from all ranks while training goes on: complete or invisible."""
+"""Writes checkpoints from all ranks while training goes on; a checkpoint is complete or invisible."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from pretrain.monitor.replicas import check_replicas
 T = TypeVar("T")
 
 SHARE_OF_FREE_MEMORY = 0.5
-"""Copies of the weights and moments take at most this much of what a machine has free; else training waits."""
+"""Largest share of a machine's free memory for copies of weights and moments; if they need more, training waits."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that is whole.
+    """A finished checkpoint.
 
     Attributes:
-        blocked_seconds: training stood still for its sake.
-        seconds: from the beginning of the copy until it was in place.
-        in_background: it was written from a copy while training went on.
+        blocked_seconds: time for which training waited.
+        seconds: time from the beginning of the copy until the checkpoint was in place.
+        in_background: whether it was written from a copy while training went on.
     """
 
     step: int
@@ -59,7 +59,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class _Share:
-    """What one rank writes: tensors by key, where they belong, and how the whole parameters look."""
+    """One rank's part of a checkpoint: tensors by key, their fragments, and shape and partition of whole parameters."""
 
     tensors: dict[str, torch.Tensor]
     fragments: list[list[Any]]
@@ -67,17 +67,17 @@ class _Share:
 
 
 class CheckpointWriter:
-    """Saves a run's checkpoints, one after the other. Made on all ranks together.
+    """Saves a run's checkpoints, one after the other. Created on all ranks together.
 
-    Training is held up for a copy of the weights and moments in host memory, which a thread writes out. The ranks'
-    threads talk over a process group of their own. The files go to a folder of another name, are synced and
-    checksummed, and the folder is renamed when the last one is there: a reader sees all of it or none.
+    Training waits only for a copy of the weights and moments in host memory, which a thread writes. The ranks' threads
+    communicate over their own process group. The files are written to a folder with a temporary name, synced and
+    checksummed, and the folder is renamed after the last one, so that a reader sees all of it or nothing.
 
     Args:
-        keep_last: older checkpoints beyond this many are removed, after the new one is in place; None keeps all.
-        keep_every_steps: those of a multiple of this many steps are kept for ever.
-        background: False: training waits until each is written, and no copy is made. So it does as well whenever a
-            machine has too little free memory for its ranks' copies.
+        keep_last: number of newest checkpoints to keep; older ones are removed once a new one is in place. None: all.
+        keep_every_steps: checkpoints of multiples of this many steps are never removed.
+        background: False: training waits until each checkpoint is written, and no copy is made; as it does when a
+            machine has too little free memory for the copies of its ranks.
     """
 
     def __init__(
@@ -98,19 +98,19 @@ class CheckpointWriter:
         self._finished: list[Saved] = []
         self._blocked_seconds = 0.0
         self.failure: str | None = None
-        """Why the last checkpoint could not be written; each rank learns it at a moment of its own."""
+        """Reason why the last checkpoint could not be written; it is set at different times on different ranks."""
 
     def save(self, step: int, consumed_samples: int, facts: dict[str, Any]) -> None:
-        """Copy what belongs into a checkpoint and begin to write it. Collective.
+        """Copy the weights and moments, and begin to write a checkpoint. Collective.
 
         Args:
-            facts: what decides the future beside weights and counters: config, data digest, versions; the same on all
+            facts: everything else that decides how the run continues: config, data digest, versions; the same on all
                 ranks.
 
         Raises:
-            CheckpointError: on every rank, when one of them could not write this one (not in the background) or the
-                one before.
-            ReplicaDriftError: on every rank, when weights that must be the same are not.
+            CheckpointError: on every rank, when one of them could not write this checkpoint (unless in the background)
+                or the previous one.
+            ReplicaDriftError: on every rank, when replicated weights differ.
         """
         started = time.perf_counter()
         self.wait()
@@ -135,7 +135,7 @@ class CheckpointWriter:
             self._blocked_seconds = time.perf_counter() - started
             self.wait()
             return
-        # A daemon: a process that must end at once, because another one has died, does not wait for it.
+        # A daemon, so that a process that must exit at once, because another one has died, does not wait for it.
         self._thread = threading.Thread(
             target=self._write, args=(share, index, started, in_background), name="checkpoint", daemon=True
         )
@@ -143,7 +143,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole. Collective.
+        """Wait until the last checkpoint is finished. Collective.
 
         Raises:
             CheckpointError: on every rank, when one of them could not write it.
@@ -155,19 +155,20 @@ class CheckpointWriter:
             raise CheckpointError(self.failure)
 
     def finished(self) -> list[Saved]:
-        """The checkpoints that have become whole since the last call, as far as this rank knows."""
+        """Checkpoints finished since the last call, as far as this rank knows."""
         done, self._finished = self._finished, []
         return done
 
     def _copies_fit(self) -> bool:
-        """Whether each machine has room for the copies of its ranks; the same answer on every rank."""
+        """Whether each machine has enough memory for the copies of its ranks; the same answer on every rank.
+        Collective."""
         needed = sum(
             values.numel() * values.element_size()
             for fragment in self._engine.fragments()
             for values in fragment.states.values()
         )
-        neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
-        fits = needed * neighbours <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
+        ranks_on_node = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+        fits = needed * ranks_on_node <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
         answer = torch.tensor([int(fits)])
         dist.all_reduce(answer, dist.ReduceOp.MIN, group=self._group)
         return bool(answer)
@@ -186,7 +187,7 @@ class CheckpointWriter:
             if first:
                 shutil.rmtree(unfinished, ignore_errors=True)
             return
-        except RuntimeError as error:  # gloo's, when another process is gone
+        except RuntimeError as error:  # raised by gloo when another process is gone
             self.failure = f"{final}: not written: rank {self._engine.rank} has lost another one: {error}"
             return
         seconds = time.perf_counter() - started
@@ -207,20 +208,20 @@ class CheckpointWriter:
         index["parameters"] = {name: entry for report in reports for name, entry in report["parameters"].items()}
         index["files"] = {rank_file(rank): report["file"] for rank, report in enumerate(reports)}
         write_index(unfinished, index)
-        if final.exists():  # a damaged one that the resume passed over
+        if final.exists():  # a damaged checkpoint that was passed over at the start
             shutil.rmtree(final)
         os.rename(unfinished, final)
         sync(self._checkpoints)
         write_text(self._checkpoints / LATEST_FILE, final.name + "\n")
         for old in superseded(complete_checkpoints(self._checkpoints), self._keep_last, self._keep_every_steps):
-            # Renamed first, so that a kill half-way leaves nothing that looks finished.
+            # Renamed first, so that a kill during the removal leaves nothing that looks finished.
             doomed = old.with_name(f".removed-{old.name}")
             os.rename(old, doomed)
             shutil.rmtree(doomed)
 
 
 def superseded(newest_first: Sequence[Path], keep_last: int | None, keep_every_steps: int | None) -> list[Path]:
-    """The checkpoints that the rules of keeping let go."""
+    """Checkpoints to remove by the settings `keep_last` and `keep_every_steps`."""
     if keep_last is None:
         return []
     older = newest_first[keep_last:]
@@ -240,7 +241,7 @@ def _share_of(engine: Engine, *, copy: bool) -> _Share:
             "partition": partition_to_json(fragment.partition),
         }
         if fragment.is_copy or (fragment.partition is None and engine.coordinate.tensor != 0):
-            continue  # the same numbers stand on the first stage, or on tensor rank 0
+            continue  # the first stage, or tensor rank 0, stores the same values
         stored = StoredFragment(fragment.name, engine.coordinate.tensor, fragment.start, fragment.stop)
         share.fragments.append([stored.name, stored.tensor_rank, stored.start, stored.stop])
         for state, values in fragment.states.items():

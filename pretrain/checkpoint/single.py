@@ -1,4 +1,4 @@
-"""The whole model of a checkpoint in one process, for comparing and looking: not for training."""
+"""The whole model of a checkpoint in one process, for comparison and inspection, not for training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tens
         tokens [B, S], int64 -> logits [B, S, vocabulary_size], fp32, padding rows cut off.
 
     Raises:
-        CheckpointError: it is damaged, or a parameter is missing or has another shape than the configuration gives.
+        CheckpointError: the checkpoint is damaged, or a parameter is missing or its shape does not match the settings.
     """
     reader = verified_checkpoint(path)
     config = ModelConfig.model_validate(reader.config["model"])

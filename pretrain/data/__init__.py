@@ -1,1 +1,1 @@
-"""Which tokens make sample i: mixture, order, loader."""
+"""From token files to batches: mixture, sample order, objective and target weights."""

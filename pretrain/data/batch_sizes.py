@@ -1,9 +1,9 @@
-"""How many samples each step takes: always the same, or a batch that grows at the beginning of a run.
+"""Samples of each step: a constant number, or a batch that grows at the beginning of a run.
 
-A growing batch is a function of the samples consumed so far and of nothing else, as in Megatron-LM's
-`--rampup-batch-size`: from `start` it rises by `increment` after each of equally long stretches of samples, so that
+The size of a growing batch depends on the samples consumed so far and on nothing else, as in Megatron-LM's
+`--rampup-batch-size`: from `start` it grows by `increment` after each of equally long stretches of samples, so that
 after `samples` samples it has its full size. BLOOM went from 192 to 2,048 samples in steps of 16 over its first
-9,765,625 samples, 20 billion tokens (BigScience, tr11-176B-ml.slurm). Which samples follow each other does not change.
+9,765,625 samples, 20 billion tokens (BigScience, tr11-176B-ml.slurm). The order of the samples does not change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ramp:
-    """From `start` samples by `increment`, over the first `samples` samples of the run."""
+    """Growth from `start` samples by `increment` at a time, over the first `samples` samples of the run."""
 
     start: int
     increment: int
@@ -22,11 +22,11 @@ class Ramp:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """Samples of the global batch at every place of a run.
+    """Size of the global batch, in samples, at every position of a run.
 
     Args:
-        full: samples of a batch when it grows no more.
-        ramp: how it grows to that; None when it is `full` from the beginning.
+        full: size after the growth.
+        ramp: growth at the beginning; None: the size is `full` from the first step on.
 
     Raises:
         ValueError: the ramp does not end at `full`.
@@ -56,19 +56,19 @@ class BatchSizes:
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Every size there is, ascending."""
+        """All sizes that occur, ascending."""
         if self.ramp is None:
             return (self.full,)
         return tuple(range(self.ramp.start, self.full + 1, self.ramp.increment))
 
     def at(self, consumed: int) -> int:
-        """Samples of the batch that follows when a run has consumed `consumed` samples."""
+        """Size of the next batch after `consumed` samples."""
         if self.ramp is None or consumed >= self.ramp.samples:
             return self.full
         return self.ramp.start + self.ramp.increment * (consumed * self._increments // self.ramp.samples)
 
     def after(self, steps: int) -> int:
-        """Samples that the first `steps` steps consume."""
+        """Number of samples that the first `steps` steps consume."""
         consumed = 0
         while steps > 0:
             size = self.at(consumed)
@@ -83,7 +83,7 @@ class BatchSizes:
         return consumed
 
     def steps_to(self, samples: int) -> int:
-        """Steps from the beginning after which at least `samples` samples are consumed."""
+        """Smallest number of steps that consume at least `samples` samples."""
         few, many = 0, -(-samples // self.all[0])
         while few < many:
             middle = (few + many) // 2

@@ -26,7 +26,7 @@ class HeldOutPart:
         dataset: its name.
         samples: numbers of the held-out samples, [N].
         targets: number of targets that count.
-        weight: sum of their weights: the share of this dataset in the loss over all of them.
+        weight: sum of the targets' weights, by which the dataset's loss enters the loss over all datasets.
     """
 
     dataset: str
@@ -36,14 +36,14 @@ class HeldOutPart:
 
 
 class Batches:
-    """Makes the micro-batches of this data-parallel rank.
+    """Micro-batches of this data-parallel rank.
 
     Args:
         reader: train or held-out samples.
-        objective: what is made of their windows; left out: each token predicts the next one.
+        objective: turns windows into samples; None: each token predicts the next one.
 
     Raises:
-        ValueError: the rank does not exist, or nothing that the reader can give has a target; names the dataset.
+        ValueError: the rank does not exist, or a dataset has no target in any of its samples; names the dataset.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Batches:
         if min(micro_batch_size, data_size) < 1:
             raise ValueError(f"micro_batch_size {micro_batch_size} and data_size {data_size} must be positive")
         if not 0 <= data_rank < data_size:
-            raise ValueError(f"data_rank {data_rank} must lie in [0, {data_size})")
+            raise ValueError(f"data_rank {data_rank} must be in [0, {data_size})")
         self.reader = reader
         self._micro_batch_size = micro_batch_size
         self._data_rank = data_rank
@@ -68,17 +68,17 @@ class Batches:
 
     @property
     def _together(self) -> int:
-        """Samples that the data-parallel ranks compute at a time."""
+        """Samples of one micro-batch of all data-parallel ranks."""
         return self._micro_batch_size * self._data_size
 
     def training(self, first_position: int, sizes: BatchSizes) -> Iterator[Batch]:
         """Micro-batches of a run that has consumed `first_position` train samples, without end.
 
-        A global batch takes the next samples that are not skipped, `sizes.at` its first position. Row j of rank d's
-        micro-batch k is at position first_position + k * (micro_batch_size * data_size) + d * micro_batch_size + j; k
-        runs on over the steps, size / (micro_batch_size * data_size) micro-batches to each. So all ranks together see
-        each sample once, and a global batch holds the same samples for any data_size and micro_batch_size. A global
-        batch in which nothing is learnt has no micro-batches, see `has_targets`.
+        A global batch consists of the next samples that are not skipped, as many as `sizes.at` gives for its first
+        position. Row j of rank d's micro-batch k is at position first_position + k * (micro_batch_size * data_size) +
+        d * micro_batch_size + j; k counts on over the steps, size / (micro_batch_size * data_size) micro-batches per
+        step. So each sample goes to one rank, and a global batch has the same samples for any data_size and
+        micro_batch_size. A global batch without targets has no micro-batches, see `has_targets`.
 
         Yields:
             Tokens and targets, int64 [B, S] each, with a layout and with weights, fp32 [B, S], where there are any.
@@ -102,18 +102,18 @@ class Batches:
             start += size
 
     def has_targets(self, first_position: int, size: int) -> bool:
-        """Whether anything is learnt in the global batch of `size` samples from `first_position` on."""
+        """Whether the global batch of `size` samples from `first_position` on has any target that counts."""
         if self._weights.are_equal:
             return True
         samples, length = self._global_batch(first_position, size)
         return self._weights.any(self.reader.locate(samples), samples, length)
 
     def held_out_parts(self, count: int) -> list[HeldOutPart]:
-        """The first `count` held-out samples, or all of them when there are fewer, by dataset; datasets in which
-        nothing counts are left out.
+        """The first `count` held-out samples, or all when there are fewer, by dataset; datasets without targets that
+        count are omitted.
 
         Raises:
-            ValueError: nothing in these samples counts.
+            ValueError: no target in these samples counts.
         """
         assert self.reader.sample_count is not None, "train samples have no end"
         samples, length = np.arange(min(count, self.reader.sample_count)), self.reader.sequence_length
@@ -127,13 +127,13 @@ class Batches:
         if not parts:
             raise ValueError(
                 f"{self.reader.mixture.path}: no token of the first {len(samples)} held-out samples counts in the "
-                "loss: raise evaluation.batches, or hold out more text that is learnt"
+                "loss: raise evaluation.batches, or hold out more text whose tokens count"
             )
         return parts
 
     def evaluation(self, part: HeldOutPart) -> tuple[Iterator[Batch], int]:
-        """Micro-batches over the samples of a part, and how many there are. The last ones are filled up with
-        repetitions of a sample that have no weight."""
+        """Micro-batches over the samples of a part, and their number. The last ones are padded with repetitions of a
+        sample, which have no weight."""
         rows = -(-len(part.samples) // self._together) * self._together
         batches = self._divided(part.samples, self.reader.sequence_length, rows)
         return batches, rows // self._together
@@ -146,7 +146,7 @@ class Batches:
             changes = int(np.flatnonzero(lengths != lengths[0])[0])
             raise ValueError(
                 f"the sequence length changes from {lengths[0]} to {lengths[changes]} at sample {samples[changes]}, "
-                f"in the middle of the global batch of samples {samples[0]} to {samples[-1]}: let the phase begin at "
+                f"in the middle of the global batch of samples {samples[0]} to {samples[-1]}: begin the phase at "
                 f"sample {samples[0]}, and skip whole batches"
             )
         return samples, int(lengths[0])
@@ -155,7 +155,7 @@ class Batches:
         """This rank's micro-batches of the samples, whose weights sum to the number of rows over all ranks.
 
         Args:
-            rows: number of rows to fill up to; left out: there is one for each sample.
+            rows: number of rows to pad to; None: one for each sample.
         """
         rows = rows or len(samples)
         scale = None
@@ -195,13 +195,13 @@ class Batches:
         lengths = [phase.sequence_length for phase in reader.order.phases] if reader.order else [reader.sequence_length]
         for length in dict.fromkeys(lengths):
             empty = [reader.names[index] for index in self._weights.datasets_without_targets(length)]
-            # A held-out part is small and may lack targets by chance: one that has some is enough.
+            # A held-out part is small and may lack targets by chance: one dataset that has some is enough.
             if reader.split == "heldout" and len(empty) < len(reader.names):
                 continue
             if empty:
                 split = "held-out samples" if reader.split == "heldout" else "samples"
                 raise ValueError(
-                    f"{reader.mixture.path}: dataset {', '.join(map(repr, empty))}: its loss mask leaves no token to "
-                    f"learn in any of its {split}, so that its loss would be that of nothing: check `no_loss` of its "
-                    "source in data preparation, or leave the dataset out of the mixture"
+                    f"{reader.mixture.path}: dataset {', '.join(map(repr, empty))}: by its loss mask no token in any "
+                    f"of its {split} counts, so that there is no loss to compute: check `no_loss` of its source in "
+                    "data preparation, or leave the dataset out of the mixture"
                 )

@@ -1,4 +1,4 @@
-"""How much of each dataset a run has trained on: counted from the plan, not from what was asked for."""
+"""Samples, tokens and epochs of each dataset that a run has trained on, counted from the plan of the data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pretrain.data.loader import SampleReader
 
 @dataclass(frozen=True)
 class Consumed:
-    """Of one dataset.
+    """Amount of one dataset that a run has trained on.
 
     Attributes:
-        tokens: targets.
-        epochs: how often its tokens were gone through; windows of every sequence length together.
+        tokens: number of targets.
+        epochs: targets relative to the dataset's tokens, over windows of every sequence length.
     """
 
     name: str
@@ -25,7 +25,11 @@ class Consumed:
 
 
 def consumed_by_dataset(reader: SampleReader, position: int) -> list[Consumed]:
-    """What a run that has consumed `position` samples was trained on, skipped ranges left out. Train samples only."""
+    """Amount of each dataset that a run has trained on after `position` consumed samples, without skipped ranges.
+
+    Raises:
+        ValueError: the reader has held-out samples.
+    """
     order = reader.order
     if order is None:
         raise ValueError("held-out samples are evaluated on, not trained on")

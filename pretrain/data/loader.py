@@ -1,4 +1,4 @@
-"""From sample numbers to the tokens of their windows. N samples."""
+"""From sample numbers to the tokens of their windows. Shape suffix: N samples."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
 from pretrain.data.mixture import MixtureFile, Split, fingerprint
-from pretrain.data.order import SampleLocations, SampleOrder, tail_tokens, window_count
+from pretrain.data.order import SampleLocations, SampleOrder, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
 
 HELD_OUT_KEY = "held-out"
-"""Key of the held-out order; not the run's seed, so that runs with different seeds are measured on the same text."""
+"""Key of the held-out order. Not the run's seed, so that runs with different seeds are evaluated on the same text."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DocumentPart:
 
 @dataclass(frozen=True)
 class SampleDescription:
-    """Where every token of a sample comes from: tokens [start, stop) of a dataset's stream, document by document."""
+    """Origin of a sample: tokens [start, stop) of a dataset's stream, and the documents that they belong to."""
 
     sample: int
     dataset: str
@@ -45,34 +45,23 @@ class SampleDescription:
     parts: tuple[DocumentPart, ...]
 
 
-@dataclass(frozen=True)
-class DatasetUse:
-    """What an epoch of a dataset trains on, in tokens; see `pretrain.data.order` on windows and tails."""
-
-    name: str
-    tokens: int
-    windows: int
-    target_tokens: int
-    tail_tokens: int
-
-
 class SampleReader:
     """Samples of a mixture by number.
 
-    Train samples go on for ever, see `pretrain.data.order`. Held-out samples are the windows of all held-out files,
-    each once, in a random order that is the same in every run: the first few are a fair sample of all sources. A
-    dataset whose held-out part is shorter than a window gives none.
+    There is no last train sample, see `pretrain.data.order`. Held-out samples are the windows of all held-out files,
+    each once, in a random order that is the same in every run, so that the first few represent all sources. A dataset
+    whose held-out part is shorter than a window has none.
 
     Args:
         mixture: the token files.
-        sequence_length: targets of a sample; it has one token more.
-        seed: of the order of the train samples.
-        split: which of the two.
-        phases: how weights and sequence length change, train samples only.
+        sequence_length: targets of a sample, which has one token more.
+        seed: seed of the order of the train samples.
+        split: train or held-out samples.
+        phases: changes of weights and sequence length; train samples only.
         skipped: half-open ranges of train samples that are not trained on, see `pretrain.data.skips`.
 
     Raises:
-        ValueError: a train dataset, or the held-out part as a whole, is shorter than one window; or damaged files.
+        ValueError: a train dataset, or the held-out part as a whole, is shorter than one window; or files are damaged.
     """
 
     def __init__(
@@ -98,17 +87,17 @@ class SampleReader:
             datasets = [pair for pair in datasets if window_count(pair[1].token_count, sequence_length)]
             if not datasets:
                 raise ValueError(
-                    f"{mixture.path}: nothing is held out that fills a window of sequence_length {sequence_length} + 1 "
+                    f"{mixture.path}: no held-out part fills a window of sequence_length {sequence_length} + 1 "
                     "tokens; raise tokens.heldout_share and tokenize again, or shorten sequence_length"
                 )
         self.datasets = tuple(dataset for _, dataset in datasets)
         self.names = tuple(entry.name for entry, _ in datasets)
-        self._windows = [window_count(dataset.token_count, sequence_length) for dataset in self.datasets]
-        self._first_samples = np.concatenate([[0], np.cumsum(self._windows)])
+        windows = [window_count(dataset.token_count, sequence_length) for dataset in self.datasets]
+        self._first_samples = np.concatenate([[0], np.cumsum(windows)])
         self.order: SampleOrder | None = None
-        """None for the held-out split, which ends."""
+        """Order of the train samples; None for the held-out split."""
         self.skipped = SkippedRanges(skipped)
-        """Replace it to skip more: see `SkippedRanges.and_then`."""
+        """Skipped samples; replace it to skip more, see `SkippedRanges.and_then`."""
         if split == "train":
             weights = {entry.name: entry.weight for entry, _ in datasets}
             token_counts = [dataset.token_count for dataset in self.datasets]
@@ -120,21 +109,8 @@ class SampleReader:
 
     @property
     def sample_count(self) -> int | None:
-        """Number of held-out samples; None for train samples, which never end."""
+        """Number of held-out samples; None for train samples, of which there is no last one."""
         return None if self.order else int(self._first_samples[-1])
-
-    def use(self) -> tuple[DatasetUse, ...]:
-        """What one epoch of each dataset at the first sequence length trains on and what it leaves out."""
-        return tuple(
-            DatasetUse(
-                name,
-                dataset.token_count,
-                windows,
-                windows * self.sequence_length,
-                tail_tokens(dataset.token_count, self.sequence_length),
-            )
-            for name, dataset, windows in zip(self.names, self.datasets, self._windows, strict=True)
-        )
 
     def locate(self, samples: npt.ArrayLike) -> SampleLocations:
         """Dataset, epoch and window of each sample, [N]."""
@@ -150,11 +126,11 @@ class SampleReader:
         return SampleLocations(dataset, np.zeros_like(given), window - self._first_samples[dataset])
 
     def reached(self, position: int) -> int:
-        """The sample after the last one that a run has trained on when it has consumed `position` samples."""
+        """Number of the sample after the last one that a run has trained on after `position` consumed samples."""
         return int(self.skipped.samples_at(position - 1)) + 1 if position else 0
 
     def phase_at(self, sample: int) -> int:
-        """Number of the phase that this sample belongs to."""
+        """Index of the phase that a sample belongs to."""
         return int(self.order.phase_at(np.array([sample]))[0]) if self.order else 0
 
     def lengths(self, samples: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -165,7 +141,7 @@ class SampleReader:
         return np.array([phase.sequence_length for phase in self.order.phases])[self.order.phase_at(given)]
 
     def tokens_before(self, position: int) -> int:
-        """Targets that a run has trained on when it has consumed `position` samples."""
+        """Number of targets that a run has trained on after `position` consumed samples."""
         if not self.order:
             return position * self.sequence_length
         starts = [min(position, self.skipped.position_of(phase.first_sample)) for phase in self.order.phases]
@@ -176,7 +152,7 @@ class SampleReader:
         """Tokens of these samples, [N, sequence_length + 1], int64.
 
         Raises:
-            ValueError: they are not all of one sequence length.
+            ValueError: their sequence lengths differ.
         """
         lengths = np.unique(self.lengths(samples))
         if len(lengths) > 1:
@@ -184,7 +160,7 @@ class SampleReader:
         return self.read(self.locate(samples), int(lengths[0]) if len(lengths) else self.sequence_length)
 
     def read(self, places: SampleLocations, length: int) -> npt.NDArray[np.int64]:
-        """Tokens of samples of sequence length `length` that `locate` has found, [N, length + 1], int64."""
+        """Tokens of samples of sequence length `length` at places found by `locate`, [N, length + 1], int64."""
         tokens = np.empty((len(places.dataset), length + 1), np.int64)
         rows = zip(tokens, places.dataset.tolist(), places.window.tolist(), strict=True)
         for row, dataset, window in rows:
@@ -201,7 +177,7 @@ class SampleReader:
         return self.samples([i])[0]
 
     def describe(self, i: int) -> SampleDescription:
-        """Where every token of sample `i` comes from."""
+        """Origin of every token of sample `i`."""
         places = self.locate([i])
         d, window = int(places.dataset[0]), int(places.window[0])
         length = int(self.lengths([i])[0])
@@ -219,10 +195,10 @@ class SampleReader:
     def plan(self, before: int | None = None) -> dict[str, Any]:
         """Everything that the content of the samples depends on, as JSON: order, window, vocabulary and files.
 
-        What is skipped is no part of it: it decides which samples are trained on and not what is in them.
+        Skipped ranges are not included: they decide which samples are trained on, not what is in them.
 
         Args:
-            before: the plan of the samples before this one: phases that begin later are left out.
+            before: omit phases that begin at this sample or later, for the plan of the samples before it.
         """
         return {
             "split": self.split,
@@ -250,5 +226,5 @@ class SampleReader:
         return files
 
     def digest(self, before: int | None = None) -> str:
-        """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files lie."""
+        """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files are."""
         return digest(self.plan(before))

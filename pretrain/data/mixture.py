@@ -1,4 +1,4 @@
-"""`mixture.yaml`: which token files there are, what is in them, and how much each weighs."""
+"""`mixture.yaml`: the token files, their content and their weights."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _PROBE_BYTES = 4096
 
 
 class Checksums(Settings):
-    """SHA-256 of the files of a prefix, hexadecimal."""
+    """SHA-256 of the files of a prefix, in hexadecimal."""
 
     bin: str = Field(pattern="^[0-9a-f]{64}$")
     idx: str = Field(pattern="^[0-9a-f]{64}$")
     loss_mask: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """None when the loss counts every token."""
+    """SHA-256 of the loss mask; None: every token counts in the loss."""
 
 
 class DatasetEntry(Settings):
-    """One source in `mixture.yaml`; paths are prefixes (without `.bin`), relative to the file."""
+    """One source in `mixture.yaml`; paths are prefixes (without `.bin`), relative to the YAML file."""
 
     name: str = Field(min_length=1)
     path: str
     heldout: str | None
-    """None when nothing of this source is held out."""
+    """Prefix of the held-out part; None: nothing of this source is held out."""
     documents: int = Field(ge=1)
     tokens: int = Field(ge=1)
     heldout_documents: int = Field(ge=0)
@@ -46,7 +46,7 @@ class DatasetEntry(Settings):
 
 
 class MixtureSettings(Settings):
-    """The content of `mixture.yaml`."""
+    """Content of `mixture.yaml`."""
 
     version: Literal[1]
     tokenizer: str
@@ -69,7 +69,7 @@ class MixtureSettings(Settings):
 
 @dataclass(frozen=True)
 class MixtureFile:
-    """A `mixture.yaml` and where it lies."""
+    """A `mixture.yaml` with its path."""
 
     path: Path
     settings: MixtureSettings
@@ -91,15 +91,15 @@ class MixtureFile:
         return self.settings.datasets
 
     def prefix(self, entry: DatasetEntry, split: Split) -> Path | None:
-        """Path of the token files without `.bin`; None when this source holds nothing out."""
+        """Path of the token files without `.bin`; None when nothing of this source is held out."""
         relative = entry.path if split == "train" else entry.heldout
         return None if relative is None else self.path.parent / relative
 
     def open(self, entry: DatasetEntry, split: Split) -> IndexedDataset | None:
-        """The token files of one source, after checking that they hold what the mixture says.
+        """Open the token files of one source, and check their counts against the mixture's.
 
         Raises:
-            TokenFileError: damaged files, or other counts than the mixture's.
+            TokenFileError: the files are damaged, or their counts differ from the mixture's.
         """
         prefix = self.prefix(entry, split)
         if prefix is None:
@@ -115,15 +115,16 @@ class MixtureFile:
             )
         recorded = entry.sha256 if split == "train" else entry.heldout_sha256
         if dataset.has_loss_mask != bool(recorded and recorded.loss_mask):
-            found, told = ("is there", "does not know it") if dataset.has_loss_mask else ("is missing", "records it")
-            raise TokenFileError(f"{loss_mask_path(prefix)}: {found}, but {self.path} {told}")
+            faults = ("is missing", "records it"), ("exists", "does not record it")
+            here, there = faults[dataset.has_loss_mask]
+            raise TokenFileError(f"{loss_mask_path(prefix)}: {here}, but {self.path} {there}")
         return dataset
 
     def check_checksums(self) -> None:
         """Read every file in full and compare with the recorded checksums.
 
         Raises:
-            TokenFileError: naming the file that differs.
+            TokenFileError: a file differs; names it.
         """
         for entry in self.datasets:
             for split, recorded in (("train", entry.sha256), ("heldout", entry.heldout_sha256)):
@@ -143,13 +144,13 @@ def load_mixture(path: Path) -> MixtureFile:
     """Read and check a `mixture.yaml`; the token files themselves are checked when they are opened.
 
     Raises:
-        ConfigError: naming line and field.
+        ConfigError: a setting is wrong; names line and field.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such file; `altiplano data tokenize` writes a mixture.yaml. Where token files have "
-            "moved, give its new place: data.mixture=… for a run, --mixture for a tool"
+            "moved, give its new path: data.mixture=… for a run, --mixture for a tool"
         )
     return MixtureFile(path, load_config(MixtureSettings, path))
 
@@ -157,8 +158,8 @@ def load_mixture(path: Path) -> MixtureFile:
 def fingerprint(path: Path) -> str:
     """SHA-256 over the size of a file and 64 blocks of 4 KiB spread evenly over it, first and last included.
 
-    Tells another file of the same length apart without reading a terabyte; it does not find a single changed byte,
-    which the recorded checksums do (`MixtureFile.check_checksums`).
+    It distinguishes files of the same length without reading a terabyte. It does not detect a single changed byte, as
+    the recorded checksums do (`MixtureFile.check_checksums`).
     """
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))

@@ -1,6 +1,6 @@
-"""What a window of tokens teaches: the next token, a text after a prefix, or blanks to fill in.
+"""Training objectives: predict the next token, the text after a prefix, or the content of blanks.
 
-A window may hold several documents. Unless they are separated, a token also sees those before its own document.
+A window may contain several documents. Unless they are separated, a token also attends to the documents before its own.
 
 Samples are built on the fly, as a pure function of (seed, split, sample number, tokens): the same under every topology
 and after a resume. Shape suffixes: B micro-batch size, S sequence length, C columns of a layout.
@@ -22,8 +22,8 @@ Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Batch = tuple[Any, Any]
-"""(tokens_BS or (tokens_BS, layout_BSC), targets_BS or (targets_BS, weights_BS)); see `mean_loss` on the weights. With
-dropout, the keys of the samples, int64 [B], come last in the first part: (tokens_BS, keys_B)."""
+"""Inputs and labels, (tokens_BS or (tokens_BS, layout_BSC), targets_BS or (targets_BS, weights_BS)); see `mean_loss` on
+the weights. With dropout, the keys of the samples, int64 [B], are the last of the inputs: (tokens_BS, keys_B)."""
 
 SHORT_SPAN_SHARE = 0.15
 """Share of a text's tokens in [MASK] spans (Du et al. 2021, arXiv:2103.10360, section 2.1)."""
@@ -35,12 +35,12 @@ LONG_SPAN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of the token streams, as the reader finds them.
+    """Windows of the token streams.
 
     Attributes:
-        tokens: [B, S + 1].
+        tokens: tokens of the windows, [B, S + 1].
         samples: numbers of the samples, [B].
-        weights: relative weight of each target, [B, S]; None: all targets weigh the same.
+        weights: relative weight of each target, [B, S]; None: all targets have the same weight.
         opens: whether the input opens a document, [B, S]; None: documents are not separated.
     """
 
@@ -52,7 +52,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Sample:
-    """One arranged sample; arrays [S], the layout [S, C]."""
+    """One sample of an objective that is not causal; arrays [S], the layout [S, C]."""
 
     tokens: Integers
     targets: Integers
@@ -61,14 +61,14 @@ class Sample:
 
 
 class Objective:
-    """Makes batches of windows.
+    """Turns windows into batches.
 
     Args:
-        config: what is learnt, and how targets are weighted.
-        seed: seed of the run; held-out samples are arranged alike in every run.
+        config: kind of the objective, and weighting of the targets.
+        seed: seed of the run; held-out samples are the same in every run.
         split: "train" or "heldout".
-        two_dimensional: positions as in GLM: for the tokens of a blank, that of its mask and their place in the blank.
-        dropout: whether each sample brings the key of its dropout masks.
+        two_dimensional: GLM's positions: a token of a blank has the position of its mask and its place in the blank.
+        dropout: whether batches include the keys of the samples' dropout masks.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Objective:
         return (*(inputs if isinstance(inputs, tuple) else (inputs,)), torch.from_numpy(keys)), labels
 
     def predicted_tokens(self, sample: int, length: int) -> int:
-        """Number of targets of a sample that is not causal, without arranging it."""
+        """Number of targets of a sample that is not causal, without building it."""
         random = self._random(sample)
         if self.config.kind == "prefix":
             return length - int(random.randint(1, length)) + 1
@@ -108,7 +108,7 @@ class Objective:
         return sum(stop - start + 1 for start, stop in spans)
 
     def _next_token(self, windows: Windows) -> Batch:
-        """Each token predicts the one behind it."""
+        """Each token predicts the next one."""
         inputs: Any = torch.from_numpy(np.ascontiguousarray(windows.tokens[:, :-1]))
         targets: Any = torch.from_numpy(np.ascontiguousarray(windows.tokens[:, 1:]))
         if windows.opens is not None:
@@ -118,7 +118,7 @@ class Objective:
         return inputs, targets
 
     def _arranged(self, windows: Windows) -> Batch:
-        assert windows.weights is None, "loss masks are for causal samples; the command line says so"
+        assert windows.weights is None, "loss masks are for causal samples; open_data refuses others"
         made = []
         for window, sample in zip(windows.tokens, windows.samples.tolist(), strict=True):
             random = self._random(sample)
@@ -139,20 +139,21 @@ class Objective:
         )
 
     def _random(self, sample: int) -> np.random.RandomState:
-        """RandomState: its streams are frozen, so that another numpy makes the same samples."""
+        """Random numbers of a sample. RandomState's streams are frozen, so that every numpy version builds the same
+        samples."""
         is_train = self.split == "train"
         key = np.random.SeedSequence([self.seed if is_train else 0, 0 if is_train else 1, sample])
         return np.random.RandomState(np.random.MT19937(key))
 
 
 def separate_documents(opens: Booleans) -> Integers:
-    """The layout in which no token sees another document: [B, S, C] for [B, S].
+    """Layout in which no token attends to another document, [B, S, C].
 
     Args:
-        opens: whether the input at this place opens a document. The end-of-document token behind a document opens the
-            next one: its only use as an input is to predict that document's first token, which must not depend on the
-            document before. So a document is trained on as if it stood alone, with an end-of-document token in front
-            and one, as a target, at its end. See `pretrain.data.weights.document_boundaries`.
+        opens: whether the input at this place opens a document, [B, S]. The end-of-document token after a document
+            opens the next one: as an input it only predicts that document's first token, which must not depend on the
+            document before. So a document is trained on as if it were alone, with an end-of-document token in front and
+            one, as a target, at its end. See `pretrain.data.weights.document_boundaries`.
     """
     batch, length = opens.shape
     places = np.arange(length)
@@ -165,14 +166,14 @@ def separate_documents(opens: Booleans) -> Integers:
 
 
 def dropout_key(seed: int, split: str, sample: int) -> np.int64:
-    """Key of the sample's dropout masks; two samples of a run share one only by chance."""
+    """Key of a sample's dropout masks; two samples of a run have the same one only by chance."""
     sequence = np.random.SeedSequence([seed, 0 if split == "train" else 1, sample], spawn_key=(1,))
     key: np.int64 = sequence.generate_state(1, np.uint64).view(np.int64)[0]
     return key
 
 
 def prefix_sample(window: Integers, random: np.random.RandomState) -> Sample:
-    """A prefix of random length sees itself in both directions, and the rest is predicted.
+    """A sample whose prefix, of random length, attends to itself in both directions and whose rest is predicted.
 
     Source: Raffel et al. 2019, arXiv:1910.10683, section 3.2.3.
     """
@@ -188,12 +189,14 @@ def prefix_sample(window: Integers, random: np.random.RandomState) -> Sample:
 def blank_sample(
     window: Integers, objective: ObjectiveConfig, random: np.random.RandomState, two_dimensional: bool
 ) -> Sample:
-    """GLM's blank infilling: part A is the text with each span replaced by one mask token, seen in both directions; in
-    part B the spans follow in random order, each predicted from left to right after a start token and ended by an end
-    token, seeing part A and what stands before in part B.
+    """A sample of GLM's blank infilling.
+
+    Part A is the text with each span replaced by one mask token, with attention in both directions. In part B the spans
+    follow in random order; each is predicted from left to right after a start token, ends with an end token, and
+    attends to part A and to what comes before it in part B.
 
     A text of n tokens with m spans takes n + 2 m places; as many tokens of the window as fit are used. Without
-    two-dimensional positions nothing tells which mask a span belongs to, so the spans then stay in the text's order.
+    two-dimensional positions the spans keep the text's order, because nothing else tells which mask a span belongs to.
 
     Source: Du et al. 2021, arXiv:2103.10360, sections 2.1 to 2.3; shares of the two kinds of spans by GLM-130B,
     arXiv:2210.02414, section 2.2.
@@ -237,7 +240,8 @@ def blank_sample(
             layout[here, BLOCK_POSITION] = np.arange(1, stop - start + 2)
         place = here.stop
     layout[known:, SEEN_END] = places[known:] + 1
-    # What is left over predicts nothing and is seen by nobody; it sees itself, because a softmax needs something.
+    # The remaining places predict nothing, and no other token attends to them; each attends to itself, because a
+    # softmax needs at least one position.
     layout[place:, FIRST_SEEN] = places[place:]
     return Sample(tokens, targets, is_predicted, layout)
 
@@ -251,7 +255,7 @@ def _draw_spans(
 
 
 def _short_spans(length: int, random: np.random.RandomState) -> tuple[int, list[tuple[int, int]]]:
-    """Size of the text and its spans, half-open, in order, with a token or more between any two."""
+    """Size of the text and its spans, half-open, in order, with at least one token between any two."""
     sizes = np.maximum(random.poisson(SHORT_SPAN_MEAN, length), 1)
     masked = np.cumsum(sizes)
 

@@ -1,24 +1,24 @@
-"""Where sample i of a training run comes from: pure arithmetic on (seed, i, plan), nothing to build or to store.
+"""The order of the train samples: sample i is pure arithmetic on (seed, i, plan), with no index to build or store.
 
 A *window* of a dataset is `sequence_length + 1` consecutive tokens of its stream, `sequence_length` inputs and as many
 targets, each one token later. Windows begin `sequence_length` tokens apart, so that each shares one token with the
 next: the last target of one is the first input of the other. Of T tokens that makes W = (T - 1) // sequence_length
 windows. In an epoch each token from 1 to W * sequence_length is a target exactly once, token 0 is an input only, and
-the last (T - 1) % sequence_length tokens are left out: `tail_tokens` counts them.
+the last (T - 1) % sequence_length tokens are left out.
 
-*Which dataset* gives sample i is decided by a binary tree over the datasets. At each node a Bresenham line deals the
-samples to the left and the right branch in the ratio of their weights. Weights are whole numbers; each block of
-sum(weights) consecutive samples, counted from a multiple of it, holds exactly `weight` samples of each dataset, and any
-prefix is as close to proportion as half a sample for each level of the tree.
+*Which dataset* sample i comes from is decided by a binary tree over the datasets. At each node a Bresenham line deals
+the samples to the left and the right branch in the ratio of their weights. Weights are whole numbers; each block of
+sum(weights) consecutive samples, counted from a multiple of it, has exactly `weight` samples of each dataset, and any
+prefix deviates from proportion by at most half a sample for each level of the tree.
 
-*Which window* of the dataset it is, is decided by a permutation of its windows, another one for each epoch.
+*Which window* of the dataset it is, is decided by a permutation of its windows, a different one in each epoch.
 
-From some sample on, weights and sequence length may be others: a *phase*. Its blocks count from its first sample. New
-weights change nothing about the windows: each dataset goes on where its own order stands, so that no window is
-repeated or lost. Another sequence length cuts a dataset into other windows; they are gone through from the beginning,
-and a phase that comes back to an earlier length goes on where that pass stood.
+A *phase* changes weights or sequence length from some sample on; its blocks count from its first sample. New weights do
+not change the windows: each dataset continues in its own order, so that no window is repeated or lost. Another sequence
+length cuts a dataset into other windows, which are used from the beginning; a phase that returns to an earlier length
+continues where that pass ended.
 
-Everything takes arrays of sample numbers and costs O(log datasets) for each, however large the datasets are.
+All functions take arrays of sample numbers and cost O(log datasets) per sample, however large the datasets are.
 """
 
 from __future__ import annotations
@@ -37,28 +37,22 @@ from data_prep.indexed_dataset.permutation import KeyedPermutation
 Integers = npt.NDArray[np.int64]
 
 _WEIGHT_RESOLUTION = 1_000_000
-"""Weights that are no whole numbers are rounded to this many parts of the mixture."""
+"""Number of parts of the mixture to which weights are rounded that are not whole numbers."""
 
 
 def window_count(tokens: int, sequence_length: int) -> int:
-    """Windows of `sequence_length + 1` tokens in a stream of `tokens` tokens."""
+    """Number of windows of `sequence_length + 1` tokens in a stream of `tokens` tokens."""
     return max(0, (tokens - 1) // sequence_length)
-
-
-def tail_tokens(tokens: int, sequence_length: int) -> int:
-    """Tokens at the end of the stream that no window reaches."""
-    windows = window_count(tokens, sequence_length)
-    return tokens - (windows * sequence_length + 1) if windows else tokens
 
 
 def whole_weights(weights: Sequence[float]) -> tuple[int, ...]:
     """Positive weights as the smallest whole numbers in the same proportion.
 
-    Whole numbers stay exact, up to a sum of a million. Others are rounded to millionths of the mixture by largest
-    remainder, each at least one millionth.
+    Whole numbers are exact, up to a sum of a million. Others are rounded to millionths of the mixture by largest
+    remainder, each to at least one millionth.
 
     Raises:
-        ValueError: no weights, or one that is not a positive number.
+        ValueError: there are no weights, or one is not a positive number.
     """
     if not weights:
         raise ValueError("a mixture needs at least one weight")
@@ -103,14 +97,14 @@ def _tree(weights: Sequence[int], first: int, stop: int) -> _Node:
 
 
 def _dealt_left(samples: Any, left_weight: int, weight: int) -> Any:
-    """How many of the first `samples` samples of a node go left: samples * left_weight / weight, rounded half up."""
+    """Number of the first `samples` samples of a node that go left: samples * left_weight / weight, rounded half up."""
     blocks, rest = samples // weight, samples % weight
     return blocks * left_weight + (2 * rest * left_weight + weight) // (2 * weight)
 
 
 @dataclass(frozen=True)
 class SampleLocations:
-    """Where samples come from, one entry for each: index of the dataset, epoch of that dataset, window in it."""
+    """Places of samples, one entry for each: index of the dataset, epoch of that dataset, window in it."""
 
     dataset: Integers
     epoch: Integers
@@ -118,10 +112,10 @@ class SampleLocations:
 
 
 class Dealing:
-    """Which dataset gives sample i, and how many samples it has given before: see the top of this file.
+    """Assignment of samples to datasets, see the top of this file.
 
     Args:
-        weights: of each dataset, see `whole_weights`; a dataset of weight 0 gives nothing.
+        weights: weight of each dataset, see `whole_weights`; 0: no samples of this dataset.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
@@ -132,14 +126,14 @@ class Dealing:
         self._root = _tree(whole, 0, len(whole))
 
     def __call__(self, samples: Integers) -> tuple[Integers, Integers]:
-        """Dataset of each sample, and how many of the samples before it are of that dataset."""
+        """Dataset of each sample, and number of earlier samples of that dataset."""
         dataset = np.empty(samples.shape, np.int64)
         drawn = np.empty(samples.shape, np.int64)
         self._deal(self._root, samples, np.arange(samples.size), dataset, drawn)
         return np.array(self._given, np.int64)[dataset], drawn
 
     def drawn(self, samples: int) -> tuple[int, ...]:
-        """How many of the first `samples` samples come from each dataset."""
+        """Number of the first `samples` samples that come from each dataset."""
         counts = [0] * len(self.weights)
 
         def deal(node: _Node, count: int) -> None:
@@ -154,7 +148,12 @@ class Dealing:
         return tuple(counts)
 
     def _deal(self, node: _Node, ranks: Integers, places: Integers, dataset: Integers, drawn: Integers) -> None:
-        """`ranks`: which of the node's samples these are; `places`: where their results belong."""
+        """Deal samples to the datasets of a node.
+
+        Args:
+            ranks: indices of the samples among those of the node.
+            places: indices of their results in `dataset` and `drawn`.
+        """
         if node.left is None or node.right is None:
             dataset[places], drawn[places] = node.first, ranks
             return
@@ -169,25 +168,26 @@ class Dealing:
 
 @dataclass(frozen=True)
 class Phase:
-    """From `first_sample` on, and until the next phase begins."""
+    """Weights and sequence length from `first_sample` on, until the next phase begins."""
 
     first_sample: int
     sequence_length: int
     weights: tuple[float, ...]
-    """Of each dataset, see `whole_weights`; 0 leaves a dataset out."""
+    """Weight of each dataset, see `whole_weights`; 0: no samples of this dataset."""
 
 
 class SampleOrder:
     """The order of the training samples: sample i as a function of (seed, i) and the plan below.
 
     Args:
-        seed: of the whole run.
-        names: of the datasets; they key the permutations, so that a dataset keeps its order when others come or go.
-        tokens: of each dataset.
+        seed: seed of the run.
+        names: names of the datasets. They are part of the permutations' keys, so that a dataset keeps its order when
+            others are added or removed.
+        tokens: number of tokens of each dataset.
         phases: at least one; the first begins at sample 0.
 
     Raises:
-        ValueError: phases out of order, or a dataset with a weight that is shorter than a window.
+        ValueError: phases are out of order, or a dataset with a weight is shorter than a window.
     """
 
     def __init__(self, seed: int, names: Sequence[str], tokens: Sequence[int], phases: Sequence[Phase]) -> None:
@@ -224,7 +224,7 @@ class SampleOrder:
             for phase in phases
         }
         self._drawn_before: list[Integers] = []
-        """For each phase: samples of each dataset in all earlier phases of the same sequence length."""
+        """Number of samples of each dataset in all earlier phases of the same sequence length, by phase."""
         passed = {length: np.zeros(len(names), np.int64) for length in self._windows}
         for k, phase in enumerate(phases):
             self._drawn_before.append(passed[phase.sequence_length].copy())
@@ -233,17 +233,13 @@ class SampleOrder:
                 passed[phase.sequence_length] += self.dealings[k].drawn(samples)
         self._permutation = lru_cache(maxsize=4 * len(names))(self._make_permutation)
 
-    def windows(self, sequence_length: int) -> Integers:
-        """Windows of each dataset at a sequence length of one of the phases."""
-        return self._windows[sequence_length]
-
     def phase_at(self, samples: npt.ArrayLike) -> Integers:
         """Index of the phase of each of these samples."""
         given = np.asarray(samples, np.int64)
         return np.asarray(np.searchsorted(self._first_samples, given, "right") - 1, np.int64)
 
     def locate(self, samples: npt.ArrayLike) -> SampleLocations:
-        """Dataset, epoch and window of each of these samples, [samples]; windows are of their phase's length."""
+        """Dataset, epoch and window of each of these samples, [samples]; windows have the length of their phase."""
         given = np.atleast_1d(np.asarray(samples, np.int64))
         if given.size and int(given.min()) < 0:
             raise ValueError(f"sample {int(given.min())} does not exist; samples count from 0")
@@ -264,8 +260,8 @@ class SampleOrder:
         """Everything that the order depends on, as JSON.
 
         Args:
-            before: leave out phases that begin at this sample or later (not the first one): what samples before it
-                depend on.
+            before: omit phases that begin at this sample or later, except the first, for what samples before it depend
+                on.
         """
         phases = [p for p in self.phases if before is None or p.first_sample == 0 or p.first_sample < before]
         return {

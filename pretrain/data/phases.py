@@ -1,4 +1,4 @@
-"""Settings of a plan that changes while a run goes on."""
+"""Settings of a data plan that changes during a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pretrain.data.order import Phase
 
 
 class PhaseChange(Settings):
-    """From a sample on, other weights or another sequence length; what is left out stays as it was before."""
+    """Other weights or another sequence length from a sample on; a setting that is left out does not change."""
 
     from_sample: int = Field(gt=0)
     weights: dict[str, float] | None = None
-    """Dataset name -> weight; datasets that are not named give nothing in this phase."""
+    """Weights by dataset name; this phase has no samples of datasets that are not named."""
     sequence_length: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -24,15 +24,17 @@ class PhaseChange(Settings):
             raise ValueError(f"from_sample {self.from_sample}: give weights or sequence_length, or leave the phase out")
         for name, weight in (self.weights or {}).items():
             if not weight > 0:
-                raise ValueError(f"weights: {name} has {weight}; leave a dataset out to give it none")
+                raise ValueError(
+                    f"weights: {name} has {weight}, which must be positive; to use none of a dataset, leave it out"
+                )
         return self
 
 
 def build_phases(weights: Mapping[str, float], sequence_length: int, changes: Sequence[PhaseChange]) -> list[Phase]:
-    """The phases of a run that begins with these weights and this length.
+    """The phases of a run that begins with these weights and this sequence length.
 
     Raises:
-        ValueError: a phase names a dataset that there is not.
+        ValueError: a phase names an unknown dataset.
     """
     names = list(weights)
     current, length = dict(weights), sequence_length

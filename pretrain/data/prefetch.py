@@ -1,7 +1,7 @@
-"""Batches that are ready before they are asked for: a thread makes them while the model computes.
+"""Prefetching: a thread prepares batches while the model computes.
 
-One thread is enough, and no worker process: making a batch copies a few windows out of the page cache, and torch lets
-go of the interpreter while it computes.
+One thread is enough, without a worker process: preparing a batch copies a few windows from the page cache, and torch
+releases the interpreter lock while it computes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class _Failure:
 
 
 def prefetch(source: Iterator[T], ahead: int) -> Iterator[T]:
-    """The items of `source`, in their order; up to `ahead` of them are made before they are taken.
+    """The items of `source`, in order; up to `ahead` of them are prepared in advance.
 
-    The thread begins with the first item that is asked for, and ends when the iterator is closed or forgotten. An error
-    of the source is raised when its place in the row is reached.
+    The thread starts with the first request for an item, and ends when the iterator is closed or deleted. An error of
+    the source is raised in place of the item that failed.
     """
     if ahead < 1:
         raise ValueError(f"ahead {ahead} must be positive")
@@ -58,7 +58,7 @@ def prefetch(source: Iterator[T], ahead: int) -> Iterator[T]:
             yield item
     finally:
         stopped.set()
-        while thread.is_alive():  # it may wait for room in the queue
+        while thread.is_alive():  # it may be waiting for room in the queue
             with contextlib.suppress(queue.Empty):
                 made.get_nowait()
             thread.join(0.01)

@@ -1,4 +1,4 @@
-"""The data of a run: the batches that it trains on, and what it is evaluated on."""
+"""The data of a run: its train batches and its held-out samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pretrain.topology import Topology
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is evaluated: the same samples each time, by dataset."""
+    """Held-out samples for evaluations, the same ones each time, by dataset."""
 
     batches: Batches
     parts: list[HeldOutPart]
@@ -56,7 +56,7 @@ def open_data(config: TrainConfig, topology: Topology, rank: int) -> RunData:
     if training.has_loss_masks and config.objective.kind != "causal":
         raise ValueError(
             f"objective.kind: {config.objective.kind} cannot be trained on {mixture.path}: its token files have loss "
-            "masks, which say of each token whether its prediction counts, and only causal samples predict each token"
+            "masks, which mark the tokens whose prediction counts, and only causal samples predict every token"
         )
     batches = _batches(config, topology, rank, training)
     if not any(entry.heldout for entry in mixture.datasets):

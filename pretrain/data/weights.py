@@ -1,15 +1,15 @@
-"""How much each target counts: the loss is one mean over the targets of the whole global batch.
+"""Weights of the targets: the loss is one weighted mean over the targets of the whole global batch.
 
-A mean of micro-batch means would weigh a token by its neighbours, differently under each topology, and would count a
-window in which nothing is learnt as a loss of zero. So the weights of a global batch are normalised together, before
-it is divided: every rank computes their sum from the masks and boundaries of all its samples. `objective.weighting`
-says what weighs the same:
+A mean of micro-batch means would make a token's weight depend on its neighbours, differently under each topology, and
+would count a window without targets as a loss of zero. So the weights of a global batch are normalised together before
+it is divided: every rank computes their sum from the masks and boundaries of all its samples. The weight of a target
+depends on `objective.weighting`:
 
-    token       each target weighs 1
-    document    each target weighs 1 / n, n the learnt tokens of its whole document
-    sample      each target weighs 1 / n, n the targets of its sample
+    token       1
+    document    1 / n, with n the targets of its whole document
+    sample      1 / n, with n the targets of its sample
 
-Windows without targets weigh nothing under each of them.
+A window without targets has the weight 0 in each case.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class TargetWeights:
     """Relative weights of the targets of any sample.
 
     Args:
-        datasets: those of the reader, in its order.
+        datasets: the reader's datasets, in its order.
         end_of_document: the token that ends documents, see `document_boundaries`.
-        objective: kind and weighting.
+        objective: its kind and weighting decide the weights.
     """
 
     def __init__(self, datasets: tuple[IndexedDataset, ...], end_of_document: int, objective: Objective) -> None:
@@ -50,7 +50,7 @@ class TargetWeights:
 
     @property
     def are_equal(self) -> bool:
-        """Whether every target of every sample has the same weight, so that there is nothing to compute."""
+        """Whether all targets of all samples have the same weight, so that none needs to be computed."""
         return (
             self._objective.is_causal
             and self._weighting != "document"
@@ -59,7 +59,7 @@ class TargetWeights:
         )
 
     def of_window(self, dataset: int, window: int, length: int) -> Floats:
-        """Weights of the targets of one causal sample, [length]."""
+        """Weights of the targets of one causal sample, fp64 [length]."""
         start = window * length + 1
         counted = self._counted(dataset, start, start + length)
         weights = counted.astype(np.float64)
@@ -88,7 +88,7 @@ class TargetWeights:
         return float(self.sums(places, samples, length).sum()), targets
 
     def any(self, places: SampleLocations, samples: npt.NDArray[np.int64], length: int) -> bool:
-        """Whether any of these samples has a target."""
+        """Whether any of these samples has a target that counts."""
         return self.are_equal or any(total > 0 for total in self._sums(places, samples, length))
 
     def _sums(self, places: SampleLocations, samples: npt.NDArray[np.int64], length: int) -> Iterator[float]:
@@ -125,13 +125,13 @@ class TargetWeights:
 def document_boundaries(
     dataset: IndexedDataset, start: int, stop: int, end_of_document: int
 ) -> tuple[Booleans, Booleans]:
-    """Boundaries of documents among the tokens [start, stop), by the index and not by what the tokens are: a
-    conversation whose turns end with the end-of-document token is one document.
+    """Boundaries of documents among the tokens [start, stop), by the index and not by the tokens: a conversation whose
+    turns end with the end-of-document token is one document.
 
     Returns:
-        Whether a token, as an input, opens a document: the end-of-document token behind the document before, or the
-        document's own first token where there is none. And whether a token is a target across a boundary, which a
-        separated document cannot predict: its first token, where no end-of-document token stands before it.
+        For each token, whether it opens a document as an input: the end-of-document token after the previous document,
+        or the document's own first token where there is none. And whether it is a target across a boundary, which a
+        separated document cannot predict: its first token, where no end-of-document token precedes it.
     """
     opens, crosses = np.zeros((2, stop - start), np.bool_)
     begins = dataset.document_starts(start, min(stop + 1, dataset.token_count))

@@ -1,1 +1,1 @@
-"""DeepSpeed, and everything that knows it."""
+"""DeepSpeed, and everything that depends on it."""

@@ -1,7 +1,7 @@
-"""The DeepSpeed dictionary, generated in full from our settings.
+"""DeepSpeed's configuration, generated in full from our settings.
 
-Every key that decides a number is written out: several defaults of DeepSpeed have changed between releases, and a key
-left out because it equals today's default is a number that changes with an upgrade.
+Every key that affects a result is written out: several defaults of DeepSpeed have changed between releases, so that an
+omitted key could change results with an upgrade.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pretrain.config import TrainConfig
 
 
 def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given. The optimizer and the learning rate are ours and not in it."""
+    """Configuration for `deepspeed.initialize`, without the optimizer and the learning rate, which are ours."""
     batch = config.batch
     return {
         "train_batch_size": batch.global_batch_size,
@@ -22,12 +22,12 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "prescale_gradients": False,
         "bf16": {"enabled": config.precision == "bf16", "immediate_grad_update": False},
         "fp16": {"enabled": False},
-        # Stage 1 by name and fp32 accumulation by name: without both, DeepSpeed accumulates in bf16 and says nothing.
+        # Stage 1 and fp32 accumulation are both explicit: without one of them, DeepSpeed silently accumulates in bf16.
         "zero_optimization": {
             "stage": 1,
             "round_robin_gradients": False,
             "overlap_comm": False,
-            # Larger gradients are reduced where they are, without a copy. Read in fp32 alone.
+            # Larger gradients are reduced in place, without a copy. Used in fp32 only.
             "reduce_bucket_size": 1 << 18,
             "contiguous_gradients": True,
         },
@@ -39,11 +39,3 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "dump_state": False,
     }
-
-
-def flat_settings(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found.update(flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return found

@@ -1,6 +1,6 @@
-"""What DeepSpeed 0.19.8 does otherwise than a run needs, one function each.
+"""Patches of DeepSpeed 0.19.8, one function each.
 
-A test beside each (`tests/unit/pretrain/engine/test_deepspeed_patches.py`) fails once DeepSpeed no longer needs it.
+Each has a test in `tests/unit/pretrain/engine/test_deepspeed_patches.py` that fails once DeepSpeed no longer needs it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,29 @@ from pretrain.model.block import HeadFactors
 
 
 def disable_shared_memory_collective() -> None:
-    """DeepSpeed 0.19.8 would build a shared-memory collective for CPUs that ignores process groups; gloo does not."""
+    """Keep DeepSpeed from building its shared-memory collective for CPUs.
+
+    Cause: where a compiler is found, DeepSpeed 0.19.8 builds it at start-up, and its all-reduce ignores process groups.
+    Without it DeepSpeed uses gloo.
+    """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def keep_head_gradient(head: HeadFactors) -> HeadFactors:
-    """DeepSpeed 0.19.8 clears the weights' gradients in a hook on the last stage's outputs. A weight among these would
-    have its gradient before the hook of the other is called; a view of it has a hook of its own."""
+    """Replace the head's weight among the outputs of the last stage by a view of it.
+
+    Cause: DeepSpeed 0.19.8's bf16 optimizer clears the weights' gradients in a hook on the gradients of the last
+        stage's
+    outputs. A weight among the outputs may have its own gradient by then, which would be cleared too.
+    """
     return head._replace(weight_VD=head.weight_VD.view_as(head.weight_VD))
 
 
 def allow_stages_without_own_weights(optimizer: BF16_Optimizer) -> None:
-    """A last stage that is a tied head alone has nothing of its own to count in the gradient norm; DeepSpeed 0.19.8's
-    bf16 optimizer then fails, where its ZeRO one adds zero."""
+    """Let a stage without weights of its own, such as a tied head alone, contribute zero to the gradient norm.
+
+    Cause: DeepSpeed 0.19.8's bf16 optimizer fails on an empty list of gradients; its ZeRO optimizer adds zero.
+    """
     gradients_for_norm = optimizer.get_grads_for_norm
 
     def never_empty(for_clipping: bool = False) -> Any:
@@ -41,22 +51,26 @@ def allow_stages_without_own_weights(optimizer: BF16_Optimizer) -> None:
 
 
 def norm_without_copies(optimizer: DeepSpeedZeroOptimizer) -> None:
-    """DeepSpeed 0.19.8 copies each gradient into fp64 to take its norm, which in fp32 is 4 % of a step on a processor.
-    The norms of short stretches have the same norm, and a stretch is copied within the cache."""
+    """Compute the gradient norm from the norms of short parts of each gradient, which are copied within the cache.
+
+    Cause: DeepSpeed 0.19.8 copies each gradient to fp64 for its norm, which takes 4 % of a step in fp32 on a CPU.
+    """
     norm = optimizer.get_grad_norm_direct
 
-    def of_stretches(gradients: Sequence[torch.Tensor], parameters: Sequence[Any], norm_type: float = 2) -> Any:
-        return norm([_stretch_norms(gradient) for gradient in gradients], parameters, norm_type)
+    def norm_of_parts(gradients: Sequence[torch.Tensor], parameters: Sequence[Any], norm_type: float = 2) -> Any:
+        return norm([_part_norms(gradient) for gradient in gradients], parameters, norm_type)
 
-    optimizer.get_grad_norm_direct = of_stretches
-
-
-_STRETCH = 1 << 15
+    optimizer.get_grad_norm_direct = norm_of_parts
 
 
-def _stretch_norms(gradient: torch.Tensor) -> torch.Tensor:
-    """fp64 norms of stretches of a gradient, each of `_STRETCH` numbers but the last."""
-    norms = torch.stack([torch.linalg.vector_norm(part.double()) for part in gradient.reshape(-1).split(_STRETCH)])
+PART_ELEMENTS = 1 << 15
+"""Elements of a part of a gradient that is copied to fp64 at a time."""
+
+
+def _part_norms(gradient: torch.Tensor) -> torch.Tensor:
+    """Norms of consecutive parts of a gradient, fp64."""
+    parts = gradient.reshape(-1).split(PART_ELEMENTS)
+    norms = torch.stack([torch.linalg.vector_norm(part.double()) for part in parts])
     if getattr(gradient, "_zero_padding", False):
         norms._zero_padding = True  # type: ignore[attr-defined]
     return norms

@@ -1,4 +1,4 @@
-"""The engine: DeepSpeed's pipeline, ZeRO-1 and bf16 optimizer behind a small surface."""
+"""The engine: DeepSpeed's pipeline, ZeRO-1 and bf16 optimizer behind a small interface."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one training step gave, the same on every rank.
+    """Result of one training step, the same on every rank.
 
     Attributes:
-        loss: mean over the tokens of the global batch, nats.
-        gradient_norm: L2 norm over the whole model, before clipping; infinity also stands for NaN.
-        embedding_gradient_norm: likewise, of the word embedding alone.
-        largest_logit: over the tokens that the loss counts and the real entries of the vocabulary, before the update;
-            -infinity when no token counts.
-        applied: False when the update was dropped, so that weights and moments are what they were.
+        loss: mean over the tokens of the global batch, in nats.
+        gradient_norm: L2 norm over the whole model, before clipping; infinity if any gradient is infinite or NaN.
+        embedding_gradient_norm: L2 norm of the word embedding's gradient, before clipping.
+        largest_logit: largest logit of the real entries of the vocabulary at tokens that count in the loss, before the
+            update; -infinity when no token counts.
+        applied: False when the update was dropped, so that weights and moments have not changed.
     """
 
     loss: float
@@ -65,7 +65,7 @@ class StepResult:
 
     @property
     def signs(self) -> dict[str, float]:
-        """What may announce a loss spike, by name."""
+        """Early signs of a loss spike, by name."""
         return {
             "gradient_norm": self.gradient_norm,
             "embedding_gradient_norm": self.embedding_gradient_norm,
@@ -83,11 +83,11 @@ class Fragment:
 
     Attributes:
         name: the parameter's global name.
-        shape: of the whole parameter.
-        partition: how it is cut over the tensor axis, None when every tensor rank holds all of it.
+        shape: shape of the whole parameter.
+        partition: its split over the tensor axis; None: replicated on every tensor rank.
         start, stop: half-open range in this tensor rank's flattened shard.
         states: "weight", "exp_avg", "exp_avg_sq" -> fp32 [stop - start], views of the optimizer's own memory.
-        is_copy: of a tied parameter, whose first stage has the same numbers.
+        is_copy: it belongs to a tied parameter, and the first stage has the same values.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Fragment:
 
 
 def _tensor_group(topology: Topology) -> dist.ProcessGroup:
-    """This rank's tensor group. Every rank makes every group, in the same order, as torch wants it."""
+    """This rank's tensor group. Every rank creates all groups in the same order, as torch requires."""
     mine = None
     for first in range(0, topology.world_size, topology.tensor):
         ranks = list(range(first, first + topology.tensor))
@@ -139,7 +139,7 @@ class Engine:
                 settings,
             )
 
-        with redirect_stdout(StringIO()):  # DeepSpeed prints its plan from rank 0, line by line
+        with redirect_stdout(StringIO()):  # rank 0 of DeepSpeed prints its plan
             self._pipeline = Pipeline(
                 pipeline_layers(config.model, config.data.sequence_length, tensor_parallel, config.recomputation),
                 topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
@@ -171,14 +171,14 @@ class Engine:
                 norm_without_copies(self._engine.optimizer)
         self._sequence_length = config.data.sequence_length
         self.updates = 0
-        """Applied since the initial weights; the steps less the dropped ones."""
+        """Number of updates since the initial weights: steps whose update was not dropped."""
         self._norm_limit = math.inf
         self._drop_above_norm_limit()
         self._embedding_square = torch.zeros((), device=local_device())
         self.before_update(self._measure_embedding_gradient)
 
     def _drop_above_norm_limit(self) -> None:
-        # DeepSpeed has the norm before it calls the inner optimizer; NaN and infinity it drops by itself.
+        # DeepSpeed computes the norm before it calls the inner optimizer, and drops NaN and infinity itself.
         optimizer = self._engine.optimizer
         update = optimizer.optimizer.step
 
@@ -189,7 +189,7 @@ class Engine:
         optimizer.optimizer.step = limited
 
     def _share_weights_with_masters(self) -> None:
-        """In fp32 the weights are the masters: one memory for both, and nothing to copy from one to the other."""
+        """Make the fp32 weights their own master weights, which saves memory and a copy in each step."""
         optimizer = self._engine.optimizer
         data_rank = self.coordinate.data
         for master, parts in zip(
@@ -204,15 +204,16 @@ class Engine:
                 mapping.hp_fragment.data = master.data.narrow(0, inside.start, inside.numel)
 
     def _measure_embedding_gradient(self) -> None:
-        """This rank's part of the sum of squares. Of what several ranks hold alike, one counts."""
+        """Compute this rank's part of the embedding gradient's sum of squares; replicas are counted on one rank
+        only."""
         self._embedding_square = torch.zeros((), device=local_device())
         parameter = self._parameters.get(EMBEDDING)
         if parameter is None or parameter.ds_pipe_replicated:  # type: ignore[attr-defined]
             return
         optimizer = self._engine.optimizer
-        if isinstance(optimizer, BF16_Optimizer):  # each data rank has the whole of it
+        if isinstance(optimizer, BF16_Optimizer):  # each data rank has all of it
             parts = [parameter._hp_grad] if self.coordinate.data == 0 else []  # type: ignore[attr-defined]
-        else:  # each data rank has a stretch of it
+        else:  # each data rank has a part of it
             parts = [
                 gradient
                 for group, parameters in enumerate(optimizer.params_in_partition)
@@ -238,26 +239,23 @@ class Engine:
         return tuple(shape)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Weight decay on matrices, the same for all in each step; none on norms, as every family's paper has it."""
+        """Parameter groups: the same weight decay in each step for all matrices, and none for norms and biases, as in
+        every family's paper."""
         decay, ratio = self.config.optimizer.weight_decay, self.config.model.embedding_learning_rate_ratio
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        # Matrices first on every stage: in the order of the groups DeepSpeed sums the gradient norm.
+        # Matrices first on every stage: DeepSpeed sums the gradient norm over the stages group by group, in this order.
         for name, parameter in sorted(self._parameters.items(), key=lambda item: item[1].ndim == 1):
             kind = (0.0, 1.0) if parameter.ndim == 1 else (decay, 1.0)
-            if name == "embedding.weight":
+            if name == EMBEDDING:
                 kind = (decay / ratio, ratio)
             groups.setdefault(kind, []).append(parameter)
         return [
-            {"params": parameters, "weight_decay": of_group, "learning_rate_ratio": steps}
-            for (of_group, steps), parameters in groups.items()
+            {"params": parameters, "weight_decay": weight_decay, "learning_rate_ratio": learning_rate_ratio}
+            for (weight_decay, learning_rate_ratio), parameters in groups.items()
         ]
 
-    @property
-    def device(self) -> torch.device:
-        return local_device()
-
     def set_sequence_length(self, sequence_length: int) -> None:
-        """Tell the pipeline how long the next samples are: its stages agree on shapes once, with the first batch."""
+        """Set the length of the next samples: after a change the pipeline's stages exchange shapes again."""
         if sequence_length != self._sequence_length:
             self._engine.reset_activation_shape()
             self._sequence_length = sequence_length
@@ -272,11 +270,10 @@ class Engine:
         """Forward, backward and update over one global batch. NaN and infinity never reach weights or moments.
 
         Args:
-            batches: (tokens, targets), int64 [B, S] each, of this data rank, or what an objective makes of them; one
-                global batch is taken from it.
-            learning_rate: of this step.
-            norm_limit: an update whose gradient norm is above it is dropped.
-            batch_size: samples of this global batch; left out: the full size.
+            batches: micro-batches of this data rank, see `objective.Batch`; one global batch is taken from it.
+            learning_rate: learning rate of this step.
+            norm_limit: largest gradient norm; an update with a higher one is dropped.
+            batch_size: samples of this global batch; None: the full size.
 
         Raises:
             FloatingPointError: the loss is not finite while the gradient norm is, so that an update was applied.
@@ -293,7 +290,7 @@ class Engine:
         squares, logits = torch.stack(gathered).unbind(1)
         norm = torch.as_tensor(self._engine.get_global_grad_norm())
         numbers = [loss, norm, squares.sum().sqrt(), logits.max()]
-        # The only place where the host waits for the device.
+        # The only synchronisation of host and device.
         mean_loss, norm, embedding_norm, logit = torch.stack(
             [number.detach().float().reshape(()).to(local_device()) for number in numbers]
         ).tolist()
@@ -305,25 +302,25 @@ class Engine:
         return result
 
     def _set_batch_size(self, batch_size: int) -> None:
-        """Another size is another number of micro-batches: DeepSpeed reads it anew for the pipeline's schedule, for
-        the mean over micro-batches in the loss, and for the same mean in the gradients."""
+        """Set the number of micro-batches, which DeepSpeed uses for the pipeline's schedule and for the means over
+        micro-batches of the loss and of the gradients."""
         if batch_size != self._engine.train_batch_size():
             self._engine.set_train_batch_size(batch_size)
             assert self._engine.micro_batches == self.config.accumulation_steps(self.topology.data, batch_size)
 
     def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
-        """Mean loss in nats over `micro_batches` of every data rank, the same on every rank."""
+        """Mean loss in nats over `micro_batches` micro-batches of each data rank, the same on every rank."""
         return float(self._engine.eval_batch(batches, num_micro_batches=micro_batches))
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the accumulated and averaged gradients, fp32, before clipping.
 
-        Only between backward and update, so for a hook on the update: see `before_update`. A collective call.
+        Valid only between backward and update, in a hook: see `before_update`. Collective.
         """
         return {name: safe_get_full_grad(parameter) for name, parameter in self._parameters.items()}
 
     def before_update(self, hook: Any) -> None:
-        """Call `hook()` in each step after the gradients are reduced and before they are clipped and applied."""
+        """Call `hook()` in each step, after the gradients are reduced and before they are clipped and applied."""
         update = self._engine.optimizer.step
 
         def hooked(*arguments: Any, **settings: Any) -> Any:
@@ -333,9 +330,9 @@ class Engine:
         self._engine.optimizer.step = hooked
 
     def time_passes(self, around: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
-        """From now on, run the forward and the backward pass of a micro-batch as `around(pass)`."""
+        """Wrap the forward and the backward pass of a micro-batch in `around`."""
         passes = (ForwardPass, BackwardPass)
-        instructions = self._engine._INSTRUCTION_MAP  # the class's; ours is the instance's
+        instructions = self._engine._INSTRUCTION_MAP  # a class attribute; the instance gets its own
         self._engine._INSTRUCTION_MAP = {
             kind: around(function) if kind in passes else function for kind, function in instructions.items()
         }
@@ -345,15 +342,15 @@ class Engine:
         yield from self._parameters.items()
 
     def fragments(self) -> Iterator[Fragment]:
-        """What this rank must save, or fill when a checkpoint is loaded.
+        """Fragments that this rank saves, or fills when a checkpoint is loaded.
 
-        Together the ranks' fragments cover each parameter once per tensor rank; those of unsharded parameters are the
-        same on every tensor rank, and those of tied ones on every stage that uses them.
+        Together the ranks' fragments cover each parameter once per tensor rank. Those of unsharded parameters are the
+        same on every tensor rank, and those of tied parameters on every stage that uses them.
         """
         optimizer = self._engine.optimizer
         for name, parameter in self._parameters.items():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is None:  # ZeRO-1 gave all of it to other data ranks
+            if mapping is None:  # ZeRO-1 assigned all of it to other data ranks
                 continue
             address = mapping.lp_fragment_address
             flat = optimizer.param_groups[mapping.param_group_index]["params"][0]
@@ -372,17 +369,17 @@ class Engine:
             )
 
     def _moments(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        """AdamW's state of one flat partition; made as AdamW makes it when there has been no step yet."""
+        """AdamW's state of one flat partition; before the first step it is created as AdamW would."""
         state: dict[str, torch.Tensor] = self._engine.optimizer.optimizer.state[flat]
         if not state:
-            # fp32 on the parameter's device, as the fused implementation wants it
+            # fp32 on the parameter's device, as the fused implementation requires
             state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
             for key in OPTIMIZER_STATES:
                 state[key] = torch.zeros_like(flat, requires_grad=False)
         return state
 
     def restored(self, updates: int) -> None:
-        """After the fragments have been filled: set AdamW's step counter and publish the weights to the model."""
+        """Finish a load: set AdamW's step counter, and copy the master weights to the model."""
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
             for flat in group["params"]:

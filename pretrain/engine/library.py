@@ -1,4 +1,4 @@
-"""The one import of DeepSpeed: quiet, on the right accelerator, and refused in releases that train something else."""
+"""The only import of DeepSpeed: without its log messages, on the right accelerator, and not in faulty releases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ os.environ.setdefault("DS_LOG_LEVEL", LOG_LEVEL.lower())
 logging.getLogger("DeepSpeed").setLevel(LOG_LEVEL)
 
 if local_device().type == "cpu":
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process warns that it found nothing better
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process logs a warning that it found no accelerator
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ __all__ = (
 FAULTY_DEEPSPEED = (
     ((0, 18, 3), (0, 19, 2), "scales gradients wrongly under pipeline and accumulation (its issue 8152)"),
 )
-"""(first, last, what is wrong): releases that train, and train something else."""
+"""(first, last, fault): releases that compute wrong gradients without an error."""
 
 
 def refuse_faulty_versions(version: str) -> None:
@@ -66,7 +66,7 @@ def refuse_faulty_versions(version: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that decide a run's numbers."""
+    """Versions of the libraries that affect a run's results."""
     import megatron.core
 
     return {"torch": torch.__version__, "deepspeed": deepspeed.__version__, "megatron-core": megatron.core.__version__}

@@ -1,4 +1,4 @@
-"""Our list of layers as DeepSpeed's pipeline, cut into stages by FLOPs."""
+"""Our list of layers as DeepSpeed's pipeline, divided into stages by FLOPs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.model.pipeline import PipelineLayer
 
 
 class Pipeline(PipelineModule):
-    """DeepSpeed's pipeline, with layers dealt to stages by FLOPs instead of parameters."""
+    """DeepSpeed's pipeline, with layers assigned to stages by FLOPs instead of parameters."""
 
     def __init__(self, planned: Sequence[PipelineLayer], **settings: Any) -> None:
         self.planned = list(planned)
@@ -25,7 +25,7 @@ class Pipeline(PipelineModule):
         return [layer.flops for layer in self.planned]
 
     def named_global_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """(global name, parameter) of this stage's layers, in order; a tied one on each stage that uses it."""
+        """(global name, parameter) of this stage's layers, in order; tied ones on each stage that uses them."""
         for index, layer in enumerate(self.forward_funcs, start=self._local_start):
             built = layer.args[0] if isinstance(layer, partial) else layer
             for name, parameter in built.inner.named_parameters():
@@ -33,7 +33,8 @@ class Pipeline(PipelineModule):
 
 
 def stage_bounds(flops: Sequence[int], stages: int) -> list[int]:
-    """Where DeepSpeed cuts layers of these costs: stage i has the layers [result[i], result[i + 1])."""
+    """Bounds of the stages that DeepSpeed makes of layers with these costs: stage i has layers [result[i], result[i +
+    1])."""
     return [int(bound) for bound in partition_balanced(list(flops), stages)]
 
 
@@ -52,7 +53,7 @@ def _run(layer: PipelineLayer, module: torch.nn.Module, x: Any) -> Any:
 
 
 class _Built(torch.nn.Module):
-    """What DeepSpeed's LayerSpec can hold: a class to call with arguments."""
+    """A module that DeepSpeed's LayerSpec can build: a class with arguments."""
 
     def __init__(self, layer: PipelineLayer) -> None:
         super().__init__()

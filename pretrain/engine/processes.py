@@ -1,4 +1,4 @@
-"""Joining the process group that a launcher describes."""
+"""Joining the launcher's process group."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pretrain.launch import rendezvous
 
 
 def join_processes(timeout_seconds: int) -> int:
-    """Join the process group that the launcher's environment describes, or be the only process when there is none.
+    """Join the process group that the launcher's environment describes; without a launcher, run as the only process.
 
     Returns:
-        The number of processes.
+        Number of processes.
     """
     refuse_faulty_versions(deepspeed.__version__)
     alone = "WORLD_SIZE" not in os.environ
@@ -39,7 +39,8 @@ def join_processes(timeout_seconds: int) -> int:
         disable_shared_memory_collective()
     else:
         torch.cuda.set_device(local_device())
-        # One hardware queue keeps the tensor-parallel all-reduce ahead of the product it overlaps with (megatron-core).
+        # With one hardware queue the tensor-parallel all-reduce starts before the product that it overlaps
+        # (megatron-core).
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     timeout = timedelta(seconds=timeout_seconds)
     if alone:

@@ -1,4 +1,4 @@
-"""Check DeepSpeed's effective settings against the requested ones: they depend on keys that are easy to lose."""
+"""Check of DeepSpeed's effective settings against the requested ones, which depend on keys that are easy to lose."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from foundation.configuration import flat_settings
 from pretrain.config import TrainConfig
-from pretrain.engine.deepspeed_config import deepspeed_config, flat_settings
+from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.engine.library import BF16_Optimizer, DeepSpeedZeroOptimizer, deepspeed
 
 _PARSED_GROUPS = {
@@ -16,13 +17,13 @@ _PARSED_GROUPS = {
     "fp16": "float16_config",
     "zero_optimization": "zero_config",
     "pipeline": "pipeline",
-    "data_types": None,  # lie beside the other settings
+    "data_types": None,  # kept with the settings without a group
 }
-"""Where DeepSpeed keeps the groups of its dictionary after it has read them."""
+"""Attributes of DeepSpeed's parsed configuration, by group of its dictionary."""
 
 
-def _as_understood(engine: Any, key: str) -> Any:
-    """What DeepSpeed read under a dotted key of its dictionary. Raises AttributeError when it knows no such key."""
+def _effective_value(engine: Any, key: str) -> Any:
+    """Effective value of a dotted key of DeepSpeed's dictionary. Raises AttributeError for an unknown key."""
     group, _, name = key.rpartition(".")
     parsed = _PARSED_GROUPS[group] if group else None
     place = getattr(engine._config, parsed) if parsed else engine._config
@@ -33,7 +34,7 @@ def _as_understood(engine: Any, key: str) -> Any:
 def check_settings(
     engine: Any, config: TrainConfig, data_degree: int, parameter_groups: Sequence[dict[str, Any]]
 ) -> None:
-    """Raise RuntimeError when DeepSpeed's engine works with another setting than it was given."""
+    """Raise RuntimeError when a setting of DeepSpeed's engine differs from the requested one."""
     expected = BF16_Optimizer if config.precision == "bf16" else DeepSpeedZeroOptimizer
     optimizer = engine.optimizer
     found = {
@@ -43,15 +44,15 @@ def check_settings(
         "gradient clipping": optimizer.clip_grad,
         "weight decay": [group["weight_decay"] for group in optimizer.optimizer.param_groups],
     }
-    wanted = {
+    expected_values = {
         "optimizer": expected.__name__,
         "inner optimizer": "AdamW",
         "gradient accumulation dtype": "torch.float32",
         "gradient clipping": config.optimizer.gradient_clipping,
         "weight decay": [group["weight_decay"] for group in parameter_groups],
     }
-    asked = flat_settings(deepspeed_config(config, data_degree))
-    for key, value in [*wanted.items(), *asked.items()]:
-        arrived = found[key] if key in found else _as_understood(engine, key)
-        if arrived != value:
-            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} has {key} {arrived!r} where {value!r} was asked")
+    requested = flat_settings(deepspeed_config(config, data_degree))
+    for key, value in [*expected_values.items(), *requested.items()]:
+        effective = found[key] if key in found else _effective_value(engine, key)
+        if effective != value:
+            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} uses {key} {effective!r} instead of {value!r}")

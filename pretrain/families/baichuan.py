@@ -1,7 +1,8 @@
 """Baichuan 1 and 2 in Hugging Face's format: the names and files of its authors' own modelling code.
 
-transformers has no Baichuan of its own. With rotary positions (the 7B models) it is LLaMA, except that queries, keys
-and values stand in one `W_pack`; `AS_LLAMA` says so, and NormHead becomes an ordinary head whose rows have length one.
+transformers itself has no Baichuan. With rotary positions (the 7B models) it is LLaMA, except that queries, keys and
+values are in one `W_pack`: `AS_LLAMA` exports it as LLaMA, where NormHead becomes an ordinary head with rows of length
+one.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ BLOCK: dict[str, Any] = {
 NormHead and max-z loss."""
 
 BAICHUAN_2_VOCABULARY = 125696
-"""Baichuan 2's modelling code has NormHead always, Baichuan 1's never; the configurations tell them apart by this."""
+"""Vocabulary size of Baichuan 2, by which its configurations are recognised: its modelling code always has NormHead,
+Baichuan 1's never."""
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:
-    # `normalised_head` and `positions` are ours: Baichuan's own two modelling codes are told apart by the folder that
-    # they lie in. 13B configurations have no max_position_embeddings, here as in the released files.
+    # `normalised_head` and `positions` are our own entries: the released configurations do not distinguish the variants
+    # of the modelling code apart. 13B configurations have no max_position_embeddings, as in the released files.
     rotary = {"max_position_embeddings": model.maximum_positions, "rope_theta": model.rope_theta}
     return {
         **(rotary if model.is_rotary else {}),
@@ -86,7 +88,7 @@ FORMAT = replace(
 AS_LLAMA = replace(
     llama.FORMAT,
     family="baichuan",
-    # NormHead can be folded into the head, and max-z loss is of training.
+    # NormHead can be folded into the head; max-z loss matters for training only.
     computes={**llama.FORMAT.computes, "normalised_head": (True, False)},
 )
-"""For a model with rotary positions."""
+"""Format that exports a Baichuan with rotary positions as LLaMA."""

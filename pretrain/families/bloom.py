@@ -28,10 +28,10 @@ def _computes_by_size(model: ModelConfig) -> dict[str, Any]:
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("slow_but_exact") and config.get("pretraining_tp", 1) > 1:
-        # transformers' slow path sums the slices and leaves the biases out (BloomAttention.forward, BloomMLP.forward)
+        # transformers' slow path sums the slices and omits the biases (BloomAttention.forward, BloomMLP.forward)
         raise ValueError(
             f"config.json: slow_but_exact: True with pretraining_tp {config['pretraining_tp']} is not supported, only "
-            "False: transformers leaves biases out then"
+            "False, because transformers then omits biases"
         )
     return {"key_value_heads": config["n_head"], "feed_forward_size": 4 * config["hidden_size"]}
 
@@ -46,7 +46,7 @@ FORMAT = Format(
         "embedding.weight": same("transformer.word_embeddings.weight"),
         **with_bias("embedding_norm", "transformer.word_embeddings_layernorm"),
         **with_bias("layers.{}.attention_norm", "transformer.h.{}.input_layernorm"),
-        # Head by head: its query, its key, its value.
+        # Query, key and value of one head after the other.
         **with_bias(
             "layers.{}.attention.query_key_value", "transformer.h.{}.self_attention.query_key_value", "by_head"
         ),

@@ -1,5 +1,5 @@
-"""A family in Hugging Face's format: its weights, its `config.json` and what the architecture there computes, each
-declared once and used in both directions."""
+"""A family in Hugging Face's format: weights, `config.json` and what the architecture computes, each declared once and
+used for import and export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pretrain.config import ModelConfig
 
 REQUIRED: Any = object()
-"""In place of a default: the entry has to be there."""
+"""Placeholder of a default: the entry is required."""
 
 
 def _nothing(_: Any) -> dict[str, Any]:
@@ -22,23 +22,24 @@ def _nothing(_: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Format:
-    """What a family's file declares.
+    """Hugging Face's format of a family.
 
     Attributes:
         family: our name, as in `model.family`.
-        name: of the other side, in messages.
-        model_type, architecture: in `config.json`.
-        prefix: of all weights but the head's; files of a model without a head leave it out.
-        weights: by our name, `{}` for the number of the layer.
-        computes: settings that the architecture there has, several in a tuple; a model with others is refused.
-        computes_by_size: more of them, which depend on the model's sizes.
-        entries: of `config.json` that are a setting of ours under another name, with the value that counts where the
-            entry is missing.
-        aliases: other names of entries, in some released files.
-        constants: entries that are written, and refused when they are read with another value; missing, they are right.
+        name: name of the architecture, for messages.
+        model_type, architecture: entries of `config.json`.
+        prefix: prefix of all weights but the head's; files of a model without a head omit it.
+        weights: sources of our weights by our name, with `{}` for the layer's index.
+        computes: settings of `ModelConfig` that the architecture computes, a tuple where it computes several; a model
+            with others is refused.
+        computes_by_size: further such settings, which depend on the model's sizes.
+        entries: entries of `config.json` that are one of our settings under another name: our name, and the value that
+            applies where the entry is missing.
+        aliases: other names of entries, used in some released files.
+        constants: entries that are written, and refused when they are read with another value; they may be missing.
         unread: entries that are written only.
-        to_config, from_config: entries, and settings, that are more than another name.
-        ignored: patterns of weights over there that hold nothing trained.
+        to_config, from_config: entries, and settings, that need more than a name.
+        ignored: patterns of names of weights that contain nothing trained.
     """
 
     family: str
@@ -58,13 +59,13 @@ class Format:
     ignored: tuple[str, ...] = ()
 
     head = "lm_head.weight"
-    """Name of the head over there; of a tied one, some files have a copy."""
+    """Name of the head's weight; some files have a copy of a tied one."""
 
     def places(self, model: ModelConfig) -> dict[str, Weight]:
-        """Every weight of the model by our name, in the model's order, with its place over there.
+        """Mapping of every weight of the model, by our name and in the model's order.
 
         Raises:
-            ValueError: the architecture over there does not compute what the model's settings say.
+            ValueError: the architecture does not compute one of the model's settings; names it.
         """
         for setting, value in {**self.computes, **self.computes_by_size(model)}.items():
             found, allowed = getattr(model, setting), value if isinstance(value, tuple) else (value,)
@@ -74,7 +75,7 @@ class Format:
         return map_weights(model, self.weights)
 
     def hugging_face_config(self, model: ModelConfig, *, dtype: str, end_of_document: int | None) -> dict[str, Any]:
-        """The content of `config.json`, which makes transformers build the same model."""
+        """Content of `config.json`, from which transformers builds the same model."""
         return {
             "architectures": [self.architecture],
             "model_type": self.model_type,
@@ -84,16 +85,16 @@ class Format:
             **self.to_config(model),
             "bos_token_id": end_of_document,
             "eos_token_id": end_of_document,
-            "pad_token_id": None,  # some of transformers' defaults would keep a token's embedding from learning
+            "pad_token_id": None,  # with some of transformers' defaults the embedding of a token would not be trained
             "use_cache": True,
             "dtype": dtype,
         }
 
     def model_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of `ModelConfig` from the content of `config.json`, of ours or of the released models.
+        """Settings of `ModelConfig` from the content of a `config.json`, our own or a released model's.
 
         Raises:
-            ValueError: an entry is missing, or asks for something that our block does not compute.
+            ValueError: an entry is missing, or needs something that our block does not compute.
         """
         given = {name: value for name, value in config.items() if value is not None}
         for alias, name in self.aliases.items():
@@ -111,10 +112,10 @@ class Format:
 
 
 def known(config: Mapping[str, Any], name: str, *allowed: Any) -> None:
-    """Refuse an entry of `config.json` that our block does not compute; a missing one counts as the first.
+    """Refuse an entry of `config.json` that our block does not compute; a missing entry has the first allowed value.
 
     Raises:
-        ValueError: names the entry and what would be right.
+        ValueError: names the entry and the allowed values.
     """
     if config.get(name, allowed[0]) not in allowed:
         wanted = " or ".join(repr(value) for value in allowed)
@@ -122,7 +123,7 @@ def known(config: Mapping[str, Any], name: str, *allowed: Any) -> None:
 
 
 def full_heads(model: ModelConfig) -> dict[str, Any]:
-    """Of `computes_by_size`: keys and values for each head, and heads that fill the hidden size."""
+    """Settings for `computes_by_size`: keys and values for each head, and heads that fill the hidden size."""
     return {
         "key_value_heads": model.attention_heads,
         "attention_head_size": (None, model.hidden_size // model.attention_heads),

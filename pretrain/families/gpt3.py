@@ -44,7 +44,7 @@ FORMAT = Format(
     weights={
         "embedding.weight": same("transformer.wte.weight"),
         "positions.weight": same("transformer.wpe.weight"),
-        # GPT-2's Conv1D keeps its weights inputs first.
+        # GPT-2's Conv1D stores the inputs first.
         **with_bias("layers.{}.attention_norm", "transformer.h.{}.ln_1"),
         **with_bias("layers.{}.attention.query_key_value", "transformer.h.{}.attn.c_attn", "transposed"),
         **with_bias("layers.{}.attention.output", "transformer.h.{}.attn.c_proj", "transposed"),
@@ -83,5 +83,5 @@ FORMAT = Format(
     unread={"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     to_config=_to_config,
     from_config=_from_config,
-    ignored=(r".*\.attn\.(masked_)?bias",),  # masks that old versions saved
+    ignored=(r".*\.attn\.(masked_)?bias",),  # masks, which old versions saved
 )

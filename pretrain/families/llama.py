@@ -20,7 +20,7 @@ BLOCK: dict[str, Any] = {
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:
-    # `rope_theta` stands twice: transformers 5 reads `rope_parameters`, older ones the plain key.
+    # `rope_theta` is written twice: transformers 5 reads `rope_parameters`, older versions the plain key.
     return {
         "head_dim": model.head_size,
         "rope_theta": model.rope_theta,
@@ -33,7 +33,7 @@ def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grouped_heads(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Key/value heads and size of a head."""
+    """Settings of a model with grouped heads: key/value heads and size of a head."""
     heads, size = config["num_attention_heads"], config.get("head_dim")
     return {
         "key_value_heads": config.get("num_key_value_heads", heads),
@@ -42,14 +42,13 @@ def grouped_heads(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rope_theta(config: Mapping[str, Any], default: float) -> float:
-    """Base of the rotary frequencies, wherever it is written: in `rope_parameters` (transformers 5), in `rope_scaling`,
-    or beside them.
+    """Base of the rotary frequencies: from `rope_parameters` (transformers 5), `rope_scaling`, or `rope_theta`.
 
     Args:
-        default: of the architecture in transformers.
+        default: the architecture's default in transformers.
 
     Raises:
-        ValueError: the frequencies are scaled or turn a part of a head only, which our block does not compute; or two
+        ValueError: the frequencies are scaled or rotate a part of a head only, which our block does not compute; or two
             entries contradict each other.
     """
     known(config, "partial_rotary_factor", 1.0)
@@ -68,13 +67,13 @@ def rope_theta(config: Mapping[str, Any], default: float) -> float:
             found[f"{entry}.rope_theta"] = value
     values = {name: value for name, value in found.items() if value is not None}
     if len({float(value) for value in values.values()}) > 1:
-        told = ", ".join(f"{name} {value}" for name, value in values.items())
-        raise ValueError(f"config.json: {told}: these must be equal")
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise ValueError(f"config.json: {shown}: these must be equal")
     return float(next(iter(values.values()), default))
 
 
-# Rows are copied as they are: our rotary positions turn the two halves of a head, as transformers' do, so that queries
-# and keys need no permutation (Meta's own files interleave the pairs). Embedding and head lose their padding rows.
+# Rows are copied unchanged: our rotary positions rotate the two halves of a head, as transformers does, so that queries
+# and keys need no permutation (Meta's own files interleave the pairs). Padding rows of embedding and head are dropped.
 FORMAT = Format(
     family="llama",
     name="transformers' LLaMA",

@@ -1,4 +1,4 @@
-"""How one of our weights lies in another format: the types that every family's file declares its mapping with."""
+"""Types for the mapping of our weights to another format, with which each family's file declares its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Layout = Literal["rows", "transposed", "by_head"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows [start, stop) of one of our weights are the whole of the weight `name` over there.
+    """Rows [start, stop) of one of our weights, which make the whole weight `name` in the other format.
 
     Attributes:
-        layout: rows: as they are. transposed: inputs come first (GPT-2's Conv1D). by_head: ours has all queries, then
-            all keys, then all values; over there each head's query, key and value stand together (BLOOM).
-        heads: of the by_head layout.
+        layout: rows: the same rows. transposed: inputs first (GPT-2's Conv1D). by_head: ours has all queries, then all
+            keys, then all values; theirs has query, key and value of each head together (BLOOM).
+        heads: number of heads, for the by_head layout.
     """
 
     name: str
@@ -31,20 +31,20 @@ class Rows:
     heads: int = 0
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
-        """Over there, of a part of our weight of shape `ours`."""
+        """Shape of `name` in the other format, for our weight of shape `ours`."""
         shape = (self.stop - self.start, *ours[1:])
         return shape[::-1] if self.layout == "transposed" else shape
 
-    def there(self, part: torch.Tensor) -> torch.Tensor:
-        """These rows of ours in the other layout."""
+    def to_theirs(self, part: torch.Tensor) -> torch.Tensor:
+        """Convert these rows of our weight to the other format."""
         if self.layout == "transposed":
             return part.T
         if self.layout == "by_head":
             return part.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
         return part
 
-    def back(self, part: torch.Tensor) -> torch.Tensor:
-        """The inverse of `there`."""
+    def from_theirs(self, part: torch.Tensor) -> torch.Tensor:
+        """Convert a weight of the other format to these rows of ours; the inverse of `to_theirs`."""
         if self.layout == "transposed":
             return part.T
         if self.layout == "by_head":
@@ -54,7 +54,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Weight:
-    """One of our weights, whole: its shape, and where its rows stand in the other format."""
+    """One of our weights: its whole shape, and the weights of the other format that its rows make."""
 
     shape: tuple[int, ...]
     parts: tuple[Rows, ...]
@@ -62,26 +62,26 @@ class Weight:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a weight stands over there: names of its consecutive blocks of rows, `{}` for the number of the layer."""
+    """Names of a weight's consecutive blocks of rows in the other format, with `{}` for the layer's index."""
 
     names: tuple[str, ...]
     layout: Layout = "rows"
 
 
 def same(*names: str) -> Source:
-    """Rows as they are."""
+    """A weight with the same rows in the other format."""
     return Source(names)
 
 
 def with_bias(ours: str, theirs: str, layout: Layout = "rows") -> dict[str, Source]:
-    """Weight and bias of a layer, whose bias cannot be transposed."""
+    """Weight and bias of a layer; the layout `transposed` applies to the weight alone."""
     bias: Layout = "rows" if layout == "transposed" else layout
     return {f"{ours}.weight": Source((f"{theirs}.weight",), layout), f"{ours}.bias": Source((f"{theirs}.bias",), bias)}
 
 
 def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Every weight of the model by our name, in the model's order: its whole shape, without padding rows, and the
-    blocks of rows that it is made of (queries, keys, values; gate, up)."""
+    """Whole shape, without padding rows, and sizes of the blocks of rows (queries, keys, values; gate, up) of every
+    weight, by our name and in the model's order."""
     hidden, inner, size = model.hidden_size, model.feed_forward_size, model.head_size
     queries, keys = model.attention_heads * size, model.key_value_heads * size
     vocabulary = model.vocabulary_size
@@ -126,10 +126,10 @@ def parameter_count(model: ModelConfig) -> int:
 
 
 def map_weights(model: ModelConfig, sources: Mapping[str, Source]) -> dict[str, Weight]:
-    """Every weight of the model by our name, with its place in the other format.
+    """Mapping of every weight of the model, by our name.
 
     Args:
-        sources: by our name, `{}` for the number of the layer.
+        sources: sources by our name, with `{}` for the layer's index.
     """
     found = {}
     for name, (shape, blocks) in weight_shapes(model).items():
@@ -150,24 +150,24 @@ def map_weights(model: ModelConfig, sources: Mapping[str, Source]) -> dict[str, 
 
 
 def to_hugging_face(name: str, weight: Weight, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """One of our tensors as the tensors it is over there, in its dtype.
+    """Convert one of our tensors to the tensors of Hugging Face's format, in its dtype.
 
     Raises:
-        ValueError: the tensor has another shape than the model's settings say.
+        ValueError: the tensor's shape differs from that of the model's settings.
     """
     if tuple(tensor.shape) != weight.shape:
-        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but the model's settings make it {weight.shape}")
-    return {rows.name: rows.there(tensor[rows.start : rows.stop]) for rows in weight.parts}
+        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but the model's settings require {weight.shape}")
+    return {rows.name: rows.to_theirs(tensor[rows.start : rows.stop]) for rows in weight.parts}
 
 
 def from_hugging_face(name: str, weight: Weight, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
-    """One of our tensors from the tensors it is over there.
+    """Convert tensors of Hugging Face's format to one of ours.
 
     Args:
-        read: gives a tensor by its name in Hugging Face's format.
+        read: returns a tensor by its name in Hugging Face's format.
 
     Raises:
-        ValueError: a tensor has another shape than the model's settings say.
+        ValueError: a tensor's shape differs from that of the model's settings.
     """
     import torch
 
@@ -177,5 +177,5 @@ def from_hugging_face(name: str, weight: Weight, read: Callable[[str], torch.Ten
         shape = rows.shape(weight.shape)
         if tuple(part.shape) != shape:
             raise ValueError(f"{rows.name}: shape {tuple(part.shape)}, but {name} needs {shape}")
-        parts.append(rows.back(part))
+        parts.append(rows.from_theirs(part))
     return torch.cat(parts) if len(parts) > 1 else parts[0]

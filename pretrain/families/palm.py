@@ -1,5 +1,5 @@
-"""PaLM as Hugging Face's Cohere, which has the same block: attention and SwiGLU beside each other behind one bias-free
-LayerNorm, interleaved rotary positions, tied embedding, scaled logits."""
+"""PaLM as Hugging Face's Cohere, which has the same block: attention and SwiGLU in parallel after one LayerNorm without
+bias, interleaved rotary positions, a tied embedding and scaled logits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ BLOCK: dict[str, Any] = {
 """Chowdhery et al. 2022, arXiv:2204.02311, sections 2 and 5."""
 
 _LLAMA_ONLY = ("rms_norm_eps", "initializer_range", "tie_word_embeddings")
-"""PaLM's initialisation sets every spread itself, and its embedding is always tied."""
+"""Entries of LLaMA that PaLM lacks: its initialisation sets every standard deviation, and its embedding is always
+tied."""
 
 _ROPE_THETA = 500000.0
-"""Default of transformers' Cohere."""
+"""Base of the rotary frequencies, default of transformers' Cohere."""
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:

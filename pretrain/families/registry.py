@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """What a family's file defines.
+    """Definition of a family.
 
     Attributes:
-        block: settings of `ModelConfig` that the family stands for.
+        block: defaults for the settings of `ModelConfig`.
         format: mapping to Hugging Face's format; None when no model of transformers computes the family.
     """
 
@@ -53,7 +53,7 @@ def format_of_type(model_type: str) -> Format:
     """The format that the `model_type` of a Hugging Face configuration names.
 
     Raises:
-        ValueError: no family has this `model_type`; names those that there are.
+        ValueError: no family has this `model_type`; names the known ones.
     """
     by_type = {family.format.model_type: family.format for family in FAMILIES.values() if family.format is not None}
     if model_type not in by_type:

@@ -1,1 +1,1 @@
-"""Joining processes, stopping them, exit codes, checking nodes, one run for each output folder."""
+"""Launch and end of a run: joining processes, agreement between ranks, stopping, exit codes, node check."""

@@ -62,7 +62,7 @@ def attempt(
 
     Returns:
         The action's result on this rank, and the error message of each rank on which it failed. The result is None
-        where it failed: look at the failures first.
+        where it failed, so check the failures first.
     """
     result: T | None = None
     failure: str | None = None
@@ -92,7 +92,7 @@ def agreed(action: Callable[[], T]) -> T:
     nodes = gathered(node_name())
     failed = {nodes[rank] for rank in failures}
     reason = "; ".join(sorted(set(failures.values())))
-    # What one rank does for all, rank 0 does: a failure on its node alone says nothing about the node.
+    # What one rank does for all, rank 0 does: a failure on its node alone does not mean that the node is at fault.
     if nodes[0] not in failed:
         raise NodeError(sorted(failed), reason)
     raise ValueError(reason)

@@ -1,4 +1,4 @@
-"""The topology for the processes that there are: a cluster does not always come back with as many nodes."""
+"""Parallel degrees that fit the number of processes: a cluster does not always come back with as many nodes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pretrain.config import Degrees, TrainConfig, check_world_size
 
 
 def fit_processes(config: TrainConfig, world_size: int) -> TrainConfig:
-    """The configuration with the first of its preferred degrees that `world_size` processes can have.
+    """The configuration with the first of its preferred degrees that fit `world_size` processes.
 
-    Without preferences it comes back as it is. A checkpoint fits any degrees, so a run goes on under others with the
-    same samples in the same steps; only the order of sums differs.
+    Without preferred degrees it is returned unchanged. A checkpoint fits any degrees, so that a run continues under
+    other ones with the same samples in the same steps; only the order of sums differs.
 
     Raises:
-        ValueError: none fits; says why for each.
+        ValueError: none fits; gives the reason for each.
     """
     if not config.parallel.preferred:
         return config
@@ -26,15 +26,15 @@ def fit_processes(config: TrainConfig, world_size: int) -> TrainConfig:
             reasons.append(f"{degrees}: {_first_line(error)}")
     raise ValueError(
         f"parallel.preferred: none of {len(reasons)} fits {world_size} processes: {'; '.join(reasons)}. Add one that "
-        "does, such as one with tensor 1 and pipeline 1, or start another number of processes"
+        "fits, such as tensor 1 and pipeline 1, or start another number of processes"
     )
 
 
 def with_degrees(config: TrainConfig, degrees: Degrees) -> TrainConfig:
-    """The configuration under these degrees, with every rule checked.
+    """The configuration with these degrees, fully validated.
 
     Raises:
-        ValueError: they do not fit the model or the batch.
+        ValueError: the degrees do not fit the model or the batch.
     """
     values = config.model_dump(mode="json")
     values["parallel"] = {"tensor": degrees.tensor, "pipeline": degrees.pipeline, "sequence": degrees.sequence}
@@ -44,5 +44,5 @@ def with_degrees(config: TrainConfig, degrees: Degrees) -> TrainConfig:
 
 
 def _first_line(error: ValueError) -> str:
-    errors = getattr(error, "errors", None)  # pydantic's, which would also name its own pages
+    errors = getattr(error, "errors", None)  # pydantic's errors, whose text would also link to its documentation
     return str(errors()[0]["msg"]).removeprefix("Value error, ") if callable(errors) else str(error)

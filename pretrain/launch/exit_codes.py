@@ -1,4 +1,4 @@
-"""What the exit code of a training process says, to a person and to `slurm/pretrain.sbatch`."""
+"""Exit codes of a training process, for a person and for `slurm/pretrain.sbatch`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """One decision each. Slurm and the deepspeed launcher hand the code of a failed process on; torchrun says 1."""
+    """Exit codes, one for each decision. Slurm and the deepspeed launcher pass on the code of a failed process;
+    torchrun exits with 1."""
 
     DONE = 0
-    """All steps are done, or as many as `stop_after_step` says."""
+    """All steps are done, or those up to `stop_after_step`."""
     REFUSED = 2
-    """Stop and look: settings, data or a checkpoint do not fit; the message says which. Also: a node's memory
-    is short from the first step on, or the disk is full; what can be saved is."""
+    """Needs a person: settings, data or a checkpoint do not fit; the message says which. Also when a node's memory is
+    short from the first step on, or the disk is full; whatever can be saved is saved."""
     UNTRUSTED = 3
-    """Stop and look: the numbers cannot be trusted any more (NaN, a spike that nothing helped against, weights that
-    drifted apart)."""
+    """Needs a person: the results cannot be trusted any more (NaN, a loss spike that no automatic answer has helped,
+    replicated weights that differ)."""
     REQUEUE = 75
-    """Start the same command again: saved because the time is up, or a process or its node was lost or hung. It is
+    """Run the same command again: the time was up and the run has saved, or a process or its node was lost or hung.
     EX_TEMPFAIL of BSD's sysexits.h."""
     EXCLUDE_NODE = 76
-    """The same, but not on the nodes that `excluded_nodes.txt` in the run's folder names: they failed the check at the
-    start, or their device did."""
+    """Run the same command again without the nodes in the run's `excluded_nodes.txt`: they failed the check at the
+    start, or their device failed."""
     ENDED = 130
-    """Saved and ended because a person said so: Ctrl-C, or a stop file with the word `end`. The shell's code for
+    """Saved and ended at a person's request: Ctrl-C, or a stop file with the word `end`. The shell's code for
     SIGINT."""

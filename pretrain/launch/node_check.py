@@ -1,4 +1,5 @@
-"""Is this node fit to train? A broken one is left out of the next start instead of failing it again."""
+"""Check of the node's device at the start: a broken node is excluded from the next start instead of failing it
+again."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from pretrain.device import local_device
 from pretrain.launch.rendezvous import node_name
 
 EXCLUDED_NODES_FILE = "excluded_nodes.txt"
-"""In the run's folder: node, time and reason, with tabs between; slurm/pretrain.sbatch heeds it. A person removes the
-line of a node that has been mended."""
+"""File in the run's folder with node, time and reason in each line, separated by tabs; slurm/pretrain.sbatch reads it.
+Remove the line of a node that has been repaired."""
 
 BROKEN_DEVICE_SIGNS = (
     "uncorrectable ECC error",
@@ -23,16 +24,17 @@ BROKEN_DEVICE_SIGNS = (
     "no CUDA-capable device is detected",
     "hardware stack error",
 )
-"""What CUDA says when the device, and not the program, is at fault (CUDA Runtime API, `cudaError_t`)."""
+"""Error texts of CUDA when the device, and not the program, is at fault (CUDA Runtime API, `cudaError_t`)."""
 
 _SIZE = 256
+"""Rows and columns of the matrices that are multiplied."""
 
 
 class NodeError(RuntimeError):
     """Nodes that cannot train.
 
     Attributes:
-        nodes: their names.
+        nodes: names of the nodes.
     """
 
     def __init__(self, nodes: Sequence[str], reason: str) -> None:
@@ -45,14 +47,14 @@ def check_device() -> None:
     """Multiply two matrices whose product is known, on this process's own device.
 
     Raises:
-        NodeError: no device, or a wrong product.
+        NodeError: there is no device, or the product is wrong.
     """
     count = torch.cuda.device_count()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available() and local_rank >= count:
         raise NodeError([node_name()], f"process {local_rank} of the node finds only {count} GPUs")
     try:
-        # Whole numbers that every precision holds: row i of ones and twos times a column of ones.
+        # Whole numbers that every precision represents exactly: rows of ones and twos times columns of ones.
         ones = torch.ones(_SIZE, _SIZE, device=local_device())
         rows = torch.arange(_SIZE, device=local_device()).remainder(2).add(1).float()
         product = torch.diag(rows) @ ones @ ones
@@ -71,7 +73,7 @@ def is_broken_device(error: BaseException) -> bool:
 
 
 def exclude_nodes(output: Path, error: NodeError) -> None:
-    """Add the nodes to the run's list."""
+    """Add the error's nodes to the run's list of excluded nodes."""
     output.mkdir(parents=True, exist_ok=True)
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     with open(output / EXCLUDED_NODES_FILE, "a", encoding="utf-8") as file:

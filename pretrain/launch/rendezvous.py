@@ -1,4 +1,4 @@
-"""How the processes of a run find each other, and over which network interface they talk."""
+"""Rendezvous of a run's processes, and the network interface over which they communicate."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ import torch.distributed as dist
 from pretrain.device import communication_backend
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""Left to themselves, gloo takes the address that the host's own name resolves to, which on many clusters is that of
-another network or the loopback, and NCCL the first interface it finds."""
+"""Environment variables with the network interface. By default gloo uses the address that the host's own name resolves
+to, which on many clusters is that of another network or the loopback, and NCCL the first interface it finds."""
 
 NCCL_DEFAULTS = {
-    # A failed or timed-out collective ends the process instead of leaving it to wait.
+    # A failed or timed-out collective ends the process instead of blocking it.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
-    # Which collective each rank was in when one timed out, kept in memory at next to no cost.
+    # Records in memory, at next to no cost, which collective each rank was in when one timed out.
     "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
     "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
     "NCCL_DEBUG": "WARN",
 }
+"""Defaults of NCCL's environment variables."""
 
 
 def prepare_network(master: str) -> None:
-    """Set what gloo and NCCL read from the environment, where it is not set already.
+    """Set the environment variables of gloo and NCCL that are not set already.
 
     Args:
-        master: address or name of the node of rank 0. The interface that leads to it is the one that is used: on a
-            single machine that is the loopback, which nobody outside can reach.
+        master: address or name of the node of rank 0. The interface that leads to it is used: on a single machine the
+            loopback, which cannot be reached from outside.
     """
     address = local_address(master)
     interface = interface_of(address)
     if interface is not None and not hides_behind_loopback(master, address):
         for name in INTERFACE_VARIABLES:
-            # NCCL takes prefixes: "eth1" alone would also mean eth10.
+            # NCCL matches prefixes: "eth1" alone would also match eth10.
             os.environ.setdefault(name, f"={interface}" if name.startswith("NCCL") else interface)
     if communication_backend() == "nccl":
         for name, value in NCCL_DEFAULTS.items():
@@ -44,10 +45,10 @@ def prepare_network(master: str) -> None:
 
 
 def join(timeout: timedelta) -> None:
-    """Make the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
+    """Create the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe.
 
-    The store through which the processes meet is open to anybody who reaches its port, and torch binds it to every
-    interface; here rank 0 binds it to the master's address alone. torchrun brings a store of its own, which is used.
+    The store through which the processes meet accepts anybody who can reach its port, and torch binds it to every
+    interface. Here rank 0 binds it to the master's address only. Under torchrun, torchrun's own store is used.
     """
     master, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -74,10 +75,10 @@ def join(timeout: timedelta) -> None:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A listening socket on one address; on all, where the address is a name that this machine keeps to itself.
+    """A listening socket on one address; on all addresses where the name resolves to the loopback on this machine only.
 
     Raises:
-        ValueError: the port is taken, or the address is none of this machine.
+        ValueError: the port is in use, or the address is not one of this machine.
     """
     family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     if hides_behind_loopback(address, str(place[0])):
@@ -89,40 +90,40 @@ def listen(address: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ValueError(
-            f"MASTER_ADDR {address}, MASTER_PORT {port}: rank 0 cannot listen there: {error.strerror}; give another "
+            f"MASTER_ADDR {address}, MASTER_PORT {port}: rank 0 cannot listen there: {error.strerror}; set another "
             "port, or the address of the node that rank 0 runs on"
         ) from None
-    listener.listen(2048)  # all ranks may knock at once
+    listener.listen(2048)  # all ranks may connect at once
     return listener
 
 
 def hides_behind_loopback(name: str, address: str) -> bool:
-    """Whether this machine resolves its own name to the loopback, as Debian's do, while others reach it by that name
-    under its real address."""
+    """Whether this machine resolves its own name to the loopback, as Debian does, while other machines resolve it to
+    the real address."""
     return address.startswith("127.") and not (name == "localhost" or name.startswith("127."))
 
 
 def local_address(master: str) -> str:
-    """This machine's address on the network that leads to `master`. Nothing is sent."""
+    """This machine's address on the network that leads to `master`; determined without sending anything."""
     family, kind, protocol, _, place = socket.getaddrinfo(master, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         try:
             probe.connect(place)
-        except OSError:  # no route: gloo will say so
+        except OSError:  # no route: gloo will report it
             return str(place[0])
         return str(probe.getsockname()[0])
 
 
 def interface_of(address: str) -> str | None:
-    """Name of the interface that has this address; None when there is none."""
+    """Name of the interface with this address; None when there is none."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address.partition("%")[0] == address for entry in addresses):
             return name
-    if address.startswith("127."):  # all of 127.0.0.0/8 is the loopback's
+    if address.startswith("127."):  # all of 127.0.0.0/8 belongs to the loopback
         return interface_of("127.0.0.1") if address != "127.0.0.1" else None
     return None
 
 
 def node_name() -> str:
-    """What the scheduler calls this node, so that it can be told to leave it out; else the host's name."""
+    """Name of this node in the scheduler, by which it can be excluded; without a scheduler the host's name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

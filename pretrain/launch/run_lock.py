@@ -1,12 +1,12 @@
-"""One run per output folder: a lock that names its owner, and that a dead owner cannot keep.
+"""One run per output folder: a lock that names its owner, and that expires when the owner is dead.
 
 Two runs in one folder would resume each other's checkpoints, replace each other's files and mix their metrics, and both
-would end without an error. The lock is a file in the folder, made by a hard link, which is atomic on shared file
-systems too. Its owner says on which host and in which process it lives, and touches the file as long as it does.
+would end without an error. The lock is a file in the folder, created by a hard link, which is atomic on shared file
+systems too. The file names the host and the process of its owner, who touches it regularly.
 
-An owner in the same operating system is asked for: it is alive if a process of its number and start time exists. For
-one on another host, in another container, or before a reboot, the file is watched: it is dead if nobody has touched the
-file for a while, whatever the clocks of the two hosts say.
+An owner on the same operating system is alive if a process with its number and start time exists. For an owner on
+another host, in another container, or from before a reboot, the file is watched: the owner counts as dead if the file
+is not touched for a while. This does not depend on the clocks of the hosts.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from foundation.atomic_files import put_if_absent
 
 LOCK_FILE = "run.lock"
 TOUCH_SECONDS = 5.0
-"""How often an owner touches its lock."""
+"""Seconds between an owner's touches of its lock."""
 WATCH_SECONDS = 30.0
-"""How long a lock is watched before its owner counts as dead; file systems may show a touch late."""
+"""Seconds for which a lock is watched before its owner counts as dead; file systems may show a touch late."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock.
+    """Owner of a lock.
 
     Attributes:
-        system: the running kernel and its view of process numbers; they mean nothing elsewhere.
-        created: when the process started, in seconds since 1970 by its host's clock.
-        since: when it took the lock, for people.
-        nonce: tells one taking of the lock from another.
+        system: the running kernel and its namespace of process numbers, in which `process` is valid.
+        created: start of the process, in seconds since 1970 by its host's clock.
+        since: when it acquired the lock, for people.
+        nonce: random, to distinguish one acquisition of the lock from another.
     """
 
     host: str
@@ -61,10 +61,10 @@ class LockedError(ValueError):
 
 
 class RunLock:
-    """Holds the lock of a run's output folder.
+    """Context with the lock of a run's output folder.
 
     Raises:
-        LockedError: on entering: a living process holds it; says which one, and what to do.
+        LockedError: on entering, when a living process owns the lock; says which one, and what to do.
     """
 
     def __init__(self, output: Path, *, touch_seconds: float = TOUCH_SECONDS, watch_seconds: float = WATCH_SECONDS):
@@ -79,7 +79,7 @@ class RunLock:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while not self._create(self._path):
             holder = self._last_owner()
-            if holder is None:  # gone meanwhile
+            if holder is None:  # removed in the meantime
                 continue
             if self._is_alive(holder):
                 raise LockedError(
@@ -98,7 +98,7 @@ class RunLock:
             self._path.unlink(missing_ok=True)
 
     def _create(self, path: Path) -> bool:
-        """Make a file that says that the lock is ours, unless the file is there."""
+        """Create a file that names this process as the owner, unless the file exists."""
         private = self._path.with_name(f"{LOCK_FILE}.{self._owner.nonce}")
         private.write_text(json.dumps(asdict(self._owner)) + "\n")
         try:
@@ -107,16 +107,16 @@ class RunLock:
             private.unlink(missing_ok=True)
 
     def _last_owner(self) -> Owner | None:
-        """Who holds the lock: the owner in the file, or the last of those who succeeded it."""
+        """The current owner: the one in the file, or the last of its successors."""
         owner = _read(self._path)
         while owner is not None and (successor := _read(self._successor_file(owner))) is not None:
             owner = successor
         return owner
 
     def _succeed(self, holder: Owner) -> bool:
-        """Take a dead owner's lock over. Of several newcomers one can name itself as its successor; it then stands in
-        the file itself, and the file of its succession is removed after that, so that whoever finds it missing finds
-        the new owner."""
+        """Take over a dead owner's lock. One of several contenders succeeds in creating the successor file. It then
+        writes itself into the lock file, and removes the successor file last, so that a process that does not find the
+        successor file finds the new owner in the lock file."""
         succession = self._successor_file(holder)
         if not self._create(succession):
             return False
@@ -135,7 +135,7 @@ class RunLock:
         if holder.system == self._owner.system:
             try:
                 process = psutil.Process(holder.process)
-                # Whole seconds: what is computed from ticks since boot differs in the last places.
+                # With a tolerance: a start time computed from ticks since boot differs in the last digits.
                 return abs(process.create_time() - holder.created) < 2 and process.status() != psutil.STATUS_ZOMBIE
             except psutil.NoSuchProcess:
                 return False
@@ -148,7 +148,7 @@ class RunLock:
 
     def _touch(self) -> None:
         while not self._ended.wait(self._touch_seconds):
-            with contextlib.suppress(OSError):  # a file system that is away for a moment
+            with contextlib.suppress(OSError):  # a file system that is unavailable for a moment
                 os.utime(self._path)
 
 
@@ -169,7 +169,8 @@ def _this_process() -> Owner:
 
 
 def _read(path: Path) -> Owner | None:
-    """Who stands in a file; None when it is not there, and nobody who could be alive when it was never finished."""
+    """Owner named in a file; None without a file, and an owner that cannot be alive when the file was never
+    completed."""
     try:
         content = path.read_text()
     except FileNotFoundError:
@@ -183,7 +184,7 @@ def _read(path: Path) -> Owner | None:
 
 def _touched(path: Path) -> int | None:
     try:
-        with open(path) as file:  # opening asks the server again, where a plain stat may be answered from a cache
+        with open(path) as file:  # opening queries the server, while a plain stat may be answered from a cache
             return os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""Asked to stop: by a signal, a file or a low resource; agreed on by all ranks at a step boundary."""
+"""Requests to stop, by a signal, a file or a lack of resources, on which all ranks agree between two steps."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from pretrain.launch.agreement import gathered
 from pretrain.launch.exit_codes import ExitCode
 
 STOP_FILE = "stop"
-"""In the run's folder; removed when it is heeded. Empty: save and be queued again. The word `end`: save and end."""
+"""File in the run's folder that stops the run, which removes it. Empty: save and be requeued. The word `end`: save and
+end."""
 
 _SECOND_INTERRUPT_SECONDS = 2.0
-"""The deepspeed launcher passes one Ctrl-C on up to three times, within a tenth of a second."""
+"""Seconds within which further SIGINTs count as the same Ctrl-C: the deepspeed launcher passes it on up to three times,
+within a tenth of a second."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Why a run stops after this step, and with which code its processes end."""
+    """Reason for stopping after this step, and exit code of the processes."""
 
     reason: str
     exit_code: ExitCode
 
 
 class StopRequests:
-    """Collects this rank's reasons to stop, and agrees on them with the others.
+    """Collects this rank's requests to stop, and agrees on them with the other ranks.
 
-    SIGUSR1 and SIGTERM ask for another turn in the queue: Slurm sends one before the time limit or before it takes a
-    node away, launchers send the other to their processes. SIGINT, a person's Ctrl-C, ends the run, and so does
-    SIGHUP, a closed terminal's, unless `nohup` has it ignored. They may arrive on some ranks only.
+    SIGUSR1 and SIGTERM stop the run so that it is requeued: Slurm sends SIGUSR1 before the time limit or before it
+    takes a node away, and launchers send SIGTERM to their processes. SIGINT, a person's Ctrl-C, ends the run, and so
+    does SIGHUP, sent by a closed terminal, unless `nohup` ignores it. Signals may arrive on some ranks only.
 
     Args:
-        output: the run's folder, where the stop file is looked for.
-        group: for the agreement; it must work on CPU tensors. None: the default group.
+        output: the run's folder, with the stop file.
+        group: process group for the agreement, which must support CPU tensors; None: the default group.
     """
 
     def __init__(self, output: Path, rank: int, group: dist.ProcessGroup | None = None) -> None:
@@ -63,28 +65,28 @@ class StopRequests:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
-            # On the way out with a code of its own: the first rank that is gone makes srun and the launchers end the
-            # others, and a SIGTERM that is obeyed now would turn "stop and look" into "killed".
+            # When the run ends with its own exit code, the first rank that exits makes srun and the launchers terminate
+            # the others; a SIGTERM that took effect now would replace that exit code.
             leaving = number in (signal.SIGTERM, signal.SIGHUP) and (kind is not None or self._stop is not None)
             signal.signal(number, signal.SIG_IGN if leaving else handler)
 
     def request(self, reason: str, exit_code: ExitCode = ExitCode.REQUEUE) -> None:
-        """Stop after this step; the first reason counts, except that a person's end outweighs another turn."""
+        """Stop after this step. The first reason counts, except that a request to end overrides one to requeue."""
         if self._stop is None or (exit_code == ExitCode.ENDED and self._stop.exit_code != ExitCode.ENDED):
             self._stop = Stop(reason, exit_code)
 
     def agreed(self) -> Stop | None:
-        """The same answer on every rank: stop now, or go on. Collective."""
+        """The stop that all ranks agree on; None: go on. Collective."""
         if self._rank == 0:
             self._look_for_file()
         mine = torch.tensor([0 if self._stop is None else 1])
         dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group)
         if not int(mine):
             return None
-        asked = [stop for stop in gathered(self._stop, self._group) if stop is not None]
+        requests = [stop for stop in gathered(self._stop, self._group) if stop is not None]
         if self._rank == 0:
             self._file.unlink(missing_ok=True)
-        return next((stop for stop in asked if stop.exit_code == ExitCode.ENDED), asked[0])
+        return next((stop for stop in requests if stop.exit_code == ExitCode.ENDED), requests[0])
 
     def _look_for_file(self) -> None:
         try:
@@ -92,9 +94,9 @@ class StopRequests:
         except OSError:
             return
         if word == "end":
-            self.request(f"the file {self._file} says so", ExitCode.ENDED)
+            self.request(f"the file {self._file} requests an end", ExitCode.ENDED)
         else:
-            self.request(f"the file {self._file} is there")
+            self.request(f"the file {self._file} exists")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -111,13 +113,13 @@ class StopRequests:
             self._interrupted_at = now
             self.request("Ctrl-C", ExitCode.ENDED)
             if self._rank == 0:
-                # os.write: a signal may interrupt a print, which then refuses to be entered again.
+                # os.write, because a signal may interrupt a print, which cannot be re-entered.
                 with contextlib.suppress(OSError):
-                    os.write(2, b"\nCtrl-C: finishing this step, then saving; once more stops without saving\n")
+                    os.write(2, b"\nCtrl-C: finishing this step, then saving; press it again to stop without saving\n")
 
 
 def control_group() -> dist.ProcessGroup | None:
-    """A group of all ranks for small things on the CPU; None stands for the default one where that does. Collective."""
+    """A group of all ranks for CPU tensors; None, for the default group, where its backend is gloo. Collective."""
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
@@ -134,19 +136,19 @@ LOST_PEER_SIGNS = (
     "remote process exited or there was a network error",
     "Watchdog caught collective operation timeout",
 )
-"""What torch, gloo and NCCL say when the process at the other end is gone."""
+"""Error texts of torch, gloo and NCCL when the process at the other end is gone."""
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error means that another process is gone, rather than a fault of this one."""
+    """Whether an error means that another process is gone, rather than a fault in this one."""
     text = str(error)
-    if isinstance(error, ValueError):  # a checkpoint that could not be written together
+    if isinstance(error, ValueError):  # a checkpoint whose writing needed the lost process
         return "has lost another one" in text
     return isinstance(error, RuntimeError) and any(sign in text for sign in LOST_PEER_SIGNS)
 
 
 def leave(exit_code: ExitCode) -> NoReturn:
-    """End this process now, without the tear-down of process groups, which waits for peers that are gone."""
+    """End this process now, without tearing down process groups, which would wait for peers that are gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

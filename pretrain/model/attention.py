@@ -1,7 +1,7 @@
 """Self-attention, heads split over the tensor axis.
 
-What a token sees is a half-open range of positions, two integers a token (`Layout`), so that no mask of S × S booleans
-exists: on a CPU each block of queries compares positions for itself, on a GPU FlexAttention skips whole tiles.
+Each token attends to a half-open range of positions, two integers per token (`layout.py`), so that no mask of S × S
+booleans is needed: on a CPU each block of queries compares positions, on a GPU FlexAttention skips whole tiles.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def causal_attention(
     H must be a multiple of K: each key/value head serves H / K query heads (Ainslie et al. 2023, arXiv:2305.13245).
 
     Args:
-        slopes_H: ALiBi's, fp32; none when left out.
-        layout_BSC: which range of positions each token sees, see `pretrain/model/layout.py`; itself and those before it
-            when left out.
-        dropout: of the weights after the softmax; on a GPU the fused kernels have none that fits, so that it takes the
-            query blocks too.
+        slopes_H: ALiBi's slopes, fp32; None: no ALiBi.
+        layout_BSC: range of positions that each token attends to, see `pretrain/model/layout.py`; None: itself and all
+            earlier ones.
+        dropout: dropout of the weights after the softmax. The fused GPU kernels cannot reproduce its masks, so that a
+            GPU uses the query blocks too.
     """
     if q_BHSE.is_cuda and dropout is None:
         if slopes_H is None and layout_BSC is None:
@@ -56,18 +56,18 @@ def causal_attention(
 class Attention(nn.Module):
     """Fused query/key/value projection, rotary positions or ALiBi, attention, output projection.
 
-    With fewer key/value heads than tensor ranks, each rank projects an equal share of their rows and the ranks exchange
-    the results, a small part of the layer's traffic: so every row is stored, updated and counted once, and a checkpoint
-    looks the same under any degree.
+    With fewer key/value heads than tensor ranks, each rank projects an equal share of their rows, and the ranks
+    exchange the results, a small part of the layer's traffic. So every row is stored, updated and counted once, and a
+    checkpoint is the same under any degree.
     """
 
     def __init__(
-        self, config: ModelConfig, tensor_parallel: TensorParallel, number: int, *, recompute_scores: bool = False
+        self, config: ModelConfig, tensor_parallel: TensorParallel, layer_index: int, *, recompute_scores: bool = False
     ) -> None:
         super().__init__()
         heads, kv_heads, degree = config.attention_heads, config.key_value_heads, tensor_parallel.degree
         self.dropout = config.attention_dropout
-        self.dropout_site = site(number, ATTENTION_WEIGHTS)
+        self.dropout_site = site(layer_index, ATTENTION_WEIGHTS)
         self.first_head = tensor_parallel.rank * heads // degree
         self.head_size = config.head_size
         q_size, kv_size = heads * self.head_size, kv_heads * self.head_size
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         self.recompute_scores = recompute_scores
         self.shared_head = tensor_parallel.rank * kv_heads // degree if kv_heads < degree else None
         self.interleaved = config.positions == "rotary_interleaved"
-        # Plain attributes, no buffers: `.bfloat16()` must not round them.
+        # Plain attributes instead of buffers: `.bfloat16()` must not round them.
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.slopes: torch.Tensor | None = None
         if config.is_rotary:
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         return mixed
 
     def _own_heads(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the heads that this rank's queries look at."""
+        """Keys and values of the heads that this rank's queries attend to."""
         if self.shared_head is None:
             return k, v
         whole_k, whole_v = (GatherShared.apply(part, self.key_sizes, self.group) for part in (k, v))

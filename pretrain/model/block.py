@@ -1,7 +1,7 @@
 """The stages of the pipeline: embedding, block, head.
 
-Each takes what the one before hands on: the activations; the layout of the samples, where they have one; and the keys
-of the samples, where dropout is on. Dropout works in training mode alone.
+Each stage passes on the activations, the layout of the samples where they have one, and the keys of the samples where
+dropout is on. Dropout is active in training mode only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pretrain.model.norm import make_norm
 
 
 class Embedding(nn.Module):
-    """Token ids [B, S] to vectors [S, B, D]; and with the same weights, where they are tied, the head."""
+    """Token ids [B, S] to vectors [S, B, D]; with tied weights, also the head."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class Embedding(nn.Module):
         keys_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
         x_SBD = self.embedding(tokens_BS)
-        if not self.tensor_parallel.sequence:  # with it, the layer has turned and split the result
+        if not self.tensor_parallel.sequence:  # with it, the layer has transposed and split the result
             x_SBD = x_SBD.transpose(0, 1).contiguous()
         if self.gradient_scale != 1.0 and x_SBD.requires_grad:
-            x_SBD.register_hook(lambda gradient: gradient * self.gradient_scale)
+            x_SBD.register_hook(lambda grad_output: grad_output * self.gradient_scale)
         return x_SBD
 
     def head_factors(self, x_SBD: torch.Tensor) -> HeadFactors:
@@ -50,7 +50,7 @@ class Embedding(nn.Module):
 
 
 class EmbeddedPositions(nn.Module):
-    """What follows the look-up in some models: learned positions, a norm, dropout."""
+    """Learned positions, norm and dropout after the look-up, in the models that have them."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()
@@ -86,24 +86,25 @@ class EmbeddedPositions(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block: attention and MLP one after the other, beside each other, or each followed by its norm.
+    """A transformer block: attention and MLP in sequence, in parallel, or each followed by its norm (DeepNorm).
 
     DeepNorm is LayerNorm(alpha · x + f(x)) (GLM-130B, arXiv:2210.02414, section 2.1). As in the released model, the
-    norm that follows an MLP is the next block's first, or the final one, and the first of all is the embedding's.
+    norm after an MLP is the first norm of the next block, or the final norm, and the norm after the embedding is the
+    first norm of the first block.
     """
 
     def __init__(
-        self, config: ModelConfig, tensor_parallel: TensorParallel, number: int, *, recompute_scores: bool = False
+        self, config: ModelConfig, tensor_parallel: TensorParallel, layer_index: int, *, recompute_scores: bool = False
     ) -> None:
         super().__init__()
         mlp = GatedMLP if config.is_gated else MLP
         self.kind = config.block
-        self.number = number
+        self.layer_index = layer_index
         self.dropout = config.hidden_dropout
         self.tensor_parallel = tensor_parallel
         self.residual_scale = deepnorm_alpha(config.layers)
         self.attention_norm = make_norm(config, tensor_parallel.dtype)
-        self.attention = Attention(config, tensor_parallel, number, recompute_scores=recompute_scores)
+        self.attention = Attention(config, tensor_parallel, layer_index, recompute_scores=recompute_scores)
         if config.block != "parallel":
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
         self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)
@@ -131,16 +132,16 @@ class Block(nn.Module):
         if keys_B is None or not self.dropout or not self.training:
             return x_SBD
         first_position = self.tensor_parallel.first_position(x_SBD)
-        return drop_hidden(x_SBD, self.dropout, keys_B, site(self.number, place), first_position)
+        return drop_hidden(x_SBD, self.dropout, keys_B, site(self.layer_index, place), first_position)
 
 
 def deepnorm_alpha(layers: int) -> float:
-    """Weight of the residual: sqrt(2 · layers). Source: GLM-130B, arXiv:2210.02414, section 2.1."""
+    """Weight of the residual stream: sqrt(2 · layers). Source: GLM-130B, arXiv:2210.02414, section 2.1."""
     return float((2 * layers) ** 0.5)
 
 
 class HeadFactors(NamedTuple):
-    """What the logits are the product of: x · weightᵀ. They are never made whole in training, see `loss.py`.
+    """Factors of the logits, x · weightᵀ. Training never has all logits in memory at once, see `head_loss.py`.
 
     Attributes:
         x_SBD: all positions, on every tensor rank.
@@ -177,12 +178,12 @@ class Head(nn.Module):
         self.tensor_parallel = tensor_parallel
 
     def head_factors(self, x_SBD: torch.Tensor) -> HeadFactors:
-        # NormHead: each row's length counts for nothing, so that rare tokens' rows cannot shrink away.
+        # NormHead: the length of a row has no effect, so that the rows of rare tokens cannot shrink.
         weight = F.normalize(self.head.weight) if self.is_normalised else self.head.weight
         x_SBD = _scaled(self.final_norm(x_SBD), self.logit_scale)
         return HeadFactors(self.tensor_parallel.whole(x_SBD), weight)
 
 
 def _scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
-    """Scaling what goes into the head scales the logits, at a fraction of the cost."""
+    """Scale the input of the head, which scales the logits at a fraction of the cost."""
     return x if scale == 1.0 else x * scale

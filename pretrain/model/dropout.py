@@ -1,9 +1,9 @@
-"""Dropout whose mask is a function of (seed, sample, layer, place), and of no random state.
+"""Dropout whose mask is a function of (seed, sample, layer, place), without any random state.
 
-A random state would have to be another one on each tensor rank where a tensor is split, the same where it is not, put
-back before a recomputation, and saved for a resume; and each topology would drop something else. Here each sample
-brings a key, each place a number, and a hash of the two decides: the mask is the same under every topology, in a
-recomputation, and after a resume, because there is nothing that could differ.
+A random state would have to differ between tensor ranks where a tensor is split, be the same where it is not, be
+restored before a recomputation and be saved for a resume; and each topology would drop other activations. Here each
+sample has a key, each place a number, and a hash of the two decides. So the mask is the same under every topology, in a
+recomputation, and after a resume.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 
 EMBEDDING = 0
-"""The site after the embedding."""
+"""Site after the embedding."""
 ATTENTION_WEIGHTS, ATTENTION_OUTPUT, MLP_OUTPUT = range(3)
-"""The sites of a layer."""
+"""Places of a layer, see `site`."""
 
 
 class AttentionDropout(NamedTuple):
@@ -28,7 +28,7 @@ class AttentionDropout(NamedTuple):
 
 
 def site(layer: int, place: int) -> int:
-    """The number of a place of a layer; each has masks of its own."""
+    """Number of a place in a layer; each site has its own masks."""
     return 1 + 3 * layer + place
 
 
@@ -38,8 +38,8 @@ def drop_hidden(
     """Zero with probability `rate`, else x / (1 - rate) (Srivastava et al. 2014, JMLR 15, section 10).
 
     Args:
-        keys_B: of the samples, int64.
-        first_position: of this rank's share of the positions.
+        keys_B: keys of the samples, int64.
+        first_position: first position of this rank's share.
     """
     length, _, hidden = x_SBD.shape
     places = torch.arange(length * hidden, dtype=torch.int32, device=x_SBD.device).add_(first_position * hidden)
@@ -56,16 +56,17 @@ def drop_attention(
     first_query: int,
     first_key: int = 0,
 ) -> torch.Tensor:
-    """The same for the attention's weights after the softmax, of Q queries from `first_query` on and K keys likewise.
+    """Dropout of the attention's weights after the softmax.
 
     Args:
-        first_head: of this rank's heads.
+        weights_BHQK: Q queries from `first_query` on, and K keys from `first_key` on.
+        first_head: index of this rank's first head.
     """
     _, heads, queries, keys = weights_BHQK.shape
     device = weights_BHQK.device
     of_heads_BH = _hashed(_hashed(keys_B + site)[:, None] + torch.arange(first_head, first_head + heads, device=device))
     rows = torch.arange(first_query, first_query + queries, dtype=torch.int32, device=device)
-    # 65,536 positions have places of their own; in longer sequences some are dropped together.
+    # 65,536 positions have distinct places; in longer sequences some share a place and are dropped together.
     columns = torch.arange(first_key, first_key + keys, dtype=torch.int32, device=device)
     places = (rows << 16)[:, None] + columns
     dropped = _is_dropped(places, of_heads_BH[:, :, None, None], rate)
@@ -81,9 +82,10 @@ def _hashed(x: torch.Tensor) -> torch.Tensor:
 
 
 def _is_dropped(places: torch.Tensor, keys: torch.Tensor, rate: float) -> torch.Tensor:
-    """Of each place under each key, with probability `rate`; in int32, which the CPU's vector units multiply fast.
+    """Whether each place is dropped under each key, with probability `rate`.
 
-    The two multiplications of a 32-bit hash, with half of the key before the first and half before the second.
+    In int32, which the CPU's vector units multiply fast: a 32-bit hash of two multiplications, with half of the key
+    mixed in before the first and half before the second.
     """
     x = places ^ _as_int32(keys)
     x ^= (x >> 16) & 0xFFFF
@@ -91,11 +93,11 @@ def _is_dropped(places: torch.Tensor, keys: torch.Tensor, rate: float) -> torch.
     x += _as_int32(keys >> 32)
     x ^= (x >> 15) & 0x1FFFF
     x *= -0x7B935975
-    # The sign and the bits below it are the best mixed ones: compared as a number in [-2^31, 2^31).
+    # The highest bits are mixed best, so the hash is compared as a number in [-2^31, 2^31).
     return x < round(rate * 2**32) - 2**31
 
 
 def _as_int32(x: torch.Tensor) -> torch.Tensor:
-    """The low 32 bits."""
+    """The low 32 bits, as int32."""
     low = x & 0xFFFFFFFF
     return (low - ((low >> 31) << 32)).to(torch.int32)

@@ -1,7 +1,8 @@
-"""FlexAttention (Dong et al. 2024, arXiv:2412.05496): the GPU's way for ALiBi and for layouts.
+"""FlexAttention (Dong et al. 2024, arXiv:2412.05496), which GPUs use for ALiBi and for layouts.
 
-It computes only the tiles of scores that a mask of tiles lists, and looks at single positions in those that are seen in
-part. That mask is made from the ranges that tokens see, tile by tile: a mask of S × S booleans is never there.
+It computes only the tiles of scores that a tile mask lists, and compares single positions only in tiles that are
+attended to in part. The tile mask is built from each token's range of positions, so that no mask of S × S booleans is
+needed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from pretrain.model.layout import FIRST_SEEN, SEEN_END
 
 TILE = 128
-"""Rows and columns of a tile; FlexAttention's own default."""
+"""Rows and columns of a tile; FlexAttention's default."""
 
 
 def flex_attention(
@@ -25,7 +26,7 @@ def flex_attention(
     slopes_H: torch.Tensor | None,
     layout_BSC: torch.Tensor | None,
 ) -> torch.Tensor:
-    """As `causal_attention`. Compiled on a GPU; on a CPU plain and slow, for tests."""
+    """Compute what `causal_attention` does: compiled on a GPU; uncompiled and slow on a CPU, for tests."""
     from torch.nn.attention import flex_attention as flex
 
     def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
@@ -50,7 +51,7 @@ def _compiled(function: Any) -> Any:
 
 
 def _mask_of(layout_BSC: torch.Tensor) -> Any:
-    # Kept on the layout, so that the layers of a stage, which all get the same one, make it once.
+    # Cached on the layout, which all layers of a stage share, so that it is built once.
     mask = getattr(layout_BSC, "tile_mask", None)
     if mask is None:
         first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
@@ -72,21 +73,21 @@ def _causal_mask(length: int, device: torch.device) -> Any:
 
 
 def tile_mask(first_BS: torch.Tensor, end_BS: torch.Tensor, is_seen: Callable[[Any, Any, Any, Any], Any]) -> Any:
-    """FlexAttention's mask of tiles, for tokens that see the half-open range [first, end) each.
+    """FlexAttention's tile mask for tokens that attend to the half-open range [first, end) each.
 
     Args:
-        is_seen: (batch, head, query, key) -> whether the key lies in the query's range, for tiles seen in part.
+        is_seen: (batch, head, query, key) -> whether the key is in the query's range, for tiles attended to in part.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
     batch, length = first_BS.shape
     tiles = -(-length // TILE)
-    # Of each tile of queries; the last, shorter one is filled up with its own last query.
+    # Ranges by tile of queries; a shorter last tile is padded with its last query.
     places = torch.arange(tiles * TILE, device=first_BS.device).clamp_max(length - 1)
     first = first_BS[:, places].view(batch, tiles, TILE, 1)
     end = end_BS[:, places].view(batch, tiles, TILE, 1)
     starts = torch.arange(tiles, device=first_BS.device) * TILE
-    # Some query may see something of it; every query sees all of it.
+    # Touched: some query may attend to some of it. Whole: every query attends to all of it.
     is_touched = (starts < end.amax(2)) & (starts + TILE > first.amin(2))
     is_whole = (starts >= first.amax(2)) & (starts + TILE <= end.amin(2))
     return BlockMask.from_kv_blocks(
@@ -99,6 +100,7 @@ def tile_mask(first_BS: torch.Tensor, end_BS: torch.Tensor, is_seen: Callable[[A
 
 
 def _listed(tiles_BQK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many tiles of each row are meant, and which, those first: int32, [B, 1, Q] and [B, 1, Q, K]."""
+    """Number of selected tiles in each row, and all tiles with the selected first: int32, [B, 1, Q] and [B, 1, Q,
+    K]."""
     which = tiles_BQK.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return tiles_BQK.sum(-1).to(torch.int32)[:, None], which.to(torch.int32)[:, None].contiguous()

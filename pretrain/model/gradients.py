@@ -1,4 +1,4 @@
-"""Operations whose gradient is written by hand: autograd's would keep more in memory, or none would be exact."""
+"""Operations with hand-written gradients, where autograd's would need more memory or would not be exact."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 
 class SwiGLU(torch.autograd.Function):
-    """silu(gate) · up of [.., gate and up]. Keeps its input alone, and writes both gradients where they belong."""
+    """silu(gate) · up of [.., gate and up]. Saves only its input, and writes both gradients into one tensor."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ class SwiGLU(torch.autograd.Function):
 
 
 class Rotation(torch.autograd.Function):
-    """A rotation's gradient is turned back by the same angle; nothing of the input is kept."""
+    """Rotation of pairs; its gradient is rotated back by the same angle, and the input is not saved."""
 
     @staticmethod
     def forward(
@@ -38,22 +38,22 @@ class Rotation(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.interleaved = interleaved
-        return _turned(x_SBHE, cos, sin, interleaved)
+        return _rotated(x_SBHE, cos, sin, interleaved)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad_outputs[0], cos, -sin, ctx.interleaved), None, None, None
+        return _rotated(grad_outputs[0], cos, -sin, ctx.interleaved), None, None, None
 
 
-def _turned(x_SBHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
+def _rotated(x_SBHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     x32 = x_SBHE.float()
-    turned = torch.empty_like(x32, memory_format=torch.contiguous_format)
+    rotated = torch.empty_like(x32, memory_format=torch.contiguous_format)
     first, second = _pairs(x32, interleaved)
-    new_first, new_second = _pairs(turned, interleaved)
+    new_first, new_second = _pairs(rotated, interleaved)
     torch.mul(first, cos, out=new_first).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=new_second).addcmul_(first, sin)
-    return turned.to(x_SBHE.dtype)
+    return rotated.to(x_SBHE.dtype)
 
 
 def _pairs(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,20 +62,20 @@ def _pairs(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tens
 
 
 class GatherShared(torch.autograd.Function):
-    """Put the ranks' slices of the last dim, of these sizes, together; backward sums what all ranks send back and takes
-    its slice."""
+    """Gather the ranks' slices of the last dim, of the given sizes; backward sums the gradients of all ranks and takes
+    this rank's slice."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, sizes: list[int], group: dist.ProcessGroup) -> torch.Tensor:
         ctx.sizes, ctx.group = sizes, group
         longest = max(sizes)
-        padded = F.pad(x, (0, longest - x.shape[-1])).contiguous()  # collectives want slices of one size
+        padded = F.pad(x, (0, longest - x.shape[-1])).contiguous()  # collectives need slices of one size
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded, group=group)
         return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        grad_whole = grad_outputs[0].float()  # fp32: as many terms as ranks are summed
+        grad_whole = grad_outputs[0].float()  # fp32: the sum has a term for every rank
         dist.all_reduce(grad_whole, group=ctx.group)
         return grad_whole.split(ctx.sizes, dim=-1)[ctx.group.rank()].to(grad_outputs[0].dtype), None, None

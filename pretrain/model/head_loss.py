@@ -1,8 +1,8 @@
-"""Head and loss in one, with the vocabulary split over the tensor axis; and the terms that keep logits small.
+"""Head and loss in one operation, with the vocabulary split over the tensor axis, and the terms that keep logits small.
 
-The logits of a whole micro-batch are the largest tensor of a small model, and their fp32 copies larger still. So they
-are made for some tokens at a time, and turned into their own gradient in place: the forward pass does the head's three
-products, and the backward pass only scales what they gave.
+The logits of a whole micro-batch are the largest tensor of a small model, and their fp32 copies are larger still. So
+they are computed for some tokens at a time, and overwritten with their own gradient: the forward pass computes the
+head's three products, and the backward pass only scales the results.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import torch
 import torch.distributed as dist
 
 LOGITS_BYTES = 1 << 26
-"""The logits that are held at a time. Smaller, the head's products lose speed; larger, memory is all that changes."""
+"""Bytes of logits in memory at a time. Less slows the head's products down; more only costs memory."""
 ROW_BYTES = 1 << 20
-"""On a CPU the softmax takes so much at a time, which stays in the cache from one operation to the next."""
+"""Bytes that the softmax processes at a time on a CPU, so that they stay in the cache between its operations."""
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What is minimised: (1 - s) · nll + s · u + z · log_z² + m · largest², each averaged over the tokens.
+    """Settings of the loss that is minimised: (1 - s) · nll + s · u + z · log_z² + m · largest², each averaged over the
+    tokens.
 
-    nll is the negative log-likelihood of the target, u the mean over the vocabulary of that of every entry, log_z the
-    logarithm of the softmax's denominator, largest the largest logit.
+    nll is the negative log-likelihood of the target, u its mean over all entries of the vocabulary, log_z the logarithm
+    of the softmax's denominator, largest the largest logit.
 
     Attributes:
         vocabulary_size: real entries; padding rows beyond it take no probability.
@@ -32,7 +33,7 @@ class LossSettings:
         z_loss: z (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5).
         maximum_z_loss: m (Yang et al. 2023, Baichuan 2, arXiv:2309.10305, section 2.3.2).
         largest_logit: fp32 [], raised in place to the largest logit, of real entries and tokens that count, whenever
-            there are gradients to compute; None: nobody wants to know.
+            gradients are computed; None: not recorded.
     """
 
     vocabulary_size: int
@@ -43,7 +44,7 @@ class LossSettings:
 
 
 class HeadLoss(torch.autograd.Function):
-    """N tokens, V this rank's slice of the padded vocabulary."""
+    """The loss and its gradients. N tokens; V is this rank's slice of the padded vocabulary."""
 
     @staticmethod
     def forward(
@@ -74,7 +75,7 @@ class HeadLoss(torch.autograd.Function):
                 grad_weight = logits.T @ x_ND[some]
             elif grad_weight.dtype == logits.dtype == torch.float32:
                 grad_weight.addmm_(logits.T, x_ND[some])
-            else:  # summed in fp32: each bf16 sum would round again
+            else:  # summed in fp32: in bf16 each sum would round again
                 grad_weight = grad_weight.float().add_(logits.T @ x_ND[some])
         if wants_grad:
             assert grad_weight is not None
@@ -99,8 +100,8 @@ def losses_and_gradient(
     *,
     wants_grad: bool,
 ) -> torch.Tensor:
-    """What is minimised and the negative log-likelihood alone, fp32 [2], summed over the tokens by their shares; the
-    logits become their gradient."""
+    """The loss that is minimised and the negative log-likelihood alone, fp32 [2], each a sum over the tokens weighted
+    by their shares. Overwrites the logits with their gradient."""
     size = logits_NV.shape[1]
     first = group.rank() * size
     real = min(max(settings.vocabulary_size - first, 0), size)
@@ -109,7 +110,7 @@ def losses_and_gradient(
     is_here = (targets_N >= first) & (targets_N < first + size)
     local_N1 = (targets_N - first).masked_fill(~is_here, 0).unsqueeze(-1)
     target_N = logits_NV.gather(1, local_N1).squeeze(1).float()
-    # fp32 from here on; over the rank's own maximum, which the ranks need not agree on first.
+    # fp32 from here on, relative to the rank's own maximum, on which the ranks need not agree first.
     exponentials = logits_NV if logits_NV.dtype == torch.float32 else torch.empty_like(logits_NV, dtype=torch.float32)
     maximum_N, sum_N, logit_sum_N = torch.zeros(3, len(logits_NV), dtype=torch.float32, device=logits_NV.device)
     place_N = torch.zeros_like(targets_N)
@@ -119,13 +120,13 @@ def losses_and_gradient(
             part.copy_(logits_NV[block])
         if settings.label_smoothing:
             logit_sum_N[block] = part[:, :real].sum(1)
-        # Padding rows hold no token; left in, their weights would take probability from the real ones.
+        # Padding rows have no token; left in, they would take probability from the real ones.
         part[:, real:] = float("-inf")
         if settings.maximum_z_loss:
             torch.max(part, 1, out=(maximum_N[block], place_N[block]))
         else:
             torch.amax(part, 1, out=maximum_N[block])
-        # A slice of padding rows alone has no maximum to speak of.
+        # A slice of padding rows alone has the maximum -infinity.
         part.sub_(maximum_N[block].clamp(min=torch.finfo(torch.float32).min).unsqueeze(1)).exp_()
         torch.sum(part, 1, out=sum_N[block])
     largest_N = maximum_N
@@ -138,7 +139,7 @@ def losses_and_gradient(
         sums = torch.stack([sum_N * own_N, target_N.masked_fill(~is_here, 0.0), logit_sum_N])
         dist.all_reduce(sums, group=group)
         sum_N, target_N, logit_sum_N = sums
-        if settings.maximum_z_loss:  # of equal ones the first gets the gradient, under any degree
+        if settings.maximum_z_loss:  # among equal logits the first gets the gradient, under any degree
             place_N.masked_fill_(maximum_N < largest_N, torch.iinfo(torch.int64).max)
             dist.all_reduce(place_N, op=dist.ReduceOp.MIN, group=group)
     log_z_N = sum_N.log() + largest_N

@@ -1,7 +1,7 @@
 """Initial weights: a function of (seed, parameter name, index in the whole tensor) and nothing else.
 
-Every tensor, pipeline and data degree therefore starts from the same model, and a padded or split tensor holds the
-same numbers as the whole one.
+Every tensor, pipeline and data degree therefore starts from the same model, and a padded or split tensor has the same
+values as the whole one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pretrain.config import ModelConfig
 def whole_weight(name: str, shape: tuple[int, ...], seed: int, config: ModelConfig) -> torch.Tensor:
     """The whole initial tensor of a parameter, fp32: norms at one, biases at zero, matrices normal.
 
-    The spread of the matrices, by `config.initialisation`:
+    Standard deviation of the matrices, by `config.initialisation`:
 
-    - residual_scaled: initial_std; of those that write into the residual stream divided by sqrt(2 · layers), so that
-      the stream's variance does not grow with depth (Radford et al. 2019, section 2.3).
+    - residual_scaled: initial_std; divided by sqrt(2 · layers) for those that write into the residual stream, so that
+      its variance does not grow with depth (Radford et al. 2019, section 2.3).
     - fan_in: 1 for the embedding and 1 / sqrt(inputs) for the others (PaLM, arXiv:2204.02311, section 5).
-    - deepnorm: Xavier's, times 1 / sqrt(2 · layers) for MLP, values and attention output (GLM-130B, arXiv:2210.02414,
-      section 2.1); initial_std for the embedding.
+    - deepnorm: Xavier initialisation, times 1 / sqrt(2 · layers) for MLP, values and attention output (GLM-130B,
+      arXiv:2210.02414, section 2.1); initial_std for the embedding.
     """
     if name.endswith("norm.weight"):
         return torch.ones(shape)
@@ -30,10 +30,10 @@ def whole_weight(name: str, shape: tuple[int, ...], seed: int, config: ModelConf
         return torch.zeros(shape)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.randn(shape, generator=generator) * _spread(name, shape, config)
+    return torch.randn(shape, generator=generator) * _standard_deviation(name, shape, config)
 
 
-def _spread(name: str, shape: tuple[int, ...], config: ModelConfig) -> float | torch.Tensor:
+def _standard_deviation(name: str, shape: tuple[int, ...], config: ModelConfig) -> float | torch.Tensor:
     """Standard deviation of a matrix; [rows, 1] where it differs between rows."""
     is_embedding = not name.startswith("layers.") and not name.startswith("head.")
     residual = (2 * config.layers) ** -0.5

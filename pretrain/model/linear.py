@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # megatron-core says at import which optional libraries it does without
+    warnings.simplefilter("ignore")  # megatron-core warns at import about optional libraries that are missing
     from megatron.core.model_parallel_config import ModelParallelConfig
     from megatron.core.tensor_parallel import (
         ColumnParallelLinear,
@@ -23,7 +23,8 @@ from pretrain.model.partition import Partition, mark_sharded, partition_of
 
 
 def _initialised_elsewhere(weight: torch.Tensor) -> None:
-    """megatron-core asks for an initialiser; ours runs once over the whole model, see `pretrain/model/init.py`."""
+    """Do nothing: megatron-core needs an initialiser; ours runs once over the whole model, see
+    `pretrain/model/init.py`."""
 
 
 class TensorParallel:
@@ -31,8 +32,8 @@ class TensorParallel:
 
     Args:
         group: the process group of the tensor axis.
-        dtype: of the weights.
-        sequence: between the layers, a rank holds its share of the positions instead of all of them.
+        dtype: dtype of the weights.
+        sequence: sequence parallelism: between the layers, a rank has its share of the positions instead of all.
     """
 
     def __init__(self, group: torch.distributed.ProcessGroup, dtype: torch.dtype, sequence: bool = False) -> None:
@@ -43,7 +44,7 @@ class TensorParallel:
         self.sequence = sequence
         if sequence:
             prepare_sequence_parallel()
-        # Weights are made on the CPU and moved by DeepSpeed: megatron-core's other way asks for a CUDA device.
+        # Weights are created on the CPU and moved by DeepSpeed: otherwise megatron-core needs a CUDA device.
         self._config = ModelParallelConfig(
             tensor_model_parallel_size=self.degree,
             params_dtype=dtype,
@@ -57,7 +58,7 @@ class TensorParallel:
         own = sum(Partition(0, output_blocks).sizes(self.rank, self.degree))
         layer = ColumnParallelLinear(
             input_size,
-            own * self.degree,  # megatron-core divides it; all that it does with it
+            own * self.degree,  # megatron-core divides it by the degree, and uses it for nothing else
             config=self._config,
             init_method=_initialised_elsewhere,
             bias=bias,
@@ -69,7 +70,8 @@ class TensorParallel:
         return layer
 
     def row(self, input_size: int, output_size: int, bias: bool = False) -> RowParallelLinear:
-        """A linear layer whose inputs are split over the group; its output is summed over it, then biased."""
+        """A linear layer whose inputs are split over the group; the outputs are summed over it before the bias is
+        added."""
         Partition(1, (input_size,)).check("row-parallel layer", self.degree)
         layer = RowParallelLinear(
             input_size,
@@ -99,31 +101,31 @@ class TensorParallel:
         return layer
 
     def own_positions(self, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """This rank's share of the positions, which lie along `dim`; all of them without sequence parallelism."""
+        """This rank's share of the positions along `dim`; all of them without sequence parallelism."""
         return x.chunk(self.degree, dim)[self.rank] if self.sequence else x
 
     def first_position(self, x_SBD: torch.Tensor) -> int:
-        """Of this rank's share of the positions."""
+        """First position of this rank's share."""
         return self.rank * len(x_SBD) if self.sequence else 0
 
     def whole(self, x: torch.Tensor) -> torch.Tensor:
-        """What a column-parallel product multiplies: all positions; the gradient is summed over the group."""
+        """Input of a column-parallel product, at all positions; the gradient is summed over the group."""
         if self.sequence:
             return gather_from_sequence_parallel_region(x, group=self.group)
         return copy_to_tensor_model_parallel_region(x, self.group)
 
     def sum_partial_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum the gradients of the weights that every rank holds whole over the group, in fp32, in each backward pass.
+        """Sum the gradients of replicated weights over the group, in fp32, in each backward pass.
 
-        Under sequence parallelism a rank has seen some positions only, so that its gradient of a norm, a bias after a
-        sum, or of positions is a part of the whole. Left out, loss and gradient norm hardly change, and these weights
-        learn something else.
+        Under sequence parallelism a rank processes only some of the positions, so that its gradients of norms, of
+        biases after a sum and of positions are partial sums. Without this sum the loss and the gradient norm hardly
+        differ, but these weights are trained wrongly.
         """
 
-        def summed(gradient: torch.Tensor) -> torch.Tensor:
-            total = gradient.to(torch.float32, copy=True)
+        def summed(grad_output: torch.Tensor) -> torch.Tensor:
+            total = grad_output.to(torch.float32, copy=True)
             torch.distributed.all_reduce(total, group=self.group)
-            return total.to(gradient.dtype)
+            return total.to(grad_output.dtype)
 
         for parameter in parameters:
             if self.sequence and partition_of(parameter) is None:

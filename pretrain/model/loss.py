@@ -1,4 +1,4 @@
-"""The number that a step minimises."""
+"""The loss that a step minimises."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def mean_loss(
     group: dist.ProcessGroup,
     settings: LossSettings,
 ) -> torch.Tensor:
-    """The number that is minimised, of the logits x · weightᵀ; without gradients, in evaluation, the mean negative
+    """The loss that is minimised, for the logits x · weightᵀ; in evaluation, without gradients, the mean negative
     log-likelihood alone, in nats. fp32, the same on every tensor rank.
 
     Args:
-        x_SBD: what the head multiplies, the same on every tensor rank; its gradient is this rank's part of a sum.
+        x_SBD: input of the head, the same on every tensor rank; its gradient is this rank's part of a sum.
         weight_VD: this rank's rows of the head.
         targets_SB: global token ids, int64, the same on every tensor rank.
         weights_SB: weight of each token, 0 where nothing is predicted. Over a global batch they sum to its number of
-            samples, so that the mean over micro-batches and ranks is that over everything that counts, see
-            `pretrain/data/weights.py`. Left out: every token weighs 1 / S.
+            samples, so that the mean over micro-batches and ranks is the mean over all targets that count, see
+            `pretrain/data/weights.py`. None: every token has the weight 1 / S.
         group: the process group of the tensor axis.
 
     Raises:
-        ValueError: a target lies outside the vocabulary.
+        ValueError: a target is outside the vocabulary.
 
     Source of the split: Shoeybi et al. 2019, arXiv:1909.08053, section 3.
     """
-    if not torch.cuda.is_available() and targets_SB.numel():  # on a GPU the look would stall the stream
+    if not torch.cuda.is_available() and targets_SB.numel():  # on a GPU this check would stall the stream
         largest, smallest = int(targets_SB.max()), int(targets_SB.min())
         if smallest < 0 or largest >= settings.vocabulary_size:
             raise ValueError(

@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class GatedMLP(nn.Module):
-    """down(activation(gate(x)) · up(x)), gate and up in one projection.
+    """down(activation(gate(x)) · up(x)), with gate and up in one projection.
 
     Source: Shazeer 2020, arXiv:2002.05202, equation 6.
     """

@@ -11,7 +11,7 @@ from pretrain.model.cpu.rms_norm import FewPassesRMSNorm
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + epsilon) · weight, in fp32 inside.
+    """x / sqrt(mean(x²) + epsilon) · weight, computed in fp32.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, equation 4.
     """
@@ -29,9 +29,9 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + epsilon) · weight + bias; torch computes it in fp32 inside.
+    """(x - mean) / sqrt(variance + epsilon) · weight + bias; torch computes it in fp32.
 
-    Source: Ba et al. 2016, arXiv:1607.06450, equation 4. PaLM leaves the bias out (arXiv:2204.02311, section 2).
+    Source: Ba et al. 2016, arXiv:1607.06450, equation 4. PaLM has no bias (arXiv:2204.02311, section 2).
     """
 
     def __init__(self, hidden_size: int, epsilon: float, dtype: torch.dtype, *, bias: bool) -> None:
@@ -45,7 +45,7 @@ class LayerNorm(nn.Module):
 
 
 def make_norm(config: ModelConfig, dtype: torch.dtype) -> nn.Module:
-    """The norm that the model's settings name."""
+    """The norm that `model.norm` names."""
     if config.norm == "rms":
         return RMSNorm(config.hidden_size, config.norm_epsilon, dtype)
     return LayerNorm(config.hidden_size, config.norm_epsilon, dtype, bias=config.norm == "layer")

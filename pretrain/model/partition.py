@@ -1,4 +1,4 @@
-"""How a parameter is cut over the tensor axis, independent of any process group."""
+"""How a parameter is split over the tensor axis, independent of any process group."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @dataclass(frozen=True)
 class Partition:
-    """A tensor made of `blocks` that lie one after the other along `dim`, each cut over the tensor axis.
+    """A tensor that consists of consecutive `blocks` along `dim`, each split over the tensor axis.
 
-    A fused projection keeps its parts apart: rows of query, key and value are three blocks, so a rank's shard is its
-    queries, then its keys, then its values, and the whole is all queries, all keys, all values, under any degree.
+    The parts of a fused projection are separate blocks: a rank's shard of query, key and value is its queries, then its
+    keys, then its values, and the whole is all queries, all keys, all values, under any degree.
 
     Rank r of n has rows [b r / n, b (r + 1) / n) of a block of b rows, rounded down: one more on some ranks than on
     others where n does not divide b, as in the keys of a single head over 12 ranks.
@@ -23,11 +23,11 @@ class Partition:
     blocks: tuple[int, ...]
 
     def check(self, name: str, degree: int) -> None:
-        """Raise ValueError when a block does not divide by the degree."""
+        """Raise ValueError when a block is not divisible by the degree."""
         for block in self.blocks:
             if block % degree:
                 raise ValueError(
-                    f"{name}: a block of {block} along dim {self.dim} does not divide by parallel.tensor={degree}"
+                    f"{name}: a block of {block} along dim {self.dim} is not divisible by parallel.tensor={degree}"
                 )
 
     def sizes(self, rank: int, degree: int) -> list[int]:
@@ -35,7 +35,7 @@ class Partition:
         return [stop - start for start, stop in (_range(block, rank, degree) for block in self.blocks)]
 
     def shard_shape(self, shape: Sequence[int], rank: int, degree: int) -> tuple[int, ...]:
-        """Shape of this rank's part of a tensor of this whole shape."""
+        """Shape of this rank's part of a tensor whose whole shape is `shape`."""
         shard = list(shape)
         shard[self.dim] = sum(self.sizes(rank, degree))
         return tuple(shard)
@@ -51,8 +51,8 @@ class Partition:
     def overlaps(
         self, rank: int, degree: int, other: Partition, other_rank: int, other_degree: int
     ) -> list[tuple[int, int, int]]:
-        """What this rank's shard has in common with that of another degree: where a stretch begins along `dim` here,
-        where it begins there, and how long it is. Blocks of `other` may be longer or shorter, by rows of padding."""
+        """Ranges along `dim` that this rank's shard has in common with the shard of a rank under another degree: start
+        in this shard, start in the other, and length. Blocks of `other` may differ in length by rows of padding."""
         found, before, before_there = [], 0, 0
         for block, block_there in zip(self.blocks, other.blocks, strict=True):
             here, there = _range(block, rank, degree), _range(block_there, other_rank, other_degree)
@@ -76,12 +76,12 @@ def _range(block: int, rank: int, degree: int) -> tuple[int, int]:
 
 
 def mark_sharded(parameter: torch.nn.Parameter, dim: int, blocks: tuple[int, ...]) -> None:
-    """Record the partition on the parameter, where checkpoints find it, and tell DeepSpeed's gradient norm that every
-    tensor rank holds another part: an unmarked parameter is counted on tensor rank 0 only."""
+    """Record the partition on the parameter, for checkpoints, and mark it as sharded for DeepSpeed's gradient norm,
+    which counts an unmarked parameter on tensor rank 0 only."""
     parameter.partition = Partition(dim, blocks)  # type: ignore[attr-defined]
     parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
 
 
 def partition_of(parameter: torch.nn.Parameter) -> Partition | None:
-    """The recorded partition; None for a parameter that every tensor rank holds whole."""
+    """The recorded partition; None for a parameter that is replicated on every tensor rank."""
     return getattr(parameter, "partition", None)

@@ -1,4 +1,4 @@
-"""The model as a list of pipeline layers, with the name that each one's weights carry in a checkpoint."""
+"""The model as a list of pipeline layers, with the names of their weights in a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class PipelineLayer:
     """One indivisible layer.
 
     Attributes:
-        prefix: put before the module's parameter names to give their global names.
-        build: makes the module on the rank that owns it.
-        flops: forward floating-point operations of one token, by which layers are dealt to stages. By parameters an
-            embedding would count for as much as the head, though it does next to no work.
-        tied: layers of the same key are one module, whose weights all of them train.
+        prefix: prefix that makes the module's parameter names global.
+        build: creates the module on the rank that owns it.
+        flops: forward floating-point operations per token, by which layers are assigned to stages. By parameters an
+            embedding would count as much as the head, though it does next to no work.
+        tied: layers with the same key are one module, whose weights all of them train; None: not tied.
         tied_weights: names of the tied module's parameters.
-        recompute: the backward pass runs the layer again instead of keeping what it made on the way.
-        is_head: the module's `head_factors` is meant, not its `forward`.
+        recompute: the backward pass runs the layer again instead of saving its activations.
+        is_head: the layer runs the module's `head_factors` instead of its `forward`.
     """
 
     prefix: str
@@ -41,8 +41,8 @@ class PipelineLayer:
     recompute: bool = False
 
     def run(self, module: nn.Module, x: Any) -> Any:
-        """Apply the layer to what stages hand on: the activations, or a tuple of them, the layout [B, S, C] where
-        samples have one, and their keys [B] where dropout is on."""
+        """Apply the layer to the tensors that stages pass on: the activations alone, or a tuple with the layout [B, S,
+        C] where samples have one and their keys [B] where dropout is on."""
         activations, *beside = x if isinstance(x, tuple) else (x,)
         if self.is_head:
             return module.head_factors(activations)  # type: ignore[operator]
@@ -64,7 +64,7 @@ def pipeline_layers(
     qkv = hidden * head_size * (config.attention_heads + 2 * config.key_value_heads)
     mlp = (3 if config.is_gated else 2) * hidden * config.feed_forward_size
     weights = qkv + hidden * head_size * config.attention_heads + mlp
-    # Two products of the scores' shape, half of each in the future of its row.
+    # Two products of the scores' shape; half of each is masked.
     attention = 2 * head_size * config.attention_heads * sequence_length // 2
     block_flops = 2 * (weights + attention)
     head_flops = 2 * hidden * config.padded_vocabulary_size(tensor_parallel.degree)
@@ -82,8 +82,8 @@ def pipeline_layers(
         for index in range(config.layers)
     ]
     if tied:
-        # The head's cost is put on the norm before it, so that no stage begins between the two: DeepSpeed's ZeRO sums
-        # the gradient norm once for each group of weights, and a stage of a matrix alone would wait for ever.
+        # The head's cost is assigned to the norm before it, so that no stage begins between the two: DeepSpeed's ZeRO
+        # sums the gradient norm once for each group of weights, and a stage with a matrix alone would wait for ever.
         layers.append(PipelineLayer("", partial(FinalNorm, config, tensor_parallel), head_flops))
         layers.append(PipelineLayer("", layers[0].build, 0, tied, is_head=True))
     else:
@@ -92,7 +92,7 @@ def pipeline_layers(
 
 
 class WholeModel(nn.Module):
-    """All layers in one process: for comparing and looking, not for training."""
+    """All layers in one process, for comparison and inspection, not for training."""
 
     def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Positions: rotary embedding and ALiBi's slopes."""
+"""Rotary position embedding and ALiBi's slopes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def rotate(
     interleaved: bool = False,
     positions_SB: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Turn each pair of a head by its position's angle.
+    """Rotate each pair of a head by the angle of its position.
 
-    Computed in fp32, since late positions of low frequencies differ by less than bf16 can tell.
+    Computed in fp32, because neighbouring late positions at low frequencies differ by less than bf16 resolves.
 
     Args:
         cos, sin: [maximum positions, E / 2].
         interleaved: the pairs are (2i, 2i + 1), as in transformers' Cohere, else (i, i + E/2), as in its LLaMA.
-        positions_SB: of each token; its place in the sequence when left out.
+        positions_SB: position of each token; None: its place in the sequence.
     """
     sequence_length = x_SBHE.shape[0]
     if positions_SB is None:
@@ -46,10 +46,10 @@ def rotate(
 
 
 def alibi_slopes(heads: int) -> torch.Tensor:
-    """Slope of each head, fp32 [H]: a score falls by its slope for each token of distance.
+    """Slope of each head, fp32 [H]: a score falls by the slope for each token of distance.
 
-    2^(-8i/H), i = 1 … H, for a power of two; for other head counts those of the next lower power of two, then every
-    second one of twice that.
+    2^(-8i/H), i = 1 … H, for a power of two; for other head counts the slopes of the next lower power of two, then
+    every second slope of twice that number.
 
     Source: Press et al. 2021, arXiv:2108.12409, section 3, and the authors' released code for other head counts.
     """

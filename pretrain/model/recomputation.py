@@ -1,4 +1,4 @@
-"""Activations that the backward pass computes again instead of keeping them."""
+"""Activation recomputation: the backward pass computes activations again instead of saving them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(*arguments)`, of which only the arguments are kept until the backward pass.
+    """`function(*arguments)`, of which only the arguments are saved for the backward pass.
 
-    The random state is not kept: nothing in the model draws numbers, see `dropout.py`.
+    The random state is not saved: nothing in the model draws random numbers, see `dropout.py`.
     """
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)

@@ -1,1 +1,1 @@
-"""What a run tells about itself: metrics on disk, progress on the terminal, arithmetic done."""
+"""Monitoring: metrics, progress and speed of a run; hangs, slow nodes, resources and replicas."""

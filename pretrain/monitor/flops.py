@@ -1,4 +1,4 @@
-"""Arithmetic that a model needs, to hold a speed against what the hardware could do."""
+"""Floating-point operations of a model, and the peak speed of the hardware that they are compared with."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ PEAK_BF16_FLOPS = {
     "H100": 989e12,
     "H200": 989e12,
 }
-"""Of one GPU, dense, by a part of its name; the longest that fits counts. Source: NVIDIA's data sheets, whose figures
-with sparsity are twice as large."""
+"""Peak FLOP/s of one GPU in bf16 without sparsity, by a part of its name, of which the longest match counts. Source:
+NVIDIA's data sheets, whose figures with sparsity are twice as large."""
 
 _ROUNDS, _PRODUCTS = 3, 5
+"""Rounds of a measurement, and matrix products of a round."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """What the shares of peak speed are of.
+    """Peak speed, to which MFU and HFU are relative.
 
     Attributes:
-        flops_per_second: that one process's device can do at most.
-        source: where the number is from, to be read after it.
+        flops_per_second: largest FLOP/s of one process's device.
+        source: origin of the number, as text to follow it.
     """
 
     flops_per_second: float
@@ -42,10 +43,10 @@ class Peak:
 def model_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     """Floating-point operations of forward and backward pass for one token of training.
 
-    6 N + 12 L H Q T, with N the weights that multiply, L layers, H attention heads of size Q, T the sequence length.
-    The embedding is left out of N, because a look-up multiplies nothing; tied to the head, as in PaLM, it counts as
-    such. Learned positions are left out. Recomputed activations are not counted, and attention counts in full although
-    half of it is masked, so that the share of peak speed (MFU) compares with published ones.
+    6 N + 12 L H Q T, with N the weights that take part in products, L layers, H attention heads of size Q and T the
+    sequence length. N excludes the embedding, because a look-up is no product, unless it is tied to the head, as in
+    PaLM; and it excludes learned positions. Recomputed activations are not counted, and attention counts in full
+    although half of it is masked, so that MFU, the share of peak speed, is comparable with published figures.
 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B.
     """
@@ -53,8 +54,9 @@ def model_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
 
 
 def hardware_flops_per_token(model: ModelConfig, sequence_length: int, recomputation: str) -> int:
-    """The same with what is computed twice: blocks under full recomputation, the products of queries with keys and of
-    weights with values under selective. For the share of peak speed that the hardware works at (HFU).
+    """Floating-point operations that are computed for one token of training, recomputation included: blocks under full
+    recomputation; products of queries with keys, and of weights with values, under selective. For HFU, the share of
+    peak speed that the hardware computes at.
 
     Source: Korthikanti et al. 2022, arXiv:2205.05198, appendix A.
     """
@@ -66,8 +68,8 @@ def hardware_flops_per_token(model: ModelConfig, sequence_length: int, recomputa
 
 
 def peak_flops(config: TrainConfig) -> Peak:
-    """What this process's device can do at most: as set; by the GPU's name in bf16; else measured, which for a CPU is
-    the only way to know. All processes of a node are to measure at the same time, as they train."""
+    """Peak speed of this process's device: from the settings; from the data sheet, by the GPU's name, in bf16; else
+    measured, as always on a CPU. All processes of a node must measure at the same time, as they train."""
     if config.monitor.peak_flops_per_device is not None:
         return Peak(config.monitor.peak_flops_per_device, "monitor.peak_flops_per_device")
     if config.precision == "bf16" and torch.cuda.is_available():
@@ -79,25 +81,26 @@ def peak_flops(config: TrainConfig) -> Peak:
 
 
 def _measured_peak(dtype: torch.dtype) -> Peak:
-    """By products of square matrices, in the fastest of a few rounds: short enough that other work does not disturb
-    them all, long enough that processes which share a core share it here too. A tenth of a second on a CPU."""
+    """Measure the speed of products of square matrices, in the fastest of a few rounds. Rounds are short enough that
+    other work does not disturb all of them, and long enough that processes which share a core share it here too. Takes
+    a tenth of a second on a CPU."""
     device = local_device()
     size = 4096 if device.type == "cuda" else 512
     left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    product = left @ right  # the first one sets things up
+    product = left @ right  # the first product includes initialisation
     rate = 0.0
     for _ in range(_ROUNDS):
         started = time.perf_counter()
         for _ in range(_PRODUCTS):
             torch.matmul(left, right, out=product)
-        float(product[0, 0])  # a GPU has finished
+        float(product[0, 0])  # wait for the GPU
         rate = max(rate, _PRODUCTS * 2 * size**3 / (time.perf_counter() - started))
     name = "bf16" if dtype == torch.bfloat16 else "fp32"
     return Peak(rate, f"measured at the start with products of {size} × {size} matrices in {name}")
 
 
 def flops_text(per_second: float) -> str:
-    """FLOP/s in the unit that fits."""
+    """FLOP/s as text, in a suitable unit."""
     for unit, size in (("PFLOP/s", 1e15), ("TFLOP/s", 1e12)):
         if per_second >= size:
             return f"{per_second / size:,.1f} {unit}"
@@ -105,7 +108,7 @@ def flops_text(per_second: float) -> str:
 
 
 def _forward_of_blocks(model: ModelConfig) -> int:
-    """Two operations for each weight of the blocks, norms and biases too; and for that of the last norm."""
+    """Two operations for each weight of the blocks, norms and biases included, and of the final norm."""
     return 2 * sum(
         sum(blocks) * (shape[1] if len(shape) == 2 else 1)
         for name, (shape, blocks) in weight_shapes(model).items()

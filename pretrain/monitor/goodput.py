@@ -1,4 +1,4 @@
-"""Goodput: the share of a run's time that went into steps that count."""
+"""Goodput: the share of a run's time spent in steps that count."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Goodput:
-    """Seconds of training steps that stand, divided by all seconds since the run was first started.
+    """Seconds of the training steps that count, divided by all seconds since the run was first started.
 
-    Lost are: start-up, evaluation, checkpoints, steps whose update was dropped, steps that a rollback or a restart does
-    again, and the time between a stop and the next start.
+    Lost time is: start-up, evaluation, checkpoints, steps whose update was dropped, steps that are repeated after a
+    rollback or a restart, and the time between a stop and the next start.
 
     Args:
-        kept: lines of the run's metrics that stand, the one that says when it was started among them.
+        kept: lines of the run's metrics that were not abandoned, including the `started` event with its time.
         now: seconds since the epoch.
     """
 
@@ -27,16 +27,16 @@ class Goodput:
         self._seconds = sum(self._steps.values())
 
     def step(self, step: int, seconds: float, *, counts: bool) -> None:
-        """A finished step; `counts` is False when its update was dropped."""
+        """Add a finished step; `counts` is False when its update was dropped."""
         if counts:
             self._steps[step] = seconds
             self._seconds += seconds
 
     def roll_back(self, to_step: int) -> None:
-        """The steps after `to_step` are done again."""
+        """Remove the steps after `to_step`, which are repeated."""
         for step in [step for step in self._steps if step > to_step]:
             self._seconds -= self._steps.pop(step)
 
     def share(self, now: float) -> float:
-        """Between 0 and 1; 1 when nothing has been measured yet."""
+        """Goodput between 0 and 1; 1 before anything is measured."""
         return min(1.0, self._seconds / (now - self._began)) if now > self._began else 1.0

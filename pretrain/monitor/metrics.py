@@ -1,4 +1,4 @@
-"""One JSON line for each step, evaluation and event of a run; and the same scalars for TensorBoard."""
+"""Metrics of a run: a JSON line for each step, evaluation and event, and the same scalars for TensorBoard."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLOCKED = frozenset(
         "time",
     }
 )
-"""What a line says about time, in which two runs of the same numbers differ."""
+"""Fields of a line that depend on time, and so differ between two runs with the same results."""
 
 METRICS_FILE = "metrics.jsonl"
 ABANDONED_FILE = "metrics.abandoned.jsonl"
@@ -38,19 +38,20 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class MetricsWriter:
-    """Appends to `path`; each line is a JSON object with `kind` and `step`, and is in the file when `write` ends.
+    """Appends lines to `path`. Each is a JSON object with `kind` and `step`, and is in the file when `write` returns.
 
-    A run that goes on from a checkpoint does the steps after it again. Their old lines move to
-    `metrics.abandoned.jsonl` beside the file, so that every step stands in `path` once.
+    A run that resumes from a checkpoint repeats the steps after it. Their old lines are moved to
+    `metrics.abandoned.jsonl` beside the file, so that `path` has every step once.
 
     Args:
-        path: the `metrics.jsonl`, made when it is not there.
-        resume_step: steps done by the checkpoint that the run goes on from; 0 for a new run, which abandons all lines.
-        also: is given the scalars too.
+        path: the `metrics.jsonl`, created if missing.
+        resume_step: finished steps of the checkpoint that the run resumes from; 0 for a new run, which abandons all
+            lines.
+        also: receives the scalars too.
 
     Attributes:
-        no_room: why the latest line is not in the file; None while there is room. It is no reason to lose the steps
-            since the last checkpoint: whoever writes asks now and then, and stops in good order.
+        no_room: reason why the latest line could not be written; None while there is room on the disk. It is not
+            raised, so that the steps since the last checkpoint are not lost: the caller checks it and stops in order.
     """
 
     def __init__(self, path: Path, resume_step: int, also: WeightsAndBiases | None = None) -> None:
@@ -63,15 +64,14 @@ class MetricsWriter:
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - open for the length of the run
-        # TensorBoard hides what was written from this step on.
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - open during the run
+        # TensorBoard hides what was written earlier for steps from this one on.
         self._board = SummaryWriter(str(self._path.parent / TENSORBOARD_FOLDER), purge_step=resume_step + 1)
 
     def roll_back(self, to_step: int, branch: str) -> None:
-        """Set the steps after `to_step` apart, as a resume does: they are done again.
+        """Move the lines of steps after `to_step`, which are repeated, to `metrics.abandoned.jsonl`.
 
-        Their lines carry `"branch": branch` in `metrics.abandoned.jsonl`, and TensorBoard shows them as a run of that
-        name beside the kept one.
+        There they have `"branch": branch`, and TensorBoard shows them as a run of that name beside the kept one.
         """
         self._close_files()
         abandoned = _abandon(self._path, to_step, branch)
@@ -84,7 +84,7 @@ class MetricsWriter:
         self._open(to_step)
 
     def write(self, kind: Kind, *, step: int, **values: Any) -> None:
-        """Append one line. NaN and infinity, which JSON does not have, are written as the strings "nan" and "inf"."""
+        """Append a line. NaN and infinity, which JSON lacks, are written as the strings "nan" and "inf"."""
         line = {"kind": kind, "step": step, **{name: _finite(value) for name, value in values.items()}}
         with self._noting_no_room():
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -116,7 +116,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every line of a metrics file; a last line that a killed process left half-written is passed over.
+    """All lines of a metrics file, without an incomplete last line of a killed process.
 
     Raises:
         ValueError: another line is damaged; names it.
@@ -129,7 +129,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             if not isinstance(line, Mapping) or not {"kind", "step"} <= line.keys():
-                raise ValueError("no object with `kind` and `step`")
+                raise ValueError("not an object with `kind` and `step`")
         except ValueError as error:
             if number == len(raw):  # what follows the last newline
                 break
@@ -144,12 +144,12 @@ def _abandon(path: Path, resume_step: int, branch: str | None = None) -> list[di
     abandoned = [line for line in lines if not (resume_step and line["step"] <= resume_step)]
     if branch is not None:
         abandoned = [{**line, "branch": branch} for line in abandoned]
-    # First added there, then removed here: a kill in between leaves lines twice, never none.
+    # First added there, then removed here: after a kill in between, lines are in both files, never in none.
     if abandoned:
         aside = path.with_name(ABANDONED_FILE)
         before = aside.read_text(encoding="utf-8") if aside.is_file() else ""
         write_text(aside, before + _as_text(abandoned))
-    # Also without abandoned lines, because a half-written last one must go.
+    # Also without abandoned lines, to remove an incomplete last one.
     write_text(path, _as_text(kept))
     return abandoned
 

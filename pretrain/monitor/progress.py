@@ -1,4 +1,4 @@
-"""What a person at the terminal sees of a training run."""
+"""Progress of a training run on the terminal."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pretrain.monitor.flops import Peak
 from pretrain.topology import Topology
 
 _DISPENSABLE = ("held-out", "rate", "norm")
-"""Parts of the live line that a narrow terminal does without, in this order; what follows them has to be seen."""
+"""Parts of the live line that a narrow terminal omits, in this order, so that the parts after them are visible."""
 
 
 class TrainingProgress:
-    """One live line on a terminal; elsewhere a plain line for the first step, every ten seconds, and the last step.
+    """One live line on a terminal; elsewhere a plain line for the first step, every ten seconds, and for the last step.
 
     Args:
-        step: steps done before.
-        last_step: the run ends when this many are done.
+        step: number of steps finished before.
+        last_step: number of steps after which the run ends.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TrainingProgress:
         self._held_out = ""
 
     def start(self, notes: Sequence[str], peak: Peak) -> None:
-        """Say what is about to happen, and what MFU will be a share of."""
+        """Show model, topology, batch and peak speed."""
         config = self._config
         tokens = [size * config.data.sequence_length for size in (self._sizes.all[0], self._sizes.full)]
         growing = f"{tokens[0]:,} to " if self._sizes.ramp else ""
@@ -60,17 +60,17 @@ class TrainingProgress:
             self._print(f"all {self._last_step:,} steps are done already; nothing to train")
             return
         if self._first_step:
-            self._print(f"going on from the checkpoint of step {self._first_step:,}, to step {self._last_step:,}")
-        self._print(f"MFU is the share of {peak}")
-        self._print(f"a table of how the run stands, from any terminal: altiplano status {config.output}")
+            self._print(f"continuing from the checkpoint of step {self._first_step:,}, to step {self._last_step:,}")
+        self._print(f"MFU is relative to {peak}")
+        self._print(f"status of the run, from any terminal: altiplano status {config.output}")
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._live = Live(Text("first step …"), console=self._console, refresh_per_second=4, transient=True)
             self._live.start()
-            atexit.register(self._live.stop)  # an error on the way must not leave the terminal without its cursor
+            atexit.register(self._live.stop)  # so that an error does not leave the terminal without its cursor
 
     def step(self, line: Mapping[str, Any]) -> None:
-        """Show a finished step; `line` is its line of metrics."""
+        """Show a finished step, given its line of metrics."""
         step = line["step"]
         now = time.monotonic()
         first, done, last = (self._sizes.after(steps) for steps in (self._first_step, step, self._last_step))
@@ -97,31 +97,31 @@ class TrainingProgress:
             self._print(text)
 
     def rolled_back(self, step: int, note: str) -> None:
-        """Say that the run goes on from an earlier step, and why."""
+        """Show that the run continues from an earlier step, and why."""
         self._first_step, self._start = step, time.monotonic()
         self._print(note)
 
     def note(self, text: str) -> None:
-        """Say something that a person should know."""
+        """Show a note for the person at the terminal."""
         self._print(f"note: {text}")
 
     def evaluation(self, step: int, loss: float) -> None:
-        """Show the loss on the held-out part."""
+        """Show the held-out loss."""
         self._held_out = f"held-out {loss:.4f}"
         if self._live is None:
             self._print(f"step {step:,}: held-out loss {loss:.4f}")
 
     def saved(self, folder: Path) -> None:
-        """Show where a checkpoint is."""
+        """Show the path of a finished checkpoint."""
         self._print(f"saved {folder}")
 
     def stopped(self, step: int, stop: Stop) -> None:
-        """Say that the run ends before its time, and why."""
+        """Show that the run ends before its last step, and why."""
         self._last_step = step
-        self._print(f"stopping: {stop.reason}; step {step:,} is saved, the same command goes on from there")
+        self._print(f"stopping: {stop.reason}; step {step:,} is saved, and the same command continues from there")
 
     def finish(self) -> None:
-        """Take the live line away and say how long it took."""
+        """Remove the live line, and show how long the run took."""
         if self._live is not None:
             self._live.stop()
         steps = self._last_step - self._first_step
@@ -129,7 +129,7 @@ class TrainingProgress:
             seconds = time.monotonic() - self._start
             held_out = f" ({self._held_out})" if self._held_out else ""
             rest = self._config.schedule.total_steps - self._last_step
-            stopped = f"; stopped here as asked, {rest:,} more to go" if rest else ""
+            stopped = f"; stopped as requested, {rest:,} steps remain" if rest else ""
             self._print(f"trained {steps:,} steps in {format_seconds(seconds)}{held_out}{stopped}")
 
     def _print(self, text: str) -> None:
@@ -137,6 +137,6 @@ class TrainingProgress:
 
 
 def format_parameters(count: int) -> str:
-    """`6,738.4 M parameters`; in thousands below a million."""
+    """Number of parameters as text, such as `6,738.4 M parameters`; in thousands below a million."""
     size, unit = (count / 1e6, "M") if count >= 999_950 else (count / 1e3, "k")
     return f"{size:,.1f} {unit} parameters"

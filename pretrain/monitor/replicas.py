@@ -1,4 +1,4 @@
-"""Weights that several processes hold must stay the same in all of them, bit for bit."""
+"""Check that weights which are replicated on several processes are bitwise equal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pretrain.launch.agreement import gathered
 from pretrain.model.partition import partition_of
 
 CHUNK_ELEMENTS = 1 << 22
-"""The fingerprint works in pieces, so that it takes 64 MiB and not eight times the largest weight."""
+"""Elements of a tensor that a fingerprint processes at a time, so that it needs 64 MiB and not eight times the largest
+weight."""
 
 
 class ReplicaDriftError(RuntimeError):
-    """Processes that must hold the same weight do not."""
+    """A replicated weight differs between processes."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Replica:
     """One rank's copy of a weight, or of a shard of it.
 
     Attributes:
-        shard: the tensor rank whose shard it is; None for a weight that every tensor rank holds whole.
+        shard: tensor rank of the shard; None for a weight that is replicated on every tensor rank.
     """
 
     name: str
@@ -33,16 +34,16 @@ class Replica:
 
 
 def fingerprint(tensor: torch.Tensor) -> int:
-    """A 64-bit sum of the tensor's bits weighted by position: another bit anywhere gives another sum.
+    """A 64-bit sum of the tensor's bits, weighted by position: a single changed bit changes the sum.
 
-    Computed on the tensor's device in integers, so that equal bits give equal sums on any hardware.
+    Computed in integers on the tensor's device, so that equal bits give equal sums on any hardware.
     """
     bits = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     flat = tensor.detach().reshape(-1).view(bits)
     total = 0
     for start in range(0, flat.numel(), CHUNK_ELEMENTS):
         chunk = flat[start : start + CHUNK_ELEMENTS].to(torch.int64)
-        # Odd factors: a single flipped bit never multiplies to nothing modulo 2^64.
+        # Odd factors, so that the product of a single flipped bit is never zero modulo 2^64.
         positions = torch.arange(start, start + chunk.numel(), device=chunk.device) * 2 + 1
         total += int((chunk * positions * -0x61C8864680B583EB).sum())
     return total % (1 << 64)
@@ -51,8 +52,8 @@ def fingerprint(tensor: torch.Tensor) -> int:
 def find_drift(replicas_by_rank: Mapping[int, Iterable[Replica]]) -> list[str]:
     """A sentence for every weight whose copies differ.
 
-    Copies are those of the same name and shard: over the data axis all, over the tensor axis the unsharded ones, over
-    stages the tied ones.
+    Copies have the same name and shard: all weights over the data axis, unsharded ones over the tensor axis, tied ones
+    over the stages.
     """
     ranks: dict[tuple[str, int | None], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for rank, replicas in sorted(replicas_by_rank.items()):
@@ -71,7 +72,7 @@ def check_replicas(parameters: Iterable[tuple[str, torch.nn.Parameter]], tensor_
     """Compare the copies of every weight over all processes. Collective.
 
     Raises:
-        ReplicaDriftError: on every rank; names the weights and which ranks agree with each other.
+        ReplicaDriftError: on every rank; names the weights, and groups the ranks that agree.
     """
     mine = [
         Replica(name, None if partition_of(parameter) is None else tensor_rank, fingerprint(parameter))
@@ -81,7 +82,7 @@ def check_replicas(parameters: Iterable[tuple[str, torch.nn.Parameter]], tensor_
     if drift:
         shown = "\n  ".join(drift[:10]) + (f"\n  and {len(drift) - 10} more" if len(drift) > 10 else "")
         raise ReplicaDriftError(
-            f"step {step}: {len(drift)} weights differ between processes that must hold the same; ranks that agree "
-            f"stand together:\n  {shown}\nNothing was saved since. Go on from the newest checkpoint; if it comes "
-            "again on the same ranks, suspect their hardware"
+            f"step {step}: {len(drift)} weights differ between processes that must have the same; ranks that agree are "
+            f"grouped:\n  {shown}\nNothing was saved since. Continue from the newest checkpoint; if it happens again "
+            "on the same ranks, suspect their hardware"
         )

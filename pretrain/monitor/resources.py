@@ -1,4 +1,4 @@
-"""Host memory and disk, looked at before they run out."""
+"""Host memory and disk, checked before they run out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import psutil
 
 from pretrain.launch.exit_codes import ExitCode
 
-LOOK_SECONDS = 10.0
-"""At most so often; a look takes well under a millisecond."""
+CHECK_SECONDS = 10.0
+"""Shortest time between two checks, each of which takes well under a millisecond."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of this node, or of the part of it that a job may have, in bytes."""
+    """Memory of this node, or the part of it that a job may use, in bytes."""
 
     available: int
     total: int
@@ -29,8 +29,8 @@ class Memory:
 
 
 def host_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> Memory:
-    """What is left: the machine's, or the job's own limit where that is tighter. Slurm and containers set one by
-    cgroup, and end the process that exceeds it while the machine still has plenty."""
+    """Available memory: the machine's, or that of the job's own limit where it is lower. Slurm and containers set
+    limits by cgroup, and kill a process that exceeds them even if the machine has memory left."""
     whole = psutil.virtual_memory()
     memory = Memory(int(whole.available), int(whole.total))
     for limit in _limits(cgroups, own):
@@ -40,7 +40,7 @@ def host_memory(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) 
 
 
 def _limits(cgroups: Path, own: Path) -> list[Memory]:
-    """The limits of the groups that this process is in, from the innermost outwards, of either version of cgroups."""
+    """Limits of this process's cgroups, of either version, from the innermost outwards."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -70,39 +70,39 @@ def _limit(limit: Path, usage: Path, statistics: Path, idle: str) -> Memory | No
     try:
         total, used = int(limit.read_text()), int(usage.read_text())
         numbers = dict(line.split() for line in statistics.read_text().splitlines())
-    except (OSError, ValueError):  # no such group, or the limit is "max"
+    except (OSError, ValueError):  # the group does not exist, or its limit is "max"
         return None
     if total <= 0:
         return None
-    # Pages of files that nobody uses count as used, and are given back when memory is asked for.
+    # Inactive pages of files count as used, but are released when memory is needed.
     return Memory(max(0, total - used + int(numbers.get(idle, 0))), total)
 
 
 class ResourceWatch:
-    """Looks now and then, and says what is about to run out.
+    """Checks memory and disk from time to time.
 
     Args:
-        node: name of this one.
-        memory_share: of the memory, below which the run had better save and start afresh.
+        node: name of this node.
+        memory_share: share of free memory below which the run should save and be restarted.
     """
 
     def __init__(self, node: str, memory_share: float) -> None:
         self._node = node
         self._memory_share = memory_share
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._was_enough = False
-        self._disk_said = False
+        self._has_warned = False
 
     def out_of_memory_soon(self) -> tuple[str, ExitCode] | None:
-        """Why to stop and with which code, or None. Looks at most every `LOOK_SECONDS`.
+        """Reason and exit code when memory runs short, else None. Checks at most every `CHECK_SECONDS`.
 
-        Memory that ran out over time comes back with a fresh start. Where it is short at the first look, a fresh start
-        would be there again after one step, so that somebody has to look.
+        After a restart, memory that was lost over time is available again. If it is short at the first check, a restart
+        would not help, and a person is needed.
         """
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return None
-        self._next_look = now + LOOK_SECONDS
+        self._next_check = now + CHECK_SECONDS
         memory = host_memory()
         if memory.free_share >= self._memory_share:
             self._was_enough = True
@@ -114,21 +114,21 @@ class ResourceWatch:
         if self._was_enough:
             return reason, ExitCode.REQUEUE
         return (
-            f"{reason}, and so from the start: see what else is in memory there, use more nodes, or lower it",
+            f"{reason}, already at the start: find what else uses memory there, use more nodes, or lower the setting",
             ExitCode.REFUSED,
         )
 
     def disk_warning(self, checkpoint: Path) -> str | None:
-        """After a save: a warning when fewer than three more checkpoints of this size fit on the disk; once."""
-        if not checkpoint.is_dir():  # removed already, for newer ones
+        """A warning, given once, when fewer than three more checkpoints of this size fit on the disk."""
+        if not checkpoint.is_dir():  # removed already, in favour of newer ones
             return None
         size = sum(file.stat().st_size for file in checkpoint.iterdir() if file.is_file())
         free = shutil.disk_usage(checkpoint).free
-        if free >= 3 * size or self._disk_said:
-            self._disk_said = self._disk_said and free < 3 * size
+        if free >= 3 * size or self._has_warned:
+            self._has_warned = self._has_warned and free < 3 * size
             return None
-        self._disk_said = True
+        self._has_warned = True
         return (
-            f"disk: {free / 2**30:.1f} GiB are left at {checkpoint.parent}, and a checkpoint takes "
-            f"{size / 2**30:.1f}: free some, or lower checkpoint.keep_last"
+            f"disk: {free / 2**30:.1f} GiB are left at {checkpoint.parent}, and a checkpoint needs "
+            f"{size / 2**30:.1f} GiB: free some space, or lower checkpoint.keep_last"
         )

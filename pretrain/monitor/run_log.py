@@ -20,12 +20,13 @@ from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
+from pretrain.schedule import StepPlan
 from pretrain.spikes.ledger import Entry, describe
 from pretrain.topology import Topology
 
 
 class RunLog:
-    """A log that writes nothing, for every rank but the first; `FirstRankLog` says what each call writes there."""
+    """A log that writes nothing, for every rank but the first; see `FirstRankLog`."""
 
     @property
     def no_room(self) -> str | None:
@@ -35,26 +36,14 @@ class RunLog:
     def start(self, notes: Sequence[str], peak: Peak) -> None:
         """Announce what is about to be trained."""
 
-    def step(
-        self,
-        step: int,
-        result: StepResult,
-        *,
-        seconds: float,
-        consumed_samples: int,
-        consumed_tokens: int,
-        first_sample: int,
-        batch_size: int,
-        sequence_length: int,
-        learning_rate: float,
-    ) -> None:
+    def step(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
         """Record a finished step."""
 
     def event(self, step: int, event: str, *, note: str | None = None, **details: Any) -> None:
         """Record an event."""
 
     def note(self, text: str) -> None:
-        """Show the person at the terminal what they should know."""
+        """Show a note to the person at the terminal."""
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Record an evaluation."""
@@ -82,7 +71,7 @@ class FirstRankLog(RunLog):
         step: finished steps; lines of later steps are abandoned ones, which are set apart.
 
     Raises:
-        ValueError: the metrics of the steps before are damaged, or wandb is wanted and not installed.
+        ValueError: the metrics file is damaged, or `monitor.wandb_project` is set and wandb is not installed.
     """
 
     def __init__(self, config: TrainConfig, topology: Topology, step: int) -> None:
@@ -104,31 +93,19 @@ class FirstRankLog(RunLog):
         self._peak = peak
         self._progress.start(notes, peak)
 
-    def step(
-        self,
-        step: int,
-        result: StepResult,
-        *,
-        seconds: float,
-        consumed_samples: int,
-        consumed_tokens: int,
-        first_sample: int,
-        batch_size: int,
-        sequence_length: int,
-        learning_rate: float,
-    ) -> None:
+    def step(self, plan: StepPlan, result: StepResult, seconds: float) -> None:
         """Write a `train` line, which the terminal shows too."""
-        self._goodput.step(step, seconds, counts=result.applied)
+        self._goodput.step(plan.step, seconds, counts=result.applied)
         line: dict[str, Any] = {
-            "step": step,
-            "consumed_samples": consumed_samples,
-            "consumed_tokens": consumed_tokens,
-            "first_sample": first_sample,
-            "global_batch_size": batch_size,
+            "step": plan.step,
+            "consumed_samples": plan.consumed_samples,
+            "consumed_tokens": plan.consumed_tokens,
+            "first_sample": plan.first_sample,
+            "global_batch_size": plan.batch_size,
             "loss": result.loss,
             **result.signs,
-            "learning_rate": learning_rate,
-            **self._speed(batch_size, sequence_length, seconds),
+            "learning_rate": plan.learning_rate,
+            **self._speed(plan.batch_size, plan.sequence_length, seconds),
             "goodput": self._goodput.share(time.time()),
             "time": time.time(),
         }

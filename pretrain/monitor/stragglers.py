@@ -1,9 +1,9 @@
-"""Step time by rank, and which node is slower than the rest.
+"""Detection of nodes that are slower than the others.
 
-In a synchronous run every rank has the same step time, because all wait for the slowest. What tells them apart is the
-time that each spends in its own forward and backward passes. Ranks that do the same work are compared: those of one
-pipeline stage over the data axis. With a data axis of one nobody else does the same work; then each rank is held to
-what it needed itself at the first checks, so that a machine that becomes slow is found.
+In a synchronous run every rank has the same step time, because all wait for the slowest. Ranks differ in the time that
+they spend in their own forward and backward passes. Ranks that do the same work are compared: those of one pipeline
+stage over the data axis. With a data-parallel degree of one no other rank does the same work; then each rank is
+compared with its own time at the first checks, so that a machine that becomes slow is found.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from pretrain.topology import Topology
 
 
 class PassClock:
-    """Adds up the time that this rank spends in forward and backward passes."""
+    """Measures the time that this rank spends in forward and backward passes."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, timed; on a GPU by events in its stream, as the call returns before the work is done."""
+        """The function with its time measured; on a GPU by events in the stream, as the call returns before the work is
+        done."""
 
         def on_cpu(*arguments: Any, **settings: Any) -> Any:
             started = time.perf_counter()
@@ -60,11 +61,11 @@ class PassClock:
 
 @dataclass(frozen=True)
 class Straggler:
-    """Ranks of one pipeline stage and data index, which share a tensor group and so their pace, and are slower.
+    """A tensor group, whose ranks share their pace, that is slower than the others.
 
     Attributes:
-        hosts: where they run.
-        ratio: of their time to that of the rest.
+        hosts: nodes of the ranks.
+        ratio: time of these ranks relative to that of the others.
     """
 
     ranks: tuple[int, ...]
@@ -83,12 +84,12 @@ def find_stragglers(
     share: float,
     first: Sequence[float] | None = None,
 ) -> list[Straggler]:
-    """The tensor groups that are slower than the rest by more than `share`, slowest first.
+    """Tensor groups that are slower than the others by more than `share`, slowest first.
 
     Args:
-        seconds: in passes, by rank.
+        seconds: time in passes, by rank.
         hosts: node of each rank.
-        first: the same at the beginning, which is needed when the data axis is 1.
+        first: time in passes at the beginning, by rank; needed when the data-parallel degree is 1.
     """
     paces: dict[tuple[int, int], float] = {}
     members: dict[tuple[int, int], list[int]] = {}
@@ -115,13 +116,13 @@ def find_stragglers(
 
 
 EARLY_CHECKS = 3
-"""Whose median a rank is held to when nobody else does its work."""
+"""Number of first checks whose median time a rank is compared with when no other rank does the same work."""
 
 
 class StragglerWatch:
-    """Compares the paces now and then; the same answer on every rank.
+    """Compares the ranks from time to time, with the same result on every rank.
 
-    A group is named when it was slow at two checks in a row, so that a moment's hiccup is passed over.
+    A group is reported when it is slow at two checks in a row, so that short disturbances are ignored.
     """
 
     def __init__(self, clock: PassClock, topology: Topology, hosts: Sequence[str], share: float) -> None:
@@ -133,7 +134,7 @@ class StragglerWatch:
         self._slow_before: set[tuple[int, ...]] = set()
 
     def check(self, steps: int) -> tuple[list[float], list[Straggler]]:
-        """Seconds in passes for a step, by rank, over the last `steps`; and who is slow. Collective."""
+        """Seconds in passes per step, by rank, over the last `steps` steps, and the slow tensor groups. Collective."""
         seconds = gathered(self._clock.take() / max(steps, 1))
         found = []
         if self._topology.data > 1 or len(self._early) == EARLY_CHECKS:

@@ -1,8 +1,8 @@
-"""Finds a run that hangs, writes down where every rank stands, names the culprit and ends the job.
+"""Detects a run that hangs, writes the stacks of every rank, names the culprits and ends the job.
 
-A hang costs days because nothing fails: one rank stands still, and all others wait for it inside a collective. A thread
-of each rank looks at how long its main thread has been at one thing. When that is too long on any rank, all write down
-the Python stacks of their threads; those that do not wait for others, or do not answer at all, are the culprits.
+A hang costs days because nothing fails: one rank is stuck, and all others wait for it inside a collective. On each rank
+a thread measures how long the main thread has been in one activity. When that is too long on any rank, all ranks write
+the Python stacks of their threads. Ranks that are not waiting for others, or that do not respond, are the culprits.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ WAITING_PLACES = (
     "torch/distributed/",
     "deepspeed/comm/",
     "deepspeed/runtime/pipe/p2p.py",
-    "megatron/core/tensor_parallel/layers.py backward",  # waits for the all-reduce that it overlaps with a product
+    "megatron/core/tensor_parallel/layers.py backward",  # waits for the all-reduce that overlaps with a product
 )
-"""Files, or a file and a function of it: a stack that ends in one of these waits for other ranks."""
+"""Files, or files with a function: a stack that ends in one of them is waiting for other ranks."""
 WORKERS = {
     "pretrain/data/prefetch.py": "prefetch",
     "pretrain/checkpoint/save.py": "checkpoint",
 }
-"""Name of the thread that works for functions of a file: while the main thread waits there, this one is what counts."""
+"""Threads by the file of the functions that they work for: while the main thread waits there, the thread's stack
+counts."""
 _POLL_SECONDS = 5.0
 _INNERMOST = 4
-"""Frames in which a waiting place is looked for: between it and the end of the stack stand wrappers only."""
+"""Number of innermost frames that are searched for a waiting place; only wrappers are between it and the end."""
 _SHOWN_FRAMES = 12
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A function that was being called."""
+    """A frame of a stack."""
 
     file: str
     line: int
@@ -58,12 +59,12 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where one rank stood when the hang was found.
+class RankState:
+    """State of a rank when the hang was detected.
 
     Attributes:
-        seconds: that it had been at it.
-        frames: of the main thread, outermost first; and of the thread that works for it, if it waits for that.
+        seconds: time that it had been in its activity.
+        frames: frames of the main thread, outermost first, followed by those of the thread that it waits for, if any.
     """
 
     rank: int
@@ -76,19 +77,19 @@ class Standing:
 
     @property
     def waits(self) -> bool:
-        """Whether it waits for other ranks."""
+        """Whether the rank is waiting for other ranks."""
         innermost = [f"{frame.file} {frame.function}" for frame in self.frames[-_INNERMOST:]]
         return any(place in text for text in innermost for place in WAITING_PLACES)
 
 
 class Watchdog:
-    """Watches this rank's main thread; see the module.
+    """Watches this rank's main thread, see the top of this file.
 
     Args:
-        output: the run's folder, shared by all nodes; the stacks go into a folder of it.
-        hosts: name of each rank's node, by rank.
-        limits: seconds that each activity may take without a sign of life.
-        attempt: tells the starts of a run apart, the same on every rank.
+        output: the run's folder, shared by all nodes, for the stacks.
+        hosts: node of each rank.
+        limits: seconds without a sign of life that are allowed in each activity.
+        attempt: name of this start of the run, the same on every rank.
     """
 
     def __init__(
@@ -113,10 +114,10 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def begin(self, activity: Activity, step: int) -> None:
-        """A sign of life: the main thread begins something new."""
+        """Give a sign of life: the main thread begins another activity or step."""
         limit = self._limits[activity]
         self._now = (activity, step, time.monotonic(), limit)
-        # For a main thread that is stuck in C and lets no other Python thread run: from outside of Python, later.
+        # From outside of Python, for a main thread that is stuck in C code and lets no other Python thread run.
         faulthandler.dump_traceback_later(limit + 2 * _grace_seconds(limit), exit=True, file=2)
 
     def _watch(self) -> None:
@@ -133,14 +134,14 @@ class Watchdog:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._write_stacks()
             deadline = time.monotonic() + _grace_seconds(limit)
-            while len(read_standings(self._folder)) < len(self._hosts) and time.monotonic() < deadline:
+            while len(read_states(self._folder)) < len(self._hosts) and time.monotonic() < deadline:
                 time.sleep(min(_POLL_SECONDS, limit / 10))
-            standings = read_standings(self._folder)
-            if min(standings) == self._rank:
-                text = hang_report(standings, self._hosts)
+            states = read_states(self._folder)
+            if min(states) == self._rank:
+                text = hang_report(states, self._hosts)
                 write_text(self._folder / REPORT_FILE, text)
                 print(f"pretrain: {text}All stacks are in {self._folder}", file=sys.stderr, flush=True)
-            else:  # a launcher ends everything when the first process ends
+            else:  # a launcher ends all processes when the first one exits
                 deadline = time.monotonic() + _grace_seconds(limit)
                 while not (self._folder / REPORT_FILE).is_file() and time.monotonic() < deadline:
                     time.sleep(min(_POLL_SECONDS, limit / 10))
@@ -172,7 +173,7 @@ class Watchdog:
 
 
 def _grace_seconds(limit: float) -> float:
-    """How long is waited for the stacks of the others."""
+    """Seconds to wait for the stacks of the other ranks."""
     return min(30.0, max(2.0, limit / 4))
 
 
@@ -183,8 +184,8 @@ def _short(file: str) -> str:
     return os.path.relpath(file) if not os.path.relpath(file).startswith("..") else file
 
 
-def read_standings(folder: Path) -> dict[int, Standing]:
-    """What the ranks have written, by rank."""
+def read_states(folder: Path) -> dict[int, RankState]:
+    """States that the ranks have written, by rank."""
     found = {}
     for path in folder.glob("rank-*.json"):
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -193,48 +194,48 @@ def read_standings(folder: Path) -> dict[int, Standing]:
         if frames and frames[-1].file.endswith(("threading.py", "queue.py")):
             callers = [name for frame in frames for file, name in WORKERS.items() if frame.file.endswith(file)]
             frames += [Frame(**frame) for frame in stacks.get(callers[-1], [])] if callers else []
-        found[facts["rank"]] = Standing(**facts, frames=tuple(frames))
+        found[facts["rank"]] = RankState(**facts, frames=tuple(frames))
     return found
 
 
-def culprits(standings: Mapping[int, Standing], world_size: int) -> dict[int, str]:
-    """The ranks that the others wait for, each with the reason; none when all stand alike.
+def culprits(states: Mapping[int, RankState], world_size: int) -> dict[int, str]:
+    """Ranks that the others wait for, each with the reason; none when all ranks are in the same state.
 
-    Those that have not answered; else those that do not wait for anybody while others do; else, when all wait, those
-    that have come less far than the others.
+    These are the ranks that have not responded; otherwise those that are not waiting while others are; otherwise, when
+    all are waiting, those at an earlier step than the others.
     """
-    silent = [rank for rank in range(world_size) if rank not in standings]
+    silent = [rank for rank in range(world_size) if rank not in states]
     if silent:
-        reason = "has not written where it stands: it is gone, stopped, cut off, or stuck outside of Python"
+        reason = "has not written its stacks: it is gone, stopped, disconnected, or stuck outside of Python"
         return dict.fromkeys(silent, reason)
-    busy = [rank for rank, standing in standings.items() if not standing.waits]
+    busy = [rank for rank, state in states.items() if not state.waits]
     if busy and len(busy) < world_size:
-        return dict.fromkeys(sorted(busy), "waits for no other rank while others wait")
-    behind = min(standing.step for standing in standings.values())
-    late = [rank for rank, standing in standings.items() if standing.step == behind]
+        return dict.fromkeys(sorted(busy), "is not waiting for other ranks, while others are waiting")
+    behind = min(state.step for state in states.values())
+    late = [rank for rank, state in states.items() if state.step == behind]
     if len(late) < world_size:
-        return dict.fromkeys(sorted(late), f"is still at step {behind}, others are further")
+        return dict.fromkeys(sorted(late), f"is still at step {behind}, others are ahead")
     return {}
 
 
-def hang_report(standings: Mapping[int, Standing], hosts: Sequence[str]) -> str:
-    """The whole story as text: culprits first, then all ranks grouped by where they stand."""
-    first = max(standings.values(), key=lambda standing: standing.seconds)
+def hang_report(states: Mapping[int, RankState], hosts: Sequence[str]) -> str:
+    """Report of a hang: the culprits, then all ranks grouped by their stacks."""
+    first = max(states.values(), key=lambda state: state.seconds)
     lines = [
         f"hang found {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}: {first.activity}, step {first.step}: "
         f"no sign of life for {first.seconds:.0f} s (monitor.hang.{first.activity}_seconds)"
     ]
-    guilty = culprits(standings, len(hosts))
+    guilty = culprits(states, len(hosts))
     for rank, reason in guilty.items():
         lines.append(f"culprit: rank {rank} on {hosts[rank]} {reason}")
     if not guilty:
-        lines.append("no culprit: all ranks stand alike, which points at the network or the file system")
-    groups: dict[tuple[tuple[str, str], ...], list[Standing]] = defaultdict(list)
-    for _, standing in sorted(standings.items()):
-        groups[tuple((frame.file, frame.function) for frame in standing.frames)].append(standing)
+        lines.append("no culprit: all ranks are in the same state, which points to the network or the file system")
+    groups: dict[tuple[tuple[str, str], ...], list[RankState]] = defaultdict(list)
+    for _, state in sorted(states.items()):
+        groups[tuple((frame.file, frame.function) for frame in state.frames)].append(state)
     for members in sorted(groups.values(), key=len):
         ranks = ", ".join(str(member.rank) for member in members)
-        what = "waiting for others" if members[0].waits else "waiting for nobody"
+        what = "waiting for others" if members[0].waits else "not waiting for others"
         lines.append(f"\nrank{'s' * (len(members) > 1)} {ranks}: {members[0].activity}, step {members[0].step}, {what}")
         frames = members[0].frames
         if len(frames) > _SHOWN_FRAMES:

@@ -1,8 +1,8 @@
-"""The same scalars for Weights & Biases, when `monitor.wandb_project` asks for it.
+"""Metrics for Weights & Biases, where `monitor.wandb_project` is set.
 
-The key comes from where wandb itself looks for it (`wandb login`, or WANDB_API_KEY), never from a configuration, which
-is written beside the outputs. On nodes that do not reach the internet, WANDB_MODE=offline writes to the run's folder;
-`wandb sync` sends it later.
+The key comes from wandb's own settings (`wandb login`, or WANDB_API_KEY), never from our configuration, which is
+written beside the outputs. On nodes without internet access, WANDB_MODE=offline writes to the run's folder; `wandb
+sync` sends it later.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from foundation.atomic_files import digest
 
 
 class WeightsAndBiases:
-    """A run there; the same one again when training goes on with the same output folder.
+    """A run on Weights & Biases, which a resumed run with the same output folder continues.
 
     Args:
-        project: its name there.
+        project: name of the project.
         output: the run's folder.
-        settings: shown as the run's configuration.
+        settings: settings to show as the run's configuration.
 
     Raises:
         ValueError: wandb is not installed.
@@ -41,11 +41,11 @@ class WeightsAndBiases:
             dir=str(output),
             config=dict(settings),
         )
-        # Steps are done again after a rollback or a resume; wandb's own counter never goes back.
+        # Steps are repeated after a rollback or a resume, and wandb's own counter never goes back.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One line of metrics."""
+        """Send one line of metrics."""
         self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in values.items()}})
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Loss spikes: seen by the detector, answered by the policy, written into the ledger."""
+"""Loss spikes: found by the detector, answered by the policy, recorded in the ledger."""

@@ -1,15 +1,15 @@
-"""Tells a loss that spikes from one that is only noisy. Pure: numbers in, a verdict out; its state is plain JSON.
+"""Detector that distinguishes a loss spike from noise. Pure: numbers in, a verdict out; its state is plain JSON.
 
-It looks at the logarithms of the loss and of its early signs: the gradient norm before clipping, that of the embedding
-alone, and the largest logit, all of them over all processes. The baseline of each is a robust line through its last
-values (medians instead of means, so that a value far out moves nothing) and their spread around it (MAD). What lies in
-a spike never enters the baseline: OLMo's does, which lets a long spike pass for normal, see `docs/on_call.md`.
+It uses the logarithms of the loss and of its early signs: the gradient norm before clipping, the embedding's gradient
+norm, and the largest logit, all over all processes. The baseline of each is a robust line through its last values
+(medians instead of means, so that outliers have no effect) and their spread around it (MAD). Values during a spike
+never enter the baseline: in OLMo's detector they do, so that a long spike becomes normal, see `docs/on_call.md`.
 
     ok ──> suspect ──> transient (it healed: back to ok)
-               └─────> persistent (it will not: the policy acts)
+               └─────> persistent (it does not heal: the policy acts)
 
-The loss alone decides between transient and persistent. An early sign only opens the suspicion, and so moves the onset
-to where the trouble began: a norm that stays high while the loss falls is no divergence.
+The loss alone decides between transient and persistent. An early sign only raises the suspicion, and so dates the onset
+to where the trouble began: a norm that stays high while the loss falls is not a divergence.
 """
 
 from __future__ import annotations
@@ -29,61 +29,65 @@ State = Literal["ok", "suspect", "transient", "persistent"]
 
 GRADIENT_NORM, EMBEDDING_GRADIENT_NORM, LARGEST_LOGIT = "gradient_norm", "embedding_gradient_norm", "largest_logit"
 SIGNS = (GRADIENT_NORM, EMBEDDING_GRADIENT_NORM, LARGEST_LOGIT)
-"""What may announce a spike, by its name in the metrics; the first that is high names the suspicion."""
+"""Early signs of a spike, by their names in the metrics; the first one that is high is reported as the cause of the
+suspicion."""
 
 _RECENT = 16
-"""Values whose median a loss must exceed as well: a falling curve lies above the line through it at its end."""
+"""Number of last values whose median a loss must exceed as well: at its end, a curve that falls ever more slowly is
+above the line through it."""
 _REFRESH = 4
-"""The baseline is worked out again after this many new values: medians cost more than everything else here."""
+"""Number of new values after which the baseline is recomputed: medians cost more than everything else here."""
 _SIGMA_OF_MAD = 1.4826
 """Standard deviation of a normal distribution in units of its median absolute deviation."""
 _LEAST_SIGMA = 0.002
-"""A curve without noise has a MAD of 0."""
+"""Smallest standard deviation that is assumed: a curve without noise has a MAD of 0."""
 _NOT_FINITE = 20.0
-"""Excess, in units of the logarithm, that stands for NaN and infinity."""
+"""Excess, in units of the logarithm, that represents NaN and infinity."""
 _UNKNOWN = 50.0
-"""Level of a baseline that has seen too little: nothing finite is above it."""
+"""Level of a baseline with too few values: nothing finite is above it."""
 _CUSUM_DRIFT, _CUSUM_LARGEST = 1.5, 2.0
 """Allowance and largest contribution of a step, in standard deviations, in the cumulative sum that dates the onset
 (Page 1954, Biometrika 41, section 2). The cap keeps one outlier from reaching far back."""
 
 
 class DetectorSettings(Settings):
-    """When a loss counts as a spike, and when a spike counts as one that stays."""
+    """Thresholds of the detector: when a loss counts as a spike, and when a spike counts as persistent."""
 
     window: int = Field(default=128, ge=32)
-    """Values that make the baseline (as in OLMo-core's `SkipStepOptimizer`: `rolling_interval_length` 128)."""
+    """Number of values in the baseline (as in OLMo-core's `SkipStepOptimizer`: `rolling_interval_length` 128)."""
     minimum_history: int = Field(default=20, ge=8)
-    """Values before the baseline is trusted; until then only NaN and a rise by half count."""
+    """Number of values before the baseline is used; until then only NaN and a rise by half count."""
     deviations: float = Field(default=6.0, gt=0)
-    """Standard deviations above the baseline that are high (OLMo-core, same place: `sigma_factor` 6)."""
+    """Number of standard deviations above the baseline from which on a value is high (OLMo-core, same class:
+    `sigma_factor` 6)."""
     minimum_rise: float = Field(default=1.1, gt=1)
-    """A loss that is high is so by this factor at least: in a run with little noise 6 deviations are nothing yet."""
+    """Smallest factor over its baseline by which a loss is high: in a run with little noise 6 deviations are still
+    small."""
     certain_rise: float = Field(default=1.8, gt=1)
-    """A loss that is this many times its baseline is high however noisy the run is."""
+    """Factor over its baseline from which on a loss is high, however noisy the run is."""
     drift: float = Field(default=1.5, gt=1)
-    """A loss that is this many times its lowest level so far is high, even when it rose too slowly to be seen."""
+    """Factor over its lowest level so far from which on a loss is high, even if it rose too slowly to be noticed."""
     minimum_norm_rise: float = Field(default=3.0, gt=1)
-    """The same for the two gradient norms, which vary more (BLOOM's spike: 0.24 to 960, BigScience's chronicles of
-    tr11-176B, 2022-04-12)."""
+    """Smallest factor for the two gradient norms, which vary more (BLOOM's spike: 0.24 to 960, BigScience's chronicles
+    of tr11-176B, 2022-04-12)."""
     minimum_logit_rise: float = Field(default=2.0, gt=1)
-    """The same for the largest logit."""
+    """Smallest factor for the largest logit."""
     high_steps: int = Field(default=20, ge=1)
     of_steps: int = Field(default=25, ge=1)
-    """So many high steps of the last so many make a spike persistent, unless it has fallen by a quarter of its
-    height, in logarithms."""
+    """A spike is persistent when `high_steps` of the last `of_steps` steps are high, unless it has fallen by a quarter
+    of its height, in logarithms."""
     patience_steps: int = Field(default=45, ge=1)
-    """A spike that has not healed after this many steps is persistent. BLOOM's healed in 30; this is half as many
-    again."""
+    """Number of steps after which a spike that has not healed is persistent. BLOOM's healed in 30; the default is half
+    as many again."""
     calm_steps: int = Field(default=10, ge=2)
-    """A spike has healed when the median of so many steps is no longer high."""
+    """Number of steps whose median must no longer be high for a spike to have healed."""
 
     @model_validator(mode="after")
     def _windows_fit(self) -> DetectorSettings:
         if self.high_steps > self.of_steps:
             raise ValueError(f"high_steps: {self.high_steps} of of_steps {self.of_steps} can never be")
         if self.minimum_history > self.window:
-            raise ValueError(f"minimum_history: {self.minimum_history} is more than window {self.window} holds")
+            raise ValueError(f"minimum_history: {self.minimum_history} is more than window {self.window}")
         if self.calm_steps > self.patience_steps:
             raise ValueError(
                 f"patience_steps: {self.patience_steps} ends before calm_steps {self.calm_steps} can show a recovery"
@@ -95,14 +99,14 @@ class DetectorSettings(Settings):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the detector makes of one step.
+    """The detector's result for one step.
 
     Attributes:
-        state: `transient` and `persistent` are said once, at the step where a spike ends as one or the other.
+        state: `transient` and `persistent` are reported once, at the step where a spike ends as one or the other.
         onset: first step of the spike; None when the state is ok.
-        steps: from the onset to this one.
-        peak: the highest loss of the spike over its baseline, as a factor; infinity for NaN.
-        reason: in words, for the ledger.
+        steps: number of steps from the onset to this one.
+        peak: highest loss of the spike over its baseline, as a factor; infinity for NaN.
+        reason: reason as text, for the ledger.
     """
 
     state: State
@@ -117,7 +121,7 @@ class _Baseline:
     """Level and spread of one signal's logarithm, from the last values outside spikes.
 
     Attributes:
-        may_rise: its trend is believed upwards too.
+        may_rise: whether an upward trend counts as healthy.
     """
 
     window: int
@@ -136,7 +140,7 @@ class _Baseline:
     cusum_start: int = 0
 
     def add(self, step: int, value: float, batch_size: int) -> None:
-        """Take in the signal's value, unless it has no logarithm."""
+        """Add a value of the signal, unless it has no finite logarithm."""
         if not 0 < value < math.inf:
             return
         logarithm = math.log(value)
@@ -153,7 +157,7 @@ class _Baseline:
         x, y = np.array(self.steps, float), np.array(self.values)
         half = len(y) // 2
         if half:
-            # Slopes between points half a window apart: Theil 1950 takes all pairs, these see the trend and cost less.
+            # Slopes between points half a window apart: Theil 1950 uses all pairs; these show the trend and cost less.
             self.slope = _median((y[half:] - y[: len(y) - half]) / (x[half:] - x[: len(y) - half]))
             if not self.may_rise:
                 self.slope = min(self.slope, 0.0)
@@ -166,18 +170,18 @@ class _Baseline:
             self.lowest = self.recent if self.lowest is None else min(self.lowest, self.recent)
 
     def level(self, step: int) -> float:
-        """What is expected at `step`: the trend, unless it rises, which nothing healthy promises."""
+        """Expected logarithm at `step`: that of the trend, and at least the recent median."""
         return max(self.centre + self.slope * step, self.recent)
 
     def noise_factor(self, batch_size: int) -> float:
-        """How much noisier a step of `batch_size` samples is than those of the baseline: less of them average less.
+        """Noise of a step of `batch_size` samples relative to the steps of the baseline: fewer samples average less.
 
-        At least one: whether the noise of a larger batch is smaller is seen when it is there.
+        At least one: that a larger batch has less noise shows in the baseline once it is used.
         """
         return max(1.0, math.sqrt(self.typical_batch / batch_size))
 
     def _follow(self, step: int, logarithm: float) -> None:
-        # A step at which the sum leaves 0 is a candidate for an onset.
+        # The step at which the cumulative sum leaves 0 is a candidate for the onset.
         if self.cusum == 0.0:
             self.cusum_start = step
         if self.sigma:
@@ -187,25 +191,25 @@ class _Baseline:
             )
 
     def onset(self, step: int) -> int:
-        """First step of a rise that is noticed at `step`."""
+        """First step of a rise that is detected at `step`."""
         return self.cusum_start if self.cusum > 0.0 else step
 
 
 def _median(values: npt.NDArray[np.float64]) -> float:
-    """The upper one of two middle values: np.median takes ten times as long over so few."""
+    """Median, the upper one of two middle values: np.median takes ten times as long for so few values."""
     middle = len(values) // 2
     return float(np.partition(values, middle)[middle])
 
 
 @dataclass(frozen=True)
 class _Bounds:
-    """What is expected of a logarithm, and above what it is high."""
+    """Expected level of a logarithm, and limit above which it is high."""
 
     level: float
     limit: float
 
     def excess(self, value: float) -> float:
-        """Of the logarithm of `value` over the level. What has no logarithm because it is 0 or less is low."""
+        """Difference between the logarithm of `value` and the level. Values of 0 or less count as low."""
         if math.isnan(value) or value == math.inf:
             return _NOT_FINITE
         return math.log(value) - self.level if value > 0 else -_NOT_FINITE
@@ -219,12 +223,12 @@ class _Episode:
     """A spike that is being watched.
 
     Attributes:
-        raised_by: the loss, or the early sign that was high before it.
-        loss, signs: bounds from before it.
-        excesses: of the loss, one for each step from the one that raised the suspicion.
-        loss_high: likewise.
-        signs_high: likewise, the names of the signs that were high.
-        phase_changed: since it began.
+        raised_by: "loss", or the name of the early sign that was high before it.
+        loss, signs: bounds from before the spike.
+        excesses: excess of the loss in each step from the one that raised the suspicion on.
+        loss_high: whether the loss was high, in the same steps.
+        signs_high: names of the signs that were high, in the same steps.
+        phase_changed: whether the phase of the data plan has changed since the spike began.
     """
 
     onset: int
@@ -256,11 +260,11 @@ class Detector:
 
     @property
     def state(self) -> State:
-        """`ok` or `suspect`: the other two are said in a verdict and are over."""
+        """`ok` or `suspect`: the other two states only occur in verdicts."""
         return "suspect" if self._episode else "ok"
 
     def norm_limit(self, step: int, batch_size: int) -> float:
-        """Gradient norm above which step number `step`, of so many samples, would be high."""
+        """Gradient norm above which step `step`, of `batch_size` samples, would be high."""
         bounds = self._episode.signs[GRADIENT_NORM] if self._episode else None
         limit = (bounds or self._sign_bounds(GRADIENT_NORM, step, batch_size)).limit
         return math.exp(limit) if limit < _UNKNOWN else math.inf
@@ -268,19 +272,19 @@ class Detector:
     def observe(
         self, step: int, loss: float, signs: Mapping[str, float], *, phase: int = 0, batch_size: int = 1
     ) -> Verdict:
-        """Take in a finished step.
+        """Process a finished step.
 
         After a persistent spike the detector starts over, as it does in another phase.
 
         Args:
-            step: its number; greater than the one before.
-            loss: of the global batch, nats; may be NaN or infinite.
-            signs: by the names of `SIGNS`; the gradient norm is of the whole model before clipping, and infinite when
-                a gradient is no number; others may be left out.
-            phase: number of the phase of the data plan; another one than before starts over, because other data have
-                another loss. In the middle of a spike that waits for its end; until then only `certain_rise` is high,
-                which is more than other data make.
-            batch_size: samples of the step. One with fewer than usual is noisier, and the bounds are wider for it.
+            step: number of the step, greater than the one before.
+            loss: loss of the global batch in nats; may be NaN or infinite.
+            signs: values by the names in `SIGNS`. The gradient norm is that of the whole model before clipping,
+                infinite if any gradient is NaN; the others are optional.
+            phase: index of the phase of the data plan. In a new phase the detector starts over, because other data have
+                another loss; during a spike only after its end, and until then only `certain_rise` counts as high,
+                which is more than other data cause.
+            batch_size: samples of the step. A step with fewer samples than usual is noisier, and its bounds are wider.
         """
         if phase != self._phase:
             self._phase = phase
@@ -291,7 +295,7 @@ class Detector:
                 level, limit = self._episode.loss.level, self._episode.loss.limit
                 self._episode.loss = _Bounds(level, max(limit, level + math.log(self.settings.certain_rise)))
         if not math.isfinite(signs[GRADIENT_NORM]):
-            loss = math.nan  # its update is dropped: the loss may stay as it is for ever, but nothing is learned
+            loss = math.nan  # its update is dropped: the loss might never change, but nothing is learned
         episode = self._episode
         if episode is None:
             loss_bounds = self._loss_bounds(step, batch_size)
@@ -333,7 +337,7 @@ class Detector:
         level, least = baseline.level(step), settings.minimum_norm_rise
         if name == LARGEST_LOGIT:
             least = settings.minimum_logit_rise
-        else:  # a norm is the larger the fewer gradients are averaged: by this factor if they are all noise
+        else:  # the fewer gradients are averaged, the larger a norm is: by this factor if they are pure noise
             level += math.log(baseline.noise_factor(batch_size))
         return _Bounds(level, level + max(settings.deviations * baseline.sigma, math.log(least)))
 
@@ -385,11 +389,11 @@ class Detector:
         self._episode = None
 
     def _new_sign(self, name: str) -> _Baseline:
-        # Logits grow from next to nothing while a model learns.
+        # Logits grow from almost zero while a model learns.
         return _Baseline(self.settings.window, may_rise=name == LARGEST_LOGIT)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the settings; floats are exact."""
+        """State as JSON, without the settings; floats are exact."""
         return {
             "phase": self._phase,
             "loss": asdict(self._loss),
@@ -399,7 +403,7 @@ class Detector:
 
     @classmethod
     def from_json(cls, settings: DetectorSettings, state: Mapping[str, Any]) -> Detector:
-        """A detector that goes on where `state` was taken; a changed window takes effect with the next values."""
+        """A detector that continues from `state`; a changed window takes effect with the next values."""
         detector = cls(settings)
         detector._phase = state["phase"]
         detector._loss = _Baseline(**{**state["loss"], "window": settings.window})
@@ -412,8 +416,8 @@ class Detector:
 
 
 def _is_noise(episode: _Episode, certain_rise: float) -> bool:
-    """Whether it was over as soon as it had begun, and no more than noise with heavy tails makes: at most two high
-    steps; a loss that was high twice by less than twice its bound, one that was high once by less than certain."""
+    """Whether a short episode is no more than noise with heavy tails: at most two high steps; and a loss that was high
+    twice by less than twice its bound, or once by less than `certain_rise`."""
     high = sum(episode.loss_high)
     if sum(loss or bool(signs) for loss, signs in zip(episode.loss_high, episode.signs_high, strict=True)) > 2:
         return False
@@ -424,6 +428,6 @@ def _is_noise(episode: _Episode, certain_rise: float) -> bool:
 
 
 def _is_falling(episode: _Episode) -> bool:
-    """Whether the spike is on its way down: the median of the last five excesses is a quarter below the highest."""
+    """Whether the spike is falling: the median of the last five excesses is a quarter below the highest."""
     last = sorted(episode.excesses[-5:])
     return last[len(last) // 2] < 0.75 * episode.peak()

@@ -1,7 +1,7 @@
 """The skipped samples of a rollback as token ids, and a first look at what is odd about them.
 
-A training process knows documents and tokens. `altiplano spikes RUN --samples` repeats this with the text, its language
-and its statistics, see `tools/skipped_text.py`.
+A training process has documents and token ids only. `altiplano spikes RUN --samples` repeats this with the text, its
+language and its statistics, see `tools/skipped_text.py`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def write_first_look(
 
 
 def write_skipped_samples(reader: SampleReader, entry: Entry, folder: Path) -> list[str]:
-    """Write what a training process knows about the samples that a rollback skips.
+    """Write the token ids of the samples that a rollback skips, and a first look by measures of tokens.
 
     Returns:
         What is remarkable about them, a sentence each.

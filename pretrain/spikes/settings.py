@@ -1,4 +1,4 @@
-"""Settings of the answer to a loss spike."""
+"""Settings of the answer to loss spikes."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from pretrain.spikes.detector import DetectorSettings
 
 
 class SpikesConfig(Settings):
-    """What is done about a loss spike; PaLM is Chowdhery et al. 2022, arXiv:2204.02311, section 5.1."""
+    """Answer to loss spikes; PaLM is Chowdhery et al. 2022, arXiv:2204.02311, section 5.1."""
 
     enabled: bool = True
-    """False: nothing is watched, and NaN ends the run. Ranges that the run has skipped before stay skipped."""
+    """Whether spikes are detected. Without detection NaN ends the run; ranges that were skipped before stay skipped."""
     transient: Literal["keep", "drop"] = "keep"
-    """keep: a spike that heals by itself is let be. drop: updates whose gradient norm is above the detector's limit are
-    not applied, as OLMo-core's `SkipStepOptimizer` does; on a GPU this waits for the norm before each update."""
+    """Answer to a spike that heals by itself. keep: none. drop: updates whose gradient norm is above the detector's
+    limit are not applied, as in OLMo-core's `SkipStepOptimizer`; a GPU then waits for the norm before each update."""
     detector: DetectorSettings = DetectorSettings()
     rollback_steps: int = Field(default=100, ge=1)
-    """The checkpoint that is gone back to lies at least so many steps before the onset (PaLM)."""
+    """Smallest number of steps between the checkpoint that the run goes back to and the onset (PaLM)."""
     skip_batches: int = Field(default=200, ge=1)
-    """Global batches that are skipped, from `rollback_steps` before the onset (PaLM: 200 to 500)."""
+    """Number of global batches that are skipped, from `rollback_steps` before the onset on (PaLM: 200 to 500)."""
     longer_skip_batches: int = Field(default=500, ge=1)
-    """The same when it spikes again at the same place."""
+    """Number of global batches that are skipped when the loss spikes again at the same place."""
     learning_rate_factor: float = Field(default=0.5, gt=0, lt=1)
-    """When longer skipping has not helped either, the learning rate is lowered by this much, for the rest of the run
-    (OPT-175B, arXiv:2205.01068, "Loss Divergences": a lower rate from an earlier checkpoint; by how much it does not
-    say, half is our choice)."""
+    """Factor by which the learning rate is lowered for the rest of the run when longer skipping has not helped either
+    (OPT-175B, arXiv:2205.01068, "Loss Divergences": a lower rate from an earlier checkpoint; the paper gives no factor,
+    half is our choice)."""
     rewarm_steps: int = Field(default=100, ge=1)
-    """Steps over which the lowered learning rate is reached from 0. Our choice: as many as were gone back."""
+    """Number of steps in which the lowered learning rate is reached from 0. Our choice: as many as a rollback goes
+    back."""
     cooldown_steps: int = Field(default=1000, ge=1)
-    """A spike is at the same place as the last one mended when their onsets are no further apart; a mend has held when
-    so many steps have passed. Our choice: twice the longer skip."""
+    """Number of steps without a spike after which a rollback counts as successful; and largest distance of two onsets
+    at the same place. Our choice: twice the longer skip."""
     maximum_rollbacks: int = Field(default=20, ge=1)
-    """In the whole run (PaLM: about 20). After that the run stops with a report."""
+    """Number of rollbacks in the whole run (PaLM: about 20), after which the run stops with a report."""
 
     @model_validator(mode="after")
     def _skips_cover_the_spike(self) -> SpikesConfig:

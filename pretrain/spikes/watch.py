@@ -1,4 +1,4 @@
-"""Joins detector, policy and ledger to a running engine."""
+"""Connects detector, policy and ledger with a training run."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from pretrain.spikes.policy import decide
 from pretrain.spikes.settings import SpikesConfig
 
 FACT = "spikes"
-"""Key in `checkpoint.json`."""
+"""Key of the watch's state in `checkpoint.json`."""
 
 
 class SpikeWatch:
-    """Looks at every step; on every rank the same, from the same reduced numbers, so that a quiet step costs no
-    communication. What is done about a spike is decided by rank 0 alone and broadcast. Made on all ranks together.
+    """Checks every step. Each rank sees the same reduced numbers, so that a quiet step costs no communication. Rank 0
+    decides the answer to a spike and broadcasts it. Created on all ranks together.
 
     Args:
         output: the run's folder, with its ledger.
@@ -64,29 +64,29 @@ class SpikeWatch:
 
     @property
     def skipped(self) -> list[tuple[int, int]]:
-        """Half-open ranges of samples that the ledger takes out."""
+        """Half-open ranges of samples that the ledger skips."""
         return skipped_ranges(self.entries)
 
     def rate_factor(self, step: int) -> float:
-        """What the learning rate of step number `step` is multiplied with."""
+        """Factor of the learning rate in step `step`."""
         return rate_factor(self.entries, step)
 
     def norm_limit(self, step: int, batch_size: int) -> float:
-        """Gradient norm above which the update of step number `step`, of so many samples, is dropped."""
+        """Gradient norm above which the update of step `step`, of `batch_size` samples, is dropped."""
         drops = self._settings.enabled and self._settings.transient == "drop"
         return self._detector.norm_limit(step, batch_size) if drops else float("inf")
 
     def remember(self, step: int, first_sample: int) -> None:
-        """Note where a step's samples begin; all that there is to know of one in which nothing was learnt."""
+        """Record the first sample of a step; nothing else is known of a step without an update."""
         self._first_samples[step] = first_sample
-        # So far an onset may lie back, and the skipped range begins before it.
+        # An onset may be this many steps ago, and the skipped range begins before it.
         kept = self._settings.rollback_steps + self._settings.detector.patience_steps + self._settings.detector.window
         self._first_samples.pop(step - kept, None)
 
     def observe(
         self, step: int, loss: float, signs: Mapping[str, float], *, first_sample: int, batch_size: int, phase: int
     ) -> Verdict:
-        """Look at a finished step; the same verdict on every rank. A persistent spike wants an `answer`."""
+        """Check a finished step; the same verdict on every rank. A persistent spike requires an `answer`."""
         if not self._settings.enabled:
             return Verdict("ok")
         self.remember(step, first_sample)
@@ -100,9 +100,9 @@ class SpikeWatch:
         return verdict
 
     def answer(self, verdict: Verdict, step: int, global_batch_size: int) -> Entry:
-        """The rollback or the stop that must follow a persistent spike, decided once. Collective.
+        """Decide the rollback or the stop that answers a persistent spike. Collective.
 
-        No checkpoint is being written any more: it would be there for one rank and not for another.
+        No checkpoint may be in progress, because it could exist for one rank and not for another.
         """
         healthy = self._healthy_checkpoints() if self._rank == 0 else []
         while True:
@@ -124,7 +124,7 @@ class SpikeWatch:
         return answer
 
     def _healthy_checkpoints(self) -> list[int]:
-        """Steps of the checkpoints that were saved while nothing was suspected, newest first."""
+        """Steps of the checkpoints that were saved without a suspicion, newest first."""
         steps = []
         for folder in complete_checkpoints(self._checkpoints):
             index = _index(folder)
@@ -133,7 +133,7 @@ class SpikeWatch:
         return steps
 
     def _is_whole(self, step: int) -> bool:
-        """Whether the checkpoint of a step is; each rank reads its part of the files. Collective."""
+        """Whether the checkpoint of a step is whole; each rank reads its part of the files. Collective."""
         folder = step_folder(self._checkpoints, step)
         _, failures = attempt(
             lambda: CheckpointReader(folder).verify(self._rank, dist.get_world_size()), (CheckpointError, OSError)
@@ -149,14 +149,18 @@ class SpikeWatch:
             self._add(Entry(kind="mended", step=step, onset=done[-1].onset, reason=quiet))
 
     def _add(self, entry: Entry) -> None:
-        if any(entry.is_same(known) for known in self.entries):  # a step that is done again after a resume
+        if any(entry.is_same(known) for known in self.entries):  # a step that is repeated after a resume
             return
         self.entries.append(entry.model_copy(update={"time": entry.time or _now()}))
         if self._rank == 0:
             append_entries(self._path, self.entries[-1:])
 
     def to_json(self) -> dict[str, Any]:
-        """What goes into a checkpoint. Collective: the ranks must be of one mind."""
+        """State for a checkpoint. Collective.
+
+        Raises:
+            RuntimeError: on every rank, when the detectors of the ranks differ.
+        """
         detector = self._detector.to_json()
         different = differing_ranks(digest(detector))
         if different:
@@ -169,8 +173,8 @@ class SpikeWatch:
         }
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on as the detector stood in a checkpoint; the ledger stays, because it knows more than any checkpoint."""
-        if state is None:  # written before there was a watch
+        """Restore the detector from a checkpoint. The ledger is kept, because it is never behind a checkpoint."""
+        if state is None:  # the checkpoint was written without spike detection
             self._detector, self._first_samples = Detector(self._settings.detector), {}
             return
         self._detector = Detector.from_json(self._settings.detector, state["detector"])
@@ -178,11 +182,11 @@ class SpikeWatch:
 
 
 def open_ledger(output: Path) -> list[Entry]:
-    """The whole ledger of a run, from its file and its newest checkpoint; and the checkpoints that a rollback left
-    behind are put aside, in case the run was killed before that was done. Rank 0 only.
+    """The whole ledger of a run, from its file and its newest checkpoint. Also puts aside the checkpoints of abandoned
+    branches, in case the run was killed during a rollback. Rank 0 only.
 
     Raises:
-        ValueError: file and checkpoint tell different stories.
+        ValueError: file and checkpoint contradict each other.
     """
     path, checkpoints = output / LEDGER_FILE, output / "checkpoints"
     on_disk = read_ledger(path)
@@ -201,7 +205,8 @@ def open_ledger(output: Path) -> list[Entry]:
 
 
 def abandon_left_behind(checkpoints: Path, entries: list[Entry]) -> None:
-    """Put aside every checkpoint of a branch that a rollback went back from: it knows nothing of that rollback."""
+    """Put aside every checkpoint of an abandoned branch: its ledger lacks a rollback, and it is later than the step
+    that the rollback went back to."""
     done = rollbacks(entries)
     if not done:
         return

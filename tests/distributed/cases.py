@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from pytest import MonkeyPatch
 
-from foundation.configuration import load_config
+from foundation.configuration import flat_settings, load_config
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.checkpoint.save import CheckpointWriter
@@ -312,7 +312,7 @@ def drifted(topology: Topology, name: str) -> str:
 def lost_keys(precision: str) -> list[str]:
     """Keys of the DeepSpeed dictionary whose loss the engine's own check does not notice."""
     import pretrain.engine.settings_check as module
-    from pretrain.engine.deepspeed_config import deepspeed_config, flat_settings
+    from pretrain.engine.deepspeed_config import deepspeed_config
 
     join_processes(timeout_seconds=300)
     config, topology = tiny_config(precision=precision), Topology(1, 1, 1)

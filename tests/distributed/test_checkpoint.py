@@ -244,7 +244,9 @@ def test_a_changed_index_is_found(tmp_path: Path, checkpoint: Path) -> None:
     index = (copy / "checkpoint.json").read_text()
     assert '"consumed_samples": 16' in index
     (copy / "checkpoint.json").write_text(index.replace('"consumed_samples": 16', '"consumed_samples": 24'))
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: damaged: it is not what was written; restore it"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint\.json: damaged: its digest is not the recorded one; restore it"
+    ):
         CheckpointReader(copy)
 
 

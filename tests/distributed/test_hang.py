@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.launch.exit_codes import ExitCode
-from pretrain.monitor.watchdog import HANGS_FOLDER, REPORT_FILE, culprits, read_standings
+from pretrain.monitor.watchdog import HANGS_FOLDER, REPORT_FILE, culprits, read_states
 from tests.distributed import hang_cases
 from tests.distributed.processes import start_processes
 from tests.small_run import write_small_run
@@ -53,13 +53,13 @@ def test_a_hang_is_found_and_its_culprit_named(tmp_path: Path, kind: str, activi
     assert [process.exitcode for process in awake] == [ExitCode.REQUEUE] * len(awake)
 
     (folder,) = (tmp_path / "train" / HANGS_FOLDER).iterdir()
-    standings = read_standings(folder)
-    assert sorted(standings) == ([0, 1, 3] if kind == "stopped" else [0, 1, 2, 3])
-    assert list(culprits(standings, PROCESSES)) == [2]
-    assert max(standings.values(), key=lambda standing: standing.seconds).activity == activity
+    states = read_states(folder)
+    assert sorted(states) == ([0, 1, 3] if kind == "stopped" else [0, 1, 2, 3])
+    assert list(culprits(states, PROCESSES)) == [2]
+    assert max(states.values(), key=lambda state: state.seconds).activity == activity
     if function is not None:
-        assert standings[2].frames[-1].function == function
-        assert not standings[2].waits
-    assert all(standing.waits for rank, standing in standings.items() if rank != 2)
+        assert states[2].frames[-1].function == function
+        assert not states[2].waits
+    assert all(state.waits for rank, state in states.items() if rank != 2)
     report = (folder / REPORT_FILE).read_text()
     assert "culprit: rank 2 on " in report and f"(monitor.hang.{activity}_seconds)" in report

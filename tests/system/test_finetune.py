@@ -62,10 +62,10 @@ def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:
     assert (run / "tuned_hf" / "chat_template.jinja").read_text() == template
 
     message = refused(run, "model.norm_epsilon=1e-3", f"output={run / 'other'}")
-    assert "of a model with norm_epsilon 1e-05, but model.norm_epsilon is 0.001: set it to that" in message
+    assert "has norm_epsilon 1e-05, but model.norm_epsilon is 0.001: set model.norm_epsilon=1e-05" in message
 
     other = Tokenizer(models.BPE(vocab={"b": 0, "a": 1}, merges=[]))
     other.save(str(run / "tokenizer" / "tokenizer.json"))
     message = refused(run, f"output={run / 'other'}")
     assert "token 0 is 'a' for its tokenizer, and 'b' in data.mixture" in message
-    assert f"tokenizer.path={run / 'imported' / 'tokenizer'} for data_prep" in message
+    assert f"set tokenizer.path={run / 'imported' / 'tokenizer'} in the settings of data_prep" in message

@@ -92,7 +92,7 @@ def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_g
             target = int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0])
         os.kill(target, number)
     process.wait()
-    while "is saved, the same command goes on from there" not in log.read_text():
+    while "is saved, and the same command continues from there" not in log.read_text():
         time.sleep(0.3)  # deepspeed's front end ends before its processes do
     text = log.read_text()
     assert said in text and text.count("saved ") == 1, text

@@ -74,7 +74,7 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
     for overrides in (("stop_after_step=3",), ()):
         result = pretrain(run, *shape, *overrides, processes=8)
         assert result.returncode == 0, result.stdout + result.stderr
-    assert "going on from the checkpoint of step 3" in result.stdout
+    assert "continuing from the checkpoint of step 3" in result.stdout
     undisturbed = f"output={run / 'undisturbed'}"
     assert pretrain(run, *shape, undisturbed, processes=8).returncode == 0
 
@@ -109,7 +109,7 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
     again = pretrain(run, "schedule.total_steps=7")
     assert again.returncode == 0, again.stderr
     assert "rank-00000.safetensors: missing" in again.stdout
-    assert "going on from the checkpoint of step 6" in again.stdout
+    assert "continuing from the checkpoint of step 6" in again.stdout
 
     # None is whole: nothing is trained over it.
     for folder in (run / "train" / "checkpoints").glob("step-*"):
@@ -119,7 +119,7 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
 
     # Other data under the same run.
     message = refused(run, f"output={run / 'undisturbed'}", "seed=99", "schedule.total_steps=8")
-    assert "written with seed=1234, now 99: set it back, or give a new output folder" in message
+    assert "written with seed=1234, now 99: restore it, or use a new output folder" in message
 
 
 def assert_kept_to_itself(output: Path, said: str) -> None:
@@ -264,7 +264,7 @@ def test_a_source_in_which_nothing_is_learnt_is_refused(run: Path) -> None:
     silent.write_bytes(bytes(mixture["datasets"][0]["tokens"]))
     mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(silent)
     (run / "mixture.yaml").write_text(yaml.safe_dump(mixture))
-    assert "mixture.yaml: dataset 'text': its loss mask leaves no token to learn in any of its samples" in refused(run)
+    assert "mixture.yaml: dataset 'text': by its loss mask no token in any of its samples counts" in refused(run)
 
 
 def test_steps_in_which_nothing_is_learnt_are_passed_over_and_saved(run: Path) -> None:

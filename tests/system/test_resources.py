@@ -43,7 +43,7 @@ def test_memory_that_is_short_from_the_start_is_for_a_person_to_look_at(tmp_path
     config, log = write_small_run(tmp_path), tmp_path / "log"
     settings = (*ENDLESS, "monitor.memory_stop_share=0.9999")
     assert launch(*deepspeed(config, *settings), log=log).wait() == 2, log.read_text()
-    assert "and so from the start: see what else is in memory there" in log.read_text()
+    assert "already at the start: find what else uses memory there" in log.read_text()
     assert CheckpointReader(tmp_path / "train" / "checkpoints").step == 1
 
 
@@ -74,7 +74,7 @@ def test_a_disk_that_fills_up_is_said_before_and_what_is_saved_stays(small_disk:
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     command = deepspeed(config, *settings, f"stop_after_step={newest.step + 1}")
     assert launch(*command, log=log).wait() == 0, log.read_text()
-    assert f"going on from the checkpoint of step {newest.step}," in log.read_text()
+    assert f"continuing from the checkpoint of step {newest.step}," in log.read_text()
 
 
 def test_a_checkpoint_that_finds_no_room_stops_the_run_then_and_not_at_the_next_one(

@@ -115,7 +115,7 @@ def test_signalled_job_is_queued_again_and_ends_with_the_bits_of_an_undisturbed_
     ended = job.wait()
     text = job.text()
     assert ended["Restarts"] == "1", text
-    assert "stopping: SIGUSR1 on" in text and "going on from the checkpoint of step" in text
+    assert "stopping: SIGUSR1 on" in text and "continuing from the checkpoint of step" in text
     (stopped,) = job.events("stopped")
     (resumed,) = job.events("resumed")
     assert stopped["exit_code"] == 75 and stopped["step"] == resumed["step"] not in (0, 50, 100, STEPS)
@@ -215,7 +215,7 @@ def test_one_task_a_node_starts_its_processes_itself_and_a_stop_file_requeues(cl
     job.wait_for_step(5)
     (job.output / "stop").touch()
     assert job.wait()["Restarts"] == "1"
-    assert "train/stop is there" in job.text()
+    assert "train/stop exists" in job.text()
     assert_undisturbed(job, tmp_path)
 
 
@@ -247,7 +247,7 @@ def test_a_turn_with_fewer_nodes_goes_on_under_the_next_preferred_topology(clust
         cluster.wait(cluster.submit(*options, *arguments, log=log, **site), "COMPLETED", log=log)
         starts.append(log.read_text())
     assert "tensor 2 × pipeline 2 × data 1" in starts[0]
-    assert "tensor 2 × pipeline 1 × data 1" in starts[1] and "going on from the checkpoint of step 3" in starts[1]
+    assert "tensor 2 × pipeline 1 × data 1" in starts[1] and "continuing from the checkpoint of step 3" in starts[1]
     assert CheckpointReader(tmp_path / "job" / "train" / "checkpoints").step == 6
 
 
@@ -303,7 +303,7 @@ def test_a_chain_goes_on_whatever_ended_the_turn_before_and_site_settings_reach_
     signalled.wait_for_step(max(int(line["step"]) for line in lines) + 3)  # where the turn before has not been
     cluster.call("scancel", "--batch", "--signal=USR1", str(signalled.number))
     assert signalled.wait("FAILED")["ExitCode"] == "75:0"
-    assert "going on from the checkpoint of step" in signalled.text() and "stopping: SIGUSR1" in signalled.text()
+    assert "continuing from the checkpoint of step" in signalled.text() and "stopping: SIGUSR1" in signalled.text()
 
     assert last.wait()["ExitCode"] == "0:0"
     assert last.events("resumed")[-1]["step"] == last.events("stopped")[-1]["step"]

@@ -1,1 +1,1 @@
-"""What the model does otherwise on a CPU, for speed: forward and backward written by hand."""
+"""Operations that are faster on a CPU with forward and backward written by hand."""

@@ -1,4 +1,4 @@
-"""Attention by blocks of queries, which a CPU computes faster than torch's fused attention."""
+"""Attention by blocks of queries, which is faster on a CPU than torch's fused attention."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pretrain.model.dropout import AttentionDropout, drop_attention
 from pretrain.model.layout import FIRST_SEEN, SEEN_END
 
 QUERY_BLOCK = 128
-"""Rows of a query block on the CPU: twice as fast as torch's fused CPU attention in bf16 at sequence 512."""
+"""Rows of a query block: twice as fast as torch's fused CPU attention in bf16 at sequence length 512."""
 
 
 class BlockAttention(torch.autograd.Function):
-    """Attention by blocks of queries. By hand, because autograd would fill a tensor like the keys with zeros for each
-    block's slice of them, and keep the weights in fp32 too. N is batch × heads."""
+    """Attention by blocks of queries. Written by hand, because autograd would allocate a zeroed tensor of the keys'
+    shape for each block's slice of them, and save the weights in fp32 as well. N is batch × heads."""
 
     @staticmethod
     def forward(
@@ -30,7 +30,7 @@ class BlockAttention(torch.autograd.Function):
         batch, heads, length, size = q_BHSE.shape
         ctx.scale, ctx.dropout = size**-0.5, dropout
         q_NSE, k_NSE, v_NSE = (part.reshape(batch * heads, length, size) for part in (q_BHSE, k_BHSE, v_BHSE))
-        # One transfer for the whole layer: from where and how far each query block must look.
+        # One transfer for the whole layer: the range of keys that each query block needs.
         firsts = None if layout_BSC is None else layout_BSC[..., FIRST_SEEN].amin(0).tolist()
         ends = None if layout_BSC is None else layout_BSC[..., SEEN_END].amax(0).tolist()
         places = torch.arange(length, device=q_BHSE.device)
@@ -47,10 +47,10 @@ class BlockAttention(torch.autograd.Function):
             ).view(batch, heads, stop - start, end - first)
             if slopes_H is not None:
                 distances = (places[start:stop, None] - places[seen]).abs().to(torch.float32)
-                # In fp32: a distance of 300 has no neighbour in bf16.
+                # In fp32: bf16 cannot tell a distance of 300 from 301.
                 scores = scores.float() - slopes_H[:, None, None] * distances
             if layout_BSC is None:
-                # Only the square on the diagonal has a future to hide; the columns before it are all past.
+                # Only the square on the diagonal has later tokens to mask; the columns before it are all earlier ones.
                 future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=scores.device).triu(1)
                 scores[..., start:].masked_fill_(future, float("-inf"))
             else:
@@ -72,15 +72,17 @@ class BlockAttention(torch.autograd.Function):
         grad_NSE = grad_outputs[0].reshape(q_NSE.shape)
         grad_q = torch.empty_like(grad_NSE, memory_format=torch.contiguous_format)
         grad_k, grad_v = torch.zeros_like(grad_q), torch.zeros_like(grad_q)
-        for number, weights in enumerate(kept):
-            start = number * QUERY_BLOCK
+        for block_index, weights in enumerate(kept):
+            start = block_index * QUERY_BLOCK
             block = slice(start, start + weights.shape[2])
-            first = ctx.firsts[number]
+            first = ctx.firsts[block_index]
             seen = slice(first, first + weights.shape[3])
             dropped = _dropped(weights, ctx.dropout, start, first)
             grad_v[:, seen].baddbmm_(dropped.flatten(0, 1).transpose(1, 2), grad_NSE[:, block])
             grad_weights = torch.bmm(grad_NSE[:, block], v_NSE[:, seen].transpose(1, 2)).view_as(weights)
-            grad_weights = _dropped(grad_weights, ctx.dropout, start, first)  # linear, so its gradient is itself
+            grad_weights = _dropped(
+                grad_weights, ctx.dropout, start, first
+            )  # dropout is linear: its gradient applies the same mask
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).flatten(0, 1)
             torch.baddbmm(grad_q[:, block], grad_scores, k_NSE[:, seen], beta=0, alpha=ctx.scale, out=grad_q[:, block])
             grad_k[:, seen].baddbmm_(grad_scores.transpose(1, 2), q_NSE[:, block], alpha=ctx.scale)

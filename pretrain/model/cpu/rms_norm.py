@@ -1,4 +1,4 @@
-"""RMSNorm with few passes over the activations."""
+"""RMSNorm with fewer passes over the activations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class FewPassesRMSNorm(torch.autograd.Function):
-    """By hand: on a CPU, autograd's version of it reads and writes the activations twice as often."""
+    """Written by hand: on a CPU, autograd's version reads and writes the activations twice as often."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -46,7 +46,7 @@ def base(tmp_path: Path) -> Path:
         (["model.rope_theta=5e5", "model.positions=alibi"], "model.rope_theta: 500000.0 has no effect: positions are"),
         (
             ["model.normalised_head=true", "model.tied_embedding=true"],
-            "model.normalised_head: True has no effect: tied_embedding leaves no head of its own",
+            "model.normalised_head: True has no effect: with tied_embedding there is no separate head",
         ),
         (["parallel.tensor=2", "model.feed_forward_size=191"], "must divide model.feed_forward_size 191"),
         (
@@ -56,7 +56,7 @@ def base(tmp_path: Path) -> Path:
             ],
             "parallel.tensor: 32 is more than the 16 rows of the model's 2 key/value heads",
         ),
-        (["parallel.pipeline=5"], "parallel.pipeline: 5 stages need a layer each, and model.layers is 4"),
+        (["parallel.pipeline=5"], "parallel.pipeline: 5 stages need at least one layer each, and model.layers is 4"),
         (["data.sequence_length=129"], "data.sequence_length: 129 is longer than model.maximum_positions 128"),
         (["batch.global_batch_size=15"], "batch.global_batch_size: 15 must be a multiple of batch.micro_batch_size 2"),
         (["parallel.data=3"], "must be a multiple of batch.micro_batch_size 2 × data-parallel processes 3 = 6"),

@@ -200,15 +200,15 @@ def test_a_log_gets_plain_lines() -> None:
     progress.finish()
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("training ") and "tensor 2 × pipeline 2 × data 2" in lines[0]
-    assert lines[1:3] == ["note: rank 3 is slow", "going on from the checkpoint of step 2, to step 5"]
-    assert lines[3] == "MFU is the share of 2.0 TFLOP/s a process, measured"
+    assert lines[1:3] == ["note: rank 3 is slow", "continuing from the checkpoint of step 2, to step 5"]
+    assert lines[3] == "MFU is relative to 2.0 TFLOP/s a process, measured"
     assert lines[4].endswith("altiplano status runs/demo/train")
     first, last = lines[5:7]
     assert first.startswith("step 3/5  loss 2.5000  lr 1.00e-03  grad 0.50  3,000 tokens/s  MFU 42.1%  ")
     assert first.endswith(" left") and last.startswith("step 5/5") and last.endswith("MFU 42.1%")
     assert lines[7:9] == ["step 5: held-out loss 2.2500", "saved checkpoints/step-00000005"]
-    assert lines[9].startswith("trained 3 steps in ") and lines[9].endswith("(held-out 2.2500); stopped here as asked, "
-                                                                            "3 more to go")  # fmt: skip
+    assert lines[9].startswith("trained 3 steps in ")
+    assert lines[9].endswith("(held-out 2.2500); stopped as requested, 3 steps remain")
 
 
 def test_a_finished_run_says_so() -> None:

@@ -90,5 +90,5 @@ def test_sentencepiece_models_and_plain_vocabularies_are_compared(tmp_path: Path
     with pytest.raises(CheckpointError, match=r"token 2 is '<y>' .* and '<x>' in"):
         check(tmp_path)
     (tmp_path / "start" / "tokenizer" / "vocab.json").unlink()
-    with pytest.raises(CheckpointError, match=r"cannot be compared .* holds neither tokenizer\.json nor"):
+    with pytest.raises(CheckpointError, match=r"cannot be compared .* has neither tokenizer\.json nor"):
         check(tmp_path)

@@ -36,7 +36,7 @@ def test_the_order_of_axes_is_deepspeeds() -> None:
 
 @pytest.mark.parametrize("rank", [-1, 8])
 def test_rank_outside_is_an_error(rank: int) -> None:
-    with pytest.raises(ValueError, match=f"rank {rank} lies outside a mesh of 8 processes"):
+    with pytest.raises(ValueError, match=f"rank {rank} is outside a mesh of 8 processes"):
         Topology(2, 2, 2).coordinate(rank)
 
 

@@ -122,18 +122,16 @@ def test_every_token_comes_from_where_the_description_says(folder: Path, split: 
 
 def test_an_epoch_trains_on_each_token_but_the_first_and_the_tail(folder: Path) -> None:
     samples = reader(folder)
-    targets = {use.name: np.zeros(use.tokens, np.int64) for use in samples.use()}
-    counted = {use.name: use for use in samples.use()}
+    sizes = {name: dataset.token_count for name, dataset in zip(samples.names, samples.datasets, strict=True)}
+    targets = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
     for i in range(600):
         description = samples.describe(i)
         if description.epoch == 0:
             targets[description.dataset][description.start + 1 : description.stop] += 1
     for name in ("books", "code"):  # the ones whose first epoch is over by then
-        use = counted[name]
-        assert use.tokens == 1 + use.target_tokens + use.tail_tokens
-        right = np.ones(use.tokens, np.int64)
+        right = np.ones(sizes[name], np.int64)
         right[0] = 0
-        right[use.tokens - use.tail_tokens :] = 0
+        right[sizes[name] - (sizes[name] - 1) % samples.sequence_length :] = 0
         np.testing.assert_array_equal(targets[name], right)
 
 
@@ -240,15 +238,20 @@ def test_a_trillion_tokens_are_opened_without_reading_them(tmp_path: Path) -> No
     assert peak < 20_000_000
 
 
+def windows_of(samples: SampleReader) -> list[int]:
+    """Windows of each dataset, by the definition."""
+    return [(dataset.token_count - 1) // samples.sequence_length for dataset in samples.datasets]
+
+
 def test_heldout_windows_come_once_and_mixed(folder: Path) -> None:
     samples = reader(folder, split="heldout")
     assert samples.sample_count is not None
     places = samples.locate(np.arange(samples.sample_count))
-    expected = [(d, w) for d, use in enumerate(samples.use()) for w in range(use.windows)]
+    expected = [(d, w) for d, windows in enumerate(windows_of(samples)) for w in range(windows)]
     found = list(zip(places.dataset.tolist(), places.window.tolist(), strict=True))
     assert sorted(found) == expected
     assert found != expected
-    assert len({d for d, _ in found[: len(found) // 3]}) == len(samples.use()), "the first samples miss a source"
+    assert len({d for d, _ in found[: len(found) // 3]}) == len(samples.names), "the first samples miss a source"
     other = reader(folder, seed=6, split="heldout").locate(np.arange(samples.sample_count))
     assert other.window.tolist() == places.window.tolist(), "another seed is measured on other text"
     with pytest.raises(ValueError, match="there are only"):
@@ -260,7 +263,7 @@ def test_the_last_heldout_batch_is_filled_up_with_what_does_not_count(folder: Pa
     ranks = [Batches(samples, 2, rank, 2) for rank in range(2)]
     parts = ranks[0].held_out_parts(10**6)
     assert [part.dataset for part in parts] == list(samples.names)
-    assert sum(part.targets for part in parts) == sum(use.target_tokens for use in samples.use())
+    assert sum(part.targets for part in parts) == sum(windows_of(samples)) * samples.sequence_length
     assert [part.weight for part in parts] == [part.targets for part in parts]
     evaluated = []
     for part in parts:
@@ -320,7 +323,7 @@ def test_a_dataset_shorter_than_a_window(folder: Path) -> None:
     with pytest.raises(ValueError, match=message):
         reader(folder, sequence_length=tokens)
     reader(folder, sequence_length=tokens - 1)
-    with pytest.raises(ValueError, match=r"nothing is held out that fills a window of sequence_length 10000"):
+    with pytest.raises(ValueError, match=r"no held-out part fills a window of sequence_length 10000"):
         reader(folder, sequence_length=10_000, split="heldout")
 
 
@@ -363,7 +366,7 @@ def test_no_mixture(tmp_path: Path) -> None:
     ("sizes", "message"),
     [
         ((12, 5, 0, 1), r"a global batch of 12 samples must be a multiple of micro_batch_size 5 times .* degree 1, 5"),
-        ((12, 4, 3, 3), r"data_rank 3 must lie in \[0, 3\)"),
+        ((12, 4, 3, 3), r"data_rank 3 must be in \[0, 3\)"),
         ((0, 1, 0, 1), "a global batch of 0 samples"),
     ],
 )
@@ -376,7 +379,7 @@ def test_loss_masks_travel_with_their_tokens(changed: Path) -> None:
     """The weights of a batch are those of the targets, wherever the sample comes from."""
     data = np.random.default_rng(3).integers(0, 2, IndexedDataset(changed / "books").token_count).astype(np.uint8)
     (changed / "books.loss_mask").write_bytes(data.tobytes())
-    with pytest.raises(TokenFileError, match=r"books\.loss_mask: is there, but .*mixture\.yaml does not know it"):
+    with pytest.raises(TokenFileError, match=r"books\.loss_mask: exists, but .*mixture\.yaml does not record it"):
         reader(changed)
     mixture = yaml.safe_load((changed / "mixture.yaml").read_text())
     mixture["datasets"][0]["sha256"]["loss_mask"] = sha256_file(changed / "books.loss_mask")

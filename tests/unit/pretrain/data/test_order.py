@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.order import Phase, SampleOrder, tail_tokens, whole_weights, window_count
+from pretrain.data.order import Phase, SampleOrder, whole_weights, window_count
 
 
 @st.composite
@@ -56,9 +56,10 @@ def test_any_prefix_is_nearly_proportional(order: SampleOrder) -> None:
 @given(order=orders())
 @settings(max_examples=60, deadline=None)
 def test_every_window_once_per_epoch(order: SampleOrder) -> None:
-    enough = 3 * block_of(order) * max(order.windows(4))
+    counts = [window_count(tokens, 4) for tokens in order.tokens]
+    enough = 3 * block_of(order) * max(counts)
     places = order.locate(np.arange(enough))
-    for d, windows in enumerate(order.windows(4)):
+    for d, windows in enumerate(counts):
         mine = places.dataset == d
         epoch, window = places.epoch[mine], places.window[mine]
         assert np.all(np.diff(epoch) >= 0)
@@ -131,13 +132,13 @@ def test_weights_that_are_refused(weights: list[float]) -> None:
 
 
 @given(tokens=st.integers(0, 500), length=st.integers(1, 50))
-def test_windows_and_tail_account_for_every_token(tokens: int, length: int) -> None:
+def test_as_many_windows_as_fit(tokens: int, length: int) -> None:
+    """Each shares one token with the next, and less than another window's targets are left over."""
     windows = window_count(tokens, length)
-    reached = windows * length + 1 if windows else 0
-    assert reached <= tokens
-    assert reached + tail_tokens(tokens, length) == tokens
-    assert windows == 0 or tail_tokens(tokens, length) < length
-    assert windows or tokens < length + 1
+    if windows == 0:
+        assert tokens < length + 1
+    else:
+        assert 0 <= tokens - (windows * length + 1) < length
 
 
 def test_refusals_name_the_fault() -> None:
@@ -168,7 +169,7 @@ def test_phases_repeat_and_lose_nothing(order: SampleOrder) -> None:
     places = order.locate(np.arange(1000))
     lengths = np.array([phase.sequence_length for phase in order.phases])[order.phase_at(np.arange(1000))]
     for length in np.unique(lengths).tolist():
-        for d, windows in enumerate(order.windows(length).tolist()):
+        for d, windows in enumerate(window_count(tokens, length) for tokens in order.tokens):
             mine = (places.dataset == d) & (lengths == length)
             epoch, window = places.epoch[mine], places.window[mine]
             assert np.all(np.diff(epoch) >= 0) and np.all(np.diff(epoch) <= 1) and (not len(epoch) or epoch[0] == 0)

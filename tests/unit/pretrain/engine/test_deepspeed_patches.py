@@ -114,9 +114,9 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def test_the_norm_of_a_large_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DeepSpeed copies all of it into fp64; with the patch a stretch at a time, and the norm is the same."""
+    """DeepSpeed copies all of it into fp64; with the patch a part at a time, and the norm is the same."""
     generator = torch.Generator().manual_seed(1)
-    size = 3 * patches._STRETCH + 5
+    size = 3 * patches.PART_ELEMENTS + 5
     gradients = [torch.randn(size, generator=generator), torch.zeros(7), torch.randn(10, 10, generator=generator)]
     gradients[1]._zero_padding = True  # type: ignore[attr-defined]
     parameters = [torch.empty(0), torch.empty(0)]  # padding has none
@@ -128,6 +128,6 @@ def test_the_norm_of_a_large_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
         patches.norm_without_copies(optimizer)
         with LargestDouble() as copies:
             patched = float(optimizer.get_grad_norm_direct(gradients, parameters))
-        assert copies.elements == patches._STRETCH
+        assert copies.elements == patches.PART_ELEMENTS
         whole = torch.linalg.vector_norm(torch.cat([gradient.double().flatten() for gradient in gradients]))
         assert patched == norm == pytest.approx(float(whole), rel=1e-7)

@@ -64,7 +64,7 @@ def test_none_fits_says_why_for_each(path: Path) -> None:
 
 
 def test_degrees_beside_preferences_have_no_effect_and_are_refused(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"parallel.tensor: 2 has no effect: parallel.preferred chooses"):
+    with pytest.raises(ConfigError, match=r"parallel.tensor: 2 has no effect: parallel.preferred sets"):
         load_config(TrainConfig, path, ["parallel.tensor=2"])
 
 

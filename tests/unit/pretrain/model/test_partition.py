@@ -24,7 +24,7 @@ def test_a_rank_has_its_part_of_every_block() -> None:
 
 
 def test_a_block_that_does_not_divide_is_named() -> None:
-    with pytest.raises(ValueError, match=r"qkv: a block of 6 along dim 0 does not divide by parallel\.tensor=4"):
+    with pytest.raises(ValueError, match=r"qkv: a block of 6 along dim 0 is not divisible by parallel\.tensor=4"):
         Partition(0, (8, 6)).check("qkv", 4)
 
 

@@ -46,14 +46,14 @@ def test_memory_that_ran_low_asks_for_a_fresh_start_and_where_it_was_low_at_once
 ) -> None:
     free = [10 * 2**30]
     monkeypatch.setattr(resources, "host_memory", lambda: Memory(free[0], 64 * 2**30))
-    monkeypatch.setattr(resources, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(resources, "CHECK_SECONDS", 0.0)
     watch = ResourceWatch("n7", memory_share=0.03)
     assert watch.out_of_memory_soon() is None
     free[0] = 2**30
     told = "memory on n7: 1.0 of 64.0 GiB are left, less than monitor.memory_stop_share 0.03"
     assert watch.out_of_memory_soon() == (told, ExitCode.REQUEUE)
     reason, code = ResourceWatch("n7", memory_share=0.03).out_of_memory_soon() or ("", None)
-    assert reason.startswith(f"{told}, and so from the start: ") and code == ExitCode.REFUSED
+    assert reason.startswith(f"{told}, already at the start: ") and code == ExitCode.REFUSED
     assert ResourceWatch("n7", memory_share=0.01).out_of_memory_soon() is None
 
 
@@ -63,5 +63,5 @@ def test_a_filling_disk_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     watch = ResourceWatch("n7", 0.03)
     assert watch.disk_warning(tmp_path) is None
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2500))
-    assert "a checkpoint takes" in str(watch.disk_warning(tmp_path))
+    assert "a checkpoint needs" in str(watch.disk_warning(tmp_path))
     assert watch.disk_warning(tmp_path) is None

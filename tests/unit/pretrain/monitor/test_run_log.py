@@ -17,6 +17,7 @@ from pretrain.launch.stopping import Stop
 from pretrain.monitor.flops import Peak
 from pretrain.monitor.metrics import read_metrics
 from pretrain.monitor.run_log import RunLog, open_run_log
+from pretrain.schedule import StepPlan
 from pretrain.spikes.ledger import Entry
 from pretrain.topology import Topology
 from tests.small_run import write_small_run
@@ -28,17 +29,18 @@ ROLLBACK = Entry(
 
 def do_step(log: RunLog, step: int, **changes: Any) -> None:
     result = StepResult(2.0, 0.5, 0.1, 3.0, **changes)
-    log.step(
-        step,
-        result,
-        seconds=0.5,
-        consumed_samples=8 * step,
-        consumed_tokens=80 * step,
+    plan = StepPlan(
+        step=step,
         first_sample=8 * step - 8,
         batch_size=8,
         sequence_length=10,
+        phase=0,
+        has_targets=True,
         learning_rate=1e-3,
+        consumed_samples=8 * step,
+        consumed_tokens=80 * step,
     )
+    log.step(plan, result, 0.5)
 
 
 def do_everything(config: TrainConfig, rank: int) -> None:

@@ -44,7 +44,5 @@ def test_the_longer_story_holds(tmp_path: Path) -> None:
     later = TRANSIENT.model_copy(update={"time": "later"})
     assert joined(tmp_path, [TRANSIENT, ROLLBACK], [later]) == [TRANSIENT, ROLLBACK]
     assert joined(tmp_path, [], [later]) == [later]
-    with pytest.raises(
-        ValueError, match=r":1: tells of a transient at step 120, the checkpoint of a rollback at step 220"
-    ):
+    with pytest.raises(ValueError, match=r":1: records a transient at step 120, the checkpoint a rollback at step 220"):
         joined(tmp_path, [TRANSIENT], [ROLLBACK, TRANSIENT])

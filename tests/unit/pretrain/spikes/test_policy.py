@@ -70,12 +70,12 @@ def test_the_budget_ends() -> None:
     ]
     assert answer(1500, entries[1:]).kind == "rollback"
     stop = answer(1500, entries)
-    assert stop.kind == "stop" and "maximum_rollbacks 20 are spent" in stop.reason
+    assert stop.kind == "stop" and "maximum_rollbacks 20 are used up" in stop.reason
 
 
 def test_no_checkpoint_is_old_enough() -> None:
     stop = answer(1080, [], healthy=(1000, 1050))
-    assert stop.kind == "stop" and "none to go back to" in stop.reason
+    assert stop.kind == "stop" and "no healthy checkpoint at step" in stop.reason
 
 
 def test_not_a_number_has_no_peak() -> None:

@@ -153,7 +153,7 @@ def test_faulty_checkpoints_are_refused_and_leave_nothing(tmp_path: Path, tokeni
     for checkpoint, message in (
         (missing, r"has no weight 'layers\.1\.mlp_norm\.weight'"),
         (unknown, r"has a weight 'layers\.2\.mlp_norm\.weight', which the model does not"),
-        (misshapen, r"layers\.1\.mlp\.down\.weight: shape \(48, 32\), but the model's settings make it \(32, 48\)"),
+        (misshapen, r"layers\.1\.mlp\.down\.weight: shape \(48, 32\), but the model's settings require \(32, 48\)"),
     ):
         with pytest.raises(ValueError, match=message):
             export(checkpoint, tmp_path / "hf", tokenizer)
@@ -238,9 +238,7 @@ def test_a_damaged_checkpoint_is_not_exported_compared_or_shown(
         lambda: reshape.main([str(checkpoint), str(tmp_path / "again"), "--tensor", "2"]),
     ):
         assert command() == 2
-        assert (
-            "rank-00000.safetensors: damaged: its SHA-256 is not the one it was written with" in capsys.readouterr().err
-        )
+        assert "rank-00000.safetensors: damaged: its SHA-256 is not the recorded one" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="damaged"):
         load_single_process_model(checkpoint)
     assert not (tmp_path / "hf").exists()
