@@ -207,10 +207,10 @@ def test_settings_cannot_be_changed_or_misspelt_in_python_either() -> None:
 def test_a_name_that_is_not_known_is_refused_with_the_closest_one() -> None:
     assert known_name("gopher", ("gopher", "c4"), "rule set") == "gopher"
     with pytest.raises(
-        ValueError, match="^rule set 'gofer' is unknown; did you mean 'gopher'\\? known are gopher, c4$"
+        ValueError, match=r"^rule set 'gofer' is unknown; did you mean 'gopher'\? known are gopher, c4$"
     ):
         known_name("gofer", ("gopher", "c4"), "rule set")
-    with pytest.raises(ValueError, match="^rule set 'x' is unknown; known are gopher, c4$"):
+    with pytest.raises(ValueError, match=r"^rule set 'x' is unknown; known are gopher, c4$"):
         known_name("x", ("gopher", "c4"), "rule set")
 
 
