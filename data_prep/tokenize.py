@@ -87,7 +87,7 @@ def _refuse_all_heldout(stage: Stage, shards: Mapping[str, list[str]], sources: 
         heldout = sum(records[shard].counts["heldout_documents"] for shard in shards[source])
         if heldout and not documents:
             raise ValueError(
-                f"source {source}: all of its {heldout} kept documents fall into the held-out part, and "
+                f"source {source}: all of its {heldout} kept documents are held out, and "
                 f"none is left to train on; lower tokens.heldout_share {share}, or join it with another source"
             )
 

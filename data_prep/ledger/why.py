@@ -66,7 +66,7 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
     for outcome in outcomes_of(signals, rules_of_source(config, found["source"])):
         state = "passes" if outcome.passes else "FAILS "
         if not outcome.applies:
-            state = "n/a"
+            state = "skipped"
         source = "" if outcome.passes or not outcome.applies else f"; {outcome.rule.source}"
         asked = outcome.rule.describe(signals["language"])
         yield f"  {state:<10}{outcome.rule.name:<36} {shown(outcome.value)} ({asked}{source})"

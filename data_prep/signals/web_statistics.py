@@ -12,7 +12,7 @@ are removed first. Two published variants disagree:
 
 **Sentence.** Ends at `.` `?` `!` or their ideographic forms, with closing quotes and brackets after it, before white
 space that no lower-case letter follows, or at the end of the line; not after a single capital letter or a title (Mr.,
-Mrs., Ms., Dr., St., Prof.). The paper does not say what a sentence is; the dataset's code uses a trained tokenizer.
+Mrs., Ms., Dr., St., Prof.). The paper does not define sentences; the dataset's code uses a trained tokenizer.
 
 The filter of C4 by a list of bad words, and its removal of repeated spans of three sentences, are not implemented.
 """

@@ -57,7 +57,7 @@ def _member(path: str, papers: tarfile.TarFile, member: tarfile.TarInfo, maximum
     except (OSError, EOFError, zlib.error) as error:
         return Fault("damaged_file", f"damaged gzip file: {error}", place)
     if content is None:
-        return Fault("too_large", f"unpacks to more than {maximum_bytes:,} bytes", place)
+        return Fault("too_large", f"more than {maximum_bytes:,} bytes when decompressed", place)
     return _paper(place, member.name, content, maximum_bytes)
 
 
@@ -83,7 +83,7 @@ def _paper(place: str, name: str, content: bytes, maximum_bytes: int) -> Documen
     files = _tex_files(content)
     main = latex.main_file(files)
     if main is None:
-        return fault("no_latex", "holds no LaTeX source: papers that were handed in as PDF have none")
+        return fault("no_latex", "no LaTeX source, as with papers submitted as PDF")
     try:
         text = latex.body(latex.expand_macros(latex.whole_text(files, main)))
     except latex.MacroError as error:

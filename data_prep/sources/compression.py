@@ -242,7 +242,7 @@ class _ZstdFrames:
             except zstandard.ZstdError as error:
                 if "Dictionary mismatch" in str(error):
                     raise DamagedFileError(
-                        "a zstd frame was packed with a dictionary that the file does not begin with; unpack the file "
+                        "a zstd frame needs a dictionary that the file does not begin with; decompress the file "
                         "with `zstd -D DICTIONARY` first"
                     ) from None
                 raise DamagedFileError(f"damaged zstd file: {error}") from None
@@ -429,9 +429,9 @@ def _zstd_dictionary(path: str) -> Any:
             if size <= _ZSTD_DICTIONARY_BYTES:
                 content = zstandard.ZstdDecompressor().decompress(content)
         except zstandard.ZstdError as error:
-            raise DamagedFileError(f"damaged zstd file: its dictionary cannot be unpacked: {error}") from None
+            raise DamagedFileError(f"damaged zstd file: its dictionary cannot be decompressed: {error}") from None
     if size > _ZSTD_DICTIONARY_BYTES:
         raise DamagedFileError(f"its zstd dictionary has {size:,} bytes; at most {_ZSTD_DICTIONARY_BYTES:,} are read")
     if int.from_bytes(content[:4], "little") != _ZSTD_DICTIONARY_MAGIC or len(content) < size:
-        raise DamagedFileError("damaged zstd file: its first frame should hold a dictionary, and does not")
+        raise DamagedFileError("damaged zstd file: its first frame should be a dictionary, and is not")
     return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)

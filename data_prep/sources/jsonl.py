@@ -65,7 +65,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     except DamagedFileError as error:
         yield from held
         held = []
-        detail = f"{error}; the {seen} whole lines before it are read"
+        detail = f"{error}; the {seen} complete lines before it are read"
         yield Fault("damaged_file", detail, piece.path, line=last + 1, from_byte=piece.start)
     yield from held
 

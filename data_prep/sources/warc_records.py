@@ -258,7 +258,7 @@ class _Records:
         if next_start is None:
             yield from self._without_next(why)
             return
-        yield BadRecord(self._number, "damaged_record", f"{why}; reading goes on at the next record")
+        yield BadRecord(self._number, "damaged_record", f"{why}; reading continues at the next record")
         self._go_to(next_start)
 
     def _next_record(self, start: int, begin: int) -> int | None:
@@ -295,7 +295,7 @@ class _Records:
     def _behind_damage(self, why: str) -> Iterator[BadRecord]:
         """Continue at the next member or frame that begins a record, if there is one."""
         is_found = self._damage is not None and self._stream.resume(MAGIC)
-        detail = f"{why}; " + ("reading goes on at the next record" if is_found else "what comes before is read")
+        detail = f"{why}; " + ("reading continues at the next record" if is_found else "what comes before is read")
         yield BadRecord(max(self._number, 0), "damaged_record" if is_found else "damaged_file", detail)
         self._buffer, self._position, self._damage = bytearray(), 0, None
         self._begins.clear()

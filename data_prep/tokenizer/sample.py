@@ -100,9 +100,7 @@ def kept_bytes_of(config: DataConfig, run: RunDirectory, manifest: Manifest) -> 
         for language, size in sorted(read_kept_sizes(run, shard.name).by_language().items()):
             kept[shard.source, language] += size
     if not any(kept.values()):
-        raise ValueError(
-            f"{run.root}: no source has a kept document; `altiplano data ledger` says why each was dropped"
-        )
+        raise ValueError(f"{run.root}: no source has a kept document; see `altiplano data ledger` for the reasons")
     return {stratum: size for stratum, size in kept.items() if size}
 
 

@@ -52,7 +52,7 @@ def train_sentencepiece_bpe(texts: Iterable[str], settings: TokenizerConfig, *, 
         must_fill: a vocabulary that the texts cannot fill is an error; otherwise it stays smaller.
 
     Raises:
-        TokenizerError: the vocabulary cannot hold the entries that are always there, or cannot be filled.
+        TokenizerError: the vocabulary is too small for the fixed entries, or cannot be filled.
     """
     model = io.BytesIO()
     lines = _lines(texts)

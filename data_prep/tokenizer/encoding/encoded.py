@@ -77,7 +77,7 @@ class Texts(Sequence[str]):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Documents one after another; every one ends with the end-of-document token.
+    """Concatenated documents, each with an end-of-document token at its end.
 
     tokens: uint32, [sum of sizes]; sizes: int64, [documents].
     """
@@ -87,7 +87,7 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """Documents to tokens, an end-of-document token behind each."""
+    """Encoder of documents to tokens, with an end-of-document token after each."""
 
     name: str
     end_of_document: int
