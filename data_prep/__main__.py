@@ -25,7 +25,7 @@ _OBSTACLES_SHOWN = 5
 _EXAMPLES = {
     "run": """\
   altiplano data run --config configs/data/demo.yaml
-      all stages; run it again after an interruption, and only what is missing is done
+      all stages; run it again after an interruption: only what is missing is done
   altiplano data run --config configs/data/demo.yaml workers=8 output=/data/demo
       settings on the command line, by dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
   altiplano data run --config configs/data/demo.yaml --restart dedup
@@ -51,22 +51,22 @@ _EPILOG = f"""
 examples:
 {chr(10).join(_EXAMPLES.values())}
 
-All outputs are in the folder that the configuration calls `output`. The exit code is 2 for a mistake in the
+All outputs are in the folder that the configuration calls `output`. The exit code is 2 for an error in the
 configuration or the input, with one line that names it.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; return the exit code."""
     parser = make_parser()
-    # argparse takes the overrides only where it meets the first; people write them on either side of --config
+    # argparse accepts overrides only where the first one is; users write them on either side of --config
     options, left = parser.parse_known_args(arguments)
     for argument in left:
         if argument.startswith("-"):
             parser.error(f"unknown option {argument}")
     options.overrides = [*options.overrides, *left]
     restrict_file_modes()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that worker processes are ended as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that worker processes end as well
     try:
         _run(options)
     except ValueError as error:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; what is committed stays, run the same command again to go on", file=sys.stderr)
+        print("\nstopped; finished work is kept; run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 
@@ -90,27 +90,27 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    described = {"run": "all stages, one after the other", "freeze": _FREEZE}
+    described = {"run": "run all stages", "freeze": _FREEZE}
     described |= {name: row.description for name, row in STAGES.items()}
     for name, description in described.items():
         examples = _EXAMPLES.get(name, f"  altiplano data {name} --config configs/data/demo.yaml")
         command = _add_command(commands, name, description, examples)
         _add_common(command, can_restart=True)
         if name == "run":
-            command.add_argument("--until", choices=stages_of_run(), metavar="STAGE", help="end after this stage")
+            command.add_argument("--until", choices=stages_of_run(), metavar="STAGE", help="last stage to run")
         if name in STAGES and STAGES[name].can_share:
             command.add_argument(
                 "--share",
                 metavar="RANK/PROCESSES",
-                help="do only this part of the stage, such as 0/16 to 15/16, each on a machine of its own; when all "
-                "have ended, the next stage can begin. The input must be frozen before",
+                help="do only this part of the stage, such as 0/16 to 15/16, each on its own machine; when all "
+                "are done, the next stage can start. The input must be frozen first",
             )
         if name == "decide":
             command.add_argument(
                 "--what-if",
                 nargs=2,
                 metavar=("A", "B"),
-                help="write nothing, and compare what two rule sets keep: names joined by +, such as gopher+language, "
+                help="compare what two rule sets keep, and write nothing: names joined by +, such as gopher+language, "
                 "or `configured` for the rules that each source has",
             )
     why = _add_command(
@@ -138,12 +138,12 @@ def _add_command(commands: Any, name: str, description: str, examples: str) -> a
 
 def _add_common(parser: argparse.ArgumentParser, can_restart: bool) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/data/")
-    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that win over the file's")
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that override the file's")
     if can_restart:
         parser.add_argument(
             "--restart",
             metavar="STAGE",
-            help=f"first remove what this stage and all later ones have written ({', '.join(STAGES)})",
+            help=f"first remove the outputs of this stage and all later ones ({', '.join(STAGES)})",
         )
 
 
@@ -157,7 +157,7 @@ def _run(options: argparse.Namespace) -> None:
     config = load_config(DataConfig, options.config, options.overrides)
     share = Share.parse(options.share) if getattr(options, "share", None) else None
     if share is not None and options.restart is not None:
-        raise ValueError("--share and --restart exclude each other: one process alone removes what was written")
+        raise ValueError("--share and --restart exclude each other: only a single process may remove outputs")
     run = RunDirectory(config.output, share, config.executor)
     if options.command == "why":
         from data_prep.ledger.why import explain
@@ -178,17 +178,17 @@ def _run(options: argparse.Namespace) -> None:
     if config.tokenizer.path is not None and "train-tokenizer" in stages:
         from data_prep.tokenizer.adopt import check_tokenizer
 
-        check_tokenizer(config.tokenizer.path, config.tokenizer)  # now, and not when all text has been measured
+        check_tokenizer(config.tokenizer.path, config.tokenizer)  # before hours of measuring
 
     if "measure" in stages and share is None:
         from data_prep.signals.language import check_languages
 
-        check_languages(config)  # for the same reason
+        check_languages(config)  # likewise
 
     with run.locked():
         if options.restart is not None:
             removed = restart(run, options.restart)
-            print(f"removed what these stages had written: {', '.join(removed)}")
+            print(f"removed the outputs of these stages: {', '.join(removed)}")
         if options.command in ("run", "freeze", "extract") and share is None:
             print(f"{config.output}: looking for the input", flush=True)
         manifest = freeze_manifest(config, run)
@@ -217,7 +217,7 @@ def _run_share(config: DataConfig, run: RunDirectory, stage: str) -> None:
 
 
 def _print_manifest(manifest: Manifest) -> None:
-    """What was frozen."""
+    """Print the frozen input."""
     from foundation.progress import summary_table
 
     shards = Counter(shard.source for shard in manifest.shards)
@@ -226,7 +226,7 @@ def _print_manifest(manifest: Manifest) -> None:
 
 
 def _print_obstacles(manifest: Manifest) -> None:
-    """Which large files cannot be divided as far as one would like."""
+    """Print which large files cannot be divided into shards."""
     obstacles = list(manifest.obstacles())
     print(*obstacles[:_OBSTACLES_SHOWN], sep="\n", end="\n" if obstacles else "")
     if len(obstacles) > _OBSTACLES_SHOWN:
@@ -269,7 +269,7 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
     told = [
         f"in {format_seconds(seconds)}; everything is in {config.output}:",
         f"  {run.root / 'ledger.html'}  the counts as a page",
-        f"  {run.corpus}, {run.quarantine}  documents, and what could not be read",
+        f"  {run.corpus}, {run.quarantine}  documents, and those that could not be read",
     ]
     if tokens:
         example = f"{config.sources[0].name}-00000/0000000"
@@ -278,7 +278,7 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
             f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
             "next:",
             f"  altiplano data why {example} --config {config_path}     why a document was kept or dropped",
-            f"  altiplano data report-tokenizer --config {config_path}     how good the tokenizer is, by language",
+            f"  altiplano data report-tokenizer --config {config_path}     the tokenizer's efficiency by language",
             "  deepspeed --module pretrain --config configs/train/demo.yaml "
             f"data.mixture={run.tokens / 'mixture.yaml'}",
         ]

@@ -1,6 +1,6 @@
-"""Compile the kernels of a stage before its workers start, in two processes: numba compiles in one thread at a time.
+"""Compilation of a stage's kernels before its workers start, in two processes: numba compiles in one thread at a time.
 
-`python -m data_prep.compile_kernels GROUP …` is the second process; both leave what they compile in numba's cache.
+`python -m data_prep.compile_kernels GROUP …` is the second process; both write to numba's cache.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _BEGINS = read_only(np.zeros(len(_DATA), np.bool_))
 
 
 class _Group(NamedTuple):
-    """Kernels that are compiled together."""
+    """Group of kernels that are compiled together."""
 
     stage: str
-    """Stage that calls them."""
+    """Stage that calls the kernels."""
     entry: Any
-    """The kernel that takes longest, which says whether the group has been compiled."""
+    """The kernel that takes longest to compile; the group counts as compiled if it is cached."""
     seconds: float
-    """About how long the group takes, on one core of 2026; divides the groups among processes only."""
+    """Approximate time on one core of 2026; used only to divide the groups among processes."""
     compile: Callable[[], object]
 
 
@@ -65,7 +65,7 @@ def _encode() -> None:
 
 
 def _cut() -> None:
-    """Cut a text into pieces in every way."""
+    """Divide a text into pieces in every way."""
     data, _ = pieces.divided_documents(_DATA, _OFFSETS, b" ")
     size = len(data) - pieces.PADDING
     starts = pieces.mark_by_pattern(data, size, *pieces.excluded_tables(frozenset(". \n")))
@@ -121,13 +121,13 @@ GROUPS: dict[str, _Group] = {
         "decide", web_statistics._c4_cuts, 1.2, lambda: web_statistics.c4_cuts(b"a b.\n", web_statistics.PAPER)
     ),
 }
-"""By name; the longest ones first."""
+"""Groups by name; the longest ones first."""
 MEASURE = tuple(name for name, group in GROUPS.items() if group.stage == "measure")
 ENCODE = tuple(name for name, group in GROUPS.items() if group.stage == "tokenize")
 
 
 def compile_kernels(names: Sequence[str]) -> None:
-    """Compile these groups, so that workers load them from numba's cache instead of compiling each."""
+    """Compile these groups, so that workers load them from numba's cache."""
     cold = [name for name in names if not _is_cached(GROUPS[name].entry)]
     if not cold:
         return
@@ -142,14 +142,14 @@ def compile_kernels(names: Sequence[str]) -> None:
             GROUPS[name].compile()
             progress.advance()
         if other is not None:
-            other.wait()  # what it has not compiled is compiled here
+            other.wait()  # the next loop compiles what it has not
         for name in theirs:
             GROUPS[name].compile()
             progress.advance()
 
 
 def divide(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Two parts that take about as long, each group to the part with less."""
+    """Divide groups into two parts that take about the same time."""
     parts: tuple[list[str], list[str]] = ([], [])
     for name in sorted(names, key=lambda name: -GROUPS[name].seconds):
         min(parts, key=lambda part: sum(GROUPS[one].seconds for one in part)).append(name)
@@ -157,7 +157,7 @@ def divide(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_cached(entry: Any) -> bool:
-    """Whether numba's cache has a kernel as its file is now."""
+    """Return whether numba's cache has a kernel in its current version."""
     source = Path(entry.py_func.__code__.co_filename).stat().st_mtime
     found = Path(entry.stats.cache_path).glob(f"*.{entry.py_func.__qualname__}-*.nbi")
     return any(path.stat().st_mtime >= source for path in found)

@@ -1,4 +1,4 @@
-"""Every setting of every stage of data preparation, and its default."""
+"""All settings of data preparation and their defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TokenizerKind = Literal["byte_level_bpe", "sentencepiece_bpe"]
 
 
 def _refuse_address(value: object) -> object:
-    """A path as it is, unless it is an address such as `s3://bucket`."""
+    """Return a path unchanged; refuse an address such as `s3://bucket`."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(value))
     if scheme:
         raise ValueError(
@@ -29,19 +29,19 @@ def _refuse_address(value: object) -> object:
 
 InputPath = Annotated[str, BeforeValidator(_refuse_address)]
 LocalPath = Annotated[Path, BeforeValidator(_refuse_address)]
-"""A path in the file system."""
+"""Path in the file system."""
 
 
 T = TypeVar("T")
 
 
 def _by_name(value: dict[str, T]) -> dict[str, T]:
-    """A setting by language, by the names of the languages."""
+    """Replace the codes of languages in a setting by their canonical names."""
     return dict(zip(canonical_setting(value), value.values(), strict=True))
 
 
 class SourceConfig(Settings):
-    """One named source of raw files."""
+    """Named source of raw files."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     kind: Annotated[str, AfterValidator(known_kind)]
@@ -50,54 +50,53 @@ class SourceConfig(Settings):
     """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen.
 
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
-    matches nothing on this machine is reported, and is no error as long as there is any input at all.
+    matches nothing on this machine is reported; it is an error only if no source has any input.
     """
     rules: tuple[Annotated[str, AfterValidator(known_rule_set)], ...] = ("gopher", "language")
     """Rule sets that a document of this source must pass: keys of `data_prep.rules.RULE_SETS`."""
     weight: float | None = Field(default=None, gt=0)
-    """Share of the training mixture relative to the others' weights; left out: in proportion to real tokens."""
+    """Weight in the training mixture, relative to other sources; left out: in proportion to real tokens."""
     maximum_bytes: int | None = Field(default=None, gt=0)
-    """Freeze at most this many bytes of raw files, chosen by a hash of each file's path and the seed."""
+    """Largest number of bytes of raw files to read; files are chosen by a hash of their path and the seed."""
 
 
 class LanguageConfig(Settings):
     """fastText language identification."""
 
     model: LocalPath | None = None
-    """A fastText model file; left out: lid.176.ftz, which comes with the installation."""
+    """fastText model file; left out: lid.176.ftz, which is installed with Altiplano."""
     minimum_probability: float = Field(default=0.65, ge=0, le=1)
-    """FineWeb's threshold (Penedo et al. 2024, arXiv:2406.17557, section 3.3)."""
+    """Least probability of the language, by default FineWeb's (Penedo et al. 2024, arXiv:2406.17557, section 3.3)."""
     keep: Annotated[tuple[str, ...], AfterValidator(canonical_setting)] = ()
-    """Codes of languages that are kept, see `data_prep/languages.py`; empty: all. One with a script, such as `zh_Hant`,
-    keeps this script alone."""
+    """Codes of languages that are kept, see `data_prep/languages.py`; empty: all. A code with a script, such as
+    `zh_Hant`, keeps that script only."""
     lines: bool = False
-    """Also identify the language of each line (`line_languages`, `line_language_probabilities`)."""
+    """The language of each line is also identified (`line_languages`, `line_language_probabilities`)."""
 
 
 class QualityConfig(Settings):
-    """A fastText classifier of pages, see `data_prep/signals/quality.py` and `tools/train_quality.py`."""
+    """fastText classifier of pages, see `data_prep/signals/quality.py` and `tools/train_quality.py`."""
 
     model: LocalPath | None = None
-    """A fastText model with two labels; left out: `quality_probability` is not measured."""
+    """fastText model with two labels; left out: `quality_probability` is not measured."""
     label: str = "cited"
-    """The label of the pages that are wanted."""
+    """Label of wanted pages."""
     minimum_probability: float = Field(default=0.5, ge=0, le=1)
-    """What the rule set `quality` asks: a page goes that is more like the others than like those wanted."""
+    """Least probability in the rule set `quality`: by default, it drops pages that are more like the unwanted ones."""
 
 
 class LanguageModelConfig(Settings):
-    """A model of one language that gives perplexity, see `data_prep/signals/perplexity.py`; needs the extra
-    `perplexity`."""
+    """Language model for perplexity, see `data_prep/signals/perplexity.py`; needs the extra `perplexity`."""
 
     model: LocalPath
-    """An n-gram model that KenLM reads: binary, which is loaded at once and shared by processes, or ARPA."""
+    """n-gram model in a format of KenLM: ARPA, or binary, which loads instantly and is shared by processes."""
     tokenizer: LocalPath
-    """The SentencePiece model that cut the text it was trained on."""
+    """SentencePiece model that the n-gram model's training text was tokenized with."""
     head: float | None = Field(default=None, gt=1)
-    """The largest perplexity that the rule set `ccnet_head` keeps; `altiplano data perplexity-bounds` prints the one
-    that 30 % of the documents of the language have, as CCNet's."""
+    """Largest perplexity that the rule set `ccnet_head` keeps. `altiplano data perplexity-bounds` prints CCNet's
+    choice: the bound below which 30 % of the language's documents are."""
     middle: float | None = Field(default=None, gt=1)
-    """The largest that `ccnet_middle` keeps, which is what 60 % have for CCNet."""
+    """Largest perplexity that `ccnet_middle` keeps; CCNet's choice keeps 60 %."""
 
     @model_validator(mode="after")
     def _rises(self) -> LanguageModelConfig:
@@ -107,15 +106,15 @@ class LanguageModelConfig(Settings):
 
 
 class FingerprintConfig(Settings):
-    """MinHash, one setting for signatures, bands and verification alike."""
+    """MinHash: the settings of signatures, bands and verification."""
 
     shingle_words: int = Field(default=5, ge=1)
     bands: int = Field(default=14, ge=1)
     rows: int = Field(default=8, ge=1)
     seed: int = 1
     sample_every: int = Field(default=16, ge=1)
-    """One in so many shingles is kept, chosen by its hash, to find documents inside of others; 16 adds about 8 % of the
-    text's size to the signals."""
+    """Number of shingles of which one is kept, chosen by its hash, to find documents inside others; 16 adds about 8 %
+    of the text's size to the signals."""
 
     @property
     def permutations(self) -> int:
@@ -126,21 +125,21 @@ class DedupConfig(Settings):
     """Removal of exact and near-duplicates, of contained documents and of shared lines."""
 
     minimum_jaccard: float = Field(default=0.8, gt=0, le=1)
-    """A document goes only if its exact Jaccard similarity with one that stays is at least this."""
+    """Least exact Jaccard similarity with a kept document for a document to be removed."""
     minimum_containment: float | None = Field(default=None, gt=0.5, le=1)
-    """A document also goes if at least this share of its shingles occurs in one that stays, for example 0.9; left out:
-    none goes so. Longer documents are then preferred to shorter ones."""
+    """Least share of a document's shingles in a kept document for it to be removed as contained, for example 0.9; left
+    out: contained documents are kept. Longer documents are then preferred to shorter ones."""
     alarm_share: float = Field(default=0.5, gt=0, le=1)
-    """A source that loses more than this share of its documents is reported as suspicious."""
+    """Share of its documents above which a source's losses are reported as suspicious."""
     lines: Literal["none", "keep_first", "drop_all"] = "none"
-    """Cut lines that several documents share, see `data_prep/dedup/lines.py`; CCNet drops all of them."""
+    """Which copies of shared lines are cut, see `data_prep/dedup/lines.py`; CCNet drops all of them."""
     line_scope: Literal["corpus", "site"] = "corpus"
-    """Where a line is counted: in the whole corpus, or in the documents of one web site (or of one source, where a
-    document has no address of the web), which finds its templates."""
+    """Where lines are compared: in the whole corpus, or within one web site (or one source, for documents without a web
+    address), which finds the site's templates."""
     line_documents: int = Field(default=2, ge=2)
-    """Documents that must share a line; CCNet's 2, or 10 for templates alone, as ROOTS."""
+    """Number of documents that must share a line: 2 as in CCNet, or 10 for templates only, as in ROOTS."""
     memory_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
-    """What may be held of hashes, bands, shingles and lines; less costs time, and nothing else."""
+    """Memory for hashes, bands, shingles and lines; less memory costs only time."""
 
     @model_validator(mode="after")
     def _has_lines(self) -> DedupConfig:
@@ -150,30 +149,32 @@ class DedupConfig(Settings):
 
 
 class TokenizerConfig(Settings):
-    """What is learnt, and from which text; or the tokenizer that is there already."""
+    """Training of a tokenizer, or an existing one."""
 
     path: LocalPath | None = None
-    """A folder with a tokenizer to use as it is, such as that of the model which is to be trained on: `tokenizer.json`
-    or `tokenizer.model`, and `tokenizer_config.json`. Left out: one is learnt."""
+    """Folder with a tokenizer to use as it is, such as that of a model whose training continues: `tokenizer.json` or
+    `tokenizer.model`, and `tokenizer_config.json`. Left out: a tokenizer is trained."""
     model_vocabulary_size: int | None = Field(default=None, gt=0)
-    """Entries of the model that the tokenizer in `path` belongs to, where it has more: BLOOM's 250,680 have 250,880."""
+    """Vocabulary entries of the model that the tokenizer in `path` belongs to, if it has more: BLOOM has 250,880 for
+    250,680 tokens."""
     kind: TokenizerKind = "byte_level_bpe"
     """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2), or SentencePiece BPE as LLaMA's
     and Baichuan's (Touvron et al. 2023, arXiv:2302.13971, section 2.1)."""
     vocabulary_size: int = Field(default=16384, ge=512)
-    """Entries, reserved ones included. Any number: the model pads its embedding."""
+    """Number of entries, reserved ones included; need not be round, because the model pads its embedding."""
     reserved_entries: int | None = Field(default=None, ge=0)
-    """Entries without a meaning yet; left out: 200 as in BLOOM, or none as in LLaMA."""
+    """Number of entries reserved for later use; left out: 200 as in BLOOM, or none as in LLaMA."""
     sample_bytes: int = Field(default=50_000_000, gt=0)
-    """Bytes of kept text that the merges are learnt from, drawn by the weights of the sources."""
+    """Bytes of kept text that merges are learnt from, sampled by the weights of the sources."""
     language_exponent: float = Field(default=1.0, ge=0, le=1)
-    """Within a source, a language with a share p of its text is drawn in proportion to p to this power: 1 leaves things
-    as they are, less lifts small languages (Conneau and Lample 2019, arXiv:1901.07291, section 3.1, take 0.5)."""
+    """Exponent of languages within a source: one with a share p of the text is sampled in proportion to p to this
+    power. 1 keeps the shares, less favours small languages (Conneau and Lample 2019, arXiv:1901.07291, section 3.1,
+    take 0.5)."""
     language_weights: Annotated[dict[str, float], AfterValidator(_by_name)] = Field(default_factory=dict)
-    """Language -> factor to its proportion within each source; 1 for languages that are not named."""
+    """Factor by language to its proportion within each source; 1 for languages that are not named."""
     monolingual_vocabulary_size: int | None = Field(default=None, ge=512)
-    """Of the tokenizers that the report holds each language to; left out: a quarter of `vocabulary_size`, since one
-    language needs fewer entries than all together."""
+    """Vocabulary of the monolingual tokenizers that the report compares with; left out: a quarter of `vocabulary_size`,
+    since one language needs fewer entries than all of them."""
 
     @property
     def reserved(self) -> int:
@@ -186,12 +187,12 @@ class TokenizerConfig(Settings):
         learning = self.model_fields_set - {"path", "model_vocabulary_size", "monolingual_vocabulary_size"}
         if self.path is not None and learning:
             raise ValueError(
-                f"{min(learning)} has no effect: path {str(self.path)!r} names a tokenizer, and none is learnt"
+                f"{min(learning)} has no effect: path {str(self.path)!r} names a tokenizer, and none is trained"
             )
         if self.path is None and self.model_vocabulary_size is not None:
             raise ValueError(
                 "model_vocabulary_size has no effect without path: a model has as many entries as the tokenizer that "
-                "is learnt; set vocabulary_size"
+                "is trained; set vocabulary_size"
             )
         return self
 
@@ -204,31 +205,31 @@ class TokenizerConfig(Settings):
 
 
 class TokensConfig(Settings):
-    """The token files."""
+    """Token files."""
 
     heldout_share: float = Field(default=0.02, ge=0, lt=1)
     """Share of each source's kept documents, chosen by a hash of the id, that is never trained on."""
 
 
 class DataConfig(Settings):
-    """A whole run of data preparation."""
+    """A run of data preparation."""
 
     output: LocalPath
     seed: int = 1234
     workers: int = Field(default=2, ge=1)
-    """Processes that work at the same time."""
+    """Number of worker processes."""
     executor: Literal["local", "ray"] = "local"
-    """Where they work: on this machine, or on the Ray cluster that the variable RAY_ADDRESS names. On Slurm, see
-    `slurm/data_prep.sbatch`. None of the three changes what is written."""
+    """Where workers run: on this machine, or on the Ray cluster that the variable RAY_ADDRESS names. For Slurm, see
+    `slurm/data_prep.sbatch`. Outputs are the same in all cases."""
     shard_bytes: int = Field(default=16_000_000, gt=0)
-    """Raw bytes of one shard; shards are the unit of work and of resuming."""
+    """Raw bytes of a shard, the unit of work and of resuming."""
     maximum_document_bytes: int = Field(default=20_000_000, gt=0)
-    """A larger document is kept aside and reported."""
+    """Size above which a document is set aside and reported."""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
     perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
-    """Language -> a model; empty: perplexity is not measured. Documents of other languages have none."""
+    """Models by language; empty: perplexity is not measured. Documents of other languages have no perplexity."""
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

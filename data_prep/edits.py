@@ -1,4 +1,4 @@
-"""What is left of a document: some ranges are cut out, personal data is replaced by placeholders."""
+"""Edits of kept documents: ranges are cut, personal data is replaced by placeholders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data_prep.sources.reading import NO_LOSS
 
 
 def merge_cuts(cuts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Half-open ranges in order, those that touch or overlap as one."""
+    """Sort half-open ranges, and merge those that touch or overlap."""
     merged: list[tuple[int, int]] = []
     for start, stop in sorted(cuts):
         if merged and start <= merged[-1][1]:
@@ -22,20 +22,20 @@ def merge_cuts(cuts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def edit(text: bytes, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tuple[int, int]]) -> bytes:
-    """A UTF-8 text without the ranges of `cuts`, and with a placeholder for each span; nothing is searched for.
+    """Return a UTF-8 text without the ranges of `cuts`, and with a placeholder for each span.
 
     Args:
         spans: (kind, start, end) of personal data, half-open in bytes, in order, without overlaps.
-        cuts: (start, end) in bytes, in order, without overlaps; what of a span lies outside of them is replaced.
+        cuts: (start, end) in bytes, in order, without overlaps; the part of a span outside them is replaced.
 
     Raises:
-        ValueError: a range lies outside the text, overlaps the one before or cuts a character.
+        ValueError: a range is outside the text, overlaps the one before or divides a character.
     """
     pieces: list[bytes] = []
     done = 0
     for start, stop in [*cuts, (len(text), len(text))]:
         if not done <= start <= stop <= len(text):
-            raise ValueError(f"cut [{start}, {stop}) must lie in [{done}, {len(text)}): in order, and inside the text")
+            raise ValueError(f"cut [{start}, {stop}) must be in order and within [{done}, {len(text)})")
         if not (is_character_bound(text, start) and is_character_bound(text, stop)):
             raise ValueError(f"cut [{start}, {stop}) divides a character")
         inside = [
@@ -49,7 +49,8 @@ def edit(text: bytes, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tupl
 
 
 def no_loss_of(metadata: str, text: bytes) -> list[tuple[int, int]]:
-    """The ranges of a document that are read but not learnt, in bytes of its UTF-8 text; from its metadata, JSON."""
+    """Return the ranges of a document that are excluded from the loss, in bytes of its UTF-8 text, from its JSON
+    metadata."""
     ranges = json.loads(metadata).get(NO_LOSS) or []
     if text.isascii():
         return [(start, stop) for start, stop in ranges]
@@ -63,14 +64,14 @@ def edit_marked(
     cuts: Sequence[tuple[int, int]],
     marks: Sequence[tuple[int, int]],
 ) -> tuple[bytes, tuple[tuple[int, int], ...]]:
-    """`edit`, and where some ranges of the text have come to lie in what is left of it.
+    """Edit a text and return where some of its ranges are in the result.
 
     Args:
         marks: half-open ranges in bytes, in order, without overlaps. A span that crosses the end of one is replaced on
-            either side.
+            both sides.
 
     Returns:
-        The edited text and its marks, in bytes; a mark of which nothing is left is left out.
+        The edited text and its marks, in bytes; marks that have become empty are omitted.
     """
     if not marks:
         return edit(text, spans, cuts), ()

@@ -1,4 +1,4 @@
-"""Raw files to document shards: the only stage that reads the input."""
+"""The extract stage: raw files to document shards. No other stage reads the input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from foundation.atomic_files import room_for
 VERSION = 2
 
 _ROW_GROUP_BYTES = 8_000_000
-"""Text that is held before it is written; the memory of this stage, together with one document."""
+"""Bytes of text in memory before a row group is written; with one document, the memory of this stage."""
 _SHOWN_FAULTS = 5
 
 
@@ -39,10 +39,10 @@ def extract_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> 
 
 
 def extract(config: DataConfig, run: RunDirectory) -> None:
-    """Write `corpus/<shard>.parquet`, and what cannot be used to `quarantine/<shard>.jsonl`.
+    """Write `corpus/<shard>.parquet`, and documents that cannot be used to `quarantine/<shard>.jsonl`.
 
     Raises:
-        StaleOutputError: input or settings are not those of what was written before.
+        StaleOutputError: input or settings differ from those of the outputs on disk.
         ValueError: a source's files are not of its kind, or none of its documents can be used.
     """
     manifest = freeze_manifest(config, run)
@@ -52,7 +52,7 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
         packed = {suffix: count for suffix, count in source.skipped.items() if suffix in PACKED_BY}
         if packed:
             told = ", ".join(f"{count:,} {suffix} files ({PACKED_BY[suffix]})" for suffix, count in packed.items())
-            print(f"source {source.name}: not read: {told}; only .gz and .zst are unpacked")
+            print(f"source {source.name}: not read: {told}; only .gz and .zst are decompressed")
     stage = extract_stage(config, run, manifest)
     work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
     run_units(work, manifest.shard_names, config.workers, "extract", stage, manifest.chains)
@@ -60,7 +60,7 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
 
 
 def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
-    """One shard: documents in the order of the manifest, numbered as they come."""
+    """Extract one shard: documents in the order of the manifest, numbered in that order."""
     run = stage.run
     shard = manifest_at(run.manifest, stage.inputs).shard(name)
     corpus = run.corpus / f"{name}.parquet"
@@ -90,20 +90,20 @@ def _read(shard: Shard, maximum_document_bytes: int, counts: Counter[str]) -> It
     reader = reader_of(shard.kind)
     for piece in shard.ranges:
         if not os.path.exists(piece.path):
-            raise ValueError(f"{piece.path}: the input is gone since it was frozen; put it back or `--restart extract`")
+            raise ValueError(f"{piece.path}: removed after it was frozen; restore it, or run with `--restart extract`")
         try:
             passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]
             for what, count in (passed_over or {}).items():
                 counts[f"skipped:{what}"] += count
         except OSError as error:
             raise ValueError(
-                f"{piece.path}: cannot be read ({error.strerror or error}); mend it or its disk and run again: what "
-                "is committed stays"
+                f"{piece.path}: cannot be read ({error.strerror or error}); repair it or its disk and run "
+                "again: finished work is kept"
             ) from error
 
 
 class _Rows:
-    """A Parquet file of documents that is written in row groups of about the same number of bytes."""
+    """Writer of a Parquet file of documents, in row groups of about the same number of bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -123,7 +123,7 @@ class _Rows:
                 self._writer.close()
 
     def add(self, identity: str, source: str, document: Document) -> int:
-        """Hold one document; returns the bytes of its text."""
+        """Add a document; return the bytes of its text."""
         metadata = json.dumps(document.metadata, ensure_ascii=False, separators=(",", ":"), default=str)
         values = (identity, document.text, source, _storable(document.url), _storable(metadata))
         for column, value in zip(self._columns.values(), values, strict=True):
@@ -143,7 +143,7 @@ class _Rows:
 
 
 def _storable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8, and metadata lone surrogates; the text itself never comes here."""
+    """Escape what UTF-8 cannot represent: file names may contain arbitrary bytes, and metadata lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -160,7 +160,7 @@ def _set_aside(fault: Fault, source: str, file: IO[str]) -> None:
 
 
 def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
-    """Say what was set aside, loudly where whole files were, and refuse a source of which nothing is left."""
+    """Report what was set aside, with the first damaged files, and refuse a source without any document."""
     records = stage.records()
     for source in manifest.sources:
         names = [shard.name for shard in manifest.shards if shard.source == source.name]
@@ -182,7 +182,7 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
             raise ValueError(
                 f"source {source.name}: none of its {total['quarantined']} documents can be used ({told or skipped})"
                 f"{example}. "
-                f"Is kind {source.kind!r} right for its files? What was read is kept in {run.quarantine}"
+                f"Is kind {source.kind!r} right for its files? Records of what was read are in {run.quarantine}"
             )
         if reasons:
             print(f"source {source.name}: {total['documents']:,} documents; set aside in {run.quarantine}: {told}")
@@ -193,7 +193,7 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
 
 
 def quarantined(run: RunDirectory, shards: tuple[str, ...] | list[str]) -> Iterator[dict[str, Any]]:
-    """The records of what was set aside, in the order of the shards."""
+    """Yield the records of what was set aside, in the order of the shards."""
     for name in shards:
         with contextlib.suppress(FileNotFoundError), open(run.quarantine / f"{name}.jsonl", encoding="utf-8") as file:
             for line in file:
@@ -201,7 +201,7 @@ def quarantined(run: RunDirectory, shards: tuple[str, ...] | list[str]) -> Itera
 
 
 def place_of(record: dict[str, Any]) -> str:
-    """`file:line`, `file row 3` or `file`; far into a large file, lines are counted from a byte (`tail -c +BYTE`)."""
+    """Format a place as `file:line`, `file row 3` or `file`; far into a large file, lines are counted from a byte."""
     if "from_byte" in record:
         return f"{record['path']} line {record['line']} from byte {record['from_byte'] + 1}"
     if "line" in record:

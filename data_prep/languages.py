@@ -1,7 +1,7 @@
-"""One name for each language, whichever label a model gives it.
+"""Canonical names of languages, for the labels of any model.
 
 lid.176 names languages by the codes of Wikipedia (`zh`, `als`), GlotLID, OpenLID and NLLB by ISO 639-3 and a script
-(`zho_Hani`, `arb_Arab`). Rules, settings, parameters and models of languages would miss each other. The name is
+(`zho_Hani`, `arb_Arab`). Without a common name, rules, settings, parameters and models would not match. The name is
 
     the ISO 639-1 code, or that of ISO 639-3 where there is no other; then `_` and the script (ISO 15924), unless it is
     the one in which the language is mostly written:    zh  zh_Hant  sr  sr_Latn  arz  en
@@ -20,7 +20,7 @@ import re
 from collections.abc import Collection, Iterable
 
 UNKNOWN = "und"
-"""A text in which a model sees nothing it knows."""
+"""Language of a text in which a model recognizes nothing."""
 
 _TWO_LETTERS_TABLE = """
 aar:aa abk:ab afr:af aka:ak amh:am ara:ar arg:an asm:as ava:av ave:ae aym:ay aze:az bak:ba bam:bm bel:be ben:bn
@@ -37,9 +37,9 @@ tha:th tir:ti ton:to tsn:tn tso:ts tuk:tk tur:tr twi:tw uig:ug ukr:uk urd:ur uzb
 wol:wo xho:xh yid:yi yor:yo zha:za zho:zh zul:zu
 """
 _TWO_LETTERS = dict(pair.split(":") for pair in _TWO_LETTERS_TABLE.split())
-"""ISO 639-3 -> ISO 639-1; `sh` is withdrawn there, and a label of lid.176."""
+"""ISO 639-1 codes by ISO 639-3 code; `sh` is withdrawn, but a label of lid.176."""
 
-# in this order: members of macrolanguages that models take for the whole; ISO 639-2's other codes; withdrawn ones
+# in this order: members of macrolanguages that models use for the whole; alternative codes of ISO 639-2; withdrawn ones
 _SAME_TABLE = """
 cmn:zh arb:ar nob:no nb:no pes:fa swh:sw zsm:ms lvs:lv ekk:et uzn:uz khk:mn ydd:yi npi:ne ory:or azj:az kmr:ku
 plt:mg quy:qu gug:gn ayr:ay gaz:om pbt:ps fil:tl knc:kr ike:iu bih:bho bh:bho sro:sc
@@ -48,12 +48,12 @@ rum:ro slo:sk tib:bo wel:cy scr:hr scc:sr
 iw:he in:id ji:yi jw:jv mo:ro mol:ro
 """
 _SAME = dict(pair.split(":") for pair in _SAME_TABLE.split())
-"""Other codes -> the name."""
+"""Names by other codes."""
 
 _WITH_SCRIPT = {"als": "sq"}
-"""What a code means with a script, in ISO 639-3: `als_Latn` is Tosk Albanian."""
+"""Meaning of codes with a script, in ISO 639-3: `als_Latn` is Tosk Albanian."""
 _WITHOUT_SCRIPT = {"als": "gsw"}
-"""What it means without one, as lid.176's label: Wikipedia's `als` is Alemannic."""
+"""Meaning of codes without a script, as labels of lid.176: Wikipedia's `als` is Alemannic."""
 
 _SCRIPTS = {
     "Arab": "ar arz ary apc ajp acm acq ars aeb ayl ayn azb ckb fa glk ks lrc mzn pnb prs ps sd skr ug ur bal lah",
@@ -90,36 +90,36 @@ _SCRIPTS = {
     "Yiii": "ii",
 }
 _MAIN_SCRIPT = {language: script for script, languages in _SCRIPTS.items() for language in languages.split()}
-"""Language -> the script in which it is mostly written, where that is not Latin."""
+"""Script in which each language is mostly written, if not Latin."""
 _SAME_SCRIPT = {"Kore": "Hang", "Hira": "Jpan", "Kana": "Jpan", "Hrkt": "Jpan", "Aran": "Arab"}
 _HAN_SCRIPT = {"zh": "Hans", "yue": "Hant", "nan": "Hant", "hak": "Hant"}
-"""What `Hani`, which says nothing of simplified or traditional, means where both are told apart."""
+"""Meaning of `Hani`, which does not distinguish simplified from traditional, for languages with both."""
 
 _LABEL = re.compile(r"([a-z]{2,3})(?:[_-]([A-Za-z]{4}))?")
 
 
 class UnknownLanguageError(ValueError):
-    """A label that names no language."""
+    """A label does not name a language."""
 
 
 def canonical(label: str, *, keeps_script: bool = False) -> str:
-    """The one name of a language, from a label of a model or of a person.
+    """Return the canonical name of a language from a label of a model or a user.
 
     Args:
-        keeps_script: `zh_Hans` stays, where it would be `zh`: a setting may mean one script alone.
+        keeps_script: keep `zh_Hans` instead of `zh`: a setting may mean one script only.
 
     Raises:
-        UnknownLanguageError: no code of ISO 639, or one of two letters that is not given to a language.
+        UnknownLanguageError: not a code of ISO 639, or an unassigned one of two letters.
     """
     found = _LABEL.fullmatch(label)
     if found is None:
-        raise UnknownLanguageError(f"{label!r} is no code of a language")
+        raise UnknownLanguageError(f"{label!r} is not a language code")
     code, script = found[1], (found[2] or "").capitalize()
     script = _SAME_SCRIPT.get(script, script)
     code = (_WITH_SCRIPT if script else _WITHOUT_SCRIPT).get(code, code)
     code = _SAME.get(code, _TWO_LETTERS.get(code, code))
     if len(code) == 2 and code not in _CODES:
-        raise UnknownLanguageError(f"{label!r} is no code of a language")
+        raise UnknownLanguageError(f"{label!r} is not a language code")
     if code in (UNKNOWN, "zxx", "mis", "mul"):
         return UNKNOWN
     if not script:
@@ -138,27 +138,29 @@ def _main_script(code: str) -> str:
 
 
 def without_script(name: str) -> str:
-    """`zh` of `zh_Hant`."""
+    """Return the name without script: `zh` for `zh_Hant`."""
     return name.partition("_")[0]
 
 
 def is_one_of(name: str, meant: Collection[str]) -> bool:
-    """Whether a document's language is among those meant: a name with a script means that one, one without any."""
+    """Return whether a document's language is among those meant: a name with a script means that script, one without
+    means any."""
     return meant_for(name, meant) is not None
 
 
 def meant_for(name: str, meant: Collection[str]) -> str | None:
-    """Which of the languages meant is that of a document: the one with its script before the one without any."""
+    """Return the matching one of the languages meant: one with the document's script is preferred to one without
+    script."""
     code, _, script = name.partition("_")
     whole = f"{code}_{script or _main_script(code)}"
     return whole if whole in meant else code if code in meant else None
 
 
 def canonical_labels(labels: Iterable[str]) -> dict[str, str]:
-    """Label of a model -> name.
+    """Return canonical names by a model's labels.
 
     Raises:
-        UnknownLanguageError: with all labels that name no language.
+        UnknownLanguageError: some labels do not name a language; lists them.
     """
     names: dict[str, str] = {}
     unknown: list[str] = []
@@ -170,17 +172,17 @@ def canonical_labels(labels: Iterable[str]) -> dict[str, str]:
     if unknown:
         shown = ", ".join(map(repr, unknown[:20])) + (f" and {len(unknown) - 20} more" if len(unknown) > 20 else "")
         raise UnknownLanguageError(
-            f"these labels name no language: {shown}; right are codes of ISO 639 with or without a script, such as "
+            f"these labels do not name a language: {shown}; use codes of ISO 639 with or without a script, such as "
             "`en`, `eng_Latn` and `zho_Hans`"
         )
     return names
 
 
 def canonical_setting(labels: Iterable[str]) -> tuple[str, ...]:
-    """The names of languages in a setting, in its order.
+    """Return the canonical names of languages in a setting, in its order.
 
     Raises:
-        UnknownLanguageError: some name no language, one has two meanings, or two name the same.
+        UnknownLanguageError: a label does not name a language, is ambiguous, or names the same language as another.
     """
     labels = tuple(labels)
     canonical_labels(labels)

@@ -1,4 +1,4 @@
-"""The stages of data preparation, in their order: one row each, which everything else reads."""
+"""The table of stages of data preparation, in their order."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage.
+    """Row of the table.
 
     Args:
-        description: what it does, and where it writes.
+        description: what the stage does, and where it writes.
         function: `module:function`, called with the configuration and the run's folder. It is imported when the stage
-            runs and not before, because each brings its own libraries.
+            runs, because each stage imports libraries of its own.
         reads: earlier stages whose outputs it reads.
-        outputs: files and folders in the run's folder, apart from commit records.
+        outputs: files and folders in the run's folder, without commit records.
         can_share: several machines can divide its units among them.
-        on_request: left out by `run`, because nothing is made of what it writes.
+        on_request: `run` leaves it out, because no other stage reads its outputs.
     """
 
     description: str
@@ -30,7 +30,7 @@ class StageRow:
     on_request: bool = False
 
     def load(self) -> Callable[[Any, Any], None]:
-        """The function of the stage."""
+        """Import and return the function of the stage."""
         module, _, name = self.function.partition(":")
         function: Callable[[Any, Any], None] = getattr(importlib.import_module(module), name)
         return function
@@ -65,13 +65,13 @@ STAGES: dict[str, StageRow] = {
         can_share=True,
     ),
     "train-tokenizer": StageRow(
-        "learn a BPE, byte-level or SentencePiece, from a sample of what is kept (tokenizer/)",
+        "train a BPE tokenizer, byte-level or SentencePiece, on a sample of kept text (tokenizer/)",
         "data_prep.tokenizer.train:train_tokenizer",
         reads=("extract", "measure", "decide"),
         outputs=("tokenizer",),
     ),
     "report-tokenizer": StageRow(
-        "compare the tokenizer with one trained on each language alone, and decode every document (tokenizer_report/)",
+        "compare the tokenizer with one trained on each language alone; decode every document (tokenizer_report/)",
         "data_prep.tokenizer.report:report_tokenizer",
         reads=("extract", "measure", "decide", "train-tokenizer"),
         outputs=("tokenizer_report",),
@@ -85,7 +85,7 @@ STAGES: dict[str, StageRow] = {
         can_share=True,
     ),
     "ledger": StageRow(
-        "count what became of every document (ledger.json, ledger.html)",
+        "count kept and dropped documents by reason (ledger.json, ledger.html)",
         "data_prep.ledger.counts:write_ledger",
         reads=("extract", "measure", "dedup", "decide", "tokenize"),
         outputs=("ledger.json", "ledger.html"),
@@ -94,12 +94,12 @@ STAGES: dict[str, StageRow] = {
 
 
 def stages_of_run(until: str | None = None) -> tuple[str, ...]:
-    """Names of the stages that `run` does, up to and with `until`."""
+    """Return the names of the stages that `run` does, up to and including `until`."""
     names = tuple(name for name, row in STAGES.items() if not row.on_request)
     return names if until is None else names[: names.index(until) + 1]
 
 
 def from_stage_on(stage: str) -> tuple[str, ...]:
-    """Names of a stage and all later ones."""
+    """Return the names of a stage and all later ones."""
     names = tuple(STAGES)
     return names[names.index(stage) :]

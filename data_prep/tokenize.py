@@ -1,15 +1,15 @@
-"""Kept documents to token files: encode each shard, then gather each source in a global random order.
+"""The tokenize stage: encode each shard, then collect each source in a global random order.
 
-    tokens/<source>.bin|idx           what is trained on
-    tokens/<source>.heldout.bin|idx   what never is: documents chosen by a hash of their id
-    tokens/<source>.loss_mask         only where documents have parts that are not learnt, see `format`
-    tokens/<source>.origins.npy       which document of the corpus each is, see `origins`
+    tokens/<source>.bin|idx           training data
+    tokens/<source>.heldout.bin|idx   held-out documents, chosen by a hash of their id
+    tokens/<source>.loss_mask         only if the loss excludes parts of documents, see `format`
+    tokens/<source>.origins.npy       id of each document, see `origins`
     tokens/mixture.yaml               counts, weights, checksums
-    tokens/encoded/                   encoded shards, until their source is gathered
+    tokens/encoded/                   encoded shards, until their source is collected
 
-Encoding goes shard by shard, in parallel; gathering copies documents through memory maps in the order of a keyed
-permutation. Neither holds more than a few megabytes of tokens, and the bytes are the same for any number of workers.
-Each document is decoded again as soon as it is encoded, and compared byte by byte.
+Shards are encoded in parallel; then documents are copied through memory maps in the order of a keyed permutation.
+Neither step needs more than a few megabytes for tokens, and the bytes are the same for any number of workers. Each
+document is decoded as soon as it is encoded, and compared byte by byte.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from foundation.progress import summary_table
 VERSION = 3
 
 _GATHERED_TOKENS = 4_000_000
-"""Tokens that are held while a source is gathered."""
+"""Number of tokens in memory while a source is collected."""
 _GATHERED_DOCUMENTS = 100_000
 
 
 def tokenize(config: DataConfig, run: RunDirectory) -> None:
-    """Write `tokens/`. A source without a kept document is left out, and said so.
+    """Write `tokens/`. A source without a kept document is left out and reported.
 
     Raises:
         ValueError: no source has anything to train on; the tokenizer has no end-of-document token; stale outputs.
@@ -87,7 +87,7 @@ def _refuse_all_heldout(stage: Stage, shards: Mapping[str, list[str]], sources: 
         heldout = sum(records[shard].counts["heldout_documents"] for shard in shards[source])
         if heldout and not documents:
             raise ValueError(
-                f"source {source}: all of its {heldout} kept documents fall into the held-out part, and "
+                f"source {source}: all of its {heldout} kept documents are held out, and "
                 f"none is left to train on; lower tokens.heldout_share {share}, or join it with another source"
             )
 
@@ -98,10 +98,10 @@ def _say_inexact(stage: Stage, shards: Sequence[str]) -> None:
     inexact = sum(records[shard].counts["inexact"] for shard in shards)
     if inexact:
         rewriting = TokenBytes.of(ReferenceEncoder(stage.run.tokenizer)).rewriting
-        exception = f", but for {inexact:,} that the tokenizer rewrites: {rewriting}"
+        exception = f", except {inexact:,} that the tokenizer rewrites: {rewriting}"
     else:
         exception = ""
-    print(f"tokenize: all {documents:,} documents come back from their tokens byte for byte{exception}")
+    print(f"tokenize: all {documents:,} documents decode to their original bytes{exception}")
 
 
 def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
@@ -116,10 +116,10 @@ def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) ->
 
 
 def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> None:
-    """Encode the kept documents of one shard, in its order, and mark which are held out.
+    """Encode the kept documents of a shard, in its order, and mark held-out ones.
 
     Raises:
-        TokenizerError: a document does not come back from its tokens as it was.
+        TokenizerError: a document does not decode to its original text.
     """
     run = stage.run
     prefix, flags_path = _encoded(run, name), _flags(run, name)
@@ -165,28 +165,28 @@ def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> No
 
 @lru_cache(maxsize=1)
 def _opened(folder: Path, inputs: str) -> tuple[Encoder, TokenBytes]:
-    # once per process: tables take as long as some megabytes of text, and pieces stay remembered
+    # once per process: building tables takes as long as encoding some megabytes of text, and pieces stay cached
     reference = ReferenceEncoder(folder)
     opened = open_encoder(reference), TokenBytes.of(reference)
-    gc.freeze()  # Python would go through all entries of the vocabulary again and again: a tenth of the time
+    gc.freeze()  # otherwise garbage collection traverses the vocabulary repeatedly, a tenth of the time
     return opened
 
 
 def _count_inexact(table: TokenBytes, encoded: Encoded, batch: KeptBatch) -> int:
-    """How many the tokenizer rewrites, such as U+2581 as a space; all others must be exact."""
+    """Count documents that the tokenizer rewrites, such as U+2581 as a space; all others must be exact."""
     differing = np.flatnonzero(table.inexact(encoded, batch.texts)).tolist()
     ends = np.cumsum(encoded.sizes)
     for i in differing:
         tokens = encoded.tokens[ends[i] - encoded.sizes[i] : ends[i] - 1]
         if not (table.may_differ(batch.texts[i]) and table.is_rewritten(tokens, batch.texts[i])):
             raise TokenizerError(
-                f"document {batch.identities[i]} does not come back from its tokens as it was: the encoder is at "
-                "fault; `--restart train-tokenizer` proves it anew"
+                f"document {batch.identities[i]} does not decode to its original text: the encoder is "
+                "faulty; `--restart train-tokenizer` checks it again"
             )
         if batch.no_loss[i]:
             raise TokenizerError(
                 f"document {batch.identities[i]} has `no_loss`, and this tokenizer rewrites its text "
-                f"({table.rewriting}), so that the ranges cannot be followed: give the text as the tokenizer writes it"
+                f"({table.rewriting}), so that the ranges cannot be mapped: give the text as the tokenizer writes it"
             )
     return len(differing)
 
@@ -196,7 +196,7 @@ def _count_inexact(table: TokenBytes, encoded: Encoded, batch: KeptBatch) -> int
 
 
 def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed: int) -> None:
-    """Copy the documents of one source into its two files, in the order of a permutation keyed by seed and source."""
+    """Copy the documents of a source into its two files, in the order of a permutation keyed by seed and source."""
     run = stage.run
     names = [name for name in shards[source] if bin_path(_encoded(run, name)).is_file()]
     counts = {_key(what, is_heldout): 0 for what in ("documents", "tokens") for is_heldout in (False, True)}
@@ -236,7 +236,7 @@ def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed:
 
 @dataclass(frozen=True)
 class _Gathered:
-    """Some documents one after another, [documents] or [tokens]."""
+    """Some concatenated documents, [documents] or [tokens]."""
 
     is_heldout: bool
     tokens: npt.NDArray[Any]
@@ -251,7 +251,7 @@ def _shuffled(
     origins: Sequence[npt.NDArray[np.int64]],
     key: str,
 ) -> Iterator[_Gathered]:
-    """All documents of the datasets in random order, some at a time."""
+    """Yield all documents of the datasets in random order, in batches."""
     ends = np.cumsum([len(dataset) for dataset in datasets])
     permutation = KeyedPermutation(int(ends[-1]), key)
     held: dict[bool, list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_], int]]] = {False: [], True: []}
@@ -288,7 +288,7 @@ def _shuffled(
 
 
 def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, Record]) -> None:
-    """Write `mixture.yaml` from what was committed for each source.
+    """Write `mixture.yaml` from the records of the sources.
 
     Raises:
         ValueError: no source has a document to train on.
@@ -298,13 +298,13 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
         if source not in given:
             print(
                 f"tokenize: source {source.name} is left out of the mixture: not one of its documents is kept; "
-                "the ledger says why",
+                "see the ledger for the reasons",
                 file=sys.stderr,
             )
     if not given:
         raise ValueError(
             f"{run.root}: no source has a kept document, so there is nothing to train on; "
-            "`altiplano data ledger` says why each was dropped"
+            "see `altiplano data ledger` for the reasons"
         )
     names = [source.name for source in given]
     tokens = [records[name].counts["tokens"] for name in names]

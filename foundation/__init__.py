@@ -1,1 +1,1 @@
-"""What every room stands on: typed configuration, files that appear whole, progress that people can read."""
+"""Shared base of all packages: typed configuration, atomic files, progress for people."""

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole and on the disk, or not there; and digests of what they hold."""
+"""Files and folders that are complete and on disk, or absent; and digests of their contents."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ import numpy.typing as npt
 PARTIAL_SUFFIX = ".partial"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-"""What a file system without hard links answers to one; which of them differs by system."""
+"""Errors of file systems without hard links; which one is raised depends on the system."""
 
 NewFile = Callable[[Path], AbstractContextManager[Path]]
-"""Opener of a file that is whole or not there: `whole_file`, or a partial of it."""
+"""Opener of a file that appears complete or not at all: `whole_file`, or a partial of it."""
 
 
 class NoRoomError(OSError):
-    """The disk, a quota or the limit on the size of a file has no room; names the file and says what to do."""
+    """The disk, a quota or the file size limit is exhausted; the message names the file and the remedy."""
 
     def __str__(self) -> str:
         return str(self.strerror)
 
 
 class OtherContentError(ValueError):
-    """The file is already there, with other bytes than this process has written for it."""
+    """The file exists already, with other bytes than this process has written for it."""
 
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """While `path`, or its temporary name, is written.
+    """Context in which `path`, or its temporary name, is written.
 
     Raises:
-        NoRoomError: for the system's error, which names no file, when there is no room.
+        NoRoomError: there is no room; replaces the system's error, which names no file.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def room_for(path: Path) -> Iterator[None]:
 
 
 def _no_room(number: int, path: Path) -> str:
-    again = "run the same command again: what is done is kept"
+    again = "run the same command again: finished work is kept"
     path = path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))
     names = (path.with_name(path.name + PARTIAL_SUFFIX), path)
     written = next((name.stat().st_size for name in names if name.is_file()), 0)
@@ -71,20 +71,20 @@ def _no_room(number: int, path: Path) -> str:
 
 @contextmanager
 def whole_file(path: Path, *, keep_first: bool = False, digests: dict[Path, str] | None = None) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it becomes `path` when the block ends without an error.
+    """Yield a temporary name beside `path` to write to; it becomes `path` when the block ends without an error.
 
-    The content is synced before the name changes and the folder after it, so that after a crash the old file, the new
-    file or none is there, never a part. The temporary name is `<name>.partial`, and what a killed process left behind
-    is overwritten by the next one; while another process writes to it, the name is one of this process's own. Of two
-    that write at the same time, the file is that of the last to end, whole, unless the first is kept.
+    The content is synced before the name changes and the folder after it, so that a crash leaves the old file, the new
+    file or none, never a part. The temporary name is `<name>.partial`, and the next process overwrites what a killed
+    one left behind. While another process writes to that name, this process uses a name of its own. If two processes
+    write at the same time, the last to finish wins, unless the first is kept.
 
     Args:
-        keep_first: a file that is already there when the block ends is never replaced: it must have the same bytes.
-        digests: receives the SHA-256 of the file, taken from the private name, under `path`.
+        keep_first: a file that exists when the block ends is not replaced, and must have the same bytes.
+        digests: receives the SHA-256 of the file under `path`, computed before the file is renamed.
 
     Raises:
-        OtherContentError: `keep_first`, and another process has put a file with other bytes there.
-        FileNotFoundError: the block ended without having written to the temporary name.
+        OtherContentError: with `keep_first`, another process has written a file with other bytes.
+        FileNotFoundError: the block wrote nothing to the temporary name.
         NoRoomError: the disk is full.
     """
     path = Path(path)
@@ -113,10 +113,10 @@ def whole_file(path: Path, *, keep_first: bool = False, digests: dict[Path, str]
 
 
 def _place_first(temporary: Path, path: Path) -> None:
-    """Make `temporary` appear as `path` unless another process was first with the same bytes."""
+    """Rename `temporary` to `path` unless another process was first, which must have written the same bytes."""
     if not put_if_absent(temporary, path) and not filecmp.cmp(temporary, path, shallow=False):
         raise OtherContentError(
-            f"{path}: another process has put a file there with other bytes than this one has written: they work with "
+            f"{path}: another process has written a file with other bytes than this process: they use "
             "different code, settings or libraries. Let all of them run the same, and use `--restart` for the stage "
             "that writes this file"
         )
@@ -124,9 +124,9 @@ def _place_first(temporary: Path, path: Path) -> None:
 
 
 def put_if_absent(temporary: Path, path: Path) -> bool:
-    """Give a whole file its final name; False: a file is there already, and stays.
+    """Give a complete file its final name; False: a file of that name exists, and is kept.
 
-    `temporary` is gone afterwards only where the file system has no hard links: there it is renamed, under a lock.
+    `temporary` is removed only on file systems without hard links, where it is renamed under a lock.
     """
     try:
         os.link(temporary, path)
@@ -135,7 +135,7 @@ def put_if_absent(temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # No O_EXCL: a process killed between creating the file and filling it would leave one that is not whole.
+        # No O_EXCL: a process killed between creating the file and filling it would leave an incomplete one.
         with open(path.with_name(".placing"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
@@ -145,31 +145,32 @@ def put_if_absent(temporary: Path, path: Path) -> bool:
 
 
 def _private_name(path: Path) -> tuple[Path, int]:
-    """An empty file beside `path` that no other process writes to, and what holds it as long as it is open."""
+    """Return the name of an empty file beside `path` that no other process writes to, and an open descriptor that locks
+    it."""
     for number in range(1000):
         own = f"{path.name}.{socket.gethostname()}-{os.getpid()}-{number}" if number else path.name
         temporary = path.with_name(own + PARTIAL_SUFFIX)
         held = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
         if _holds(held, temporary, is_own=number > 0):
             os.ftruncate(held, 0)
-            os.utime(temporary, ns=(0, 0))  # a time that says that nobody has written yet
+            os.utime(temporary, ns=(0, 0))  # marks the file as not written yet
             return temporary, held
         os.close(held)
     raise AssertionError("a process writes one file a thousand times at once")
 
 
 def _holds(held: int, temporary: Path, is_own: bool) -> bool:
-    """Whether this process has the temporary file to itself."""
+    """Return whether this process is the only one that writes to the temporary file."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return is_own  # no locks here: a name that no other process has
+        return is_own  # no locks on this file system: rely on a name that no other process uses
     try:
         if not os.path.samestat(os.fstat(held), os.stat(temporary)):
-            return False  # it was renamed before it was locked
-        if os.fstat(held).st_nlink > 1:  # a process was killed after it had put the file in place: that one is whole
+            return False  # renamed before it was locked
+        if os.fstat(held).st_nlink > 1:  # a process was killed after it had renamed the file, which is complete
             temporary.unlink()
             return False
     except FileNotFoundError:
@@ -179,10 +180,11 @@ def _holds(held: int, temporary: Path, is_own: bool) -> bool:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty temporary folder beside `path`; it becomes `path`, files synced, when the block ends without an error.
+    """Yield an empty temporary folder beside `path`; it becomes `path`, files synced, when the block ends without an
+    error.
 
     Raises:
-        FileExistsError: `path` is there already; a folder cannot be replaced in one step.
+        FileExistsError: `path` exists; a folder cannot be replaced in one step.
     """
     path = Path(path)
     if path.exists():
@@ -204,32 +206,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def restrict_file_modes() -> None:
-    """What this process writes from now on is for others to read at most, however generous the shell's umask is: who
-    can change a checkpoint or token file changes what the next start does."""
+    """Make files that this process writes from now on writable by their owner only, whatever the shell's umask: whoever
+    can change a checkpoint or token file can change what the next run executes."""
     os.umask(os.umask(0o022) | 0o022)
 
 
 def write_text(path: Path, text: str, new_file: NewFile = whole_file) -> None:
-    """Write a UTF-8 text file, whole."""
+    """Write a UTF-8 text file atomically."""
     with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, new_file: NewFile = whole_file) -> None:
-    """Write a JSON file for people and programs, whole; keys keep their order."""
+    """Write an indented JSON file atomically; keys keep their order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", new_file)
 
 
 def write_array(path: Path, array: npt.NDArray[Any], new_file: NewFile = whole_file) -> None:
-    """Write a `.npy` file, whole."""
-    content = io.BytesIO()  # into a file of the system, numpy writes by itself, and does not say why it fails
+    """Write a `.npy` file atomically."""
+    content = io.BytesIO()  # numpy's own writing to a file does not report why it fails
     np.save(content, array)
     with new_file(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         sha256 = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -238,18 +240,18 @@ def sha256_file(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Hexadecimal SHA-256 of a JSON value in canonical form: sorted keys, no spaces, UTF-8.
+    """Return the hexadecimal SHA-256 of a JSON value in canonical form: sorted keys, no spaces, UTF-8.
 
     Raises:
-        TypeError: the value holds something that JSON cannot.
-        ValueError: the value holds NaN or infinity.
+        TypeError: the value contains something that JSON cannot represent.
+        ValueError: the value contains NaN or infinity.
     """
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Wait until a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

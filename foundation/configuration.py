@@ -27,7 +27,7 @@ class Settings(BaseModel):
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message has one line for each fault, `file:line: field: fault`."""
+    """A configuration is invalid; the message has one line for each fault, `file:line: field: fault`."""
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)
@@ -36,22 +36,22 @@ SettingsType = TypeVar("SettingsType", bound=Settings)
 def load_config(model: type[SettingsType], path: Path, overrides: Sequence[str] = ()) -> SettingsType:
     """Read a YAML file, the files it is based on and the command line's overrides into `model`.
 
-    A file may name others in `base:` (one path or a list, relative to the file itself). Later ones win over earlier
-    ones, the file over its bases, and the overrides over all. Sections are merged key by key; lists and single values
-    are replaced whole. An override is `dotted.field=value`, its value written as in YAML; `sources.0.name=x` reaches
-    into a list.
+    A file may name others in `base:` (one path or a list, relative to the file itself). Later bases override earlier
+    ones, the file overrides its bases, and the command line overrides everything. Sections are merged key by key; lists
+    and single values are replaced. An override is `dotted.field=value`, its value written as in YAML;
+    `sources.0.name=x` reaches into a list.
 
     Scalars are read as in YAML 1.2: `1e-5` is a number and `no` is a string (an ISO 639 code, say).
 
     Raises:
-        ConfigError: anything is wrong with the files, the overrides or the settings.
+        ConfigError: a file, an override or a setting is invalid.
     """
     tree = _read_file(Path(path), ())
     for override in overrides:
         _apply_override(tree, override)
     try:
-        # JSON mode, because there strict means what a YAML author expects: a list is a tuple and a string a path, but
-        # `true` is no number and "8" no integer.
+        # JSON mode, in which strict means what a YAML author expects: lists are tuples and strings are paths,
+        # but `true` is no number and "8" no integer.
         return model.model_validate_json(json.dumps(tree.value), strict=True)
     except ValidationError as error:
         faults = [dict(fault) for fault in error.errors()]
@@ -132,13 +132,13 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
 
 @dataclass
 class _Tree:
-    """Plain values, and for the location of each the file and line that it was given in."""
+    """Plain values, and the file and line of each by its location."""
 
     value: Any
     origins: dict[Location, str] = field(default_factory=dict)
 
     def origin(self, location: Location) -> str | None:
-        """Where this location, or else the nearest section around it, was given."""
+        """Return the file and line of this location, or of the nearest section around it."""
         for length in range(len(location), 0, -1):
             if location[:length] in self.origins:
                 return self.origins[location[:length]]
@@ -155,7 +155,7 @@ class _Tree:
 
 
 def _read_file(path: Path, readers: tuple[Path, ...]) -> _Tree:
-    """One file with its bases merged below it; `readers` are the files on the way to this one."""
+    """Read a file and merge it over its bases; `readers` are the files that led to this one."""
     if path.resolve() in readers:
         raise ConfigError(f"{path}: base: the file is based on itself, by way of {readers[-1].name}")
     try:
@@ -189,7 +189,7 @@ def _read_file(path: Path, readers: tuple[Path, ...]) -> _Tree:
 
 
 def _parse(text: str, place: Any) -> _Tree:
-    """YAML text to a tree; `place(line)` says where a line stands, for people."""
+    """Parse YAML; `place(line)` formats the place of a line for messages."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -223,7 +223,7 @@ def _build(
     where = place(node.start_mark.line + 1)
     origins.setdefault(location, where)
     if any(node is parent for parent in parents):
-        raise ConfigError(f"{where}: {_dotted(location)}: an alias refers to the section it stands in")
+        raise ConfigError(f"{where}: {_dotted(location)}: an alias refers to the section that contains it")
     if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
         raise ConfigError(f"{where}: {_dotted(location)}: a value of type {node.tag!r} is not allowed")
     if isinstance(node, yaml.MappingNode):
@@ -247,7 +247,7 @@ def _build(
 
 
 def _merge(below: _Tree, above: _Tree) -> None:
-    """Lay `above` over `below`, in place: sections key by key, anything else whole."""
+    """Merge `above` over `below`, in place: sections key by key; other values are replaced."""
 
     def lay(low: dict[str, Any], high: dict[str, Any], location: Location) -> None:
         for key, value in high.items():
@@ -306,11 +306,11 @@ def _has(section: Any, key: str | int) -> bool:
     return key in section if isinstance(section, dict) else True
 
 
-# --- pydantic's errors in our words ----------------------------------------------------------------------------------
+# --- error messages ----------------------------------------------------------------------------------
 
 
 def _describe(fault: dict[str, Any], model: type[BaseModel], tree: _Tree, path: Path) -> str:
-    """One line: where it was given, the dotted field, the value, and what would be right."""
+    """Format a fault as one line: where the value was given, the dotted field, the value, and what would be right."""
     location: Location = tuple(fault["loc"])
     kind, message, value = fault["type"], fault["msg"], fault["input"]
     if kind == "extra_forbidden":
@@ -327,7 +327,7 @@ def _describe(fault: dict[str, Any], model: type[BaseModel], tree: _Tree, path: 
             allowed = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
             close = difflib.get_close_matches(str(value), allowed, n=1)
             text += f"; did you mean {close[0]!r}?" if close else ""
-    # A union adds the name of the member it tried to the location; that part is none of ours.
+    # A union adds the name of the member that it tried to the location; that part is no setting.
     if not tree.contains(location) and kind != "missing":
         location = tuple(part for i, part in enumerate(location) if tree.contains((*location[:i], part))) or location
     where = tree.origin(location) or str(path)
@@ -335,12 +335,13 @@ def _describe(fault: dict[str, Any], model: type[BaseModel], tree: _Tree, path: 
 
 
 def _is_echo(fault: dict[str, Any]) -> bool:
-    """pydantic reports a list as too short also when an item of it was refused; that was said already."""
+    """Return whether a fault repeats another: pydantic reports a list as too short also when it has refused an item."""
     return fault["type"] == "too_short" and len(fault["input"]) >= fault["ctx"]["min_length"]
 
 
 def _sharpen(location: Location, text: str, tree: _Tree) -> tuple[Location, str]:
-    """A rule over several fields is reported for their section: find the first field it names that somebody gave."""
+    """Return the location of the first given field that a message names: pydantic reports a rule over several fields
+    for their section."""
     for name in re.findall(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*", text):
         parts = tuple(int(part) if part.isdecimal() else part for part in name.split("."))
         if (*location, *parts) in tree.origins:
@@ -357,7 +358,7 @@ def _suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def _field_names(model: type[BaseModel], location: Location) -> list[str]:
-    """Names of the settings that the section at `location` may hold."""
+    """Return names of the settings in the section at `location`."""
     models = [model]
     for part in location:
         if isinstance(part, int):

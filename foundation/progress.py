@@ -1,4 +1,4 @@
-"""Progress that people can read: one live line on a terminal, a plain line now and then in a log; and tables."""
+"""Progress for people: a live line on a terminal, or a plain line now and then in a log; and tables."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class Progress:
-    """How far a long step is, how fast it goes and how long it still takes.
+    """Progress of a long step: units done, rate, and estimated time left.
 
     Args:
         title: what is being done.
-        total: how many units there are; None when nobody knows.
-        unit: what is counted, in the plural ("documents").
-        done: units that were done before, by an earlier process; they count for the share, not for the rate.
+        total: number of units; None: unknown.
+        unit: name of the unit, in the plural ("documents").
+        done: units that an earlier process has done; they count for the share, not for the rate.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Progress:
         return self
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more units are done."""
+        """Count `count` more units as done."""
         self.done += count
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=self.done, state=self.state())
@@ -64,7 +64,7 @@ class Progress:
             self._print(f"{self.title}: {self.state()}")
 
     def state(self) -> str:
-        """`120 of 400 documents, 12.0/s, 23 s left`"""
+        """Return the state as text: `120 of 400 documents, 12.0/s, 23 s left`."""
         of = f" of {self.total:,}" if self.total is not None else ""
         rate = self._rate()
         text = f"{self.done:,}{of} {self.unit}" + (f", {format_rate(rate)}" if rate > 0 else "")
@@ -87,19 +87,19 @@ class Progress:
         return (self.done - self._done_before) / seconds if seconds > 0 else 0.0
 
     def _print(self, line: str) -> None:
-        # Text, not markup: a title may hold brackets. soft_wrap: a log line stays one line.
+        # Text, not markup: a title may contain brackets. soft_wrap: a log line is not broken.
         self._console.print(Text(line), soft_wrap=True)
 
 
 def format_rate(per_second: float) -> str:
-    """`12.5/s`, and by the minute where that reads better."""
+    """Format a rate as `12.5/s`, or by the minute if it is below 1/s."""
     if per_second >= 100:
         return f"{per_second:,.0f}/s"
     return f"{per_second:.1f}/s" if per_second >= 1 else f"{per_second * 60:.1f}/min"
 
 
 def format_seconds(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 07 min`"""
+    """Format a duration as `42 s`, `3 min 05 s` or `2 h 07 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s" if seconds >= 10 else f"{seconds:.1f} s"
@@ -110,7 +110,7 @@ def format_seconds(seconds: float) -> str:
 def summary_table(
     title: str, rows: Iterable[Sequence[object]], columns: Sequence[str] = (), *, console: Console | None = None
 ) -> None:
-    """Print a table; integers get thousands separators, numbers stand on the right."""
+    """Print a table; integers get thousands separators, numbers are aligned right."""
     cells = [list(row) for row in rows]
     width = max([len(columns), *(len(row) for row in cells)], default=0)
     table = Table(title=Text(title), title_justify="left", show_header=bool(columns), box=box.SIMPLE)
@@ -125,7 +125,7 @@ def summary_table(
 
 
 def cell(value: object) -> str:
-    """A value as tables show it."""
+    """Format a value for a table."""
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Terminals: text that is safe to print, and output that outlasts a closed terminal or a full disk under the log."""
+"""Output to terminals: text that is safe to print, and streams that survive a closed terminal or a full disk."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any, TextIO
 
 
 def visible(text: str) -> str:
-    """The text with control characters replaced, because it ends up on terminals; newlines and tabs stay."""
+    """Return text with control characters replaced, except newlines and tabs, so that it is safe to print."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def outlast_terminal() -> None:
-    """From now on, what cannot be printed is lost, and the process goes on.
+    """Ignore failures to print from now on.
 
-    Else the next line of progress would end a run whose connection broke, with all that it has done since its last
-    checkpoint.
+    Otherwise the next line of progress would end a run whose connection broke, and its work since the last checkpoint
+    would be lost.
     """
     sys.stdout, sys.stderr = _Outlasting(sys.stdout), _Outlasting(sys.stderr)
 
 
 class _Outlasting:
-    """A stream whose `write` and `flush` never fail with the system's error."""
+    """Stream whose `write` and `flush` raise no OSError."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

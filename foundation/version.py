@@ -1,4 +1,4 @@
-"""Which Altiplano this is: the version of the release, and a digest of the code that runs."""
+"""Version of this release, and a digest of the code that runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PACKAGES = ("foundation", "data_prep", "pretrain", "tools")
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """SHA-256 over the names and contents of all our modules: it changes with any edit, also within a version."""
+    """Return the SHA-256 of the names and contents of all modules: it changes with any edit, also within a version."""
     root = Path(__file__).parents[1]
     files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
     return digest({str(path.relative_to(root)): sha256_file(path) for path in files})
 
 
 def program() -> dict[str, str]:
-    """What checkpoints, manifests, exports and reports record about the code that wrote them."""
+    """Return what checkpoints, manifests, exports and reports record about the code that wrote them."""
     return {"version": VERSION, "code_digest": code_digest()}
 
 

@@ -1,1 +1,1 @@
-"""Which documents are copies of others, each removal with its evidence."""
+"""Deduplication: which documents are copies of others, with evidence for each removal."""

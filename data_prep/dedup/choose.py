@@ -1,15 +1,16 @@
-"""Which documents stay: proposed pairs are verified exactly, and nothing goes because of a chain.
+"""Choice of the documents that are kept: proposed pairs are verified exactly, and no document is removed because of a
+chain of similar ones.
 
-Documents are taken in the order of preference. Each is compared with those before it that stay and that share a bucket
-with it. It goes as a near-duplicate if the exact Jaccard similarity of the shingles with one of these is high enough,
-as contained if nearly all of its shingles occur in one of these, and else it stays. So what goes is itself that similar
-to one that stays; similarity is never passed on by a chain. And a large crowd of copies costs one comparison a
-document, because only what stays is compared with.
+Documents are processed in the order of preference. Each is compared with the kept documents before it that share a
+bucket with it. It is removed as a near-duplicate if the exact Jaccard similarity of its shingles with one of them is
+high enough, and as contained if nearly all of its shingles occur in one of them; otherwise it is kept. So every removed
+document is itself that similar to a kept one; similarity is not transitive. A large cluster of copies costs one
+comparison a document, because documents are compared with kept ones only.
 
-Before the exact comparison two bounds save most of the work: sets whose sizes differ too much cannot be similar, and a
-signature that agrees in fewer minima than the similarity asked for less `SCREENING_DEVIATIONS` standard deviations is
-not (one in 30,000 at the threshold, fewer above it). A contained document of size a in one of size b has a Jaccard
-similarity of at least ca / (a + b - ca), c being the containment: that is then what is asked for.
+Two bounds save most exact comparisons: sets whose sizes differ too much cannot be similar, and signatures that agree in
+fewer minima than the required similarity less `SCREENING_DEVIATIONS` standard deviations are taken for dissimilar
+(which misses one pair in 30,000 at the threshold, fewer above it). A contained document of size a in one of size b has
+a Jaccard similarity of at least ca / (a + b - ca), where c is the containment: that is then the required similarity.
 """
 
 from __future__ import annotations
@@ -26,44 +27,44 @@ from data_prep.signals.fingerprints import shared_shingles
 
 SCREENING_DEVIATIONS = 4.0
 CONTAINED_SHINGLES = 64
-"""A document of fewer shingles is not looked for inside of others: a proverb in a book is no copy, and a sample of one
-shingle in 16 of so few would find only some of them."""
+"""Least number of shingles of a document that is searched for inside others: a proverb in a book is no copy, and a
+sample of one shingle in 16 would find only some of the shorter ones."""
 _NO_CONTAINMENT = 2.0
 _DOCUMENTS_PER_CALL = 4096
 
 
 @dataclass(frozen=True)
 class Similar:
-    """What `choose` has found; documents by their position in the order of preference."""
+    """Result of `choose`; documents are numbered in the order of preference."""
 
     duplicate_of: npt.NDArray[np.int64]
-    """The most similar document that stays, or -1 for a document that stays itself; near comes before contained."""
+    """The most similar kept document, or -1 for a document that is kept itself; near comes before contained."""
     jaccard: npt.NDArray[np.float64]
-    """Exact similarity with it."""
+    """Exact similarity with that document."""
     containment: npt.NDArray[np.float64]
-    """The share of its shingles that the other one has."""
+    """Share of its shingles that the other document has."""
     pairs: npt.NDArray[np.int64]
-    """`int64[pairs, 2]`: each document that stays, and one that goes, that were found similar enough."""
+    """`int64[pairs, 2]`: pairs of a kept and a removed document that are similar enough."""
     pair_jaccard: npt.NDArray[np.float64]
     pair_containment: npt.NDArray[np.float64]
     proposed: int
-    """Pairs that share a bucket, of documents with others that stay."""
+    """Number of pairs of a document and a kept one that share a bucket."""
     verified: int
-    """Pairs whose exact similarity was computed."""
+    """Number of pairs whose exact similarity was computed."""
 
 
 _WRITTEN, _PROPOSED, _VERIFIED, _ATTEMPTS = range(4)
-"""Columns of tallies: pairs written, proposed and verified; documents taken, those taken again included."""
+"""Columns of tallies: pairs written, proposed and verified; documents processed, counting repetitions."""
 _JACCARD, _CONTAINMENT = range(2)
 """Columns of measures."""
 
 
 class _Documents(NamedTuple):
-    """What is known of documents, see `choose`."""
+    """Properties of the documents, see `choose`."""
 
     entry_starts: Places
     entry_documents: Places
-    """The document of each entry."""
+    """Document of each entry."""
     buckets: Places
     minima: npt.NDArray[np.uint32]
     rows: Places
@@ -73,18 +74,18 @@ class _Documents(NamedTuple):
 
 
 class _Staying(NamedTuple):
-    """Those that stay so far, by bucket."""
+    """Documents kept so far, by bucket."""
 
     heads: Places
-    """Of a bucket: its latest entry, or -1."""
+    """Latest entry of each bucket, or -1."""
     following: Places
-    """Of an entry: the one before in its bucket, or -1."""
+    """Previous entry of the same bucket for each entry, or -1."""
     last_compared: Places
-    """Of a document: the last attempt that compared it, so that none is compared twice with one document."""
+    """Last attempt that compared each document, so that no pair is compared twice."""
 
 
 class _Asked(NamedTuple):
-    """How similar documents must be for one to go."""
+    """Required similarities for a document to be removed."""
 
     jaccard: float
     containment: float
@@ -92,7 +93,7 @@ class _Asked(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What is filled."""
+    """Arrays that are filled."""
 
     duplicate_of: Places
     measures: Shares
@@ -103,7 +104,7 @@ class _Found(NamedTuple):
 
 @part
 def _least_jaccard(size: int, other_size: int, asked: _Asked) -> float:
-    """The Jaccard similarity that a pair must have for its later document to go, as near or as contained."""
+    """Return the least Jaccard similarity of a pair whose later document is removed, as near or as contained."""
     least = asked.jaccard
     shared = asked.containment * size
     if size >= CONTAINED_SHINGLES and shared <= other_size:
@@ -113,7 +114,7 @@ def _least_jaccard(size: int, other_size: int, asked: _Asked) -> float:
 
 @part
 def _may_be_similar(d: int, other: int, documents: _Documents, asked: _Asked) -> bool:
-    """By the two bounds, sizes and signatures."""
+    """Return whether a pair passes the two bounds, of sizes and signatures."""
     size, other_size = documents.sizes[d], documents.sizes[other]
     least = _least_jaccard(size, other_size, asked)
     if min(size, other_size) < least * max(size, other_size):
@@ -131,7 +132,8 @@ def _may_be_similar(d: int, other: int, documents: _Documents, asked: _Asked) ->
 def _choose(
     start: int, stop: int, documents: _Documents, staying: _Staying, asked: _Asked, found: _Found
 ) -> int | np.int64:
-    """Take documents [start, stop). Returns the first one not taken, an earlier one when the room for pairs ran out."""
+    """Process documents [start, stop); return the first one not processed, before `stop` if the room for pairs ran
+    out."""
     starts, sizes, shingles, tallies = documents.starts, documents.sizes, documents.shingles, found.tallies
     for d in range(start, stop):
         tallies[_ATTEMPTS] += 1
@@ -194,16 +196,17 @@ def choose(
     minimum_containment: float | None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Similar:
-    """Choose which documents stay.
+    """Choose which documents are kept.
 
     Args:
         entry_starts, buckets: document d has the buckets buckets[entry_starts[d] : entry_starts[d + 1]], numbered from
             0; documents in the order of preference.
-        minima, rows: signatures, `uint32[any, permutations]`, and which one is that of document d.
+        minima, rows: signatures, `uint32[any, permutations]`, and the row of document d.
         shingles: shingle sets, each sorted and without repeats.
         starts, sizes: the set of document d is shingles[starts[d] : starts[d] + sizes[d]]; none is empty.
-        minimum_jaccard: exact similarity from which a document goes, more than 0 and at most 1.
-        minimum_containment: share of a document's shingles in another one from which it goes; None: none goes so.
+        minimum_jaccard: exact similarity from which a document is removed, more than 0 and at most 1.
+        minimum_containment: share of a document's shingles in another one from which it is removed; None: contained
+            documents are kept.
         advance: called with the number of documents done since the last call.
     """
     count = len(entry_starts) - 1

@@ -1,14 +1,13 @@
-"""Contained documents: of the shingles of one, nearly all occur in another, which may be much longer.
+"""Contained documents: nearly all shingles of one occur in another, which may be much longer.
 
-Signatures do not see this (a page of a book has next to no similarity with the book), a sample of the shingles does:
-each document keeps those whose hash is below a fixed share of all hashes (`fingerprints.sample_every`), so that what is
-sampled of the short one is sampled of the long one as well. Source: Broder 1997, doi:10.1109/SEQUEN.1997.666900, which
-defines containment and estimates it by the shingles with hashes of one residue.
+Signatures cannot find them (a page has next to no similarity with its book); a sample of the shingles can. Each
+document keeps the shingles whose hash is below a fixed share of all hashes (`fingerprints.sample_every`), so that
+shingles sampled from the short document are sampled from the long one too. Source: Broder 1997,
+doi:10.1109/SEQUEN.1997.666900, which defines containment and estimates it by the shingles with hashes of one residue.
 
-A document asks with its `ANCHORS` smallest sampled hashes who else has them. One that more than
-`COMMON_DOCUMENTS` documents have says nothing about a pair and is left out; of the anchors that remain, those that a
-candidate shares must be at least the threshold less `choose.SCREENING_DEVIATIONS` standard deviations. `choose` decides
-by the exact containment.
+The anchors of a document are its `ANCHORS` smallest sampled hashes. Those that more than `COMMON_DOCUMENTS` documents
+share are ignored. The share of the remaining anchors that a candidate has must be at least the threshold less
+`choose.SCREENING_DEVIATIONS` standard deviations. `choose` decides by the exact containment.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from data_prep.kernels.kernel import Bytes, Flags, Places, kernel
 ANCHORS = 16
 COMMON_DOCUMENTS = 32
 SAMPLE_FIELDS = (("key", "<u8"), ("document", "<i8"), ("asks", "?"))
-"""A record of one sampled shingle of a document, and whether it is one of its anchors."""
+"""Fields of a record: a sampled shingle of a document, and whether it is one of its anchors."""
 PAIR_FIELDS = (("inner", "<i8"), ("outer", "<i8"))
-"""A record of one anchor of `inner` that `outer` shares."""
+"""Fields of a record: an anchor of `inner` that `outer` shares."""
 
 
 @kernel
@@ -39,10 +38,10 @@ def _meet(
     anchors: Bytes,
     is_filling: bool,
 ) -> int:
-    """Count or fill the pairs of each group of equal keys; return their number.
+    """Count or fill the pairs of each run of equal keys; return their number.
 
-    Documents of a group are in the order of preference: an inner one comes after the outer one. Anchors that are too
-    common are subtracted from those of their document.
+    Documents of a run are in the order of preference, so an inner one follows its outer one. Anchors that are too
+    common are subtracted from the count of their document.
     """
     found = 0
     for group in range(starts.shape[0] - 1):
@@ -64,7 +63,7 @@ def _meet(
 
 
 def least_shared(anchors: npt.NDArray[np.int64], minimum_containment: float) -> npt.NDArray[np.int64]:
-    """Of so many anchors, how many a document that contains the other one shares at least."""
+    """Return the least number of these anchors that a document must share to be taken for the containing one."""
     asked = np.maximum(anchors, 1)
     deviation = np.sqrt(minimum_containment * (1 - minimum_containment) / asked)
     shares = (minimum_containment - SCREENING_DEVIATIONS * deviation) * asked
@@ -78,14 +77,14 @@ def pair_by_anchors(
     anchors: npt.NDArray[np.uint8],
     pairs: Spill,
 ) -> None:
-    """Write down which documents share an anchor of which.
+    """Write the pairs of documents that share an anchor.
 
     Args:
         samples: records of `SAMPLE_FIELDS`, equal keys in one part.
-        first: see `exact`; copies of others do not count.
-        rank: place of each document in the order of preference.
-        anchors: number of anchors of each document, of which those that are too common are subtracted.
-        pairs: takes records of `PAIR_FIELDS`, divided by the inner document.
+        first: see `exact`; copies of other documents are ignored.
+        rank: position of each document in the order of preference.
+        anchors: number of anchors of each document, from which too common ones are subtracted.
+        pairs: receives records of `PAIR_FIELDS`, divided by the inner document.
     """
     for records in samples.read():
         records = records[first[records["document"]] == records["document"]]

@@ -1,4 +1,4 @@
-"""What was found, and the two tables that say so."""
+"""Evidence for each removal, and its two tables."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PAIRS = pa.schema(
         ("kind", pa.string()),
     ]
 )
-"""Found copies: `id_a` stays, `id_b` goes. Kind `near` means a verified similarity, `contained` that `id_a` has the
-share `containment` of the shingles of `id_b`, `exact` the same bytes: there `id_a` is the preferred copy, which may
-itself go as similar to another document."""
+"""Columns of the pairs found: `id_a` is kept, `id_b` removed. Kind `near` means a verified similarity, `contained` that
+`id_a` has the share `containment` of the shingles of `id_b`, `exact` the same bytes: there `id_a` is the preferred
+copy, which may itself be removed as similar to another document."""
 REMOVALS = pa.schema(
     [
         ("id", pa.string()),
@@ -40,7 +40,8 @@ REMOVALS = pa.schema(
         ("containment", pa.float64()),
     ]
 )
-"""One row for each document that goes; `duplicate_of` is a document that stays, the numbers say how similar it is."""
+"""Columns of the removals, a row for each removed document: `duplicate_of` is the kept document, followed by its
+similarity."""
 
 KINDS = ("exact", "near", "contained")
 _EXACT, _NEAR, _CONTAINED = range(len(KINDS))
@@ -50,22 +51,22 @@ _PAIR_FIELDS = (("kept", "<i8"), ("gone", "<i8"), ("jaccard", "<f8"), ("containm
 
 @dataclass(frozen=True)
 class Decided:
-    """Of some documents one after another."""
+    """Decisions on consecutive documents."""
 
     duplicate_of: npt.NDArray[np.int64]
-    """The one that stays in its place, or -1."""
+    """The kept document of which each is a copy, or -1."""
     kinds: npt.NDArray[np.uint8]
-    """What one that goes is, by its place in `KINDS`."""
+    """Kind of each removal, as an index into `KINDS`."""
     measures: npt.NDArray[np.float64]
-    """`float64[documents, 2]`: of one that goes, Jaccard similarity and containment with the one that stays."""
+    """`float64[documents, 2]`: Jaccard similarity and containment of removed documents with the kept one."""
 
 
 class Evidence:
-    """Collects what is decided of each document, numbered in the order of the manifest.
+    """Decisions on each document; documents are numbered in the order of the manifest.
 
     Args:
         first: see `exact`.
-        folder: where it lies until it is written.
+        folder: folder for temporary files.
     """
 
     def __init__(self, first: npt.NDArray[np.int64], settings: DedupConfig, folder: Path) -> None:
@@ -78,7 +79,7 @@ class Evidence:
         self._pairs = Spill(folder, "found", _PAIR_FIELDS, parts, settings.memory_bytes)
 
     def add(self, documents: npt.NDArray[np.int64], similar: Similar) -> None:
-        """Take over what `choose` said of some documents."""
+        """Add the result of `choose` for some documents."""
         goes = similar.duplicate_of >= 0
         gone = documents[goes]
         self._stays[gone] = documents[similar.duplicate_of[goes]]
@@ -95,14 +96,14 @@ class Evidence:
         self._pairs.add(kept * self._pairs.parts // max(len(self._first), 1), kept, *columns)
 
     def goes(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Which of the documents [start, stop) are copies of others."""
+        """Return which of the documents [start, stop) are removed."""
         is_other: npt.NDArray[np.bool_] = self._stays[self._first[start:stop]] != np.arange(start, stop)
         return is_other
 
     def decided(self, start: int, stop: int) -> Decided:
-        """What becomes of documents [start, stop).
+        """Return the decisions on documents [start, stop).
 
-        The exact copy of a document that goes itself as similar to another is as similar as that to the other.
+        An exact copy of a document that is removed as similar to another has the same similarity to the other.
         """
         first = self._first[start:stop]
         stays, here = self._stays[first], np.arange(start, stop)
@@ -111,7 +112,7 @@ class Evidence:
         return Decided(np.where(stays == here, -1, stays), kinds, measures)
 
     def pairs(self) -> Iterator[npt.NDArray[np.void]]:
-        """Records of documents that stay (`kept`) and such that go (`gone`), sorted; can be read once."""
+        """Yield records of kept (`kept`) and removed (`gone`) documents, sorted; can be read once."""
         for start in range(0, len(self._first), DOCUMENTS_AT_A_TIME):
             first = self._first[start : start + DOCUMENTS_AT_A_TIME]
             copies = np.flatnonzero(first != np.arange(start, start + len(first)))
@@ -149,7 +150,7 @@ class Evidence:
 
 
 def _in_groups(parts: Iterator[npt.NDArray[np.void]], size: int) -> Iterator[npt.NDArray[np.void]]:
-    """The same records, so many at a time."""
+    """Regroup records into arrays of `size`."""
     held: list[npt.NDArray[np.void]] = []
     for part in parts:
         for start in range(0, len(part), size):
@@ -163,7 +164,7 @@ def _in_groups(parts: Iterator[npt.NDArray[np.void]], size: int) -> Iterator[npt
 
 
 class _Ids:
-    """The ids of documents by their numbers."""
+    """Ids of documents by number."""
 
     def __init__(self, shards: Sequence[str], shard_bounds: npt.NDArray[np.int64]) -> None:
         self._shards, self._bounds = shards, shard_bounds
@@ -176,7 +177,7 @@ class _Ids:
 
 
 def document_id(shard: str, row: int) -> str:
-    """The id of a row of a shard, as extract writes it."""
+    """Return the id of a row of a shard, as the extract stage writes it."""
     return f"{shard}/{row:07d}"
 
 

@@ -1,4 +1,4 @@
-"""Documents with the same bytes."""
+"""Exact duplicates: documents with the same bytes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy.typing as npt
 from data_prep.dedup.spill import Spill
 
 HASH_FIELDS = (("low", "<u8"), ("high", "<u8"), ("document", "<i8"))
-"""A record of the 128-bit hash of a document."""
+"""Fields of a record: the 128-bit hash of a document."""
 
 
 def find_first_copies(spill: Spill, rank: npt.NDArray[np.int64], first: npt.NDArray[np.int64]) -> None:
-    """For each document the most preferred one with the same hash, which is itself where there is none before it.
+    """Find the most preferred document with the same hash for each document, which may be the document itself.
 
     Args:
         spill: records of `HASH_FIELDS`, equal hashes in one part.
-        rank: place of each document in the order of preference.
-        first: filled; the documents themselves before.
+        rank: position of each document in the order of preference.
+        first: filled; initially the number of each document.
     """
     for records in spill.read():
         documents = records["document"]

@@ -1,15 +1,14 @@
-"""Which documents go, and as the copy of which.
+"""Search for duplicates: which documents are removed, and as copies of which.
 
-**Which copy stays.** Documents that pass the rules of their source come before those that do not, so that no document
-is ever dropped as the copy of one that is dropped itself. Where contained documents are asked for, one with more
-shingles comes before one with fewer, because a book has to stay before a page of it can go. Among equals the first in
-the corpus comes first: sources in the order of the configuration, their files sorted, rows as they stand.
+**Which copy is kept.** Documents that pass the rules of their source are preferred to those that do not, so that no
+document is dropped as the copy of one that is dropped itself. If contained documents are removed, those with more
+shingles are preferred, because a book must be kept for its pages to be removed. Otherwise the first document in the
+corpus is preferred: sources in the order of the configuration, their files sorted, rows in their order.
 
-**Memory.** Nothing that is held grows with the corpus. Hashes, bands, sampled shingles, pairs, signatures and shingle
-sets of the candidates lie in files and are worked at in parts of `memory_bytes`; numbers of each document, 85 bytes in
-all, in files that are mapped. One thing cannot be divided: a single group of documents that bands join takes about 600
-bytes for each of them. The shingle sets that pairs are verified with are computed anew from the texts, of those
-documents alone that something proposes, and mapped from a file.
+**Memory** does not grow with the corpus. Hashes, bands, sampled shingles, pairs, signatures and shingle sets of the
+candidates are in files that are processed in parts of `memory_bytes`; 85 bytes for each document are in memory-mapped
+files. Only a single cluster of documents linked by shared bands needs more, about 600 bytes for each document. The
+shingle sets that verify pairs are computed again from the texts, for candidates only, and mapped from a file.
 """
 
 from __future__ import annotations
@@ -38,39 +37,39 @@ from foundation.atomic_files import room_for
 _SHINGLE_BYTES = 8
 _BYTES_PER_ENTRY = 40
 _BYTES_PER_CANDIDATE = 64
-"""What `choose` holds beside shingles and signature."""
+"""Memory of `choose` for each candidate besides shingles and signature."""
 
 
 class OtherTextError(ValueError):
-    """A text is not the one that was measured."""
+    """A text differs from the one that was measured."""
 
 
 @dataclass(frozen=True)
 class Signatures:
-    """What was measured of some documents."""
+    """Signals of some documents."""
 
     start: int
-    """The number of the first one."""
+    """Number of the first document."""
     fails_rules: npt.NDArray[np.bool_]
     hashes: npt.NDArray[np.uint64]
     """`uint64[documents, 2]`, 128 bits of each."""
     shingle_counts: npt.NDArray[np.int64]
     has_signature: npt.NDArray[np.bool_]
-    """Documents without shingles have none, and no similar ones."""
+    """Whether each document has a signature; those without shingles have none, and no similar documents."""
     minima: npt.NDArray[np.uint32]
     """`uint32[documents with a signature, permutations]`"""
     samples: npt.NDArray[np.uint64]
-    """Sampled shingles of all documents, each one's in rising order; needed for containment alone."""
+    """Sampled shingles of all documents, ascending within each; needed for containment only."""
     sample_lengths: npt.NDArray[np.int64]
 
 
 class Finder:
-    """Takes signatures of all documents, says which texts it needs, and decides.
+    """Search over all documents: takes their signatures, returns the candidates whose texts it needs, and decides.
 
     Args:
-        documents: in the corpus; they are numbered in its order.
-        samples: sampled shingles of all documents together; decides the number of files only.
-        scratch: an empty folder for files in between, which may be removed when the evidence has been written.
+        documents: number of documents in the corpus; they are numbered in its order.
+        samples: number of sampled shingles of all documents; affects the number of files only.
+        scratch: empty folder for temporary files, which may be removed when the evidence has been written.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Finder:
         return Spill(self._scratch, name, fields, parts, self._settings.memory_bytes)
 
     def add(self, signed: Signatures) -> None:
-        """Take documents; their hashes, bands and samples are written down in parts."""
+        """Add documents: write their hashes, bands and samples to parts."""
         documents = np.arange(signed.start, signed.start + len(signed.fails_rules), dtype=np.int64)
         self.fails_rules[documents] = signed.fails_rules
         self._shingle_counts[documents] = signed.shingle_counts
@@ -111,7 +110,8 @@ class Finder:
             self._samples.add(part_of(spread, self._samples.parts), signed.samples, owners, asks)
 
     def propose(self) -> npt.NDArray[np.int64]:
-        """The documents that may be similar to others, in their order: candidates, whose texts are needed."""
+        """Return the candidates, in their order: documents that may be similar to others, and whose texts are
+        needed."""
         containment = self._settings.minimum_containment
         documents = len(self.fails_rules)
         self._rank = mapped_zeros(self._scratch / "rank", np.int64, documents)
@@ -128,7 +128,7 @@ class Finder:
 
     @contextmanager
     def taking_candidates(self) -> Iterator[None]:
-        """Within this context `add_candidates` is called, for all candidates in their order."""
+        """Context in which `add_candidates` is called for all candidates, in their order."""
         self._taken = 0
         shingles, minima = self._scratch / "shingles", self._scratch / "minima"
         with (
@@ -140,10 +140,10 @@ class Finder:
         assert self._taken == len(self._candidates), "every candidate has a text"
 
     def add_candidates(self, minima: npt.NDArray[np.uint32], texts: Iterable[bytes]) -> None:
-        """Take signatures and UTF-8 texts of the next candidates.
+        """Add signatures and UTF-8 texts of the next candidates.
 
         Raises:
-            OtherTextError: a text has not as many shingles as were measured.
+            OtherTextError: the number of shingles of a text differs from the measured one.
         """
         self._minima_file.write(minima.tobytes())
         for text in texts:
@@ -156,7 +156,7 @@ class Finder:
             self._taken += 1
 
     def decide(self, advance: Callable[[int], None] = lambda count: None) -> Evidence:
-        """Exact copies, and what is similar enough among the rest.
+        """Decide on all documents: exact copies, and similar ones among the rest.
 
         Args:
             advance: called with the number of candidates done since the last call.
@@ -167,7 +167,7 @@ class Finder:
         for batch in self._groups.batches(
             self._candidates, self._rank, self._shingle_counts, _SHINGLE_BYTES, document_bytes
         ):
-            # mapped for each batch, so that what is read of one is let go before the next
+            # mapped for each batch, so that pages of one are released before the next
             shingles = np.memmap(self._scratch / "shingles", dtype=np.uint64, mode="r")
             minima = np.memmap(self._scratch / "minima", dtype=np.uint32, mode="r").reshape(-1, permutations)
             rows = np.searchsorted(self._candidates, batch.documents)

@@ -1,11 +1,11 @@
-"""Which documents may be similar: buckets that propose pairs, and groups of documents that no bucket joins to others.
+"""Proposals: buckets of documents that may be similar, and clusters of documents linked by shared buckets.
 
-A bucket is a set of documents of which each may be similar to each: those that agree in a band of the signature, or one
-that may be contained in another. Documents that buckets join, directly or through others, make a group; groups have
-nothing to do with one another, so that each is decided by itself, as many at a time as fit in memory. To belong to a
-group decides nothing: it is loose, and `choose` compares the pairs.
+A bucket is a set of documents that may all be similar to one another: those that agree in a band of the signature, or
+one that may be contained in another. Documents linked by shared buckets, directly or through others, are a cluster.
+Clusters are independent, so each is decided by itself, as many at a time as fit in memory. Members of a cluster need
+not be similar: `choose` compares the pairs.
 
-What is known of each document (its group, its batch, whether it has any bucket) lies in files.
+Properties of each document (its cluster, its batch, whether it has any bucket) are in memory-mapped files.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _root(parent: Places, document: int) -> int:
 
 @kernel
 def _unite(parent: Places, documents: Places, starts: Places) -> None:
-    """Join the documents [starts[b], starts[b + 1]) of each bucket; the smallest number stands for a group."""
+    """Link the documents [starts[b], starts[b + 1]) of each bucket; the smallest number identifies a cluster."""
     for bucket in range(starts.shape[0] - 1):
         first = _root(parent, documents[starts[bucket]])
         for k in range(starts[bucket] + 1, starts[bucket + 1]):
@@ -55,8 +55,8 @@ def _divide(
     room: int,
     batch: Places,
 ) -> int:
-    """Fill the batch of each candidate, which is zero at first, groups in the order of their first documents; return
-    how many there are."""
+    """Fill the batch of each candidate, initially zero, with clusters in the order of their first documents; return the
+    number of batches."""
     for document in candidates:
         batch[_root(parent, document)] += shingle_counts[document] * shingle_bytes + document_bytes
     number, used = 0, 0
@@ -75,7 +75,7 @@ def _divide(
 
 @dataclass(frozen=True)
 class Batch:
-    """Some whole groups; documents in the order of preference."""
+    """Some complete clusters; documents in the order of preference."""
 
     documents: npt.NDArray[np.int64]
     entry_starts: npt.NDArray[np.int64]
@@ -85,12 +85,12 @@ class Batch:
 
 
 class Groups:
-    """Collects buckets, then hands out batches.
+    """Collector of buckets, which then yields batches of clusters.
 
     Args:
-        folder: where entries and what is known of documents lie.
-        documents: in the corpus.
-        expected_entries: about how many documents of buckets there will be; decides the number of files only.
+        folder: folder for temporary files.
+        documents: number of documents in the corpus.
+        expected_entries: estimated number of entries (documents of buckets); affects the number of files only.
     """
 
     def __init__(self, folder: Path, documents: int, expected_entries: int, memory_bytes: int) -> None:
@@ -114,7 +114,7 @@ class Groups:
         self._entries.add(documents * self._entries.parts // len(self._parent), documents, buckets)
 
     def candidates(self) -> npt.NDArray[np.int64]:
-        """Documents of any bucket, in the order of the corpus."""
+        """Return the documents of any bucket, in the order of the corpus."""
         path = self._folder / "candidates"
         count = 0
         with room_for(path), open(path, "wb") as file:
@@ -132,12 +132,13 @@ class Groups:
         shingle_bytes: int,
         document_bytes: int,
     ) -> Iterator[Batch]:
-        """Every group once, as many in a batch as the memory holds; one that is larger is a batch of its own.
+        """Yield every cluster once, as many in a batch as fit in memory; a larger cluster is its own batch.
 
         Args:
-            candidates: see there.
-            rank, shingle_counts: of each document of the corpus, its place in the order of preference, its shingles.
-            shingle_bytes, document_bytes: what each shingle and each document takes while it is compared.
+            candidates: result of `candidates`.
+            rank, shingle_counts: position in the order of preference and number of shingles of each document of the
+                corpus.
+            shingle_bytes, document_bytes: memory for each shingle and each document during comparison.
         """
         batch_of = mapped_zeros(self._folder / "batch_of", np.int64, len(self._parent))
         batches = _divide(

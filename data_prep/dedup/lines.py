@@ -1,13 +1,13 @@
-"""Lines that stand in many documents: menus, notices, templates.
+"""Lines shared by many documents: menus, notices, templates.
 
-A line is compared as CCNet does (Wenzek et al. 2020, arXiv:1911.00359, section 3.1; cc_net/text_normalizer.py):
-without white space at its ends, in lower case, each digit as 0, without punctuation and symbols; a line of which
-nothing is left is never a repeat. Only documents that stay are compared, or the lines of a document would go because of
-a copy of it that goes itself. With the scope `site`, lines are equal only within one site: the host of the document's
-address, or its source where it has none of the web; what ten pages of a site share is its template.
+A line is compared as CCNet does (Wenzek et al. 2020, arXiv:1911.00359, section 3.1; cc_net/text_normalizer.py): without
+white space at its ends, in lower case, each digit as 0, without punctuation and symbols; a line that becomes empty is
+never a repeat. Only kept documents are compared; otherwise a removed copy would cost a document its lines. With the
+scope `site`, lines are equal only within one site: the host of the document's address, or its source if it has no web
+address; lines that ten pages of a site share are its template.
 
-Texts are read twice: hashes (64 bits) are written to parts of a file, in which repeats are found part by part; then the
-lines that repeat are found again in the texts. One byte for each line lies in a mapped file.
+Texts are read twice: 64-bit hashes are written to the parts of a file, in which repeats are found part by part; then
+the repeated lines are located in the texts. A memory-mapped file has one byte for each line.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from foundation.atomic_files import whole_file
 from foundation.progress import Progress
 
 LINES = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
-"""Byte ranges of lines that go, in the order of the corpus."""
+"""Columns of the byte ranges of removed lines, in the order of the corpus."""
 LINE_FIELDS = (("key", "<u8"), ("line", "<i8"), ("document", "<i8"))
-"""A record of one line: its hash, its place among all lines, and whose it is."""
+"""Fields of a record: hash of a line, its number among all lines, and its document."""
 _BYTES_PER_LINE = 40
-"""Of text, to guess how many lines there will be; decides the number of parts only."""
+"""Estimated bytes of a line; affects the number of parts only."""
 
 
 @kernel
@@ -93,7 +93,8 @@ def _hash_lines(
 def hash_lines(
     data: npt.NDArray[np.uint8], start: int, stop: int
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Hash of each line of the text at bytes [start, stop), 0 for an empty one; where in the text it lies."""
+    """Return the hash of each line of the text at bytes [start, stop), 0 for an empty one, and where it starts and
+    ends."""
     most = int(np.count_nonzero(data[start:stop] == 0x0A)) + 1
     hashes = np.empty(most, dtype=np.uint64)
     starts, stops = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
@@ -102,12 +103,12 @@ def hash_lines(
 
 
 def mark_repeats(spill: Spill, goes: npt.NDArray[np.uint8], minimum: int, keeps_first: bool) -> None:
-    """Set `goes` to 1 for each line that goes.
+    """Set `goes` to 1 for each line to be removed.
 
     Args:
         spill: records of `LINE_FIELDS` in the order of the corpus, equal keys in one part.
-        minimum: documents in which a line must stand to be a repeat; what one repeats by itself counts once.
-        keeps_first: the lines of the first of these documents stay.
+        minimum: number of documents that must contain a line; repeats within one document count once.
+        keeps_first: keep the line in the first of these documents.
     """
     for records in spill.read():
         records = records[np.argsort(records["key"], kind="stable")]  # equal ones in the order of the corpus
@@ -125,7 +126,7 @@ def mark_repeats(spill: Spill, goes: npt.NDArray[np.uint8], minimum: int, keeps_
 
 
 def site_of(url: str, source: str) -> str:
-    """Where a document was published: the host of an address of the web without `www.`, else its source."""
+    """Return the site of a document: the host of its web address without `www.`, else its source."""
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.scheme in ("http", "https") else None
@@ -143,12 +144,12 @@ def write_line_cuts(
     stays: Callable[[int, int], npt.NDArray[np.bool_]],
     scratch: Path,
 ) -> int:
-    """Write the ranges of lines that go, of documents that stay; return their number.
+    """Write the ranges of removed lines of kept documents; return their number.
 
     Args:
         shard_bounds: documents of shard s are [shard_bounds[s], shard_bounds[s + 1]).
-        stays: which of the documents [start, stop) stay.
-        scratch: a folder for files in between.
+        stays: returns which of the documents [start, stop) are kept.
+        scratch: folder for temporary files.
     """
     text_bytes = sum(shard.raw_bytes for shard in shards)
     record_bytes = np.dtype(list(LINE_FIELDS)).itemsize
@@ -180,7 +181,7 @@ def write_line_cuts(
                 seen += len(hashes)
                 if not cut.any():
                     continue
-                if not (~cut & (hashes != 0)).any():  # with every line that says anything, the blank ones go as well
+                if not (~cut & (hashes != 0)).any():  # if no other line is left, blank ones are removed too
                     cut |= True
                 ids += [document_id(shard.name, row)] * int(cut.sum())
                 ranges.append(np.stack((starts[cut], stops[cut]), axis=1))
@@ -199,7 +200,7 @@ def _lines(
     bounds: npt.NDArray[np.int64],
     stays: Callable[[int, int], npt.NDArray[np.bool_]],
 ) -> Iterator[tuple[int, int, np.uint64, npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Of each document of a shard that stays: its number, row, hash of the site, and its lines."""
+    """Yield number, row, hash of the site and lines of each kept document of a shard."""
     start, stop = bounds.tolist()
     rows = np.flatnonzero(stays(start, stop))
     for row, (text, url) in zip(rows.tolist(), read_texts(run, shard, rows), strict=True):

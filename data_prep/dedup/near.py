@@ -14,7 +14,7 @@ from data_prep.dedup.spill import Spill
 from data_prep.kernels.kernel import Hashes, kernel, read_only
 
 BAND_FIELDS = (("key", "<u8"), ("document", "<i8"))
-"""A record of one band of a document."""
+"""Fields of a record: hash of a band of a document."""
 
 
 @kernel
@@ -30,7 +30,7 @@ def _hash_bands(minima: npt.NDArray[np.uint32], rows: int, keys: Hashes) -> None
 
 
 def band_keys(minima: npt.NDArray[np.uint32], bands: int, rows: int) -> npt.NDArray[np.uint64]:
-    """A hash of each band of each signature, `uint64[documents, bands]`; those of different bands differ.
+    """Return a hash of each band of each signature, `uint64[documents, bands]`; the index of the band is part of it.
 
     Args:
         minima: signatures, `uint32[documents, bands * rows]`.

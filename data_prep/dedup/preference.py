@@ -1,4 +1,4 @@
-"""Which of two copies stays: the place of each document in the order of preference."""
+"""Order of preference of documents: of two copies, the earlier one is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from data_prep.kernels.kernel import Flags, Places, kernel, part
 
 @part
 def _place(fails_rules: bool, size: int, places: Places) -> tuple[int | np.int64, int]:
-    """Where equals of a document are counted; without an order by size all are of one."""
+    """Return the cell in which documents of equal preference are counted; without an order by size, all have the same
+    size."""
     return np.int64(fails_rules), max(places.shape[1] - 1 - size, 0)
 
 
@@ -31,9 +32,9 @@ def _take(fails_rules: Flags, sizes: Places, places: Places, rank: Places) -> No
 def rank_documents(
     fails_rules: npt.NDArray[np.bool_], sizes: npt.NDArray[np.int64], larger_first: bool, rank: npt.NDArray[np.int64]
 ) -> None:
-    """Those that pass their rules first, of these the larger ones where asked for, of equals the first in the corpus.
+    """Rank documents: those that pass their rules first, then optionally by size, then in the order of the corpus.
 
-    Sorted by counting: two passes over the documents, and 16 bytes of memory for each size up to the largest.
+    This is a counting sort: two passes over the documents, and 16 bytes of memory for each size up to the largest.
 
     Args:
         sizes: not negative. rank: filled, the place of each document.
@@ -41,5 +42,5 @@ def rank_documents(
     places = np.zeros((2, int(sizes.max(initial=0)) + 1 if larger_first else 1), dtype=np.int64)
     _count(fails_rules, sizes, places)
     counts = places.ravel()
-    counts[:] = np.cumsum(counts) - counts  # from here on where the next one of a kind goes
+    counts[:] = np.cumsum(counts) - counts  # from here on the rank of the next document of each cell
     _take(fails_rules, sizes, places, rank)

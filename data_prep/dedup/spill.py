@@ -1,10 +1,10 @@
-"""What lies on disk, so that memory does not grow with the corpus.
+"""Data on disk, so that memory does not grow with the corpus.
 
-**Records**, divided into parts that fit in memory: whatever has to meet (equal hashes, entries of one group) falls into
-the same part. What is written is buffered; each part is then read, sorted and left behind before the next one.
+**Records**, divided into parts that fit in memory: records that must be compared (equal hashes, entries of one cluster)
+are in the same part. Writes are buffered; parts are then read and sorted one at a time.
 
-**Numbers of documents**, in files that are mapped into memory: the system keeps there what there is room for, and takes
-it away again when others need the room.
+**Arrays of one number for each document**, in memory-mapped files: the system caches as much of them as it has memory
+for.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from data_prep.kernels.kernel import kernel
 from foundation.atomic_files import room_for
 
 _COPIES = 6
-"""Of a part in memory while it is sorted: the records, their columns, the order, what is gathered by it."""
+"""Copies of a part in memory while it is sorted: records, columns, order, and gathered columns."""
 _MOST_PARTS = 4096
 DOCUMENTS_AT_A_TIME = 1 << 16
-"""Of numbers that are gone through from the first document to the last."""
+"""Number of documents that are processed together."""
 
 
 def parts_for(records: int, record_bytes: int, memory_bytes: int) -> int:
-    """Parts of so many records of which each can be sorted within the memory."""
+    """Return the number of parts so that each can be sorted in memory."""
     return min(max(1, -(-records * record_bytes * _COPIES // memory_bytes)), _MOST_PARTS)
 
 
 def part_of(keys: npt.NDArray[np.uint64], parts: int) -> npt.NDArray[np.int64]:
-    """The part of each 64-bit hash: equal ones together, all alike in size."""
+    """Return the part of each 64-bit hash: equal hashes are in the same part, and parts are of about equal size."""
     return (((keys >> np.uint64(32)) * np.uint64(parts)) >> np.uint64(32)).astype(np.int64)
 
 
 def mapped_zeros(path: Path, dtype: type, count: int) -> npt.NDArray[Any]:
-    """So many zeros in a new file.
+    """Map a new file of zeros.
 
     Raises:
         NoRoomError: the disk is full.
@@ -46,13 +46,13 @@ def mapped_zeros(path: Path, dtype: type, count: int) -> npt.NDArray[Any]:
     if count == 0:
         return np.zeros(0, dtype)
     with room_for(path), open(path, "wb") as file:
-        # taken now, where a full disk is an error: writing to a map of what is not there kills the process
+        # allocated now, while a full disk raises an error: writing to an unallocated page of a map kills the process
         os.posix_fallocate(file.fileno(), 0, count * np.dtype(dtype).itemsize)
     return np.asarray(np.memmap(path, dtype=dtype, mode="r+"))
 
 
 def mapped_numbers(path: Path, count: int) -> npt.NDArray[np.int64]:
-    """The numbers 0, 1, 2 and so on in a new file; raises as `mapped_zeros`."""
+    """Map a new file of the numbers 0, 1, 2, …; raises as `mapped_zeros`."""
     numbers = mapped_zeros(path, np.int64, count)
     _number(numbers)
     return numbers
@@ -65,11 +65,11 @@ def _number(numbers: npt.NDArray[np.int64]) -> None:
 
 
 class Spill:
-    """Records of one kind in numbered parts, each a file in `folder`.
+    """Records of one type in numbered parts, each a file in `folder`.
 
     Args:
         fields: names and numpy types of a record.
-        memory_bytes: of which an eighth holds what is not written yet.
+        memory_bytes: an eighth of it is the write buffer.
     """
 
     def __init__(self, folder: Path, name: str, fields: Sequence[tuple[str, str]], parts: int, memory_bytes: int):
@@ -81,7 +81,7 @@ class Spill:
         self._held_bytes = 0
 
     def add(self, part: npt.NDArray[np.int64], *columns: npt.NDArray[np.generic]) -> None:
-        """Append records, given by their fields; `part[k]` says where record k belongs."""
+        """Append records, given by their fields; record k belongs to part `part[k]`."""
         records = np.empty(len(part), dtype=self._type)
         for name, column in zip(self._type.names or (), columns, strict=True):
             records[name] = column
@@ -91,14 +91,15 @@ class Spill:
             self._flush()
 
     def read(self) -> Iterator[npt.NDArray[np.void]]:
-        """The records of each part that has any, in the order in which they were added; they are removed behind."""
+        """Yield the records of each non-empty part, in the order in which they were added; a part is removed once
+        read."""
         for part in range(self.parts):
             records = self.read_part(part)
             if len(records):
                 yield records
 
     def read_part(self, part: int) -> npt.NDArray[np.void]:
-        """The records of one part, which is removed."""
+        """Return the records of one part, and remove its file."""
         self._flush()
         path = self._path(part)
         if not path.is_file():
@@ -123,4 +124,4 @@ class Spill:
         for number in np.unique(part).tolist():
             path = self._path(number)
             with room_for(path), open(path, "ab") as file:
-                file.write(records[cuts[number] : cuts[number + 1]].tobytes())  # tofile() does not say why it fails
+                file.write(records[cuts[number] : cuts[number + 1]].tobytes())  # tofile() does not report why it fails

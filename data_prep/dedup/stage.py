@@ -1,6 +1,6 @@
-"""The deduplicating stage: from the files of signals to those of removals, pairs and lines.
+"""The dedup stage: signals to removals, pairs and lines.
 
-What is a duplicate and which copy stays is said in `find`.
+`find` defines duplicates and which copy is kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ UNIT = "all"
 
 
 def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
-    """What removals depend on: signals and texts, similarity, and the rules, which decide which copy is preferred."""
+    """Return the stage with what removals depend on: signals and texts, similarity, and the rules, which decide which
+    copy is preferred."""
     shards = load_manifest(run).shard_names
     settings = {
         "fingerprints": config.fingerprints.model_dump(mode="json"),
@@ -44,17 +45,17 @@ def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
 
 
 def dedup(config: DataConfig, run: RunDirectory) -> None:
-    """Write `dedup/pairs.parquet`, `dedup/removals.parquet` and, where asked for, `dedup/lines.parquet`.
+    """Write `dedup/pairs.parquet`, `dedup/removals.parquet` and, if lines are cut, `dedup/lines.parquet`.
 
     A source that loses more than `dedup.alarm_share` is named on standard error and in the commit record.
 
     Raises:
-        StaleOutputError: removals on disk were made with other settings or from other signals.
-        ValueError: the measuring stage is not complete, or a file of it cannot be read.
+        StaleOutputError: removals on disk are from other settings or signals.
+        ValueError: the measure stage is not complete, or one of its files cannot be read.
     """
     stage = dedup_stage(config, run)
     if stage.is_done(UNIT):
-        print("dedup: done already")
+        print("dedup: already done")
         return
     shards = load_manifest(run).shards
     records = read_records(run, "measure")
@@ -90,7 +91,7 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
 
 
 def _read_shard(config: DataConfig, run: RunDirectory, shard: Shard, start: int) -> Signatures:
-    """What the finder needs of the documents of one shard, which are numbered from `start`."""
+    """Read the signatures of one shard, whose documents are numbered from `start`."""
     rules = rules_of_source(config, shard.source)
     asked = {"language", *(rule.signal for rule in rules)}
     names = asked | {"exact_hash", "shingle_count", "minhash"}
@@ -123,7 +124,7 @@ def _add_candidates(
     finder: Finder,
     permutations: int,
 ) -> None:
-    """Hand the signatures and the texts of the candidates to the finder."""
+    """Pass signatures and texts of the candidates to the finder."""
     with finder.taking_candidates(), Progress("dedup: read candidates", len(candidates), "documents") as progress:
         for s, shard in enumerate(shards):
             start, stop = np.searchsorted(candidates, shard_bounds[s : s + 2])
@@ -135,7 +136,7 @@ def _add_candidates(
                 finder.add_candidates(minima, (text for text, _ in read_texts(run, shard, rows)))
             except OtherTextError as error:
                 raise ValueError(
-                    f"{run.corpus / shard.name}.parquet: {error}; `--restart measure` measures anew"
+                    f"{run.corpus / shard.name}.parquet: {error}; `--restart measure` measures again"
                 ) from None
             progress.advance(int(stop - start))
 
@@ -146,7 +147,7 @@ def _read_signals(run: RunDirectory, shard: Shard, names: Sequence[str]) -> pa.T
         return read_columns(path, names).combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew"
+            f"{path}: not a readable file of signals ({error}); `--restart measure` writes it again"
         ) from error
 
 
@@ -156,13 +157,13 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _signatures(table: pa.Table, permutations: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint32]]:
-    """Which documents have a signature, as those without shingles have none; the signatures of those that do."""
+    """Return which documents have a signature (those with shingles), and the signatures of these."""
     lists = table.column("minhash")
     return pc.list_value_length(lists).to_numpy() > 0, _flat(lists).to_numpy().reshape(-1, permutations)
 
 
 def _fixed_bytes(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
-    """The bytes of a column of fixed width, one value after the other."""
+    """Return the bytes of a column of fixed width, concatenated."""
     width = column.type.byte_width
     parts = [
         np.frombuffer(chunk.buffers()[1], dtype=np.uint8)[chunk.offset * width : (chunk.offset + len(chunk)) * width]
@@ -179,7 +180,7 @@ def _alarms(
     shard_bounds: npt.NDArray[np.int64],
     alarm_share: float,
 ) -> dict[str, int]:
-    """Name each source that loses too much; counts `removed:<source>` and, where it does, `alarm:<source>`."""
+    """Warn of each source that loses too much; return the counts `removed:<source>` and `alarm:<source>`."""
     total: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     for s, shard in enumerate(shards):

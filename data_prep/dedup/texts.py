@@ -1,4 +1,4 @@
-"""Texts of some documents of a shard."""
+"""Reading of texts of some documents of a shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_prep.run.manifest import Shard
 
 
 def read_texts(run: RunDirectory, shard: Shard, rows: npt.NDArray[np.int64]) -> Iterator[tuple[bytes, str]]:
-    """The UTF-8 text and the address of some rows of a document shard, given in rising order.
+    """Yield the UTF-8 text and the URL of some rows of a document shard, given in ascending order.
 
     Raises:
         ValueError: the shard cannot be read.
@@ -33,5 +33,5 @@ def read_texts(run: RunDirectory, shard: Shard, rows: npt.NDArray[np.int64]) -> 
                 before = after
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew"
+            f"{path}: not a readable document shard ({error}); `--restart extract` writes it again"
         ) from error

@@ -1,1 +1,1 @@
-"""Token files: Megatron's `.bin/.idx` pair, its reader, its writer, and the stage that fills it."""
+"""Token files: the format of Megatron's `.bin/.idx` pair, its reader and its writer."""

@@ -1,7 +1,7 @@
-"""Token files that were made elsewhere: what is in them, and a copy that keeps our rules.
+"""Token files from elsewhere: verification, and conversion to our rules.
 
-Our rules: a document is one sequence, it ends with the end-of-document token, which stands nowhere else in it, and
-every id is in the vocabulary. Megatron's files may break each of them; datatrove's and nanotron's are of another
+Our rules: a document is one sequence, it ends with the end-of-document token, which occurs nowhere else in it, and
+every id is in the vocabulary. Megatron's files may violate each of them; datatrove's and nanotron's have another
 format, `<prefix>.ds` with the bare tokens and `<prefix>.ds.index` with the end of each document, uint64.
 """
 
@@ -24,19 +24,19 @@ _EXAMPLES = 5
 
 @dataclass
 class Findings:
-    """What `verify` counts. Document numbers of the first few are kept for each fault."""
+    """Counts of `verify`, with the numbers of the first few documents for each fault."""
 
     documents: int = 0
     tokens: int = 0
     highest_id: int = -1
     empty: int = 0
-    """Documents without a token; a copy leaves them out."""
+    """Documents without a token; a copy omits them."""
     without_end: int = 0
     """Documents that do not end with the end-of-document token; a copy appends it."""
     end_inside: int = 0
-    """Documents with an end-of-document token before their end: several in one; a copy divides them."""
+    """Documents with an end-of-document token before their end, which are several in one; a copy divides them."""
     outside_vocabulary: int = 0
-    """Documents with an id that the vocabulary does not have; these cannot be copied."""
+    """Documents with an id outside the vocabulary; these cannot be copied."""
     several_sequences: int = 0
     """Documents of more than one sequence; a copy joins them."""
     examples: dict[str, list[int]] | None = None
@@ -87,16 +87,16 @@ def verify(prefix: Path, vocabulary_size: int, end_of_document: int) -> Findings
 
 
 def convert(prefix: Path, output: Path, vocabulary_size: int, end_of_document: int) -> dict[str, Any]:
-    """Write a copy that keeps our rules; documents stay in their order.
+    """Write a copy that follows our rules, with documents in the same order.
 
     Returns:
-        Counts: documents and tokens read and written, ends appended, documents divided, empty ones left out; checksums.
+        Counts: documents and tokens read and written, ends appended, documents divided, empty ones omitted; checksums.
 
     Raises:
-        TokenFileError: damaged files, an id outside the vocabulary, or an output on top of the input.
+        TokenFileError: damaged files, an id outside the vocabulary, or the output is the input.
     """
     if bin_path(output).resolve() == bin_path(prefix).resolve():
-        raise TokenFileError(f"{bin_path(output)}: is the input; give another output")
+        raise TokenFileError(f"{bin_path(output)} is the input; give another output")
     counts = {"documents_read": 0, "tokens_read": 0, "ends_appended": 0, "divided": 0, "empty": 0}
     with IndexedDatasetWriter(output, vocabulary_size) as writer:
         for tokens, _ in documents_of(prefix):
@@ -120,7 +120,7 @@ def convert(prefix: Path, output: Path, vocabulary_size: int, end_of_document: i
 
 
 def documents_of(prefix: Path) -> Iterator[tuple[npt.NDArray[Any], int]]:
-    """Tokens of each document, and of how many sequences it is made.
+    """Yield the tokens of each document and its number of sequences.
 
     Raises:
         TokenFileError: missing or damaged files.
@@ -133,12 +133,12 @@ def documents_of(prefix: Path) -> Iterator[tuple[npt.NDArray[Any], int]]:
             yield dataset.document(i), int(dataset.document_bounds[i + 1] - dataset.document_bounds[i])
         return
     if not index.is_file():
-        raise TokenFileError(f"{index}: no such file; it holds the ends of the documents of {flat.name}")
+        raise TokenFileError(f"{index}: no such file; it should have the ends of the documents of {flat.name}")
     ends = np.fromfile(index, "<u8").astype(np.int64)
     item, rest = divmod(flat.stat().st_size, int(ends[-1])) if len(ends) and ends[-1] else (0, 1)
     if rest or item not in (2, 4) or np.any(np.diff(ends) < 0):
         raise TokenFileError(
-            f"{flat}: {flat.stat().st_size} bytes do not hold the {int(ends[-1]) if len(ends) else 0} tokens of 2 or 4 "
+            f"{flat}: {flat.stat().st_size} bytes are not the {int(ends[-1]) if len(ends) else 0} tokens of 2 or 4 "
             f"bytes that {index.name} ends with, or the ends do not ascend"
         )
     tokens = np.asarray(np.memmap(flat, f"<u{item}", "r"))

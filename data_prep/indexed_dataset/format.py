@@ -1,6 +1,6 @@
-"""The layout of Megatron's `.bin/.idx` pair, byte by byte.
+"""The byte layout of Megatron's `.bin/.idx` pair.
 
-`.bin` is the flat stream of token ids. `.idx`, everything little-endian:
+`.bin` is the flat stream of token ids. `.idx` is, in little-endian order:
 
     9 bytes   magic `MMIDIDX\\0\\0`
     8 bytes   version, 1
@@ -13,10 +13,10 @@
 
 In files of ours a document is one sequence. A third section of S int8 "modes" exists in multimodal files only.
 
-`.loss_mask`, ours, beside the two where not every token is to be learnt: a byte for each token of `.bin`, 1 where the
-loss counts its prediction and 0 where it does not.
+`.loss_mask` is our addition, if the loss excludes some tokens: a byte for each token of `.bin`, 1 if the loss counts
+its prediction, else 0.
 
-Source: megatron-core 0.16.1, `megatron/core/datasets/indexed_dataset.py`, which the tests hold this to.
+Source: megatron-core 0.16.1, `megatron/core/datasets/indexed_dataset.py`, with which tests compare this.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ TOKEN_DTYPES: dict[int, np.dtype[Any]] = {
     5: np.dtype("<i8"),
     8: np.dtype("<u2"),
 }
-"""Integer token types by their code; codes 6 and 7 are floating point, which no token stream is."""
+"""Integer token types by their code; codes 6 and 7 are floating point, which token streams do not use."""
 
 
 class TokenFileError(ValueError):
-    """A `.bin/.idx` pair is damaged, incomplete or of an unknown kind; the message names the file and the numbers."""
+    """A `.bin/.idx` pair is damaged, incomplete or of an unknown kind; the message names the file and the values."""
 
 
 def bin_path(prefix: Path) -> Path:
-    """`<prefix>.bin`; the prefix may itself hold dots (`wiki.heldout`)."""
+    """Return `<prefix>.bin`; the prefix may contain dots (`wiki.heldout`)."""
     return Path(f"{prefix}.bin")
 
 
 def idx_path(prefix: Path) -> Path:
-    """`<prefix>.idx`."""
+    """Return `<prefix>.idx`."""
     return Path(f"{prefix}.idx")
 
 
 def loss_mask_path(prefix: Path) -> Path:
-    """`<prefix>.loss_mask`."""
+    """Return `<prefix>.loss_mask`."""
     return Path(f"{prefix}.loss_mask")
 
 
 def token_dtype(vocabulary_size: int) -> np.dtype[Any]:
-    """The type of one token: uint16 below 65,500 entries, else int32.
+    """Return the type of a token: uint16 below 65,500 entries, else int32.
 
-    Megatron draws the line at 65,500 and not at 65,536; readers there rely on nothing, but tools compare the bytes.
+    Megatron's limit is 65,500 and not 65,536; its readers do not depend on it, but tools compare bytes.
     """
     if vocabulary_size < 1:
         raise ValueError(f"vocabulary_size {vocabulary_size} must be positive")
@@ -103,12 +103,12 @@ class IndexHeader:
 
     @property
     def file_bytes(self) -> int:
-        """Size of the whole `.idx` file."""
+        """Size of the `.idx` file."""
         return self.documents_offset + (self.documents + 1) * POINTER_DTYPE.itemsize
 
 
 def read_header(path: Path) -> IndexHeader:
-    """The header of an `.idx` file, after checking it against the size of the file.
+    """Read the header of an `.idx` file and check it against the size of the file.
 
     Raises:
         TokenFileError: not an index, another version, an unknown token type, or more or fewer bytes than it announces.
@@ -132,7 +132,7 @@ def read_header(path: Path) -> IndexHeader:
         raise TokenFileError(f"{path}: announces 0 document boundaries; even an index without documents has 1")
     header = IndexHeader(TOKEN_DTYPES[code], sequences, documents_and_one - 1)
     if file_bytes == header.file_bytes + sequences and sequences:
-        raise TokenFileError(f"{path}: a multimodal index (it holds a mode for each sequence); only text is read here")
+        raise TokenFileError(f"{path}: a multimodal index (it has a mode for each sequence); only text is supported")
     if file_bytes != header.file_bytes:
         damage = "truncated" if file_bytes < header.file_bytes else "too long"
         raise TokenFileError(

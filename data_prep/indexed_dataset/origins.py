@@ -1,7 +1,7 @@
-"""Where the documents of a token file come from: `<prefix>.origins.npy` beside `<prefix>.bin`.
+"""Origins of the documents of a token file: `<prefix>.origins.npy` beside `<prefix>.bin`.
 
-int64, one for each document in the order of the file: number of its shard << 32 | its row in the shard. With the name
-of the source that is the document's id, by which text, URL and signals are found.
+An int64 for each document in the order of the file: number of its shard << 32 | its row in the shard. Together with the
+name of the source this is the document's id, by which text, URL and signals are found.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _IDENTITY = re.compile(r".+-(\d+)/(\d+)")
 
 
 def origins_path(prefix: Path) -> Path:
-    """`<prefix>.origins.npy`; the prefix may itself hold dots."""
+    """Return `<prefix>.origins.npy`; the prefix may contain dots."""
     return Path(f"{prefix}.origins.npy")
 
 
 def pack(identities: Iterable[str]) -> npt.NDArray[np.int64]:
-    """Ids, `<source>-<shard>/<row>`, as numbers."""
+    """Encode ids, `<source>-<shard>/<row>`, as numbers."""
     shards: dict[str, int] = {}
     packed = []
     for identity in identities:
@@ -40,7 +40,7 @@ def pack(identities: Iterable[str]) -> npt.NDArray[np.int64]:
 
 
 def write_origins(prefix: Path, packed: npt.NDArray[np.int64], new_file: NewFile = whole_file) -> Path:
-    """Write the file of a prefix, whole or not at all."""
+    """Write the file of a prefix atomically."""
     path = origins_path(prefix)
     write_array(path, packed, new_file)
     return path
@@ -50,24 +50,24 @@ class Origins:
     """Ids of the documents of a token file.
 
     Args:
-        prefix: of the token file, without `.bin`.
-        source: name of the source that the file holds.
-        documents: how many documents the token file has.
+        prefix: path of the token file, without `.bin`.
+        source: name of the source of the file.
+        documents: number of documents in the token file.
 
     Raises:
-        TokenFileError: there is no such file, or it is of another token file.
+        TokenFileError: there is no such file, or it belongs to another token file.
     """
 
     def __init__(self, prefix: Path, source: str, documents: int) -> None:
         path = origins_path(prefix)
         if not path.is_file():
-            raise TokenFileError(f"{path}: no such file; only `altiplano data tokenize` knows where documents are from")
+            raise TokenFileError(f"{path}: no such file; only `altiplano data tokenize` writes it")
         self.source = source
         self.packed: npt.NDArray[np.int64] = np.load(path, mmap_mode="r")
         if len(self.packed) != documents:
             raise TokenFileError(f"{path}: {len(self.packed)} documents, but the token file beside it has {documents}")
 
     def identity(self, document: int) -> str:
-        """Id of a document, as the corpus, the ledger and `why` have it."""
+        """Return the id of a document, as in the corpus, the ledger and `why`."""
         packed = int(self.packed[document])
         return f"{self.source}-{packed >> 32:05d}/{packed & 0xFFFFFFFF:07d}"

@@ -1,4 +1,4 @@
-"""A random order of any number of things that takes no memory and no time to set up."""
+"""Random permutations of any size that need no memory and no time to set up."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _ROUNDS = 6
 
 
 class KeyedPermutation:
-    """A permutation of range(size), computed entry by entry.
+    """Permutation of range(size), computed entry by entry.
 
     A Feistel network over pairs (left, right) with left < a, right < b and a * b >= size: in turn, one half is shifted
     by a hash of the other, modulo its own range, which can be undone and hence is a bijection. a and b are chosen so
-    that a * b exceeds the size by less than its root; the few results beyond the size are sent through again until
-    they fall inside ("cycle walking"), which keeps it a bijection.
+    that a * b exceeds the size by less than its root; the few results beyond the size are permuted again until they are
+    inside ("cycle walking"), which preserves the bijection.
 
     Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains", CT-RSA 2002, methods 2 and 3. The rounds
-    hash with the finaliser of SplitMix64: this has to look random, not to withstand an attacker.
+    hash with the finaliser of SplitMix64: the order must look random, but need not resist an attacker.
 
     Args:
         size: 1 to 2**62.
-        key: any text; another key gives another permutation.
+        key: any text; different keys give different permutations.
     """
 
     def __init__(self, size: int, key: str) -> None:
@@ -38,10 +38,10 @@ class KeyedPermutation:
         self._keys = np.frombuffer(raw, "<u8")
 
     def __call__(self, positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """What stands at these positions, any shape; positions in [0, size)."""
+        """Return the entries at positions in [0, size), of any shape."""
         given = np.asarray(positions, np.int64)
         if given.size and not (int(given.min()) >= 0 and int(given.max()) < self.size):
-            raise ValueError(f"positions must lie in [0, {self.size}), not in [{given.min()}, {given.max()}]")
+            raise ValueError(f"positions must be in [0, {self.size}), not in [{given.min()}, {given.max()}]")
         result = self._once(given.ravel().astype(np.uint64))
         outside = np.flatnonzero(result >= self.size)
         while len(outside):

@@ -1,4 +1,5 @@
-"""Reads a `.bin/.idx` pair through memory maps; opening costs the same for a thousand tokens and for a trillion."""
+"""Reader of a `.bin/.idx` pair through memory maps; opening takes the same time for a thousand tokens as for a
+trillion."""
 
 from __future__ import annotations
 
@@ -25,22 +26,23 @@ from data_prep.indexed_dataset.format import (
 )
 
 _CHECKED_ON_OPENING = 1 << 22
-"""Up to this many sequences the whole index is checked on opening (some 20 ms); beyond it, its ends."""
+"""Largest number of sequences whose whole index is checked on opening (some 20 ms); of a larger one, only its ends
+are."""
 
 _CHUNK = 1 << 22
 
 
 class IndexedDataset:
-    """The documents of a token file, and the flat stream that they make.
+    """Documents of a token file, and the flat stream of their tokens.
 
-    A document is what lies between two document boundaries: one sequence in our files, one or more in others'.
-    Arrays that are returned are read-only views of the file; nothing is held in memory.
+    A document is the sequences between two document boundaries: one in our files, one or more in others'. Returned
+    arrays are read-only views of the file; nothing is loaded into memory.
 
     Args:
         prefix: path without `.bin`.
 
     Raises:
-        TokenFileError: a file is missing, truncated, or does not fit the other one.
+        TokenFileError: a file is missing, truncated, or does not match the other one.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -52,17 +54,17 @@ class IndexedDataset:
         header = read_header(index)
         self.dtype: np.dtype[Any] = header.dtype
         self._documents = header.documents
-        # One map for its three parts: a process may have 65,530, and there may be thousands of datasets.
+        # One map for its three parts: a process may have 65,530 maps, and there may be thousands of datasets.
         content = _map(index, np.dtype(np.uint8), header.file_bytes)
         self.sequence_sizes: npt.NDArray[np.int32] = np.frombuffer(
             content, SIZE_DTYPE, header.sequences, header.sizes_offset
         )
-        """Tokens of each sequence, [sequences]."""
+        """Number of tokens of each sequence, [sequences]."""
         self._pointers = np.frombuffer(content, POINTER_DTYPE, header.sequences, header.pointers_offset)
         self.document_bounds: npt.NDArray[np.int64] = np.frombuffer(
             content, POINTER_DTYPE, header.documents + 1, header.documents_offset
         )
-        """First sequence of each document and, last, the number of sequences, [documents + 1]."""
+        """First sequence of each document, followed by the number of sequences, [documents + 1]."""
         self._bin_bytes = data.stat().st_size
         self._check_ends()
         if header.sequences <= _CHECKED_ON_OPENING:
@@ -85,18 +87,18 @@ class IndexedDataset:
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """Tokens of each document, [documents], computed on each call."""
+        """Number of tokens of each document, [documents], computed on each call."""
         totals = np.zeros(len(self.sequence_sizes) + 1, np.int64)
         np.cumsum(self.sequence_sizes, out=totals[1:])
         return np.diff(totals[self.document_bounds])
 
     def document(self, i: int) -> npt.NDArray[Any]:
-        """Tokens of document `i`, its end-of-document token included."""
+        """Return the tokens of document `i`, including its end-of-document token."""
         start, stop = self.document_range(i)
         return self._tokens[start:stop]
 
     def document_range(self, i: int) -> tuple[int, int]:
-        """Where document `i` lies in the stream: tokens [start, stop)."""
+        """Return the range of document `i` in the stream: tokens [start, stop)."""
         if not 0 <= i < self._documents:
             raise IndexError(f"{self.prefix}: no document {i}; there are {self._documents}")
         return self._sequence_start(int(self.document_bounds[i])), self._sequence_start(
@@ -104,7 +106,7 @@ class IndexedDataset:
         )
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Tokens [start, stop) of the stream, across documents."""
+        """Return tokens [start, stop) of the stream, across documents."""
         if not 0 <= start <= stop <= self.token_count:
             raise IndexError(f"{self.prefix}: no tokens [{start}, {stop}); there are {self.token_count}")
         return self._tokens[start:stop]
@@ -115,21 +117,23 @@ class IndexedDataset:
         return self._loss_mask is not None
 
     def loss_mask(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Whether the loss counts the prediction of each of the tokens [start, stop); all True without a mask."""
+        """Return whether the loss counts the prediction of each of the tokens [start, stop); all True without a
+        mask."""
         if self._loss_mask is None:
             return np.ones(stop - start, np.bool_)
         return self._loss_mask[start:stop]
 
     def document_at(self, token: int) -> int:
-        """The document that holds this token of the stream. Logarithmic in the number of documents."""
+        """Return the document that contains this token of the stream, in logarithmic time."""
         if not 0 <= token < self.token_count:
             raise IndexError(f"{self.prefix}: no token {token}; there are {self.token_count}")
-        # bisect and not np.searchsorted: the maps are not aligned to 8 bytes, so that numpy would copy all of them.
+        # bisect and not np.searchsorted: the maps are not aligned to 8 bytes, so numpy would copy all of them.
         sequence = bisect_right(self._pointers, token * self.dtype.itemsize) - 1
         return bisect_right(self.document_bounds, sequence) - 1
 
     def document_starts(self, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """First tokens of the documents that begin in [start, stop), in order; an empty document has none."""
+        """Return the first tokens of the documents that begin in [start, stop), in order; an empty document has
+        none."""
         if start >= stop:
             return np.empty(0, np.int64)
         bounds = self.document_bounds[self.document_at(start) : self.document_at(stop - 1) + 1].astype(np.int64)
@@ -141,7 +145,7 @@ class IndexedDataset:
         """Check every entry of the index: sizes add up to `.bin`, offsets follow from sizes, boundaries ascend.
 
         Raises:
-            TokenFileError: naming the file, the first entry that is wrong, and what would be right.
+            TokenFileError: an entry is wrong; names the file, the first such entry, and what would be right.
         """
         index, count, item = idx_path(self.prefix), len(self.sequence_sizes), self.dtype.itemsize
         offset = 0
@@ -156,7 +160,7 @@ class IndexedDataset:
             if len(differs):
                 wrong = int(differs[0])
                 raise TokenFileError(
-                    f"{index}: sequence {start + wrong} is said to begin at byte "
+                    f"{index}: sequence {start + wrong} begins at byte "
                     f"{int(self._pointers[start + wrong])}, but the sizes before it add up to {int(right[wrong])}"
                 )
             offset = int(ends[-1])
@@ -197,7 +201,7 @@ class IndexedDataset:
 def _map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
     if count == 0:  # an empty range cannot be mapped
         return np.empty(0, dtype)
-    # Not np.memmap: slicing that costs ten times as much, and it keeps the file open, of which there may be thousands.
+    # Not np.memmap: its slicing takes ten times as long, and it keeps the file open, of which there may be thousands.
     size = count * dtype.itemsize
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size < size:
@@ -210,7 +214,7 @@ def _map(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
             reason += "; this process may have mapped as many files as the system allows, see `sysctl vm.max_map_count`"
         raise OSError(number, reason, str(path))
     content = (ctypes.c_uint8 * size).from_address(address)
-    # Not at exit: a thread that makes batches may still be reading then, and the system unmaps it all the same.
+    # Not at exit: a thread that makes batches may still be reading then, and the system unmaps it anyway.
     weakref.finalize(content, _LIBC.munmap, address, size).atexit = False
     array = np.frombuffer(memoryview(content), dtype, count)
     array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Writes a `.bin/.idx` pair as a stream: flat memory in tokens, 4 bytes per document."""
+"""Streaming writer of a `.bin/.idx` pair: its memory does not grow with tokens, and takes 4 bytes per document."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from data_prep.indexed_dataset.format import (
 from foundation.atomic_files import room_for, whole_file
 
 _CHUNK = 1 << 20
-"""Documents of which sizes, offsets and boundaries are held or converted at a time."""
+"""Number of documents whose sizes, offsets and boundaries are converted at a time."""
 
 
 class IndexedDatasetWriter:
-    """A context manager that makes `<prefix>.bin`, `<prefix>.idx` and perhaps a loss mask appear whole, or not at all.
+    """Context manager that writes `<prefix>.bin`, `<prefix>.idx` and optionally a loss mask atomically.
 
-    They are written beside their places and renamed at the end, `.idx` last: where there is an `.idx`, its `.bin` is
+    They are written under temporary names and renamed at the end, `.idx` last: if there is an `.idx`, its `.bin` is
     complete.
 
     Args:
         prefix: path without `.bin`.
-        vocabulary_size: entries of the tokenizer; decides the token type, and an id outside it is refused.
-        with_loss_mask: write a loss mask too; without one, that of an earlier run is removed.
-        with_digests: hash what is written.
-        keep_first: files that are there already must have the same bytes, and stay, see `whole_file`.
+        vocabulary_size: entries of the tokenizer; determines the token type, and ids outside it are refused.
+        with_loss_mask: also write a loss mask; otherwise that of an earlier run is removed.
+        with_digests: compute digests of the files.
+        keep_first: existing files must have the same bytes and are kept, see `whole_file`.
 
     Attributes:
-        documents, tokens: how many were written so far.
-        paths: the files; digests: SHA-256 of each, once the `with` block has ended well, if they are wanted.
+        documents, tokens: numbers written so far.
+        paths: the files; digests: SHA-256 of each after the `with` block, if `with_digests`.
     """
 
     digests: dict[Path, str]
@@ -67,7 +67,7 @@ class IndexedDatasetWriter:
         self._chunk = np.empty(_CHUNK, SIZE_DTYPE)
         self._used = 0
         self.with_loss_mask = with_loss_mask
-        # Left in reverse: the mask and .bin are closed and renamed before .idx.
+        # Exited in reverse order: the mask and .bin are closed and renamed before .idx.
         self.paths = [idx_path(prefix), bin_path(prefix), *([loss_mask_path(prefix)] if with_loss_mask else [])]
         self._hashes = {path: hashlib.sha256() for path in self.paths} if with_digests else {}
         self._files: dict[Path, BinaryIO] = {}
@@ -83,7 +83,7 @@ class IndexedDatasetWriter:
         return self
 
     def add_document(self, tokens: npt.NDArray[np.integer[Any]]) -> None:
-        """Append one document, its end-of-document token included; [length], any integer type."""
+        """Append a document, including its end-of-document token; [length], any integer type."""
         self.add_documents(tokens, np.array([len(tokens)]))
 
     def add_documents(
@@ -95,9 +95,9 @@ class IndexedDatasetWriter:
         """Append many documents at once.
 
         Args:
-            tokens: the documents one after another, [sum of sizes], any integer type.
+            tokens: the concatenated documents, [sum of sizes], any integer type.
             sizes: tokens of each document, [documents], each at least 1.
-            loss_mask: whether the loss counts each token, [sum of sizes]; all when left out.
+            loss_mask: whether the loss counts each token, [sum of sizes]; left out: all.
 
         Raises:
             TokenFileError: an empty or overlong document, an id outside the vocabulary, or a mask that does not fit.
@@ -159,10 +159,10 @@ class IndexedDatasetWriter:
     def _finish(self) -> None:
         if self.documents == 0:
             # An empty .bin cannot be mapped into memory, here or in Megatron.
-            raise TokenFileError(f"{self.prefix}: no documents were written; a token file holds at least one")
+            raise TokenFileError(f"{self.prefix}: no documents were written; a token file has at least one")
         self._write_index()
         if not self.keep_first:
-            # An index of an earlier run must not stand beside the new .bin, not even between two renames.
+            # An index of an earlier run must not exist beside the new .bin, not even between two renames.
             idx_path(self.prefix).unlink(missing_ok=True)
             loss_mask_path(self.prefix).unlink(missing_ok=True)
         self.digests = {path: hashed.hexdigest() for path, hashed in self._hashes.items()}

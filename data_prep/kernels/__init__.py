@@ -1,1 +1,1 @@
-"""What compiled code shares: how it is compiled, unchecked loads with their checked mode, characters, counting."""
+"""Shared parts of compiled code: compilation, unchecked loads with a checked mode, characters, counting."""

@@ -1,7 +1,7 @@
-"""What kind of character each code point is, and how UTF-8 is walked in compiled code.
+"""Character classes of code points, and decoding of UTF-8 in compiled code.
 
-The tables come from Python's own Unicode database, so their version is `unicodedata.unidata_version`; the measuring
-stage writes that version into its settings, because another version may draw the limits of words elsewhere.
+The tables come from Python's own Unicode database, so their version is `unicodedata.unidata_version`; the measure stage
+records that version in its settings, because another version may divide words differently.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ LETTER = 2
 NUMBER = 4
 MARK = 8
 UNSPACED = 16
-"""A letter of a script that is written without spaces between words."""
+"""Flag of letters of scripts that are written without spaces between words."""
 WORD = LETTER | NUMBER | MARK
 TERMINAL = 32
-"""Ends a sentence."""
+"""Flag of characters that end a sentence."""
 
 TABLE_SIZE = 0x40000
-"""Planes 0 to 3; the planes above hold no letters, and their code points have no flags."""
+"""Number of code points in planes 0 to 3; higher planes contain no letters, and their code points have no flags."""
 
 UNSPACED_RANGES = (
     (0x0E00, 0x0E80),  # Thai
@@ -49,7 +49,7 @@ UNSPACED_RANGES = (
     (0x1B000, 0x1B170),  # Kana supplements
     (0x20000, 0x323B0),  # Han extensions B to H
 )
-"""Half-open ranges of code points; words among their letters are found by `segmentation`."""
+"""Half-open ranges of code points of scripts without spaces, in which `segmentation` finds words."""
 
 # fmt: off
 TERMINAL_RANGES = (
@@ -76,12 +76,12 @@ TERMINAL_RANGES = (
 UNSPACED_LANGUAGES = ("bo", "dz", "ja", "km", "lo", "my", "shn", "th", "wuu", "yue", "zh")
 """ISO 639 codes of languages written in these scripts, as fastText's lid.176 names them."""
 UNDIVIDED_LANGUAGES = ("bo", "dz", "lo", "my", "shn")
-"""Those of them that `segmentation` has no model for: a word is a letter there."""
+"""Those of them without a model in `segmentation`: each letter is taken for a word."""
 
 
 @lru_cache(maxsize=1)
 def character_flags() -> npt.NDArray[np.uint8]:
-    """Flags of each code point: `uint8[TABLE_SIZE]`, built in about 40 ms on first use."""
+    """Return the flags of each code point: `uint8[TABLE_SIZE]`, built in about 40 ms on first use."""
     by_category = {"L": LETTER, "N": NUMBER, "M": MARK}
     category = unicodedata.category
     flags = np.fromiter(
@@ -101,7 +101,7 @@ def character_flags() -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def lower_case() -> npt.NDArray[np.uint32]:
-    """The lower case of each code point, `uint32[TABLE_SIZE]`; of one that lowers to several, the first."""
+    """Return the lower case of each code point, `uint32[TABLE_SIZE]`; the first character if it lowers to several."""
     lower = np.arange(TABLE_SIZE, dtype=np.uint32)
     for point in range(0x20000):  # no script above plane 1 has two cases
         lower[point] = ord(chr(point).lower()[0])
@@ -111,12 +111,13 @@ def lower_case() -> npt.NDArray[np.uint32]:
 
 @inlined
 def decode(data: Bytes, i: int, end: int) -> tuple[int, int]:
-    """Code point at byte `i` and its size in bytes; a byte that is no whole character decodes as U+FFFD of size 1.
+    """Return the code point at byte `i` and its size in bytes; an incomplete or invalid character decodes as U+FFFD of
+    size 1.
 
     Reads no byte at or after `end`, whatever the bytes are.
     """
-    # Bytes are read before anything is asked of them: numba counts references to an array that a branch uses, with two
-    # locked instructions for each character.
+    # All bytes are read before any branch: numba counts references to an array that a branch uses,
+    # with two locked instructions for each character.
     last = end - 1
     return _character(
         at(data, i),
@@ -129,7 +130,7 @@ def decode(data: Bytes, i: int, end: int) -> tuple[int, int]:
 
 @inlined
 def _character(lead: int, second: int, third: int, fourth: int, size: int) -> tuple[int, int]:
-    """What `decode` gives for four bytes, of which `size` are there."""
+    """Decode four bytes, of which `size` are part of the text."""
     if lead < 0x80:
         return lead, 1
     if 0xC0 <= lead < 0xE0 and size > 1:
@@ -148,14 +149,14 @@ def is_ascii_letter(byte: np.uint8) -> bool:
 
 @inlined
 def _continuing(eight: np.uint64) -> np.int64:
-    """How many of eight bytes continue a character."""
+    """Return how many of eight bytes continue a character."""
     bits = (eight >> np.uint64(7)) & ~(eight >> np.uint64(6)) & EACH_BYTE
     return np.int64((bits * EACH_BYTE) >> np.uint64(56))
 
 
 @part
 def next_line(data: Bytes, start: int, end: int) -> tuple[int, int, bool]:
-    """Where the line ends, its characters without a carriage return, and whether it holds `[`."""
+    """Return where the line ends, its number of characters without a carriage return, and whether it contains `[`."""
     stop, continuing, brackets = start, 0, np.uint64(0)
     while stop < end:
         if stop + 8 > data.shape[0]:
@@ -183,7 +184,7 @@ def next_line(data: Bytes, start: int, end: int) -> tuple[int, int, bool]:
 
 @part
 def character_count(data: Bytes, start: int, stop: int) -> int:
-    """Characters of bytes [start, stop)."""
+    """Count the characters of bytes [start, stop)."""
     i, continuing = start, 0
     while i + 8 <= stop:
         continuing += _continuing(load_eight(data, i))
@@ -196,7 +197,7 @@ def character_count(data: Bytes, start: int, stop: int) -> int:
 
 @part
 def trimmed(data: Bytes, first: int, last: int, flags: Bytes) -> tuple[int, int]:
-    """[first, last) without white space at its ends."""
+    """Return [first, last) without white space at its ends."""
     while first < last:
         point, size = decode(data, first, last)
         if point >= flags.shape[0] or (at(flags, point) & SPACE) == 0:

@@ -1,4 +1,4 @@
-"""How often each of many hashes occurs: one open-addressed table of 64-bit entries, made for kernels.
+"""Counting of hashes in kernels: an open-addressed table of 64-bit entries.
 
 An entry is the upper 36 bits of a hash and a count of 28 bits; together with the slot, which other bits choose, nearly
 all bits of a hash are compared. Key and count in one word cost one access to memory instead of two.
@@ -18,19 +18,20 @@ _COUNT = np.uint64((1 << 28) - 1)
 _HASH = ~_COUNT
 _ONE = np.uint64(1)
 _GROUP = 8
-"""Slots that are looked at together."""
+"""Number of slots that are compared together."""
 
 
 def table_for(entries: int) -> Hashes:
-    """A table for at most so many hashes, its groups each a line of the processor's cache."""
-    # `clear` uses less than four times the entries, or two groups; up to a group is lost to the alignment
+    """Allocate a table for at most `entries` hashes, each group aligned to a cache line."""
+    # `clear` uses less than four times the entries, or two groups; the alignment takes up to one group
     table = np.empty(4 * entries + 3 * _GROUP, np.uint64)
     return table[-table.ctypes.data // 8 % _GROUP :]
 
 
 @part
 def clear(entries: int, table: Hashes) -> np.uint64:
-    """Empty the part of a table that so many hashes need, at most half full; return its size less one group."""
+    """Empty the part of a table that `entries` hashes need, so that it is at most half full; return its size less one
+    group."""
     size = np.int64(2 * _GROUP)
     while size < entries * 2:
         size *= 2
@@ -42,12 +43,12 @@ def clear(entries: int, table: Hashes) -> np.uint64:
 @inlined
 def count(value: np.uint64, table: Hashes, mask: np.uint64) -> tuple[np.uint64, np.int64]:
     """Count a hash once more; return its slot and how often it has occurred."""
-    group = (value ^ (value >> np.uint64(32))) & mask  # places without a sign need not be looked at for being negative
+    group = (value ^ (value >> np.uint64(32))) & mask  # unsigned indices need no check for being negative
     found = empty_or_alike(table, group, value, _HASH)
-    while found == 0:  # eight others, which is seldom so
+    while found == 0:  # eight other hashes, which is rare
         group = (group + np.uint64(_GROUP)) & mask
         found = empty_or_alike(table, group, value, _HASH)
-    slot = group + lowest(found)  # a group fills from its beginning: what is alike comes before what is empty
+    slot = group + lowest(found)  # a group fills from its beginning: equal entries precede empty ones
     entry = table[slot]
     entry = entry + _ONE if entry else (value & _HASH) | _ONE
     table[slot] = entry
@@ -56,7 +57,7 @@ def count(value: np.uint64, table: Hashes, mask: np.uint64) -> tuple[np.uint64, 
 
 @inlined
 def occurrences(slot: int, table: Hashes) -> np.int64:
-    """How often the hash in a slot has occurred."""
+    """Return how often the hash in a slot has occurred."""
     return np.int64(table[np.uint64(slot)] & _COUNT)
 
 

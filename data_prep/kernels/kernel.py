@@ -1,11 +1,10 @@
-"""How every kernel is compiled, the size of what it works in, and the mode in which it is checked.
+"""Compilation of kernels, the size of their scratch arrays, and their checked mode.
 
 Kernels are compiled when they are first called and kept in numba's cache, under a digest of all files with kernels:
-numba itself compares only the file that a kernel is in, and would go on running old code of those that it imports.
+numba itself compares only the file that contains a kernel, and would keep running old code of imported files.
 
-With `ALTIPLANO_CHECKED_KERNELS=1` in the environment they are compiled so that every index is compared with the array's
-length, those of `machine_words` as well, and one outside raises an IndexError. Checked code is slower, and has a cache
-of its own.
+With `ALTIPLANO_CHECKED_KERNELS=1` in the environment, every index is compared with the array's length, including those
+of `machine_words`, and one outside raises an IndexError. Checked code is slower, and has its own cache.
 """
 
 from __future__ import annotations
@@ -33,17 +32,18 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _CONFIG: Any = numba.config
 _CALLED_BY_KERNELS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler}
-"""Without what Python and C would call, and without machine code of the function alone."""
+"""Options of functions that only kernels call: no wrappers for Python and C, and no machine code of the function
+alone."""
 _VARIABLE = "ALTIPLANO_CHECKED_KERNELS"
 if os.environ.get(_VARIABLE, "") not in ("", "0", "1"):
     raise ValueError(f"{_VARIABLE}={os.environ[_VARIABLE]!r} in the environment must be 0 or 1")
 CHECKED = os.environ.get(_VARIABLE) == "1"
-"""Whether kernels of this process compare every index with the length of its array."""
+"""Whether kernels of this process are checked."""
 
 
 def _cache_folder() -> Path:
-    """Where numba keeps the kernels of this code: in `NUMBA_CACHE_DIR`, in `data_prep`, or, where the package cannot
-    be written to, in the user's cache."""
+    """Return the folder of the kernels of this code: in `NUMBA_CACHE_DIR`, in `data_prep`, or in the user's cache if
+    the package is not writable."""
     package = Path(__file__).parents[1]
     folder = Path(_CONFIG.CACHE_DIR or package / "__pycache__")
     if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK) and not _CONFIG.CACHE_DIR:
@@ -57,7 +57,7 @@ _CACHE = _cache_folder()
 
 
 def kernel(function: _Function) -> _Function:
-    """Compile a function when it is first called, once for each kind of arguments; it runs without the lock."""
+    """Compile a function when it is first called, once for each combination of argument types; it releases the GIL."""
     return compiled(function, no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
 
 
@@ -84,10 +84,10 @@ def inlined(function: _Function) -> _Function:
 
 
 def compiled(function: _Function, cache: bool = True, **options: Any) -> _Function:
-    """What numba makes of a function, checked if this process checks its kernels."""
+    """Compile a function with numba, checked if this process checks its kernels."""
     before = _CONFIG.CACHE_DIR
     _CONFIG.CACHE_DIR = str(_CACHE)
-    if CHECKED or _CONFIG.BOUNDSCHECK:  # numba's cache does not know how what it holds was checked
+    if CHECKED or _CONFIG.BOUNDSCHECK:  # numba's cache does not distinguish checked code
         _CONFIG.CACHE_DIR += f"-checked-{int(CHECKED)}{int(bool(_CONFIG.BOUNDSCHECK))}"
         options["boundscheck"] = True
     try:
@@ -98,34 +98,34 @@ def compiled(function: _Function, cache: bool = True, **options: Any) -> _Functi
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A read-only view: kernels are compiled once for each kind of array, so that all callers hand in the same kind."""
+    """Return a read-only view: kernels are compiled for each type of array, so all callers must pass the same type."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
 SLACK = 4
-"""Entries of scratch beyond one for each byte of a text."""
+"""Number of entries of scratch arrays beyond one for each byte of a text."""
 
 
 def scratch_size(longest: int) -> int:
-    """Entries of every array in which a kernel notes what it finds in one text, of at most `longest` bytes.
+    """Return the size of every scratch array of a kernel for texts of at most `longest` bytes.
 
-    Kernels take it as `room` and make the arrays themselves: LLVM then knows that they share no memory with the text.
-    The system provides only what is touched.
+    Kernels take it as `room` and allocate the arrays themselves, so that LLVM knows that they do not overlap the text.
+    Only pages that are touched take memory.
 
-    One rule for all, which holds for any bytes, valid UTF-8 or not. `decode` takes at least one byte for each
-    character; words, shingle units and parts between separators each have a character of their own; so there are at
-    most as many of each as bytes. White space that is noted (one joint between two parts) was read from a byte that is
-    no part of either. A line ends with a line feed or the text, so there is at most one more than bytes, and as many
-    cuts. Lines that are not blank and paragraphs together, which share an array: L lines in P paragraphs have L bytes,
-    L - 1 line feeds between them and P - 1 blank lines, together 2L + P - 2, which is no less than L + P - 1, so there
-    is at most one more than bytes. The longest shingles, n-grams and their places are no more than what they are made
-    of. `SLACK` covers the one more, and what a rolling hash reads ahead.
+    One bound is used for all arrays and holds for any bytes, valid UTF-8 or not. `decode` takes at least one byte for
+    each character; words, shingle units and parts between separators each have a character of their own; so there are
+    at most as many of each as bytes. White space that is stored (one joint between two parts) was read from a byte
+    outside both. A line ends with a line feed or the text, so there is at most one more than bytes, and as many cuts.
+    Lines that are not blank and paragraphs together, which share an array: L lines in P paragraphs have L bytes, L - 1
+    line feeds between them and P - 1 blank lines, together 2L + P - 2, which is no less than L + P - 1, so there is at
+    most one more than bytes. Shingles, n-grams and their positions are no more than their units. `SLACK` covers the
+    additional entry, and what a rolling hash reads ahead.
     """
     return longest + SLACK
 
 
 def longest_text(offsets: npt.NDArray[np.int64]) -> int:
-    """Bytes of the longest of the texts [offsets[d], offsets[d + 1])."""
+    """Return the bytes of the longest of the texts [offsets[d], offsets[d + 1])."""
     return int(np.diff(offsets).max(initial=0))

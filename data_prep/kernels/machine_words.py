@@ -1,7 +1,7 @@
-"""LLVM operations that numba does not expose: unchecked access, and many bytes at once.
+"""LLVM intrinsics that numba does not expose: unchecked access, and operations on many bytes at once.
 
-`data` is an array of bytes. Nothing here looks whether an array ends before what is read or written, except
-`first_bytes`; in the checked mode of `kernel` all of it does, and raises an IndexError.
+`data` is an array of bytes. Accesses are unchecked, except in `first_bytes`; in the checked mode of `kernel` those
+outside the array raise an IndexError.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ _I64 = ir.IntType(64)
 
 
 def _row(context: Any, builder: Any, kind: Any, place: Any, size: int, purpose: str) -> Any:
-    """The array of `place`, array and index, where `size` entries are accessed; if `CHECKED`, they must be there."""
+    """Return the array of `place` (array and index), where `size` entries are accessed; if `CHECKED`, check that they
+    are inside."""
     value, i = place
     array = make_array(kind)(context, builder, value)
     if CHECKED:
         length = builder.extract_value(array.shape, 0)
-        starts_outside = builder.icmp_unsigned(">", i, length)  # without a sign, negative places are large
+        starts_outside = builder.icmp_unsigned(">", i, length)  # as unsigned numbers, negative indices are large
         ends_outside = builder.icmp_unsigned("<", builder.sub(length, i), _I64(size))
         with builder.if_then(builder.or_(starts_outside, ends_outside), likely=False):
-            message = f"{purpose} of {size} entries, which do not lie inside of the array"
+            message = f"{purpose} of {size} entries outside the array"
             context.call_conv.return_user_exc(builder, IndexError, (message,))
     return array
 
 
 def _address(context: Any, builder: Any, kind: Any, place: Any, bits: int, purpose: str) -> Any:
-    """Pointer to the first of so many bits from `place`, array and index, on."""
+    """Return a pointer to the entry at `place` (array and index), where `bits` bits are accessed."""
     array = _row(context, builder, kind, place, -(-bits // _entry_bits(kind)), purpose)
     return builder.gep(array.data, [place[1]])
 
@@ -45,14 +46,14 @@ def _entry_bits(kind: Any) -> int:
 
 
 def _all_alike(builder: Any, number: Any, kind: Any) -> Any:
-    """A vector of which each lane is `number`."""
+    """Return a vector with `number` in each lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.IntType(32)(0))
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
     return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), lanes)
 
 
 def _generate_at(context: Any, array: Any, i: Any) -> Any:
-    """Unchecked `array[i]` for i >= 0: to ask whether it is negative takes a tenth of a loop over bytes."""
+    """Unchecked `array[i]` for i >= 0; checking the sign takes a tenth of the time of a loop over bytes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]
@@ -66,7 +67,7 @@ at: Any = intrinsic(_generate_at)
 
 
 def _generate_load(context: Any, data: Any, i: Any) -> Any:
-    """The eight bytes from `data[i]` on as one number, wherever they begin; the first is the lowest."""
+    """Load eight bytes from `data[i]` on, at any alignment, as one number; the first byte is the lowest."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _address(context, builder, signature.args[0], arguments, 64, "load")
@@ -79,7 +80,7 @@ load_eight: Any = intrinsic(_generate_load)
 
 
 def _generate_equal(context: Any, data: Any, i: Any, value: Any) -> Any:
-    """Which of the 64 bytes from `data[i]` on are `value`: the first byte is the lowest bit."""
+    """Return which of the 64 bytes from `data[i]` on equal `value`, as bits; the first byte is the lowest bit."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.VectorType(ir.IntType(8), 64)
@@ -94,7 +95,8 @@ equal_of_64: Any = intrinsic(_generate_equal)
 
 
 def _generate_differing(context: Any, one: Any, i: Any, other: Any, j: Any) -> Any:
-    """Which of the 32 bytes from `one[i]` on are not those from `other[j]` on: the first byte is the lowest bit."""
+    """Return which of the 32 bytes from `one[i]` on differ from those from `other[j]` on, as bits; the first byte is
+    the lowest bit."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.VectorType(ir.IntType(8), 32)
@@ -112,7 +114,7 @@ differing_of_32: Any = intrinsic(_generate_differing)
 
 
 def _generate_store(context: Any, array: Any, i: Any, eight: Any) -> Any:
-    """Write eight bytes from `array[i]` on, whatever the array is of."""
+    """Store eight bytes from `array[i]` on, whatever its type."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _address(context, builder, signature.args[0], arguments[:2], 64, "store")
@@ -126,7 +128,7 @@ store_eight: Any = intrinsic(_generate_store)
 
 
 def _generate_prefetch(context: Any, array: Any, i: Any) -> Any:
-    """Bring the line of the cache that row `i` of a table begins in, without waiting for it."""
+    """Prefetch the cache line at the start of row `i` of a table."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         table = _row(context, builder, signature.args[0], arguments, 1, "prefetch")
@@ -145,7 +147,7 @@ prefetch: Any = intrinsic(_generate_prefetch)
 
 
 def _generate_alike(context: Any, entries: Any, i: Any, value: Any, compared: Any) -> Any:
-    """Which of the eight numbers from `entries[i]` on are zero, or `value` in the bits of `compared`."""
+    """Return which of the eight numbers from `entries[i]` on are zero or equal `value` in the bits of `compared`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.VectorType(_I64, 8)
@@ -164,7 +166,7 @@ empty_or_alike: Any = intrinsic(_generate_alike)
 
 
 def _generate_lowest(context: Any, bits: Any) -> Any:
-    """Place of the lowest bit that is set; at least one must be."""
+    """Return the index of the lowest set bit; at least one must be set."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.IntType(1)(1))
@@ -176,7 +178,7 @@ lowest: Any = intrinsic(_generate_lowest)
 
 
 def _generate_highest(context: Any, bits: Any) -> Any:
-    """Place of the highest bit that is set; at least one must be."""
+    """Return the index of the highest set bit; at least one must be set."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.sub(ir.IntType(64)(63), builder.ctlz(arguments[0], ir.IntType(1)(1)))
@@ -188,7 +190,7 @@ highest: Any = intrinsic(_generate_highest)
 
 
 def _generate_smallest(context: Any, numbers: Any, i: Any) -> Any:
-    """The smallest of the 64 numbers of 32 bits from `numbers[i]` on."""
+    """Return the smallest of the 64 32-bit numbers from `numbers[i]` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number = ir.IntType(32)
@@ -205,12 +207,12 @@ smallest_of_64: Any = intrinsic(_generate_smallest)
 
 
 EACH_BYTE = np.uint64(0x0101010101010101)
-"""Times a byte: eight of it."""
+"""Factor that repeats a byte eight times."""
 
 
 @inlined
 def first_bytes(data: Bytes, start: int, size: int) -> np.uint64:
-    """At most eight bytes from `data[start]` on as one number; the first is the lowest, what is missing is zero."""
+    """Load at most eight bytes from `data[start]` on as one number; the first is the lowest, missing ones are zero."""
     if start + 8 <= data.shape[0]:
         return load_eight(data, start) & mask_of(size)
     value = np.uint64(0)
@@ -221,12 +223,13 @@ def first_bytes(data: Bytes, start: int, size: int) -> np.uint64:
 
 @inlined
 def mask_of(size: int) -> np.uint64:
-    """All bits of the lowest `size` of eight bytes."""
+    """Return all bits of the lowest `size` of eight bytes."""
     return ~np.uint64(0) >> np.uint64(64 - 8 * size) if size else np.uint64(0)
 
 
 @inlined
 def bytes_equal(eight: np.uint64, byte: int) -> np.uint64:
-    """The highest bit of each of eight bytes that is `byte`; above the lowest such, perhaps of others too."""
+    """Return the highest bit of each of eight bytes that equals `byte`; above the lowest such byte, other bits may be
+    set too."""
     others = eight ^ (EACH_BYTE * np.uint64(byte))
     return (others - EACH_BYTE) & ~others & (EACH_BYTE << np.uint64(7))

@@ -1,7 +1,8 @@
-"""What numba (0.68) does again and again while it compiles kernels, done once. The machine code is the same.
+"""Faster compilation of kernels: what numba (0.68) repeats while it compiles is done once. The machine code is the
+same.
 
-All of it concerns the time until a kernel runs for the first time, half of which it saves; with another numba, in which
-these places have changed, `test_quick_compilation.py` fails.
+This saves half of the time until a kernel first runs. If another version of numba has changed these places,
+`test_quick_compilation.py` fails.
 """
 
 from __future__ import annotations
@@ -22,30 +23,31 @@ _UNNEEDED = {
     "FindLiterallyCalls", "LiteralUnroll", "LiteralPropagationSubPipelinePass", "RewriteDynamicRaises",
     "NopythonRewrites",
 }  # fmt: skip
-"""For `with`, closures, comprehensions, inlining by numba, `literally`, raised values and expressions of whole arrays:
-a sixth of the time. Code with one of them does not compile, or makes the array that such an expression would avoid."""
+"""Passes for `with`, closures, comprehensions, inlining by numba, `literally`, raised values and array expressions,
+which take a sixth of the time. Without them such code does not compile, or creates the temporary array that an array
+expression avoids."""
 _REMEMBERED = ("_operator", "builtins", "numpy")
-"""Modules of operators and functions whose types numba asks of all that declare any: strings, sets, dates and so on."""
+"""Modules of operators and functions for which numba tries all implementations: strings, sets, dates and so on."""
 
 
 class _NoEnvironments:
-    """In place of numba's code generator, which would write a function's environment into its machine code."""
+    """Replacement for numba's code generator, which would write a function's environment into its machine code."""
 
     def set_env(self, name: str, environment: object) -> None:
-        """Nothing: compiled code reads its environment only for Python objects, which kernels have none of."""
+        """Do nothing: compiled code reads its environment only for Python objects, which kernels do not use."""
 
 
 class _PartLibrary(JITCodeLibrary):
-    """The intermediate code of one function, for the kernels that it becomes part of.
+    """Intermediate code of a function, for the kernels that include it.
 
-    numba optimises every function together with all that it calls, and makes machine code of it (`CPUCodeLibrary`,
-    `finalize`): a small one again for each function on the way up to the kernel.
+    numba optimises every function with all its callees and generates machine code for it (`CPUCodeLibrary`,
+    `finalize`), so that a small function is compiled again for each function between it and the kernel.
     """
 
     codegen = _NoEnvironments()
 
     def get_pointer_to_function(self, name: str) -> int:
-        """0, as of a function that has no machine code."""
+        """Return 0: the function has no machine code."""
         self._ensure_finalized()
         return 0
 
@@ -53,7 +55,7 @@ class _PartLibrary(JITCodeLibrary):
         module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self) -> None:
-        """Nothing: it is optimised with the kernel."""
+        """Do nothing: it is optimised with the kernel."""
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
@@ -62,10 +64,10 @@ class _PartLibrary(JITCodeLibrary):
 
 
 class KernelCompiler(CompilerBase):
-    """numba's passes for compiled code without Python objects, but for those that look for what no kernel has."""
+    """numba's passes for nopython mode, without those for features that no kernel uses."""
 
     def define_pipelines(self) -> list[Any]:
-        """The one list of passes."""
+        """Return the only list of passes."""
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         needed = PassManager(passes.pipeline_name)
         needed.passes = [(step, what) for step, what in passes.passes if step.__name__ not in _UNNEEDED]
@@ -74,10 +76,10 @@ class KernelCompiler(CompilerBase):
 
 
 class PartCompiler(KernelCompiler):
-    """The same for a function that only kernels call; what the passes make stays intermediate code."""
+    """The same for functions that only kernels call, whose result remains intermediate code."""
 
     def define_pipelines(self) -> list[Any]:
-        """The one list of passes."""
+        """Return the only list of passes."""
         state = self.state
         state.library = _PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
@@ -86,10 +88,10 @@ class PartCompiler(KernelCompiler):
 
 @contextmanager
 def quick_compilation() -> Iterator[None]:
-    """Remember the types of operators and such functions, and let the garbage of compilation lie until the end.
+    """Cache the types of operators and such functions, and disable garbage collection during compilation.
 
-    `a + b` of two numbers has the same type wherever it stands; numba asks about twenty implementations each time. Its
-    objects live as long as the process, and the collector walks through all of them each time there are more.
+    `a + b` of two numbers has the same type everywhere, but numba tries about twenty implementations each time. Its
+    objects live as long as the process, and the collector would traverse all of them whenever there are more.
     """
     function: Any = types.Function
     ask = function.get_call_type
@@ -101,7 +103,7 @@ def quick_compilation() -> Iterator[None]:
         flags = ConfigStack().top_or_none()
         key = (id(self), args, flags and flags.nrt)
         if key not in known:
-            known[key] = (ask(self, context, args, kws), self)  # kept, so that its id stays its own
+            known[key] = (ask(self, context, args, kws), self)  # kept, so that its id is not reused
         return known[key][0]
 
     collects = gc.isenabled()

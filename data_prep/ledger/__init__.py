@@ -1,1 +1,1 @@
-"""What became of every document: counts, page, plots, samples, one document explained."""
+"""The ledger of all documents: counts, page, plots, samples, explanations."""

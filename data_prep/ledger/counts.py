@@ -1,4 +1,4 @@
-"""What became of every document: in = kept + dropped for each reason, by source and by language."""
+"""Counts of all documents: in = kept + dropped for each reason, by source and by language."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from foundation.progress import Progress
 
 VERSION = 2
 UNKNOWN_LANGUAGE = "(not read)"
-"""Language of what was set aside before its language was looked at."""
+"""Language of documents that were set aside before their language was identified."""
 PROBABILITY_BINS = 20
 
 
 class LedgerError(ValueError):
-    """Documents got lost, or appeared from nowhere, between two stages."""
+    """Documents were lost or added between two stages."""
 
 
 @dataclass
 class Account:
-    """Documents of one source, one language, or all."""
+    """Counts of the documents of one source, one language, or all."""
 
     documents_in: int = 0
     kept: int = 0
     dropped: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
-    """By the first reason against each document; these add up."""
+    """Dropped documents by the first reason; these add up."""
     against: Counter[str] = field(default_factory=Counter)
-    """By every reason: how many documents it speaks against."""
+    """Dropped documents by every reason against them."""
     alone: Counter[str] = field(default_factory=Counter)
-    """How many documents would be kept without this reason."""
+    """Documents that would be kept without this reason."""
     bytes_in: int = 0
     bytes_kept: int = 0
     lengths: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
-    """By kept or not: documents of [2^(n-1), 2^n) bytes, by n."""
+    """Documents of [2^(n-1), 2^n) bytes, by kept or not and by n."""
     probabilities: dict[bool, Counter[int]] = field(default_factory=lambda: {True: Counter(), False: Counter()})
-    """By kept or not: documents by twentieth of the probability of their language."""
+    """Documents by kept or not and by twentieth of the probability of their language."""
 
     def set_aside(self, reason: str, count: int) -> None:
         self.documents_in += count
@@ -56,7 +56,7 @@ class Account:
             reasons[reason] += count
 
     def judge(self, reasons: list[str], text_bytes: int, probability: float) -> None:
-        """Count one document, kept if there is no reason against it."""
+        """Count a document, which is kept if there is no reason against it."""
         self.documents_in += 1
         self.bytes_in += text_bytes
         self.lengths[not reasons][text_bytes.bit_length()] += 1
@@ -72,7 +72,7 @@ class Account:
             self.alone[reasons[0]] += 1
 
     def check(self, name: str) -> None:
-        """Raises LedgerError unless in = kept + dropped = kept + each reason."""
+        """Raise LedgerError unless in = kept + dropped = kept + each reason."""
         reasons = sum(self.by_reason.values())
         if self.documents_in != self.kept + self.dropped or self.dropped != reasons:
             raise LedgerError(
@@ -135,13 +135,14 @@ class Accounts:
 
 
 def count_documents(manifest: Manifest, run: RunDirectory, draw: Draw | None = None) -> Accounts:
-    """Go through extract's counts, the signals and the verdicts, shard by shard.
+    """Count documents by the records of extract, the signals and the verdicts, shard by shard.
 
     Args:
-        draw: is offered every document that is dropped, under each reason against it.
+        draw: receives every dropped document, with each reason against it.
 
     Raises:
-        LedgerError: a document has no verdict, a dropped one no reason, a kept one a reason, or the sums differ.
+        LedgerError: a document has no verdict, a dropped one has no reason, a kept one has a reason, or the sums
+            differ.
     """
     accounts = Accounts()
     extracted = read_records(run, "extract")
@@ -171,9 +172,7 @@ def _count_shard(
         )
     for verdict, measured in zip(verdicts, signals, strict=True):
         if verdict["id"] != measured["id"]:
-            raise LedgerError(
-                f"shard {name}: the verdict on {verdict['id']} stands where {measured['id']} was measured"
-            )
+            raise LedgerError(f"shard {name}: the verdict on {verdict['id']} is in the row of {measured['id']}")
         reasons = verdict["reasons"]
         if bool(reasons) == verdict["kept"]:
             state = "kept with reasons against it" if verdict["kept"] else "dropped without a reason"
@@ -186,10 +185,10 @@ def _count_shard(
 
 
 def count_tokens(run: RunDirectory, accounts: Accounts) -> dict[str, Any] | None:
-    """Tokens by source as `tokens/mixture.yaml` has them; None before `tokenize`.
+    """Read tokens by source from `tokens/mixture.yaml`; None before `tokenize`.
 
     Raises:
-        LedgerError: a source has other documents in its token files than were kept.
+        LedgerError: the token files of a source have more or fewer documents than were kept.
     """
     path = run.tokens / "mixture.yaml"
     if not path.is_file():
@@ -212,10 +211,10 @@ def count_tokens(run: RunDirectory, accounts: Accounts) -> dict[str, Any] | None
 
 
 def write_ledger(config: DataConfig, run: RunDirectory) -> None:
-    """Write `ledger.json` and `ledger.html`; counting takes seconds, so it is done anew each time.
+    """Write `ledger.json` and `ledger.html`; counting takes seconds, so it is repeated each time.
 
     Raises:
-        LedgerError: the books do not balance.
+        LedgerError: the ledger does not balance.
         ValueError: an earlier stage is not complete.
     """
     from data_prep.ledger.page import page
@@ -231,7 +230,7 @@ def write_ledger(config: DataConfig, run: RunDirectory) -> None:
 
 
 def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> dict[str, Any]:
-    """The content of `ledger.json`."""
+    """Make the content of `ledger.json`."""
     draw = Draw(config.seed)
     accounts = count_documents(manifest, run, draw)
     return {

@@ -1,4 +1,4 @@
-"""One document by its id: its rows in the corpus, the signals and the verdicts."""
+"""Lookup of a document by its id: its rows in the corpus, the signals and the verdicts."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from data_prep.run.directory import RunDirectory
 
 
 class Lookup:
-    """Rows of a run by document id. Asked for in the order of the corpus, each row group is read once.
+    """Access to rows of a run by document id. In the order of the corpus, each row group is read once.
 
-    Every method raises ValueError where the stage has not run, the shard is not its, or there is no such row.
+    Every method raises ValueError if the stage has not run, or there is no such shard or row.
     """
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._groups: dict[str, tuple[Path, int, pa.Table]] = {}
-        """By stage the row group that was read last: its file, the row it starts at, its rows."""
+        """The last row group read, by stage: its file, the row it starts at, its rows."""
 
     def document(self, identity: str) -> dict[str, Any]:
-        """The row of `documents.DOCUMENTS`."""
+        """Return the row with the columns of `documents.DOCUMENTS`."""
         return self._row(self._run.corpus, identity, "extract")
 
     def signals(self, identity: str) -> dict[str, Any]:
-        """The row of `table.SIGNALS`."""
+        """Return the row with the columns of `table.SIGNALS`."""
         return self._row(self._run.signals, identity, "measure")
 
     def verdict(self, identity: str) -> dict[str, Any]:
-        """The row of `documents.VERDICTS`."""
+        """Return the row with the columns of `documents.VERDICTS`."""
         return self._row(self._run.verdicts, identity, "decide")
 
     def _row(self, folder: Path, identity: str, stage: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Lookup:
             self._groups[stage] = held = (path, start, table)
         found: dict[str, Any] = held[2].slice(row - held[1], 1).to_pylist()[0]
         if found["id"] != identity:
-            raise ValueError(f"{path}: holds {found['id']} where {identity} belongs; `--restart {stage}` makes it anew")
+            raise ValueError(f"{path}: has {found['id']} in the row of {identity}; `--restart {stage}` writes it again")
         return found
 
 

@@ -1,4 +1,4 @@
-"""The ledger as one self-contained page: pictures, tables, and what the numbers look like as text."""
+"""The ledger as one self-contained page: pictures, tables, and samples of text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ small { color: #555 }
 
 
 def page(ledger: Mapping[str, Any], title: str) -> str:
-    """HTML with everything inside: it can be mailed or opened from anywhere."""
+    """Make a self-contained HTML page."""
     name = html.escape(title)
     head = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
@@ -83,14 +83,14 @@ def _reasons(ledger: Mapping[str, Any]) -> Iterator[str]:
     documents = ledger["documents"]
     yield (
         "<p>A document can have several reasons against it. It is counted under the first, so that these add up; "
-        "<i>alone</i> says how many documents would be kept without that rule.</p>"
+        "<i>alone</i> counts documents that would be kept without that rule.</p>"
     )
     if not documents["by_any_reason"]:
         yield "<p>No document was dropped.</p>"
         return
     yield plots.reasons(documents)
     yield _table(
-        ("reason", "counted under it", "of all", "speaks against", "alone"),
+        ("reason", "counted under it", "of all", "against", "alone"),
         (
             (
                 name,
@@ -116,7 +116,7 @@ def _reasons(ledger: Mapping[str, Any]) -> Iterator[str]:
 def _languages(ledger: Mapping[str, Any]) -> Iterator[str]:
     documents = ledger["documents"]
     yield plots.languages(documents)
-    yield "<p>How sure the identification was:</p>"
+    yield "<p>Probability of the identified language:</p>"
     yield plots.probabilities(documents)
     heads = ("language", "in", "kept", "dropped", "kept, share", "bytes kept", "most frequent reason")
     rows = [
@@ -147,8 +147,8 @@ def _lengths(ledger: Mapping[str, Any]) -> Iterator[str]:
 def _duplicates(duplicates: Mapping[str, Any]) -> Iterator[str]:
     copies = ", ".join(f"{count:,} {kind}" for kind, count in duplicates["copies"].items()) or "none"
     yield (
-        f"<p>{duplicates['documents_with_copies']:,} documents have copies. Copies that go: {copies}. "
-        "The largest groups, each with the document that stays and the copies that are least like it:</p>"
+        f"<p>{duplicates['documents_with_copies']:,} documents have copies. Removed copies: {copies}. "
+        "The largest clusters, each with the kept document and its least similar copies:</p>"
     )
     for cluster in duplicates["largest"]:
         stays = cluster["stays"]
@@ -156,7 +156,7 @@ def _duplicates(duplicates: Mapping[str, Any]) -> Iterator[str]:
             f"<details><summary><b>{cluster['copies']:,}</b> copies of {html.escape(stays['id'])} "
             f"<small>{html.escape(_one_line(stays['excerpt']))}</small></summary>"
         )
-        yield _article(f"{stays['id']} stays", stays["url"], "", stays["excerpt"], "stays")
+        yield _article(f"{stays['id']} is kept", stays["url"], "", stays["excerpt"], "stays")
         for copy in cluster["examples"]:
             why = f"{copy['kind']}: Jaccard {copy['jaccard']:.3f}, containment {copy['containment']:.3f}"
             yield _article(copy["id"], copy["url"], why, copy["excerpt"])
@@ -165,8 +165,8 @@ def _duplicates(duplicates: Mapping[str, Any]) -> Iterator[str]:
 
 def _samples(samples: Mapping[str, Sequence[Mapping[str, str]]], counts: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        "<p>Documents that each reason speaks against, drawn by lot, with personal data replaced. "
-        "<code>altiplano data why ID</code> shows all that is known of one.</p>"
+        "<p>A random sample of the documents dropped for each reason, with personal data replaced. "
+        "<code>altiplano data why ID</code> shows everything about one.</p>"
     )
     for reason in counts:
         yield f"<details><summary>{html.escape(reason)} <small>{counts[reason]['against']:,}</small></summary>"

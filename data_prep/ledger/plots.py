@@ -1,4 +1,4 @@
-"""The pictures of the ledger's page, each an SVG of its own, the same bytes for the same counts."""
+"""The pictures of the ledger's page, each an SVG, with the same bytes for the same counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BAR_INCHES = 0.3
 
 
 def sources(documents: Mapping[str, Any]) -> str:
-    """What became of each source's documents, as shares: kept, and dropped by the first reason."""
+    """Draw the shares of each source's documents: kept, and dropped by the first reason."""
     names = list(documents["by_source"])[::-1]
     shown = [name for name, _ in Counter(documents["by_reason"]).most_common(_REASONS_SHOWN)]
     figure, axes = _figure(1.5 + 1.3 * _BAR_INCHES * len(names))
@@ -47,12 +47,12 @@ def _percent(account: Mapping[str, Any], part: str, shown: Sequence[str]) -> flo
 
 
 def reasons(documents: Mapping[str, Any]) -> str:
-    """How many documents each reason speaks against, and of how many it is the only one."""
+    """Draw how many documents each reason drops, and for how many it is the only one."""
     against = documents["by_any_reason"]
     names = list(against)[::-1]
     figure, axes = _figure(1.0 + _BAR_INCHES * len(names))
-    axes.barh(names, [against[name]["against"] for name in names], color=_QUIET, label="speaks against")
-    axes.barh(names, [against[name]["alone"] for name in names], color=_DROPPED, label="is the only reason against")
+    axes.barh(names, [against[name]["against"] for name in names], color=_QUIET, label="reason against")
+    axes.barh(names, [against[name]["alone"] for name in names], color=_DROPPED, label="only reason against")
     axes.set(xlabel="documents")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     return _svg(figure)
@@ -74,7 +74,7 @@ def languages(documents: Mapping[str, Any]) -> str:
 
 
 def lengths(account: Mapping[str, Any]) -> str:
-    """Documents by their bytes, in powers of two; kept and dropped on top of each other."""
+    """Draw documents by their bytes, in powers of two, kept and dropped stacked."""
     counts = {int(edge): parts for edge, parts in account["by_bytes_from"].items()}
     edges = [] if not counts else _doubling(min(counts), max(counts))
     figure, axes = _figure(2.6)
@@ -85,7 +85,7 @@ def lengths(account: Mapping[str, Any]) -> str:
 
 
 def probabilities(account: Mapping[str, Any]) -> str:
-    """Documents by the probability of their language."""
+    """Draw documents by the probability of their language."""
     counts = {round(20 * float(edge)): parts for edge, parts in account["by_language_probability_from"].items()}
     figure, axes = _figure(2.6)
     _stack(axes, [counts.get(place, {}) for place in range(20)])
@@ -134,9 +134,9 @@ def _svg(figure: Figure) -> str:
     import matplotlib
 
     image = io.StringIO()
-    # salt and date: the page is an output like any other, and the same for the same counts; text stays text
+    # salt and date: like other outputs, the page is the same for the same counts; text remains text
     with matplotlib.rc_context({"svg.hashsalt": "ledger", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
-    # inside of a page an SVG needs no declarations, and must not name what it would have to fetch
+    # inside a page an SVG needs no declarations, and must not refer to remote files
     svg = re.sub(r"<metadata>.*?</metadata>", "", image.getvalue(), flags=re.S)
     return svg[svg.index("<svg") :]

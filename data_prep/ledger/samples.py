@@ -1,6 +1,6 @@
-"""What the counts of the ledger look like: documents that each reason drops, and the largest groups of copies.
+"""Samples for the ledger: documents that each reason drops, and the largest clusters of copies.
 
-Personal data is replaced in every excerpt, as it is in the token files: the page is made to be passed around.
+Personal data is replaced in every excerpt, as in the token files: the page is meant to be shared.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from data_prep.run.manifest import Manifest
 from data_prep.tokenizer.kept_documents import id_fraction
 
 SAMPLES = 4
-"""Documents shown for each reason."""
+"""Number of documents shown for each reason."""
 CLUSTERS = 10
 COPIES = 3
-"""Copies shown of each cluster, the least similar ones: they are what a reader wants to judge."""
+"""Number of copies shown of each cluster: the least similar ones, which are the most doubtful."""
 EXCERPT_CHARACTERS = 400
 
 
 @dataclass
 class Draw:
-    """For each reason some of its documents, chosen by a hash: the same for any order of work."""
+    """Sample of documents for each reason, chosen by a hash: the same for any order of work."""
 
     seed: int
     _chosen: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
@@ -46,14 +46,14 @@ class Draw:
             del chosen[SAMPLES:]
 
     def chosen(self) -> dict[str, list[str]]:
-        """Ids by reason, sorted."""
+        """Return the chosen ids by reason, sorted."""
         return {reason: sorted(identity for _, identity in chosen) for reason, chosen in sorted(self._chosen.items())}
 
 
 def show_samples(config: DataConfig, manifest: Manifest, run: RunDirectory, draw: Draw) -> dict[str, Any]:
-    """By reason, its sampled documents: `place`, `url`, `why` and `excerpt`.
+    """Return the sampled documents by reason: `place`, `url`, `why` and `excerpt`.
 
-    The place is an id, or file and line of what was set aside.
+    The place is an id, or file and line of a document that was set aside.
     """
     lookup = Lookup(run)
     shown_of: dict[str, list[dict[str, str]]] = {}
@@ -77,10 +77,10 @@ def _excerpt(lookup: Lookup, identity: str) -> dict[str, str]:
 def _why(config: DataConfig, lookup: Lookup, identity: str, reason: str) -> str:
     verdict = lookup.verdict(identity)
     if reason.startswith("duplicate."):
-        return f"because of {verdict['duplicate_of']}" if verdict["duplicate_of"] else "nothing of it is its own"
+        return f"because of {verdict['duplicate_of']}" if verdict["duplicate_of"] else "all of its lines are shared"
     rules = [rule for rule in rules_of_source(config, verdict["source"]) if rule.name == reason]
     return "; ".join(
-        f"{shown(outcome.value)}, asked: {outcome.rule.describe(verdict['language'])}"
+        f"{shown(outcome.value)}, required: {outcome.rule.describe(verdict['language'])}"
         for outcome in explain(lookup.signals(identity), rules)
     )
 
@@ -102,7 +102,8 @@ def _set_aside(manifest: Manifest, run: RunDirectory, seed: int) -> dict[str, li
 
 
 def largest_clusters(run: RunDirectory) -> dict[str, Any]:
-    """How many documents have copies, how many copies go, and the documents with most copies, with examples."""
+    """Return how many documents have copies, how many copies are removed, and the documents with most copies, with
+    examples."""
     removals = pq.read_table(run.dedup / "removals.parquet")
     sizes = removals.group_by("duplicate_of").aggregate([("id", "count")])
     largest = sizes.sort_by([("id_count", "descending"), ("duplicate_of", "ascending")]).slice(0, CLUSTERS)

@@ -1,4 +1,4 @@
-"""Why one document was kept or dropped: its text, its signals against each threshold, and what it is a copy of."""
+"""Explanation of why a document was kept or dropped: its text, its signals with each threshold, and its copies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CUT_CHARACTERS = 120
 
 
 def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
-    """Everything the run knows about a document, as text for people.
+    """Describe a document: everything that the run recorded about it.
 
     Args:
         document: its id, or the path (or the end of the path) of a raw file that was set aside.
@@ -66,7 +66,7 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
     for outcome in outcomes_of(signals, rules_of_source(config, found["source"])):
         state = "passes" if outcome.passes else "FAILS "
         if not outcome.applies:
-            state = "not asked"
+            state = "skipped"
         source = "" if outcome.passes or not outcome.applies else f"; {outcome.rule.source}"
         asked = outcome.rule.describe(signals["language"])
         yield f"  {state:<10}{outcome.rule.name:<36} {shown(outcome.value)} ({asked}{source})"
@@ -84,12 +84,12 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
     if len(copies) > _PAIRS_SHOWN:
         yield f"  and {len(copies) - _PAIRS_SHOWN:,} more, see {run.dedup / 'pairs.parquet'}"
     if not removals and not len(copies):
-        yield "  no other document is like it"
+        yield "  no similar documents"
 
     yield "\nverdict"
     cuts, data = verdict["cuts"], text.encode()
     if cuts:
-        yield f"  {len(cuts)} ranges of its lines are left out, {sum(c['end'] - c['start'] for c in cuts):,} bytes:"
+        yield f"  {len(cuts)} ranges of lines are cut, {sum(c['end'] - c['start'] for c in cuts):,} bytes:"
         for cut in cuts[:_CUTS_SHOWN]:
             left_out = data[cut["start"] : cut["end"]].decode()[:_CUT_CHARACTERS]
             yield f"  - bytes {cut['start']:,} to {cut['end']:,}: {left_out!r}"
@@ -97,7 +97,7 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
 
 
 def _measures(pair: dict[str, Any]) -> str:
-    """Of shingles: what both share, and how much of the one that goes the other has."""
+    """Format the similarity of shingles: of both documents, and the share of the removed one in the other."""
     return f"Jaccard {pair['jaccard']:.3f}, containment {pair['containment']:.3f}"
 
 

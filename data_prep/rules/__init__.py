@@ -1,4 +1,4 @@
-"""Thresholds over signals: what a document must show to be kept, each with its source."""
+"""Rules: thresholds on signals, each with its source."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rules_named(config: DataConfig, names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def rules_of_source(config: DataConfig, source: str) -> tuple[Rule, ...]:
-    """The rules that documents of a source must pass, in the order in which reasons are listed.
+    """Return the rules that documents of a source must pass, in the order in which reasons are listed.
 
     Raises:
         ValueError: the configuration has no such source.

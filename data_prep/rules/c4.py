@@ -1,12 +1,12 @@
 """C4's page rules, in its two published variants, and mC4's.
 
-Both variants also take lines out of the documents that they keep, see `signals/web_statistics.py`; the ranges are
-written into the verdicts (`cuts`) and left out when the text is written.
+Both variants also remove lines of the documents that they keep, see `signals/web_statistics.py`; the ranges are in the
+verdicts (`cuts`) and left out of the token files.
 
 Source: Raffel et al. 2020, JMLR 21(140), section 2.2 (`c4_paper`); tensorflow_datasets/text/c4_utils.py, which made the
-released data (`c4_dataset`): there the numbers of words and sentences are exchanged. mC4: Xue et al. 2021,
+released data (`c4_dataset`): there the numbers of words and sentences are swapped. mC4: Xue et al. 2021,
 arXiv:2010.11934, section 3.1. The filter by a list of bad words and the removal of spans of three sentences that occur
-twice are not among these rules.
+twice are not implemented.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rules for source code.
 
 Source: Together Computer 2023, RedPajama-Data-v1, GitHub filters (after Codex, Chen et al. 2021, arXiv:2107.03374,
-section 3.1, and CodeParrot). RedPajama's licences and file endings are a matter of the source, not of these rules. Its
-tokens are those of a trained tokenizer; ours are the pieces of a pre-tokenizer, of which there are fewer, so that
-the last rule drops a little less.
+section 3.1, and CodeParrot). RedPajama's licences and file extensions are left to the source. Its tokens are those of a
+trained tokenizer; here they are the pieces of a pre-tokenizer, which are fewer, so the last rule drops slightly fewer
+documents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`decide --what-if A B`: what two rule sets keep of the documents that are measured, without writing anything."""
+"""`decide --what-if A B`: comparison of what two rule sets keep of the measured documents; writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data_prep.run.directory import RunDirectory
 from data_prep.run.manifest import load_manifest
 
 CONFIGURED = "configured"
-"""Names the rules that each source has in the configuration."""
+"""Name of the rules that each source has in the configuration."""
 _EXAMPLES = 3
 _EXAMPLE_CHARACTERS = 100
 _SHOWN = 12
@@ -25,26 +25,26 @@ _SHOWN = 12
 
 @dataclass
 class Comparison:
-    """Documents and bytes by group (`all`, a source, a language): in, kept by A, by B, by both."""
+    """Numbers of documents and bytes by group (`all`, a source, a language): in, kept by A, by B, by both."""
 
     documents: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     sizes: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     against: tuple[Counter[str], Counter[str]] = field(default_factory=lambda: (Counter(), Counter()))
-    """Of A and of B: documents that the other one keeps, by each reason against them."""
+    """For A and B: number of documents that only the other one keeps, by each reason."""
     examples: tuple[list[tuple[bytes, str, str]], list[tuple[bytes, str, str]]] = field(
         default_factory=lambda: ([], [])
     )
-    """Of A and of B: lot, id and reasons of some documents that only this one drops."""
+    """For A and B: hash, id and reasons of some documents that only this one drops."""
 
 
 def compare(config: DataConfig, run: RunDirectory, first: str, second: str) -> Comparison:
-    """Ask both rule sets of every document. Duplicates are left aside: they depend on which rules are chosen.
+    """Apply both rule sets to every document. Duplicates are ignored: they depend on the rules.
 
     Args:
         first, second: names of rule sets joined by `+`, such as `gopher+language`, or `configured`.
 
     Raises:
-        ValueError: there is no such rule set, or the documents are not measured.
+        ValueError: there is no such rule set, or documents are not measured.
     """
     result = Comparison()
     for shard in load_manifest(run).shards:
@@ -76,11 +76,11 @@ def compare(config: DataConfig, run: RunDirectory, first: str, second: str) -> C
 
 
 def print_comparison(config: DataConfig, run: RunDirectory, first: str, second: str) -> None:
-    """The tables of `decide --what-if`."""
+    """Print the tables of `decide --what-if`."""
     from foundation.progress import summary_table
 
     result = compare(config, run, first, second)
-    print(f"A = {first}\nB = {second}\nDuplicates are left aside; nothing is written.")
+    print(f"A = {first}\nB = {second}\nDuplicates are ignored; nothing is written.")
     sources = [name for name in result.documents if not name.startswith("language ")]
     languages = sorted(
         (name for name in result.documents if name.startswith("language ")),

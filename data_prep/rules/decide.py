@@ -1,9 +1,9 @@
-"""The deciding stage: which documents are kept, and every reason against the others.
+"""The decide stage: which documents are kept, and all reasons against the others.
 
-Reasons are listed, and the first is counted, in this order: language, `rules.RULE_SETS`, each as its table has it, then
-`duplicate.exact`, `duplicate.near`, `duplicate.contained` or `duplicate.lines` (every line of it is shared). So
-duplicates are counted where nothing else speaks against a document; the deduplicating stage sees to it that such a one
-is a copy of a document that is kept.
+Reasons are listed in the order of `rules.RULE_SETS` and of the rules in each set, then `duplicate.exact`,
+`duplicate.near`, `duplicate.contained` or `duplicate.lines` (all of its lines are shared). The first reason is counted.
+So a document counts as a duplicate only if no rule drops it; the dedup stage ensures that it is a copy of a kept
+document.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from foundation.atomic_files import digest
 VERSION = 3
 
 _CUTTING = {"c4_paper": PAPER, "c4_dataset": DATASET}
-"""Rule sets that also take lines out of what they keep."""
+"""Variants of C4 by rule sets that also cut lines of kept documents."""
 
 
 def decide_stage(config: DataConfig, run: RunDirectory) -> Stage:
-    """What verdicts depend on: the signals, the removals, and each threshold."""
+    """Return the stage with what verdicts depend on: the signals, the removals, and each threshold."""
     shards = load_manifest(run).shard_names
     inputs = digest([committed_digest(run, "measure", shards), committed_digest(run, "dedup", ["all"])])
     return Stage(run, "decide", VERSION, {"rules": rule_settings(config)}, inputs)
 
 
 def rule_settings(config: DataConfig) -> dict[str, Any]:
-    """Every threshold of every source, for the records of stages that depend on them."""
+    """Return all thresholds of all sources, for the records of stages that depend on them."""
     return {
         source.name: {rule.name: rule.describe() for rule in rules_of_source(config, source.name)}
         for source in config.sources
@@ -55,7 +55,7 @@ def decide(config: DataConfig, run: RunDirectory) -> None:
     """Write `verdicts/<shard>.parquet`, with the columns of `documents.VERDICTS`.
 
     Raises:
-        StaleOutputError: verdicts or removals on disk were made with other rules or from other signals.
+        StaleOutputError: verdicts or removals on disk are from other rules or signals.
         ValueError: an earlier stage is not complete.
     """
     stage = decide_stage(config, run)
@@ -65,20 +65,20 @@ def decide(config: DataConfig, run: RunDirectory) -> None:
 
 
 def _refuse_other_rules(config: DataConfig, run: RunDirectory) -> None:
-    """Which copy stays depends on the rules: with other ones, a document could go as the copy of one that goes."""
+    """Refuse rules other than those of the dedup stage: a document could be dropped as the copy of a dropped one."""
     before = read_records(run, "dedup")["all"].settings["rules"]
     for source, rules in rule_settings(config).items():
         for name in sorted(rules.keys() | before.get(source, {}).keys()):
-            old, new = before.get(source, {}).get(name, "(not asked)"), rules.get(name, "(not asked)")
+            old, new = before.get(source, {}).get(name, "(not applied)"), rules.get(name, "(not applied)")
             if old != new:
                 raise StaleOutputError(
-                    f"decide: the rule {name} of source {source} is {new!r}, duplicates were chosen with {old!r}; "
-                    "set it back, or `--restart dedup` chooses anew"
+                    f"decide: the rule {name} of source {source} is {new!r}, duplicates were removed with {old!r}; "
+                    "restore it, or run with `--restart dedup`"
                 )
 
 
 def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
-    """Verdicts of one shard, in the order of its documents."""
+    """Decide on one shard, in the order of its documents."""
     run = stage.run
     source = manifest_at(run.manifest, stage.inputs).shard(name).source
     rules = rules_of_source(config, source)
@@ -115,7 +115,7 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
 
 
 def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:
-    """The rows of one shard in a file whose row groups hold rows of one shard each."""
+    """Yield the rows of one shard in a file whose row groups have rows of one shard each."""
     file, groups = _row_groups(path, inputs)
     for group in groups.get(shard, ()):
         yield from file.read_row_group(group, use_threads=False).to_pylist()
@@ -123,8 +123,8 @@ def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:
 
 @lru_cache(maxsize=2)
 def _row_groups(path: Path, inputs: str) -> tuple[pq.ParquetFile, dict[str, list[int]]]:
-    """The open file, and the row groups of each shard, by their ids: Arrow divides more than a million rows into
-    several. Once per process, as the manifest."""
+    """Return the open file, and the row groups of each shard, by their ids: Arrow divides more than a million rows into
+    several. Cached in each process, like the manifest."""
     file = pq.ParquetFile(path)
     column = file.schema_arrow.get_field_index("id")
     groups: dict[str, list[int]] = {}
@@ -141,7 +141,7 @@ def _rule_sets(config: DataConfig, source: str) -> tuple[str, ...]:
 
 
 def _cuts(corpus: Path, kept: Sequence[bool], variants: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-    """The ranges that C4's line rules take out of each document that is kept; of several variants, what any does."""
+    """Yield the ranges that C4's line rules remove from each kept document; with several variants, those of any."""
     with pq.ParquetFile(corpus) as file:
         rows = (
             text.as_py()
@@ -153,7 +153,7 @@ def _cuts(corpus: Path, kept: Sequence[bool], variants: Sequence[int]) -> Iterat
 
 
 def read_signals(path: Path, rules: Sequence[Rule], more: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
-    """`id`, `language`, `more` and the columns that the rules ask for, as arrays.
+    """Read `id`, `language`, `more` and the columns of the rules as arrays.
 
     Raises:
         ValueError: the file cannot be read.
@@ -163,13 +163,13 @@ def read_signals(path: Path, rules: Sequence[Rule], more: Sequence[str] = ()) ->
         table = read_columns(path, names)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path}: not a readable file of signals ({error}); `--restart measure` makes it anew"
+            f"{path}: not a readable file of signals ({error}); `--restart measure` writes it again"
         ) from error
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
 
 
 def failures(signals: Mapping[str, npt.NDArray[Any]], rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
-    """Which document fails which rule: `bool[documents, rules]`."""
+    """Return which document fails which rule: `bool[documents, rules]`."""
     failed = np.zeros((len(signals["language"]), len(rules)), dtype=bool)
     for column, rule in enumerate(rules):
         failed[:, column] = rule.fails(signals)
@@ -182,7 +182,7 @@ def judge(
     removals: Mapping[str, Mapping[str, Any]],
     source: str,
 ) -> pa.Table:
-    """Verdicts of documents of one source.
+    """Decide on documents of one source.
 
     Args:
         signals: columns as arrays, among them `id` and `language`.
@@ -213,7 +213,7 @@ def judge(
 
 
 def count_verdicts(verdicts: pa.Table) -> dict[str, int]:
-    """`documents`, `kept`, and `dropped:<reason>` by the first reason; documents = kept + all dropped."""
+    """Count `documents`, `kept`, and `dropped:<reason>` by the first reason; documents = kept + all dropped."""
     counts: Counter[str] = Counter(documents=len(verdicts), kept=0)
     for reasons in verdicts.column("reasons").to_pylist():
         counts[f"dropped:{reasons[0]}" if reasons else "kept"] += 1

@@ -1,8 +1,8 @@
-"""FineWeb's own quality rules, which it asks after Gopher's and C4's.
+"""FineWeb's own quality rules, which it applies after Gopher's and C4's.
 
-Source: Penedo et al. 2024, arXiv:2406.17557, section 3.6; the limit of line feeds is in the code that made it
-(datatrove 0.10, fineweb_quality_filter.py). Line feeds per word are not asked for where we have no model that divides a
-script without spaces into words.
+Source: Penedo et al. 2024, arXiv:2406.17557, section 3.6; the limit of line feeds is in its code (datatrove 0.10,
+fineweb_quality_filter.py). The rule on line feeds per word does not apply to scripts without spaces for which there is
+no model that divides them into words.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Gopher's quality and repetition rules.
 
 Source: Rae et al. 2021, arXiv:2112.11446, appendix A.1.1: "Quality Filtering" and "Repetition Removal" with table A1.
-Variant: the paper's numbers, mean (not median) word length; what a word, a line and a repeat are is said in
-`signals/text_statistics.py`.
+Variant: the paper's numbers, mean (not median) word length; `signals/text_statistics.py` defines words, lines and
+repeats.
 
-The paper filters English. Two kinds of rule do not carry over, and do not ask documents of other languages:
+The paper filters English. Two kinds of rules do not apply to other languages:
 
-- the stop words are English ones: with them every French page would go;
-- where words are not spaced (`UNSPACED_LANGUAGES`) they have other lengths (a Chinese one has between one and two
-  letters); and where we have no model that divides them (`UNDIVIDED_LANGUAGES`) the n-grams of the paper are not
-  measured.
+- the stop words are English, so that every French page would be dropped;
+- in scripts without spaces (`UNSPACED_LANGUAGES`) words have other lengths (Chinese ones have one or two letters); and
+  without a model that divides them (`UNDIVIDED_LANGUAGES`) the n-grams of the paper are not measured.
 """
 
 from __future__ import annotations

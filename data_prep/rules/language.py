@@ -1,4 +1,4 @@
-"""Rules over the identified language; the numbers are the user's, see `LanguageConfig`."""
+"""Rules on the identified language; their thresholds are settings, see `LanguageConfig`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def rules_of(config: LanguageConfig) -> tuple[Rule, ...]:
-    """The rules with the configured threshold and the configured languages."""
+    """Return the rules with the configured threshold and languages."""
     return (
         Rule(
             "language.probability",

@@ -1,5 +1,5 @@
-"""CCNet's buckets of perplexity as rules; the models and the bounds of the buckets are the user's, see
-`LanguageModelConfig`. Languages without a model are not asked: CCNet keeps them as one bucket, `all`.
+"""CCNet's buckets of perplexity as rules; models and bounds of the buckets are settings, see `LanguageModelConfig`. The
+rules do not apply to languages without a model, which CCNet keeps as one bucket, `all`.
 
 Source: Wenzek et al. 2020, arXiv:1911.00359, "LM filtering"; cc_net/perplexity.py, PerplexityBucket.
 """
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from data_prep.config import LanguageModelConfig
 
 BUCKETS = {"ccnet_head": "head", "ccnet_middle": "middle"}
-"""Rule set -> the setting with its bound."""
+"""Settings with the bounds, by rule set."""
 
 
 def rules_of(rule_set: str, models: Mapping[str, LanguageModelConfig]) -> tuple[Rule, ...]:
-    """One rule with a threshold for each language; `ccnet_head` keeps the head, `ccnet_middle` head and middle.
+    """Return a rule with a threshold for each language; `ccnet_head` keeps the head, `ccnet_middle` head and middle.
 
     Raises:
         ValueError: no language has a model, or one lacks the bound.
@@ -33,7 +33,7 @@ def rules_of(rule_set: str, models: Mapping[str, LanguageModelConfig]) -> tuple[
         if threshold is None:
             raise ValueError(
                 f"rule set `{rule_set}` needs perplexity.{language}.{setting}; `altiplano data perplexity-bounds` "
-                "prints what a measured corpus gives"
+                "prints those of a measured corpus"
             )
         thresholds.append((language, threshold))
     return (

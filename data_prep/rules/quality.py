@@ -1,4 +1,4 @@
-"""The rule over the probability of a quality classifier; classifier and number are the user's, see `QualityConfig`."""
+"""The rule on the probability from a quality classifier; classifier and threshold are settings, see `QualityConfig`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def rules_of(config: QualityConfig) -> tuple[Rule, ...]:
-    """The rule with the configured threshold.
+    """Return the rule with the configured threshold.
 
     Raises:
         ValueError: there is no classifier.

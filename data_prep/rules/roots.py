@@ -1,7 +1,8 @@
 """The filters of ROOTS (OSCAR part), with its parameters by language.
 
-Source: Laurençon et al. 2022, arXiv:2303.03915; numbers in `signals/roots_parameters.py`. Perplexity is left out. A
-language without own parameters is asked the default ones; stop words and flagged words only where there is a list.
+Source: Laurençon et al. 2022, arXiv:2303.03915; parameters in `signals/roots/parameters.py`. Perplexity is omitted. A
+language without its own parameters has the default ones; stop words and flagged words are measured only if there is a
+list.
 """
 
 from __future__ import annotations
@@ -29,4 +30,4 @@ RULES = (
     _rule("flagged_words", "roots_flagged_word_share", "at most", "flagged_words"),
     _rule("language_probability", "language_probability", "at least", "language_probability"),
 )
-"""In the order of ROOTS."""
+"""Rules in the order of ROOTS."""

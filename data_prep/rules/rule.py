@@ -1,4 +1,4 @@
-"""One threshold over one signal; the same table decides and explains."""
+"""A rule: a threshold on a signal, for deciding and explaining."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Rule:
     """A document passes when `signal` is `comparison` `threshold`.
 
     Attributes:
-        name: `<rule set>.<what is asked>`, the reason that a dropped document is given.
+        name: `<rule set>.<property>`, the reason given for a dropped document.
         signal: column of the signals, see `signals/table.py`.
-        threshold: a number, or for "one of" the allowed values, where none at all allows everything.
-        source: paper and section, or the code that the number is from.
-        only_languages: the rule asks only documents identified as one of these; empty: all.
-        not_languages: and none of these.
-        by_language: other thresholds, of languages that have their own.
+        threshold: a number, or for "one of" the allowed values; an empty tuple allows everything.
+        source: paper and section, or code, of the threshold.
+        only_languages: languages that the rule applies to; empty: all.
+        not_languages: languages that the rule does not apply to.
+        by_language: thresholds of languages that have their own.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Rule:
     by_language: tuple[tuple[str, float], ...] = ()
 
     def applies_to(self, languages: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """For each language whether the rule asks its documents."""
+        """Return for each language whether the rule applies to it."""
         applies = np.ones(len(languages), dtype=bool)
         if self.only_languages:
             applies &= _is_one_of(languages, self.only_languages)
@@ -47,7 +47,7 @@ class Rule:
         return applies
 
     def fails(self, signals: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
-        """For each document whether it is asked and does not pass; not a number does not pass."""
+        """Return for each document whether the rule applies and it does not pass; NaN does not pass."""
         values = signals[self.signal]
         if self.comparison == "one of":
             assert isinstance(self.threshold, tuple)
@@ -69,7 +69,7 @@ class Rule:
         return thresholds
 
     def describe(self, language: str | None = None) -> str:
-        """`mean_word_length at least 3`; with the thresholds of all languages, or that of one."""
+        """Format the rule as `mean_word_length at least 3`, with the thresholds of all languages or that of one."""
         if isinstance(self.threshold, tuple):
             return f"{self.signal} {self.comparison} {', '.join(self.threshold) or 'any'}"
         own = dict(self.by_language)
@@ -82,7 +82,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rule says about one document."""
+    """Result of a rule for a document."""
 
     rule: Rule
     value: float | str | None
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def explain(signals: Mapping[str, Any], rules: Collection[Rule]) -> tuple[Outcome, ...]:
-    """What each rule says about one document, given as a row of signals."""
+    """Apply each rule to a document, given as a row of signals."""
     asked = {rule.signal for rule in rules} | {"language"}
     row = {name: np.array([np.nan if signals[name] is None else signals[name]]) for name in asked}
     return tuple(
@@ -101,7 +101,7 @@ def explain(signals: Mapping[str, Any], rules: Collection[Rule]) -> tuple[Outcom
 
 
 def shown(value: object) -> str:
-    """A signal for people: four digits, thousands separated."""
+    """Format a signal: four digits, thousands separated."""
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

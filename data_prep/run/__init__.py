@@ -1,1 +1,1 @@
-"""One run over many machines: input, manifest, shards, commit records, executors."""
+"""Runs on one or many machines: input, manifest, shards, commit records, executors."""

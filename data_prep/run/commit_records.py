@@ -1,7 +1,7 @@
-"""Commit records, which make every stage resumable.
+"""Commit records: they make every stage resumable.
 
-A unit of work counts as done when its commit record exists, and the record is written after the outputs are whole: kill
-the program anywhere, run it again, and only what is missing is done.
+A unit of work is done when its commit record exists, which is written after the outputs are complete: when the program
+is killed and run again, only what is missing is done.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from foundation.configuration import flat_settings
 
 
 class StaleOutputError(ValueError):
-    """Outputs on disk were made from another input or with another setting."""
+    """Outputs on disk are from another input or setting."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one unit of a stage has written."""
+    """Record of what a unit of a stage has written."""
 
     unit: str
     version: int
@@ -38,7 +38,8 @@ class Record:
     inputs: str
     counts: Mapping[str, int]
     outputs: Mapping[str, tuple[int, str | None]] = field(default_factory=dict)
-    """Path relative to the run -> (size in bytes, sha256, or None of what the stage itself reads and removes)."""
+    """Size in bytes and SHA-256 by path relative to the run; the digest is None for files that the stage itself reads
+    and removes."""
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -46,13 +47,13 @@ class Record:
 
 
 class Stage:
-    """One stage of a run: what is done, and under which settings.
+    """A stage of a run with its settings and inputs.
 
     Args:
         name: one of `STAGES`.
-        version: raised by hand when the code would write other bytes for the same input.
-        settings: everything in the configuration that changes the bytes written (not the number of workers).
-        inputs: digest of what it reads, see `committed_digest`.
+        version: raised when the code would write other bytes for the same input.
+        settings: all settings that affect the bytes written (not the number of workers).
+        inputs: digest of what the stage reads, see `committed_digest`.
     """
 
     def __init__(self, run: RunDirectory, name: str, version: int, settings: Mapping[str, Any], inputs: str) -> None:
@@ -66,10 +67,10 @@ class Stage:
         self.folder = run.commits / name
 
     def is_done(self, unit: str) -> bool:
-        """Whether `unit` was committed and its outputs are still there.
+        """Return whether `unit` is committed and its outputs exist.
 
         Raises:
-            StaleOutputError: it was committed from another input, with another setting or by other code.
+            StaleOutputError: it was committed from another input, with other settings or by another version.
         """
         record = _read_record(self.folder / f"{unit}.json")
         if record is None:
@@ -81,7 +82,7 @@ class Stage:
         return lost is None
 
     def _lost(self, record: Record) -> str | None:
-        """What is wrong with the outputs of a record, for people; None: they are there."""
+        """Describe the first missing or truncated output of a record; None: all exist."""
         for path, (size, _) in record.outputs.items():
             found = self.run.root / path
             actual = found.stat().st_size if found.is_file() else None
@@ -91,9 +92,9 @@ class Stage:
         return None
 
     def forget_lost(self, unit: str) -> None:
-        """Remove the record of a unit if it is damaged or its outputs are lost; one that is true stays.
+        """Remove the record of a unit if it is damaged or its outputs are lost.
 
-        It is moved aside before it is judged: another process may be committing the same unit at this moment.
+        The record is renamed before it is examined: another process may be committing the same unit.
         """
         path = self.folder / f"{unit}.json"
         aside = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.aside")
@@ -105,16 +106,15 @@ class Stage:
             aside.unlink()
 
     def new_file(self, digests: dict[Path, str] | None = None) -> NewFile:
-        """Opener for the outputs of a unit; `digests` receives what `commit` wants to know of them.
+        """Return the opener for outputs of a unit; `digests` receives their digests for `commit`.
 
-        Where two processes may work at the same unit, be it by mistake, files in place are not replaced: their record
-        may exist already.
+        If two processes may do the same unit, existing files are not replaced: their record may exist already.
         """
         return partial(whole_file, keep_first=self.keeps_first, digests=digests)
 
     @property
     def keeps_first(self) -> bool:
-        """Whether outputs that are in place stay, because other processes may work at the same unit."""
+        """Whether existing outputs are kept, because other processes may do the same unit."""
         return self.run.share is not None or self.run.executor == "ray"
 
     def commit(
@@ -126,15 +126,15 @@ class Stage:
         digests: Mapping[Path, str] = {},
         scratch: Sequence[Path] = (),
     ) -> None:
-        """Declare `unit` done. Call it after every output is in place under its final name.
+        """Commit `unit`. Call it when every output exists under its final name.
 
         Args:
-            digests: SHA-256 of outputs that were hashed before they were put in place, see `new_file`; the others are
-                read, which only a stage that has the run to itself may leave it to.
-            scratch: outputs that this stage itself reads and removes, which are not hashed.
+            digests: SHA-256 of outputs that were hashed before they were renamed, see `new_file`. Other outputs are
+                read here, which is safe only if no other process writes to the run.
+            scratch: outputs that this stage itself reads and removes; they are not hashed.
 
         Raises:
-            FileNotFoundError: an output is not there.
+            FileNotFoundError: an output does not exist.
             OtherContentError: another process has committed other outputs or counts.
         """
         hashed = {path: digests.get(path) or sha256_file(path) for path in outputs}
@@ -158,16 +158,16 @@ class Stage:
         )
 
     def records(self) -> dict[str, Record]:
-        """Every committed unit, by name."""
+        """Return the records of all committed units by name."""
         return read_records(self.run, self.name)
 
     def digest(self) -> str:
-        """Changes with any byte that this stage has committed."""
+        """Return a digest of all that this stage has committed."""
         return _digest_of(self.records())
 
     def _refuse_stale(self, record: Record) -> None:
         where = f"{self.name} {record.unit}"
-        advice = f"`--restart {self.name}` removes what this stage and later ones have written"
+        advice = f"`--restart {self.name}` removes the outputs of this stage and later ones"
         if record.version != self.version:
             raise StaleOutputError(
                 f"{where} was written by version {record.version} of this stage, the code is version {self.version}; "
@@ -175,18 +175,18 @@ class Stage:
             )
         refuse_changed_settings(where, self.name, record.settings, self.settings)
         if record.inputs != self.inputs:
-            raise StaleOutputError(f"{where} was made from another input than there is now; {advice}")
+            raise StaleOutputError(f"{where} was made from another input; {advice}")
 
 
 def read_records(run: RunDirectory, stage: str) -> dict[str, Record]:
-    """Every committed unit of a stage, by name, sorted."""
+    """Return the records of all committed units of a stage by name, sorted."""
     folder = run.commits / stage
     records = (_read_record(path) for path in sorted(folder.glob("*.json"))) if folder.is_dir() else ()
     return {record.unit: record for record in records if record is not None}
 
 
 def committed_digest(run: RunDirectory, stage: str, units: Sequence[str]) -> str:
-    """Digest of what an earlier stage has committed: the `inputs` of the stage that reads it.
+    """Return the digest of what an earlier stage has committed: the `inputs` of a stage that reads it.
 
     Raises:
         ValueError: one of `units` is not committed.
@@ -202,7 +202,7 @@ def committed_digest(run: RunDirectory, stage: str, units: Sequence[str]) -> str
 
 
 def restart(run: RunDirectory, stage: str) -> tuple[str, ...]:
-    """Remove what `stage` and every later stage have written; returns their names.
+    """Remove the outputs of `stage` and every later stage; return their names.
 
     Raises:
         ValueError: there is no such stage.
@@ -210,7 +210,7 @@ def restart(run: RunDirectory, stage: str) -> tuple[str, ...]:
     if stage not in STAGES:
         raise ValueError(f"--restart {stage}: no such stage; stages are {', '.join(STAGES)}")
     later = from_stage_on(stage)
-    # Records go before outputs, later stages before earlier: a kill leaves no false record.
+    # Records are removed before outputs, later stages before earlier ones: a kill leaves no record without outputs.
     for name in reversed(later):
         shutil.rmtree(run.commits / name, ignore_errors=True)
         for output in run.outputs_of(name):
@@ -247,12 +247,12 @@ def _digest_of(records: Mapping[str, Record]) -> str:
 
 
 def refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raises StaleOutputError, naming the first setting that differs."""
+    """Raise StaleOutputError if settings differ, naming the first one."""
     before, now = flat_settings(old), flat_settings(json.loads(json.dumps(new)))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name, "(not set)") != now.get(name, "(not set)"):
             raise StaleOutputError(
                 f"{where}: the setting {name} is {now.get(name, '(not set)')!r}, the outputs on disk were made with "
-                f"{before.get(name, '(not set)')!r}; set it back, or `--restart {stage}` removes what this stage "
-                "and later ones have written"
+                f"{before.get(name, '(not set)')!r}; restore it, or `--restart {stage}` removes the outputs of this "
+                "stage and later ones"
             )

@@ -1,4 +1,4 @@
-"""The folder of one run of data preparation: its places, its lock, and the part of a stage that a process does."""
+"""The folder of a run of data preparation: its paths, its lock, and shares of stages."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from data_prep.stages import STAGES
 from foundation.atomic_files import room_for
 
 WORK_PREFIX = ".work-"
-"""Prefix of temporary folders in a run's folder; one that is there when a run starts was left by a killed one."""
+"""Prefix of temporary folders in a run's folder; those present when a run starts are left over from a killed one."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """One of `processes` that divide the work of a stage among them, on machines that share a folder."""
+    """Share of a process in a stage whose units are divided among `processes`, on machines with a common folder."""
 
     rank: int
     processes: int
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """From `RANK/PROCESSES`.
+        """Parse `RANK/PROCESSES`.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it has another form.
         """
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match is None or not int(match[1]) < int(match[2]):
@@ -41,11 +41,11 @@ class Share:
 
 
 class RunDirectory:
-    """The folder of one run and the places in it.
+    """The folder of a run and the paths in it.
 
     Args:
-        share: for a process that does a part of a stage.
-        executor: where the units of a stage are worked at, see `executors`.
+        share: share of this process in a stage; None: all of it.
+        executor: where units run, see `executors`.
     """
 
     def __init__(self, root: Path, share: Share | None = None, executor: Literal["local", "ray"] = "local") -> None:
@@ -65,15 +65,15 @@ class RunDirectory:
         self.manifest_stamps = self.commits / "manifest-stamps.json"
 
     def outputs_of(self, stage: str) -> tuple[Path, ...]:
-        """Everything that a stage writes, except its commit records."""
+        """Return the outputs of a stage, without its commit records."""
         return tuple(self.root / output for output in STAGES[stage].outputs)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; processes that have shares of it hold it together.
+        """Lock the run for this process; processes with shares of a stage lock it together.
 
         Raises:
-            ValueError: another process holds it.
+            ValueError: another process has locked it.
         """
         with room_for(self.root / ".lock"):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -83,13 +83,13 @@ class RunDirectory:
             except BlockingIOError:
                 file.seek(0)
                 raise ValueError(
-                    f"{self.root}: {file.read().strip() or 'another process'} is working in this run; "
+                    f"{self.root}: {file.read().strip() or 'another process'} is using this run; "
                     "wait for it, or choose another `output`"
                 ) from None
             except OSError as error:
                 raise ValueError(
-                    f"{file.name}: the file system of `output` cannot lock files ({error.strerror}), and two runs "
-                    "could write over each other; choose another, or let its administrator allow locks"
+                    f"{file.name}: the file system of `output` cannot lock files ({error.strerror}), so two runs "
+                    "could overwrite each other; choose another one, or have locks enabled on it"
                 ) from None
             if self.share is not None:
                 yield
@@ -99,14 +99,14 @@ class RunDirectory:
                 file.write(f"process {os.getpid()} on {socket.gethostname()}")
                 file.flush()
             with open(self._worker_lock(), "w") as workers:
-                fcntl.flock(workers, fcntl.LOCK_EX)  # a killed run's workers end within moments
+                fcntl.flock(workers, fcntl.LOCK_EX)  # workers of a killed run end within moments
             for left in self.root.glob(f"{WORK_PREFIX}*"):
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
     @contextlib.contextmanager
     def used_by_worker(self) -> Iterator[None]:
-        """While a worker writes: a run that starts after a killed one waits for the workers that it left behind."""
+        """Context for writing workers: a run that starts after a killed one waits for its remaining workers."""
         with open(self._worker_lock(), "w") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield

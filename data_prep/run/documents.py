@@ -1,4 +1,4 @@
-"""The columns of a document shard and of its verdicts, and the bytes of its texts."""
+"""Columns of a document shard and of its verdicts, and access to the bytes of its texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ DOCUMENTS = pa.schema(
         pa.field("metadata", pa.string(), nullable=False),
     ]
 )
-"""`id` is `<shard>/<row>`, `url` where the text came from, `metadata` a JSON object."""
+"""Columns of `corpus/<shard>.parquet`: `id` is `<shard>/<row>`, `url` the origin of the text, `metadata` a JSON
+object."""
 
 VERDICTS = pa.schema(
     [
@@ -34,15 +35,16 @@ VERDICTS = pa.schema(
         pa.field("cuts", pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())])), nullable=False),
     ]
 )
-"""`cuts` holds the byte ranges of a kept document that are left out when it is written: lines that rules refuse.
-`reasons` holds every reason against a document, the one that is counted first; empty when it is kept."""
+"""Columns of `verdicts/<shard>.parquet`. `cuts` are byte ranges of a kept document that are left out of the token
+files: lines that rules remove. `reasons` are all reasons against a document, starting with the one that is counted;
+empty if it is kept."""
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Some columns of a shard's file, in this order.
+    """Read some columns of a shard's file, in this order.
 
-    Not `pq.read_table`, which builds a dataset and hands the file to a pool of threads: on a shard of a few documents
-    that takes four times as long, and much longer on a busy machine.
+    `pq.read_table` would build a dataset and use a pool of threads: on a shard of a few documents that takes four times
+    as long, and much longer on a busy machine.
 
     Raises:
         pa.ArrowException, OSError: the file cannot be read, or has no such column.
@@ -55,10 +57,10 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
 
 
 def text_bytes(texts: pa.LargeStringArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The bytes of a column of texts and where each begins and ends, without a copy.
+    """Return the bytes of a column of texts and their offsets, without a copy.
 
     Returns:
-        All bytes, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
+        The bytes, and offsets: text d is bytes [offsets[d], offsets[d + 1]).
 
     Raises:
         ValueError: a text is null.

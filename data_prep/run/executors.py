@@ -1,4 +1,4 @@
-"""Run the units of a stage in worker processes. The only import of datatrove."""
+"""Execution of a stage's units in worker processes. The only module that imports datatrove."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _THREAD_SETTINGS = (
     "ARROW_NUM_THREADS",
 )
 _RAY_WORKER_BYTES = 1 << 30
-"""Memory that Ray sets aside for a worker; it places fewer on a machine that has less."""
+"""Memory that Ray reserves for a worker; machines with less memory get fewer workers."""
 _RAY_RETRIES = 3
-"""How often a unit is tried again after its worker was killed. More than once for machines that are taken away; an end,
-because a unit that needs more memory than there is would be killed every time."""
-_AFTER_A_KILL = "lower `workers` or `shard_bytes` and run again: what is committed stays"
+"""Number of retries of a unit after its worker was killed: several, for preempted machines, but limited, because a unit
+that exceeds the memory would be killed every time."""
+_AFTER_A_KILL = "lower `workers` or `shard_bytes` and run again: finished work is kept"
 
 
 class UnitError(ValueError):
@@ -44,7 +44,7 @@ class UnitError(ValueError):
 
 
 class ShareDone(Exception):
-    """This process has done its share of a stage; what comes after is for one process that does all that is left."""
+    """This process has done its share of a stage; a single process does the following steps."""
 
 
 def run_units(
@@ -57,18 +57,17 @@ def run_units(
 ) -> None:
     """Call `function(unit)` for each unit that is not committed yet, in up to `workers` processes.
 
-    `function` commits each unit itself, as its last act; it must be picklable (a module's function, or a
-    `functools.partial` of one). One unit, or one worker, runs in this process.
+    `function` commits each unit as its last step; it must be picklable (a module's function, or a `functools.partial`
+    of one). A single unit or worker runs in this process.
 
     Args:
-        chains: `units` in groups: those of a group are done in order, by one worker, because each goes on where the one
-            before it stopped. Left out: each unit by itself.
+        chains: groups of units that one worker must do in order, because each continues where the one before it
+            stopped. Left out: units are independent.
 
     Raises:
         StaleOutputError: a committed unit was made from another input or setting.
-        UnitError: the first failure. Units that are being worked at are finished, no new ones are begun, and what is
-            committed stays.
-        ShareDone: the run is shared out, and the units that are this process's are done.
+        UnitError: the first failure. Running units are finished, no new ones are started, and committed units are kept.
+        ShareDone: this process has a share of the stage, and its units are done.
     """
     tasks = [tuple(chain) for chain in (chains if chains is not None else [(unit,) for unit in units])]
     share = stage.run.share
@@ -83,7 +82,7 @@ def run_units(
         tasks = [left for task in tasks if (left := tuple(unit for unit in task if unit in todo))]
         _run_tasks(function, tasks, workers, title, stage, done=len(mine) - len(todo))
     else:
-        print(f"{title}: all {len(mine)} done already")
+        print(f"{title}: all {len(mine)} already done")
     if share is not None:
         raise ShareDone(f"{title}: its {len(mine)} of {len(units)} units are done")
 
@@ -99,7 +98,7 @@ def _run_tasks(
     pending = [unit for task in tasks for unit in task]
     is_on_ray = stage.run.executor == "ray"
     with (
-        # other machines see the run's folder, not this one's temporary files
+        # other machines share the run's folder, not the temporary files of this one
         tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=stage.run.root if is_on_ray else None) as folder,
         Progress(title, done + len(pending), "units", done=done) as progress,
     ):
@@ -109,7 +108,7 @@ def _run_tasks(
             (_execute_on_ray if is_on_ray else _execute)(step, workers, folder, report)
         except BrokenProcessPool:
             raise UnitError(
-                f"{stage.name}: a worker process was killed, most often for lack of memory, while it worked at "
+                f"{stage.name}: a worker process was killed, most often for lack of memory, while it ran "
                 f"{' or '.join(step.running())}; {_AFTER_A_KILL}"
             ) from None
         except _StepError:
@@ -120,7 +119,7 @@ def _run_tasks(
 
 
 class _Report:
-    """Progress by commit records, which tell the truth whoever writes them."""
+    """Progress by commit records, whichever process writes them."""
 
     def __init__(self, progress: Progress, stage: Stage, pending: Sequence[str]) -> None:
         self._progress = progress
@@ -128,14 +127,14 @@ class _Report:
         self.waiting = set(pending)
 
     def __call__(self, units: Iterable[str]) -> None:
-        """Count those of `units` that are committed."""
+        """Count the committed ones of `units`."""
         self._count({unit for unit in units if (self._stage.folder / f"{unit}.json").is_file()})
 
     def look(self) -> None:
-        """Count whatever is committed, by one look at the folder.
+        """Count all committed units by listing the folder.
 
-        NFS may answer that a single file is not there for half a minute after another machine has written it; a
-        listing is up to date.
+        NFS may report a file as missing for half a minute after another machine has written it; a listing is up to
+        date.
         """
         if self.waiting and self._stage.folder.is_dir():
             self._count({name.removesuffix(".json") for name in os.listdir(self._stage.folder)})
@@ -165,13 +164,13 @@ def _execute(step: _TaskStep, workers: int, folder: str, report: _Report) -> Non
 
 
 def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report) -> None:
-    """Run every rank of the step as a task of Ray: on the cluster that RAY_ADDRESS names, else on this machine.
+    """Run every rank of the step as a Ray task, on the cluster that RAY_ADDRESS names, or else on this machine.
 
-    Ray reports a killed worker or a lost machine by itself, and another worker takes over the rank.
+    Ray reports killed workers and lost machines, and another worker takes over the rank.
 
     Raises:
-        UnitError: there is no room for a single worker, workers were killed again and again at one unit, or the
-            cluster itself is gone.
+        UnitError: there is no room for a single worker, workers were killed repeatedly at the same unit, or the cluster
+            is lost.
     """
     try:
         import ray
@@ -184,7 +183,7 @@ def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report)
         ray.init(log_to_driver=False, include_dashboard=False, runtime_env={"env_vars": variables})
     there = ray.cluster_resources()
     if "RAY_ADDRESS" not in os.environ and (there.get("CPU", 0) < 1 or there.get("memory", 0) < _RAY_WORKER_BYTES):
-        # Ray would wait for a larger machine to join, which a cluster may be about to start and this machine is not
+        # Ray would wait for a larger machine to join, which can happen on a cluster only
         raise UnitError(
             f"{step.stage_name}: Ray has {there.get('CPU', 0):g} CPUs and {there.get('memory', 0) / 1e9:,.1f} GB of "
             f"memory on this machine, and a worker takes 1 and {_RAY_WORKER_BYTES / 1e9:,.1f} GB: free some memory, "
@@ -214,28 +213,27 @@ def _execute_on_ray(step: _TaskStep, workers: int, folder: str, report: _Report)
                     step.note_failure(
                         rank,
                         f"{step.stage_name}: a worker process on the Ray cluster was killed, most often for lack of "
-                        f"memory, each of the {kills[rank]} times it worked at {step.next_unit(rank)}; {_AFTER_A_KILL}",
+                        f"memory, each of the {kills[rank]} times it ran {step.next_unit(rank)}; {_AFTER_A_KILL}",
                     )
             report(step.tasks[rank])
     except RayError as error:
         ray.shutdown()
         raise UnitError(
             f"{step.stage_name}: Ray has failed ({type(error).__name__}: {str(error).strip().splitlines()[0]}); "
-            "run again when it works: what is committed stays"
+            "run again when it works: finished work is kept"
         ) from error
     except BaseException:
-        ray.shutdown()  # ends what its workers are at
+        ray.shutdown()  # stops its workers
         raise
     if step.has_failed:
         raise _StepError
 
 
 def _datatrove_executor(step: _TaskStep, workers: int, folder: str) -> Any:
-    """datatrove's local executor, of which we use the part that runs a rank.
+    """Return datatrove's local executor, of which only the part that runs a rank is used.
 
-    Its own pools, here and on Ray, wait for ever for a worker that was killed. Its logs and completion marks go to a
-    temporary folder, because our commit records alone say what is done; `skip_completed=False` keeps it from having an
-    opinion.
+    Its own pools, here and on Ray, wait forever for a killed worker. Its logs and completion marks go to a temporary
+    folder, and `skip_completed=False` makes it ignore them, because commit records alone determine what is done.
     """
     _silence_datatrove()
     from datatrove.executor.local import LocalPipelineExecutor
@@ -246,7 +244,8 @@ def _datatrove_executor(step: _TaskStep, workers: int, folder: str) -> Any:
 
 
 def _write_executor(executor: Any, folder: str) -> Path:
-    """A file that each worker reads once: sent along with every task, the list of tasks would grow as its square."""
+    """Write the executor to a file that each worker reads once: if it were sent with every task, the total would grow
+    with the square of the number of tasks."""
     path = Path(folder, "executor")
     with room_for(path):
         path.write_bytes(pickle.dumps(executor))
@@ -268,20 +267,20 @@ _idle_pools: dict[int, ProcessPoolExecutor] = {}
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, started as they are needed; without a failure they stay for the stages that follow.
+    """Yield a pool of worker processes, started as needed; unless a unit fails, the following stages reuse it.
 
-    Starting them, with all that they import, takes longer than many a stage.
+    Starting them, with their imports, takes longer than some stages.
     """
     pool = _idle_pools.pop(workers, None)
     if pool is None:
-        # forkserver: forking a process that has threads may copy a lock that nobody will open
+        # forkserver: forking a process with threads may copy a lock that is never released
         context = multiprocessing.get_context("forkserver")
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker)
     try:
         yield pool
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            for process in list((pool._processes or {}).values()):  # to shut down would wait for units that run
+            for process in list((pool._processes or {}).values()):  # shutdown would wait for running units
                 process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         raise
@@ -289,18 +288,18 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 class _StepError(Exception):
-    """A unit failed; what and where stands in the file `failure`."""
+    """A unit failed; the details are in the file `failure`."""
 
 
 class _WorkerTraceback(Exception):
-    """Where a worker failed; shown as the cause of an UnitError."""
+    """Traceback of a worker, shown as the cause of a UnitError."""
 
     def __str__(self) -> str:
         return f"in a worker:\n{self.args[0]}"
 
 
 class _TaskStep:
-    """A datatrove pipeline step: task number `rank` is some units. What happens to it is noted in files of `folder`."""
+    """A datatrove pipeline step: task number `rank` is some units. Its state is in files of `folder`."""
 
     def __init__(
         self, function: Callable[[str], None], tasks: tuple[tuple[str, ...], ...], folder: str, stage: Stage
@@ -315,9 +314,9 @@ class _TaskStep:
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         for unit in self.tasks[rank]:
             if self.has_failed:
-                raise _StepError  # no new ones are begun
+                raise _StepError  # no new ones are started
             if (self.records / f"{unit}.json").is_file():
-                continue  # Ray gives a rank whose machine was lost to another one
+                continue  # Ray assigns the rank of a lost machine to another one
             running = Path(self.folder, f"running-{rank}")
             with room_for(running):
                 running.write_text(unit, encoding="utf-8")
@@ -331,14 +330,14 @@ class _TaskStep:
             running.unlink()
 
     def note_failure(self, rank: int, message: str, worker_traceback: str = "") -> None:
-        """Make this the failure of the step, unless there is one already; units that are not begun stay undone."""
+        """Record the failure of the step, unless there is one already; units that have not started are not done."""
         partial = Path(self.folder, f"failure.{rank}.partial")
         with room_for(partial):
             partial.write_text(f"{message}\0{worker_traceback}", encoding="utf-8")
         put_if_absent(partial, Path(self.folder, "failure"))  # the first one stays
 
     def next_unit(self, rank: int) -> str:
-        """The first unit of a task that is not committed."""
+        """Return the first unit of a task that is not committed."""
         return next((unit for unit in self.tasks[rank] if not (self.records / f"{unit}.json").is_file()), "no unit")
 
     @property
@@ -346,7 +345,7 @@ class _TaskStep:
         return Path(self.folder, "failure").exists()
 
     def running(self) -> list[str]:
-        """Units that were begun and not ended."""
+        """Return the units that have started and not ended."""
         notes = sorted(Path(self.folder).glob("running-*"), key=lambda path: int(path.name.removeprefix("running-")))
         return [path.read_text(encoding="utf-8") for path in notes] or ["no unit"]
 
@@ -366,15 +365,15 @@ def _silence_datatrove() -> None:
     from loguru import logger
 
     logger.disable("datatrove")
-    # Three log handlers for each task, which would log nothing, took three times as long as a shard of one document.
+    # Three log handlers for each task, although disabled, took three times as long as a shard of one document.
     base.add_task_logger = lambda *_, **__: None
     base.close_task_logger = lambda *_, **__: None
 
 
 def _prepare_worker() -> None:
-    """Make a new worker process end with its parent, and only then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted as well and ends us
-    # Here again: a forkserver that something else has started before does not have our environment.
+    """Make a new worker process end with its parent, and not on an interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends the workers
+    # Set again here: a forkserver that was started earlier does not have this environment.
     os.environ.update({name: "1" for name in _THREAD_SETTINGS})
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -388,7 +387,7 @@ def _prepare_worker() -> None:
 
 @contextlib.contextmanager
 def _one_thread_per_worker() -> Iterator[None]:
-    """Processes are our parallelism; libraries that start a thread for each core in each of them only hinder."""
+    """Limit libraries to one thread for each process: the processes already use all cores."""
     before = {name: os.environ.get(name) for name in _THREAD_SETTINGS}
     os.environ.update({name: "1" for name in _THREAD_SETTINGS})
     try:

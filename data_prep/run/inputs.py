@@ -1,4 +1,4 @@
-"""Find the files of a source: placeholders, folders and patterns become a sorted list with sizes and digests."""
+"""Input files of a source: placeholders, folders and patterns become a sorted list with sizes and digests."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from data_prep.sources.compression import refuse_other_compression
 from foundation.atomic_files import sha256_file
 
 PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
-"""`{name}` in a path -> the name by which `sysconfig` knows the folder of the running Python."""
+"""Placeholders in paths (`{name}`), and sysconfig's names for these folders of the running Python."""
 
 _NEVER_ENTERED = frozenset({"__pycache__", "site-packages", "dist-packages", "node_modules"})
-"""Folders that a search in depth leaves out: in many installations the packages lie inside of Python's own library."""
+"""Folders that a search skips: in many installations the packages are inside Python's own library."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A raw file as it was when it was frozen."""
+    """Raw file as it was when it was frozen."""
 
     path: str
     size: int
@@ -36,7 +36,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The raw files of one source, and what was left out."""
+    """Raw files of one source, and counts of those left out."""
 
     name: str
     kind: str
@@ -44,9 +44,9 @@ class SourceFiles:
     missing: tuple[str, ...] = ()
     """Configured paths that match nothing on this machine."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Files of a searched folder that this kind of source does not read, by suffix; `(broken link)` leads nowhere."""
+    """Number of files in searched folders that this kind of source does not read, by suffix or as `(broken link)`."""
     left_out_files: int = 0
-    """Files beyond `maximum_bytes`."""
+    """Number of files beyond `maximum_bytes`."""
     left_out_bytes: int = 0
 
     @property
@@ -65,10 +65,10 @@ class SourceFiles:
 
 
 def resolve(pattern: str) -> str:
-    """Put the folders of the running Python for `{python_library}` and `{site_packages}`, and the home folder for `~`.
+    """Replace `{python_library}` and `{site_packages}` by folders of the running Python, and `~` by the home folder.
 
     Raises:
-        ValueError: another placeholder.
+        ValueError: unknown placeholder.
     """
 
     def folder(match: re.Match[str]) -> str:
@@ -82,15 +82,15 @@ def resolve(pattern: str) -> str:
 
 
 def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
-    """List and limit the files of one source, sorted by path; their digests are left empty, see `with_digests`.
+    """List the files of one source, sorted by path, up to its limit; digests are left empty, see `with_digests`.
 
-    A folder is searched in depth for files that this kind of source reads; symbolic links to folders are not followed
-    and a linked file counts once, under its real path. A file or a pattern is taken as given. With `maximum_bytes`,
-    files are chosen in the order of a hash of their path below the configured folder and the seed, until the next would
-    not fit.
+    Folders are searched recursively for files that this kind of source reads. Symbolic links to folders are not
+    followed, and a linked file counts once, under its real path. Files and patterns are taken as given. With
+    `maximum_bytes`, files are chosen in the order of a hash of their path below the configured folder and the seed,
+    until the next would not fit.
 
     Raises:
-        ValueError: a file is there and must not be read; a corpus without it would be another one.
+        ValueError: a file exists but cannot be read; a corpus without it would be another corpus.
     """
     accepts = reader_of(source.kind).accepts
     names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is
@@ -104,7 +104,7 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
         for root in roots:
             if os.path.isdir(root):
                 if glob.has_magic(resolved) and "**" in resolved:
-                    continue  # `**` lists the folders on the way as well; their files match by themselves
+                    continue  # `**` also matches folders, whose files match themselves
                 for path in _walk(root):
                     if accepts(path):
                         names.setdefault(os.path.realpath(path), os.path.relpath(path, root))
@@ -143,13 +143,13 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
 
 
 def with_digests(source: SourceFiles, advance: Callable[[int], None], threads: int = 1) -> SourceFiles:
-    """Read every file once; `advance` is told the bytes.
+    """Add the digest of each file; `advance` is called with the bytes read.
 
     Raises:
         ValueError: a file cannot be read to its end.
     """
     files = []
-    with ThreadPoolExecutor(threads) as pool:  # hashing leaves Python's lock to the others
+    with ThreadPoolExecutor(threads) as pool:  # hashing releases the GIL
         for file, sha256 in zip(source.files, pool.map(_sha256, source.files), strict=True):
             files.append(replace(file, sha256=sha256))
             advance(file.size)
@@ -161,7 +161,7 @@ def _sha256(file: InputFile) -> str:
         return sha256_file(Path(file.path))
     except OSError as error:
         raise ValueError(
-            f"{file.path}: cannot be read ({error.strerror or error}); mend it or its disk, or leave it out of `paths`"
+            f"{file.path}: cannot be read ({error.strerror or error}); repair it, or leave it out of `paths`"
         ) from error
 
 
@@ -186,7 +186,7 @@ def _choose(sizes: Mapping[str, int], names: Mapping[str, str], maximum_bytes: i
 
 
 def stamp_of(path: str) -> list[int] | None:
-    """Size and times in nanoseconds, which change when a file is written; None when it is gone."""
+    """Return size and times in nanoseconds, which change when a file is written; None if it does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -195,5 +195,5 @@ def stamp_of(path: str) -> list[int] | None:
 
 
 def is_unchanged(file: InputFile) -> bool:
-    """Read the file again and compare."""
+    """Read a file again and compare its digest."""
     return _sha256(file) == file.sha256

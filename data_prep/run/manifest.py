@@ -1,6 +1,6 @@
-"""The frozen manifest: a run's input, listed once with sizes and digests, and divided into shards.
+"""The frozen manifest: a run's input, listed with sizes and digests, and divided into shards.
 
-Work is divided by this list and never by a live look at the disk.
+Work is divided by this list, not by what is on disk at the time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from foundation.version import program
 
 MANIFEST_VERSION = 2
 _SETTLED_NANOSECONDS = 2_000_000_000
-"""Longer than the coarsest clock of a common file system."""
+"""Time longer than a tick of the coarsest clock of common file systems."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A unit of work: some ranges of the files of one source."""
+    """Unit of work: some ranges of the files of one source."""
 
     name: str
     source: str
@@ -41,13 +41,13 @@ class Shard:
 
     @property
     def raw_bytes(self) -> int:
-        """Bytes on the disk; those that several shards share are counted with the first of them."""
+        """Bytes on disk; those that several shards share count for the first of them."""
         return sum(piece.end - piece.start for piece in self.ranges if not piece.unpacked_start)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What this run reads: the files of each source, and the shards that they are divided into."""
+    """Input of a run: the files of each source, and the shards that they are divided into."""
 
     sources: tuple[SourceFiles, ...]
     shards: tuple[Shard, ...]
@@ -55,7 +55,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Changes with any input byte, and with any setting that divides the input."""
+        """Digest that changes with any input byte and any setting that divides the input."""
         return digest({"sources": [asdict(source) for source in self.sources], "settings": self.settings})
 
     @cached_property
@@ -73,7 +73,7 @@ class Manifest:
 
     @property
     def chains(self) -> tuple[tuple[str, ...], ...]:
-        """Every shard once: those that come out of one packed range together, each going on where the last stopped."""
+        """All shards; those of one compressed range are a group, because each continues where the last one stopped."""
         chains: list[list[str]] = []
         for shard in self.shards:
             if shard.ranges[0].unpacked_start:
@@ -83,21 +83,21 @@ class Manifest:
         return tuple(tuple(chain) for chain in chains)
 
     def obstacles(self) -> Iterator[str]:
-        """Large files that cannot be entered in the middle, for people, and what that means for them."""
+        """Yield messages about large files that cannot be read from the middle, and the consequences."""
         limit = 2 * self.settings["shard_bytes"]
         for shard in self.shards:
             for piece in shard.ranges:
                 if piece.unpacked_start or piece.end - piece.start < limit:
                     continue
-                size = f"{piece.path}: {(piece.end - piece.start) / 1e6:,.1f} MB are packed in one piece"
+                size = f"{piece.path}: {(piece.end - piece.start) / 1e6:,.1f} MB are compressed in one piece"
                 if piece.is_part_of_packed:
-                    yield f"{size}; one process unpacks them, shard by shard (pzstd and bgzip pack in many pieces)"
+                    yield f"{size}; one process decompresses them, shard by shard (pzstd and bgzip make many pieces)"
                 else:
-                    yield f"{size} and make one shard"
+                    yield f"{size} and are one shard"
 
 
 def _manifest_settings(config: DataConfig) -> dict[str, Any]:
-    """The settings that decide which bytes are read and how they are divided."""
+    """Return the settings that determine which bytes are read and how they are divided."""
     return {
         "version": MANIFEST_VERSION,
         "seed": config.seed,
@@ -112,14 +112,15 @@ def _manifest_settings(config: DataConfig) -> dict[str, Any]:
 def divide(
     source: SourceFiles, shard_bytes: int, threads: int = 1, advance: Callable[[int], None] = lambda size: None
 ) -> tuple[Shard, ...]:
-    """Shards of about `shard_bytes`: small files are grouped, a large one is divided as far as its kind allows it.
+    """Divide files into shards of about `shard_bytes`: small files are grouped, large ones divided as far as their kind
+    allows.
 
-    `advance` is told the bytes of each large file.
+    `advance` is called with the bytes of each large file.
     """
     divide_file = reader_of(source.kind).divide
     large = [file for file in source.files if file.size > shard_bytes]
     divided: dict[str, list[FileRange]] = {}
-    with ThreadPoolExecutor(threads) as pool:  # unpacking, where it takes that, leaves Python's lock to the others
+    with ThreadPoolExecutor(threads) as pool:  # decompression releases the GIL
         results = pool.map(lambda file: divide_file(file.path, file.size, shard_bytes), large)
         for file, pieces in zip(large, results, strict=True):
             divided[file.path] = pieces
@@ -145,11 +146,11 @@ def divide(
 
 
 def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
-    """List the input once; on later calls, load the list and check that input and settings are still the same.
+    """List the input; on later calls, load the list and check that input and settings have not changed.
 
     Raises:
-        StaleOutputError: a setting that divides the input changed, or an input file changed, grew or went away.
-        ValueError: no source has a single file.
+        StaleOutputError: a setting that divides the input, or an input file, has changed.
+        ValueError: no source has any file.
     """
     settings = _manifest_settings(config)
     if run.manifest.exists():
@@ -159,7 +160,7 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         return manifest
     if run.share is not None:
         raise ValueError(
-            f"{run.manifest}: no such file; run `altiplano data freeze` first: what is shared out must be the "
+            f"{run.manifest}: no such file; run `altiplano data freeze` first: the manifest must be the "
             "same for every process"
         )
 
@@ -193,7 +194,7 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
 
 
 def _nothing_found(source: SourceConfig, found: SourceFiles) -> str:
-    """Why a source has no file: paths that are not there, and files in folders that are of no use to it."""
+    """Explain why a source has no file: missing paths, and folders whose files are of other kinds."""
     there = [path for path in source.paths if path not in found.missing]
     parts = [f"not found: {', '.join(f'{path} ({source.name})' for path in found.missing)}"] if found.missing else []
     if there:
@@ -204,17 +205,17 @@ def _nothing_found(source: SourceConfig, found: SourceFiles) -> str:
 
 
 def load_manifest(run: RunDirectory) -> Manifest:
-    """The manifest as it was frozen.
+    """Load the frozen manifest.
 
     Raises:
-        ValueError: there is none, or it was edited.
+        ValueError: there is none, or it has been edited.
     """
     try:
         frozen = json.loads(run.manifest.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{run.manifest}: no such file; run `altiplano data extract` first") from None
     except ValueError as error:
-        raise ValueError(f"{run.manifest}: not JSON ({error}); `--restart extract` makes it anew") from None
+        raise ValueError(f"{run.manifest}: not JSON ({error}); `--restart extract` writes it again") from None
     shards = tuple(
         Shard(**{**shard, "ranges": tuple(FileRange(**piece) for piece in shard["ranges"])})
         for shard in frozen["shards"]
@@ -223,7 +224,7 @@ def load_manifest(run: RunDirectory) -> Manifest:
         tuple(SourceFiles.from_json(source) for source in frozen["sources"]), shards, frozen["settings"]
     )
     if manifest.digest != frozen["digest"]:
-        raise ValueError(f"{run.manifest}: was edited, its digest does not match; `--restart extract` makes it anew")
+        raise ValueError(f"{run.manifest}: edited, its digest does not match; `--restart extract` writes it again")
     return manifest
 
 
@@ -241,14 +242,14 @@ def manifest_at(path: Path, inputs: str) -> Manifest:
 def _write_stamps(manifest: Manifest, run: RunDirectory) -> None:
     run.commits.mkdir(parents=True, exist_ok=True)
     paths = sorted({file.path for source in manifest.sources for file in source.files})
-    # A file written again within one tick of the clock keeps its times, so the stamp of a fresh file proves nothing.
+    # A file written twice within a tick of the clock keeps its times, so the stamp of a fresh file proves nothing.
     settled = time.time_ns() - _SETTLED_NANOSECONDS
     stamps = {path: stamp for path in paths if (stamp := stamp_of(path)) is not None and max(stamp[1:]) < settled}
     write_json(run.manifest_stamps, stamps)
 
 
 def _refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
-    # Stamps (size and times) stand apart from the manifest, which depends on content alone. They save reading every
+    # Stamps (size and times) are separate from the manifest, which depends on content only. They save reading every
     # input byte at each start: a file whose stamp differs is read again, and only a different digest is a change.
     try:
         stamps = json.loads(run.manifest_stamps.read_text(encoding="utf-8"))
@@ -260,18 +261,18 @@ def _refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
         for file in source.files:
             stamp = stamp_of(file.path)
             if stamp is None:
-                changed[file.path] = "is gone"
+                changed[file.path] = "does not exist any more"
             elif stamp[0] != file.size:
                 changed[file.path] = f"has {stamp[0]} bytes, had {file.size}"
             elif stamps.get(file.path) != stamp:
                 was_stamped = False
                 if not is_unchanged(file):
-                    changed[file.path] = "has other content than when it was frozen"
+                    changed[file.path] = "has changed since it was frozen"
     if changed:
         path, what = next(iter(changed.items()))
         more = f" (and {len(changed) - 1} more files)" if len(changed) > 1 else ""
         raise StaleOutputError(
-            f"{path}: the input {what}{more}; {run.root} was made from it as it was. Put it back, "
+            f"{path}: the input {what}{more}; {run.root} was made from the original. Restore it, "
             "start over with `--restart extract`, or choose another `output`"
         )
     if not was_stamped and run.share is None:

@@ -1,1 +1,1 @@
-"""One pass over the text that measures everything the later stages decide with."""
+"""Signals: what one pass over the text measures for the later stages."""

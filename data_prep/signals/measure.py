@@ -1,4 +1,4 @@
-"""The measuring stage: each document of a shard is read once, and every signal of it is written."""
+"""The measure stage: reads each document once and writes all of its signals."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ VERSION = 10
 
 _EXTRACTED = "extract"
 _REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
-"""Columns that a dictionary makes smaller; building one of hashes and shares takes longer than all else of writing."""
+"""Columns with dictionary encoding; building dictionaries of hashes and shares would take longer than the rest of
+writing."""
 
 
 def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
-    """What the signals depend on: settings, the language model's content, and the Unicode version of this Python."""
+    """Return the stage with what signals depend on: settings, contents of models, and the Unicode version of this
+    Python."""
     shards = load_manifest(run).shard_names
     model = _model_path(config)
     settings = {
@@ -59,27 +61,27 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
     """Write `signals/<shard>.parquet` for each shard of the corpus, with the columns of `table.SIGNALS`.
 
     Raises:
-        FastTextModelError: the model that identifies languages, or that of quality, is missing or broken.
-        PerplexityError: a model of perplexity is, or KenLM is not installed.
-        StaleOutputError: signals on disk were measured with other settings or from another corpus.
-        ValueError: a shard of the corpus is not what the extracting stage wrote.
+        FastTextModelError: the model of languages, or that of quality, is missing or damaged.
+        PerplexityError: a model of perplexity is missing or damaged, or KenLM is not installed.
+        StaleOutputError: signals on disk are from other settings or another corpus.
+        ValueError: a shard of the corpus is damaged.
     """
     stage = measure_stage(config, run)
     names = load_manifest(run).shard_names
     if any(not stage.is_done(name) for name in names):
-        Instruments.of(config)  # a broken model fails here, before work begins
+        Instruments.of(config)  # a damaged model fails here, before work starts
         warm_up()
     work = partial(measure_shard, stage=stage, config=config)
     run_units(work, names, config.workers, "measure", stage)
 
 
 def warm_up() -> None:
-    """Compile the kernels, so that workers load them from numba's cache instead of compiling each."""
+    """Compile the kernels, so that workers load them from numba's cache."""
     compile_kernels(MEASURE)
 
 
 def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
-    """Signals of one shard, in the order of its documents."""
+    """Measure one shard, in the order of its documents."""
     corpus = stage.run.corpus / f"{name}.parquet"
     signals = stage.run.signals / f"{name}.parquet"
     counts: Counter[str] = Counter(
@@ -103,7 +105,7 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
 
 
 def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, instruments: Instruments) -> pa.Table:
-    """Signals (`table.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
+    """Return the signals (`table.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
     texts = documents.column("text").combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
         texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.large_string())
@@ -118,14 +120,14 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, inst
 
 
 def _read_documents(path: Path) -> Iterator[pa.Table]:
-    """Documents of a shard, one row group at a time."""
+    """Yield the documents of a shard, one row group at a time."""
     try:
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=["id", "text"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path}: not a readable document shard ({error}); `--restart extract` makes it anew"
+            f"{path}: not a readable document shard ({error}); `--restart extract` writes it again"
         ) from error
 
 
@@ -155,7 +157,7 @@ _loaded: dict[str, Instruments] = {}
 
 
 def _instruments(config: DataConfig) -> Instruments:
-    """Loaded once in each process."""
+    """Load the models once in each process."""
     key = repr((config.language.model, config.language.lines, config.quality, config.perplexity))
     if key not in _loaded:
         _loaded[key] = Instruments.of(config)

@@ -1,10 +1,10 @@
 """Perplexity under n-gram models (KenLM) of chosen text, one model for each language.
 
 CCNet trains a tokenizer and a 5-gram model on the Wikipedia of each language and divides a language's pages by
-perplexity into head, middle and tail (Wenzek et al. 2020, arXiv:1911.00359, "LM filtering"); ROOTS asks the same models
-(Laurençon et al. 2022, arXiv:2303.03915). A text is made plain as in cc_net/text_normalizer.py, and each line of it is
-one sentence of the model. cc_net/mine.py glues all lines of a page together instead, so that the last word of a line
-and the first one of the next become one.
+perplexity into head, middle and tail (Wenzek et al. 2020, arXiv:1911.00359, "LM filtering"); ROOTS uses the same models
+(Laurençon et al. 2022, arXiv:2303.03915). A text is normalised as in cc_net/text_normalizer.py, and each line is one
+sentence of the model. cc_net/mine.py instead joins all lines of a page without a separator, so that the last word of a
+line and the first one of the next are merged.
 
     perplexity = 10 ^ (-(sum of log10 P of the lines) / (pieces + lines)),
 
@@ -43,21 +43,21 @@ _PLAIN_PUNCTUATION = str.maketrans(
         "…": "...",
     }
 )
-"""cc_net/text_normalizer.py, UNICODE_PUNCT, without its full-width 1: digits are gone before punctuation is asked."""
+"""cc_net/text_normalizer.py, UNICODE_PUNCT, without its full-width 1: digits are replaced before punctuation."""
 
 
 class PerplexityError(ValueError):
-    """A language model or its tokenizer is missing or broken, or KenLM is not installed."""
+    """A language model or its tokenizer is missing or damaged, or KenLM is not installed."""
 
 
 class Perplexity:
-    """Models by language.
+    """Language models by language.
 
     Args:
-        models: ISO 639 code -> the files.
+        models: files by ISO 639 code.
 
     Raises:
-        PerplexityError: KenLM is not installed, or a file is missing or not what it should be; names the setting.
+        PerplexityError: KenLM is not installed, or a file is missing or of another kind; names the setting.
     """
 
     def __init__(self, models: Mapping[str, LanguageModelConfig]) -> None:
@@ -71,7 +71,7 @@ class Perplexity:
             settings = kenlm.Config()
             settings.show_progress = False
             settings.arpa_complain = kenlm.ARPALoadComplain.NONE
-            settings.load_method = kenlm.LoadMethod.LAZY  # mapped, so that processes share the pages of a binary file
+            settings.load_method = kenlm.LoadMethod.LAZY  # memory-mapped, so that processes share a binary file
             try:
                 self._models[language] = (
                     SentencePieceProcessor(model_file=str(tokenizer)),
@@ -86,11 +86,11 @@ class Perplexity:
     def measure(
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], languages: Sequence[str]
     ) -> npt.NDArray[np.float64]:
-        """Perplexity of each text under the model of its language; not a number where there is none, or no line.
+        """Return the perplexity of each text under the model of its language; NaN if there is no model or no line.
 
         Args:
             data, offsets: text d is UTF-8 bytes [offsets[d], offsets[d + 1]).
-            languages: of each text.
+            languages: language of each text.
         """
         found = np.full(len(languages), np.nan)
         for d, (start, stop) in enumerate(pairwise(offsets.tolist())):
@@ -110,7 +110,7 @@ class Perplexity:
 
 
 def normalize(line: str) -> str:
-    """Lower case, no accents, each digit 0, plain punctuation, no control characters and no blanks around.
+    """Normalise a line: lower case, no accents, each digit 0, ASCII punctuation, no control characters, trimmed.
 
     Source: cc_net/text_normalizer.py, normalize.
     """
@@ -120,7 +120,7 @@ def normalize(line: str) -> str:
 
 
 def model_files(language: str, files: LanguageModelConfig) -> tuple[Path, Path]:
-    """Tokenizer and model of a language.
+    """Return the paths of tokenizer and model of a language.
 
     Raises:
         PerplexityError: there is no such file; names the setting.

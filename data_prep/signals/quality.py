@@ -1,8 +1,8 @@
-"""How much a text is like those of one kind, by a fastText classifier with two labels.
+"""Similarity of a text to those of one kind, by a fastText classifier with two labels.
 
-LLaMA kept pages that a linear classifier took for ones cited by Wikipedia, against random pages (Touvron et al. 2023,
-arXiv:2302.13971, section 2.1); `tools/train_quality.py` trains one. What is read of a text: `SAMPLE_CHARACTERS`
-characters in `SAMPLE_PIECES` pieces from its beginning to its end, in training and here.
+LLaMA kept pages that a linear classifier predicted to be cited by Wikipedia rather than random (Touvron et al. 2023,
+arXiv:2302.13971, section 2.1); `tools/train_quality.py` trains one. Training and prediction read `SAMPLE_CHARACTERS`
+characters of a text, in `SAMPLE_PIECES` pieces from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SAMPLE_PIECES = 4
 
 
 class QualityClassifier:
-    """A model of which one label is good.
+    """Loaded classifier, one of whose labels is that of wanted texts.
 
     Raises:
-        FastTextModelError: there is no such model, it has not two labels, or none of them is the one that is asked for.
+        FastTextModelError: there is no such model, it does not have two labels, or none of them is `label`.
     """
 
     def __init__(self, path: Path, label: str) -> None:
@@ -35,7 +35,7 @@ class QualityClassifier:
             )
 
     def probabilities(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[float]:
-        """The probability of the label for each text; 0 where the model knows nothing of it.
+        """Return the probability of the label for each text; 0 if the model recognizes nothing in it.
 
         Args:
             data, offsets: text d is UTF-8 bytes [offsets[d], offsets[d + 1]).

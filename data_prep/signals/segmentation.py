@@ -1,23 +1,23 @@
-"""Where words begin in scripts that are written without spaces.
+"""Word boundaries in scripts that are written without spaces.
 
-Chinese, Japanese, Thai and Khmer are divided by small linear models: a sum of weights of the characters, pairs and
-triples around a place in the text says whether a word begins there. The form is that of BudouX (Google, Apache-2.0,
-https://github.com/google/budoux), whose model of Thai words is read from its wheel. Those of the others lie beside this
-file (`segmenter_*.json`), made by `tools/train_segmenter.py` from texts under free licences:
+Chinese, Japanese, Thai and Khmer are divided by small linear models: a word begins where the sum of the weights of the
+characters, pairs and triples around a position exceeds a bound. The form is that of BudouX (Google, Apache-2.0,
+https://github.com/google/budoux), whose model of Thai words is read from its wheel. The other models are beside this
+file (`segmenter_*.json`), trained by `tools/train_segmenter.py` on texts under free licences:
 
-| | learnt from | F1 of words |
-|---|---|---|
+| | trained on | F1 of words | |---|---|---|
 | Chinese | 0.7 million characters divided by jieba, 300,000 words of its dictionary by frequency^0.85 | 0.739 |
 | Japanese | 0.26 million characters divided by Janome with the IPA dictionary | 0.831 |
 | Khmer | 0.09 million characters of LibreOffice's help, which its translators divided with U+200B | 0.911 |
 | Thai | BudouX | 0.740 |
 
-That of Khmer is of a tenth of the same help, held out; the others are of sentences of Universal Dependencies, whose
-idea of a word differs from that of any tool (jieba 0.772 on the same sentences, Janome 0.925, PyThaiNLP's dictionary
-0.713). Those of Chinese and Japanese are slightly optimistic: the same sentences chose the sizes of the two models too.
+Khmer was measured on a held-out tenth of the same help, the others on sentences of Universal Dependencies, whose
+definition of a word differs from that of any tool (jieba 0.772 on the same sentences, Janome 0.925, PyThaiNLP's
+dictionary 0.713). The figures of Chinese and Japanese are slightly optimistic: the sizes of the two models were chosen
+on the same sentences.
 
-Han letters are taken as Japanese in a document of which at least one in 16 of them is kana, else as Chinese. U+200B
-always divides. In other unspaced scripts (Lao, Tibetan, Myanmar, ...) each letter with its marks is a word.
+Han letters are taken for Japanese in a document with at least one kana for 16 of them, else for Chinese. U+200B always
+divides. In other unspaced scripts (Lao, Tibetan, Myanmar, ...) each letter with its marks is a word.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ WINDOWS = (
     ("TW3", -1, 3),
     ("TW4", 0, 3),
 )
-"""BudouX's features of a place: name, where the characters begin relative to it, and how many they are."""
+"""BudouX's features of a position: name, offset of the characters, and their number."""
 _FIRST = np.array([first for _, first, _ in WINDOWS], dtype=np.int64)
 _SIZES = np.array([size for _, _, size in WINDOWS], dtype=np.int64)
 _REACH = 3
-"""Characters on either side."""
+"""Number of characters on either side of a position that features use."""
 
 MODELS = ("zh", "ja", "th", "km")
 _ZH, _JA, _TH, _KM = range(4)
@@ -75,14 +75,14 @@ _KANA_PART = 16
 _FILTER_BITS = 1 << 20
 _ZERO_WIDTH_SPACE = 0x200B
 _LOWEST_BYTE = 0xE0
-"""Unspaced scripts begin at U+0E00, U+200B lies above it as well."""
+"""Smallest first byte of characters from U+0E00 on: of unspaced scripts, and of U+200B."""
 _PRIME = np.uint64(0x00000100000001B3)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @kernel
 def _key(points: Points, first: int, size: int, window: int, model: int) -> np.uint64:
-    """Hash of the characters of one window, never 0, which marks an empty slot."""
+    """Hash the characters of one window; never 0, which marks an empty slot."""
     value = np.uint64(model * 16 + window + 1) * _MULTIPLIER
     for k in range(first, first + size):
         value = (value ^ np.uint64(at(points, k))) * _PRIME
@@ -100,7 +100,7 @@ def score(
     keys: Hashes,
     weights: npt.NDArray[np.int32],
 ) -> int:
-    """Sum of the weights of the windows around points[place] that lie in its line, of points[:count]."""
+    """Sum the weights of the windows around points[place], within its line, of points[:count]."""
     start, stop = place, place + 1
     while start > 0 and place - start < _REACH and at(points, start - 1) != 0x0A:
         start -= 1
@@ -129,7 +129,7 @@ def score(
 
 @part
 def _script(point: int) -> int:
-    """The model of a letter; Han and kana are told apart by the document."""
+    """Return the model of a letter; that of Han and kana depends on the document."""
     if point < 0x0E80:
         return _TH
     if 0x1780 <= point < 0x1800:
@@ -146,11 +146,11 @@ def _is_kana(point: int) -> bool:
 
 @inlined
 def _first_unspaced(data: Bytes, begin: int, end: int, flags: Bytes) -> int:
-    """The first letter of an unspaced script in [begin, end), or `end`."""
+    """Find the first letter of an unspaced script in [begin, end), or `end`."""
     i = begin
     while i < end:
         if i + 8 <= data.shape[0]:
-            eight = load_eight(data, i)  # of which bytes the three highest bits are set
+            eight = load_eight(data, i)  # bytes whose three highest bits are set
             long = eight & (eight << np.uint64(1)) & (eight << np.uint64(2)) & (EACH_BYTE << np.uint64(7))
             if not long:
                 i += 8
@@ -178,7 +178,7 @@ def _mark_words(
     room: int,
     begins: Flags,
 ) -> None:
-    """Set begins[i] where byte i begins a word of an unspaced script, or what follows one."""
+    """Set begins[i] where byte i begins a word of an unspaced script, or follows one."""
     points, places = np.empty(room, np.uint32), np.empty(room, np.int64)
     for d in range(offsets.shape[0] - 1):
         end = offsets[d + 1]
@@ -200,7 +200,7 @@ def _mark_words(
                 kana += is_kana
                 han += not is_kana and point < flags.shape[0] and (at(flags, point) & UNSPACED) != 0
         east_asian = _JA if kana * _KANA_PART >= kana + han else _ZH
-        before = np.int64(-2)  # the script of the letter before, if it is an unspaced one
+        before = np.int64(-2)  # the script of the previous letter, if it is an unspaced one
         for k in range(count):
             letter = np.int64(at(points, k))
             flag = at(flags, letter) if letter < flags.shape[0] else np.uint8(0)
@@ -222,8 +222,8 @@ _Tables = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.in
 
 
 def _hash_weights(models: dict[int, dict[str, dict[str, int]]]) -> _Tables:
-    """A filter of what has a weight, an open-addressed table of the weights of all models, and twice the sum that must
-    be passed, for each model."""
+    """Return a filter of windows with a weight, an open-addressed table of the weights of all models, and twice the
+    bound of each model."""
     entries = []
     biases = np.zeros(len(MODELS), dtype=np.int64)
     for model, windows in models.items():
@@ -255,7 +255,7 @@ def _tables() -> _Tables:
 
 
 def model_path(language: str) -> Path:
-    """The file of a language's weights.
+    """Return the file of a language's weights.
 
     Raises:
         ValueError: BudouX is not installed.
@@ -273,9 +273,9 @@ def model_path(language: str) -> Path:
 
 
 def mark_words(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Where words of unspaced scripts begin: `bool[bytes]`, false everywhere in other scripts.
+    """Mark where words of unspaced scripts begin: `bool[bytes]`, false everywhere in other scripts.
 
-    Also true at the first character after such a word, and at what follows a U+200B.
+    Also true at the first character after such a word, and after a U+200B.
 
     Args:
         data: UTF-8 bytes of all documents.
@@ -288,7 +288,7 @@ def mark_words(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> n
 
 
 def divide(text: str) -> list[str]:
-    """The parts of a text, joined again the text: words of unspaced scripts, and what lies between them."""
+    """Divide a text into words of unspaced scripts and the parts between them."""
     data = text.encode()
     begins = mark_words(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))
     cuts = [0, *np.flatnonzero(begins[1:] if len(begins) else begins) + 1, len(data)]

@@ -1,19 +1,19 @@
-"""Every statistic that the Gopher and code rules need, in compiled passes over the UTF-8 bytes.
+"""Statistics of the Gopher and code rules, in compiled passes over the UTF-8 bytes.
 
-**Word.** A maximal run of characters without white space (`str.isspace`), cut where `segmentation` says that words of
-scripts without spaces begin (`characters.UNSPACED_RANGES`) and where these scripts and others meet. The word is the run
-from its first to its last letter, number or mark (Unicode categories L, N, M): punctuation and symbols around it are
-not part of it, those inside are (`don't`, `3.14`, `e-mail`). A run without any such character is no word; it counts
-only in `alphabetic_word_share`. Upper and lower case differ.
+**Word.** A maximal run of characters without white space (`str.isspace`), divided where `segmentation` finds words of
+scripts without spaces (`characters.UNSPACED_RANGES`) and where these scripts and others meet. The word is the run from
+its first to its last letter, number or mark (Unicode categories L, N, M): punctuation and symbols around it are
+excluded, those inside included (`don't`, `3.14`, `e-mail`). A run without any such character is no word; it counts only
+in `alphabetic_word_share`. Case matters.
 
-**Line.** What stands between two line feeds, without white space at its ends; blank ones do not count, except in
+**Line.** The text between two line feeds, without white space at its ends; blank lines do not count, except in
 `mean_line_characters`. **Paragraph.** Lines with no blank line between them.
 
 **Character.** A Unicode code point. Shares of characters are shares of all characters of the text.
 
-**Repeat.** An occurrence after the first; what occurs once repeats nothing. Equality is equality of 64-bit hashes.
+**Repeat.** An occurrence after the first. Equality is equality of 64-bit hashes.
 
-Thresholds stand in `data_prep/rules`. Source of the statistics: Rae et al. 2021, arXiv:2112.11446, appendix A.1.
+Thresholds are in `data_prep/rules`. Source of the statistics: Rae et al. 2021, arXiv:2112.11446, appendix A.1.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ COUNTS = (
     "distinct_stop_words",
     "longest_line_characters",
 )
-"""The statistics that are whole numbers."""
+"""Statistics that are integers."""
 
 STATISTICS = (
     "byte_count",
@@ -117,7 +117,7 @@ _DUPLICATE_PARAGRAPHS = STATISTICS.index("duplicate_paragraph_share")
 _DUPLICATE_LINE_CHARACTERS = STATISTICS.index("duplicate_line_character_share")
 _DUPLICATE_PARAGRAPH_CHARACTERS = STATISTICS.index("duplicate_paragraph_character_share")
 _GRAMS = STATISTICS.index("top_2_gram_character_share")
-"""Of pairs; those of longer n-grams follow it."""
+"""Column of pairs; those of longer n-grams follow."""
 _LONGEST_LINE = STATISTICS.index("longest_line_characters")
 _MEAN_LINE = STATISTICS.index("mean_line_characters")
 _ALPHANUMERIC = STATISTICS.index("alphanumeric_share")
@@ -131,7 +131,7 @@ _PIECE_KINDS = np.array(
 
 @part
 def _mixed_hash(data: Bytes, start: int, stop: int) -> np.uint64:
-    """64-bit hash of bytes [start, stop), of which there are some; never 0 because 0 marks an empty slot."""
+    """Hash bytes [start, stop), at least one, to 64 bits; never 0, which marks an empty slot."""
     value = np.uint64(stop - start)
     while stop - start > 8:
         value = (value ^ load_eight(data, start)) * _MULTIPLIER
@@ -146,7 +146,7 @@ def _mixed_hash(data: Bytes, start: int, stop: int) -> np.uint64:
 
 @part
 def _repeats(hashes: Hashes, characters: Places, first: int | np.int64, entries: int, table: Hashes) -> tuple[int, int]:
-    """Number of the `entries` from `first` on that repeat one before them, and the characters in them."""
+    """Count the `entries` from `first` on that repeat an earlier one, and their characters."""
     mask = clear(entries, table)
     repeated, repeated_characters = 0, 0
     for k in range(first, first + entries):
@@ -168,7 +168,7 @@ _THE, _BE, _TO, _OF, _AND, _THAT, _HAVE, _WITH = map(
 
 @inlined
 def _stop_word(packed: np.uint64, size: int) -> np.uint64:
-    """The bit of one of Gopher's eight stop words, in any case, else 0."""
+    """Return the bit of one of Gopher's eight stop words, in any case, else 0."""
     word = packed | (EACH_BYTE * np.uint64(0x20) & mask_of(size))
     return (
         (word == _THE)
@@ -184,7 +184,7 @@ def _stop_word(packed: np.uint64, size: int) -> np.uint64:
 
 @inlined
 def _ascii_letters(data: Bytes, i: int, end: int) -> int:
-    """How many of the up to eight bytes from i on are ASCII letters in a row."""
+    """Return how many of the next eight bytes from i on are consecutive ASCII letters."""
     if i + 8 > data.shape[0]:
         run = 0
         while i + run < end and run < 8 and is_ascii_letter(at(data, i + run)):
@@ -201,7 +201,8 @@ def _ascii_letters(data: Bytes, i: int, end: int) -> int:
 
 @inlined
 def _letters_in_a_row(data: Bytes, i: int, end: int, flags: Bytes) -> tuple[int, int, int]:
-    """Letters and marks from i on, of scripts written with spaces: characters, letters of them, and where they end."""
+    """Scan letters and marks of scripts with spaces from i on; return the number of characters and of letters, and the
+    end."""
     characters, letters = 0, 0
     while i < end:
         if at(data, i) < 0x80:
@@ -244,7 +245,7 @@ def _measure_words(
     while True:
         at_end = i >= end
         if not at_end and is_ascii_letter(at(data, i)) and not (in_run and after_unspaced):
-            # most of a text: an ASCII letter and the letters behind it, with all that they change
+            # fast path for most of a text: an ASCII letter and the letters after it
             if not in_run:
                 in_run, after_unspaced = True, False
                 first_byte = last_byte = i
@@ -259,7 +260,7 @@ def _measure_words(
         if at_end:
             point, following, flag = np.int64(32), i, np.uint8(SPACE)
         elif at(data, i) < 0x80:
-            # a branch of its own: predicted, where the size of `decode` would have to be waited for
+            # a predictable branch, which does not depend on the size from `decode`
             point, following, flag = np.int64(at(data, i)), i + 1, at(flags, at(data, i))
         else:
             point, size = decode(data, i, end)
@@ -339,8 +340,8 @@ def _measure_repeated_grams(
 ) -> None:
     """Top 2- to 4-grams and repeated 5- to 10-grams.
 
-    An n-gram can only repeat where its first n - 1 words do, so each n looks at the positions that the one before
-    left over: beyond n = 3 there are few in ordinary text.
+    An n-gram can only repeat where its first n - 1 words do, so for each n only positions left from n - 1 are examined:
+    beyond n = 3 there are few in ordinary text.
     """
     characters = max(row[_CHARACTERS], 1.0)
     candidates = max(words - 1, 0)
@@ -474,16 +475,16 @@ def _measure_documents(
 def measure_text(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], begins: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Statistics of many documents, which are concatenated as Arrow keeps a string column.
+    """Measure documents, concatenated as in an Arrow string column.
 
     Args:
         data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]); one longer than the number of documents.
-        begins: of `segmentation.mark_words` for the same documents.
+        begins: result of `segmentation.mark_words` for the same documents.
 
     Returns:
-        `float64[documents, len(STATISTICS)]`; whole numbers are exact. Memory beside it: about 80 bytes for each byte
-        of the largest document, of which the system provides what is touched.
+        `float64[documents, len(STATISTICS)]`; integers are exact. Scratch memory: about 80 bytes for each byte of the
+        largest document, allocated only when touched.
     """
     rows = np.zeros((len(offsets) - 1, len(STATISTICS)), dtype=np.float64)
     room = scratch_size(longest_text(offsets))
@@ -494,7 +495,7 @@ def measure_text(
 
 
 def measure_string(text: str) -> dict[str, float]:
-    """Statistics of one text, by name."""
+    """Measure one text; return its statistics by name."""
     data = text.encode()
     array, offsets = np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64)
     row = measure_text(array, offsets, mark_words(array, offsets))[0]

@@ -1,20 +1,20 @@
-"""What the rules of C4, mC4 and FineWeb ask, in one compiled pass over the lines of a text.
+"""Statistics of the rules of C4, mC4 and FineWeb, in one compiled pass over the lines of a text.
 
-**Line.** What stands between two line feeds, without white space at its ends; blank ones do not count.
+**Line.** The text between two line feeds, without white space at its ends; blank lines do not count.
 
-**C4.** A line stays when it ends in `.` `?` `!` or `"` and not in `...`, has enough words (parts without white space),
-and holds neither "javascript" nor one of six phrases of policies. Citations (`[12]`, `[edit]`, `[citation needed]`) are
-taken out first. Two published variants disagree:
+**C4.** A line is kept if it ends in `.` `?` `!` or `"` and not in `...`, has enough words (parts without white space),
+and contains neither "javascript" nor one of six phrases of policies. Citations (`[12]`, `[edit]`, `[citation needed]`)
+are removed first. Two published variants disagree:
 
-- `paper` (Raffel et al. 2020, JMLR 21, section 2.2): 3 words; a page with `{` or "lorem ipsum" anywhere goes;
+- `paper` (Raffel et al. 2020, JMLR 21, section 2.2): 3 words; a page with `{` or "lorem ipsum" anywhere is dropped;
 - `dataset` (tensorflow_datasets/text/c4_utils.py, which made the released data): 5 words, none over 1,000 characters;
-  `{` and "lorem ipsum" count only in lines that have passed everything asked before them.
+  `{` and "lorem ipsum" count only in lines that pass all previous conditions.
 
 **Sentence.** Ends at `.` `?` `!` or their ideographic forms, with closing quotes and brackets after it, before white
 space that no lower-case letter follows, or at the end of the line; not after a single capital letter or a title (Mr.,
-Mrs., Ms., Dr., St., Prof.). The paper does not say what a sentence is; the dataset's code asks a trained tokenizer.
+Mrs., Ms., Dr., St., Prof.). The paper does not define sentences; the dataset's code uses a trained tokenizer.
 
-The filter of C4 by a list of bad words, and its removal of repeated spans of three sentences, are not among these.
+The filter of C4 by a list of bad words, and its removal of repeated spans of three sentences, are not implemented.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ WEB_STATISTICS = (
     "terminal_line_share",  # lines that end a sentence
     "short_line_share",  # lines of at most 30 characters, white space included
     "line_feeds_per_word",
-    "duplicate_line_character_share_without_breaks",  # of the characters that are no line feeds
+    "duplicate_line_character_share_without_breaks",  # of characters other than line feeds
     "long_line_count",  # lines of 200 characters or more, white space included
     "curly_bracket_count",  # `{`
     "lorem_ipsum_count",  # in any case
-    "c4_paper_sentences",  # in the lines that stay
+    "c4_paper_sentences",  # in kept lines
     "c4_dataset_sentences",
-    "c4_dataset_curly_bracket_lines",  # lines that reach the question and hold `{`
+    "c4_dataset_curly_bracket_lines",  # lines with `{` that pass the previous conditions
     "c4_dataset_lorem_ipsum_lines",
 )
 """Columns of `measure_web`, in this order."""
 
 WEB_COUNTS = frozenset(WEB_STATISTICS[4:])
-"""Those that are whole numbers."""
+"""Statistics that are integers."""
 
 _TERMINAL_LINES = WEB_STATISTICS.index("terminal_line_share")
 _SHORT_LINES = WEB_STATISTICS.index("short_line_share")
 _LINE_FEEDS = WEB_STATISTICS.index("line_feeds_per_word")
-"""Of the kernel, their number."""
+"""Column of line feeds; the kernel fills in their number."""
 _DUPLICATE_CHARACTERS = WEB_STATISTICS.index("duplicate_line_character_share_without_breaks")
 _LONG_LINES = WEB_STATISTICS.index("long_line_count")
 _BRACKETS = WEB_STATISTICS.index("curly_bracket_count")
@@ -67,11 +67,11 @@ _LOREM, _JAVASCRIPT, _POLICY = 1, 2, 4
 
 
 _RARE_LETTERS = b"kvm"
-"""Each phrase holds one of them, and a text few: where one stands, a phrase may stand around it."""
+"""Letters that are rare in text; each phrase contains one, so phrases are searched only around them."""
 
 
 def _phrases(*phrases: bytes) -> npt.NDArray[np.uint8]:
-    """A row of each phrase: its length, the place of its first rare letter, its bytes."""
+    """Return a row for each phrase: its length, the position of its first rare letter, its bytes."""
     table = np.zeros((len(phrases), 18), dtype=np.uint8)
     for k, phrase in enumerate(phrases):
         table[k, 0] = len(phrase)
@@ -94,18 +94,18 @@ _CITATIONS = np.array(
     [[len(word), *word.ljust(17)] for word in (b"[edit]", b"[citation needed]")],
     dtype=np.uint8,
 )
-"""A row of each: its length, its bytes."""
+"""A row for each citation: its length, its bytes."""
 _BITS = np.array([_LOREM, _JAVASCRIPT] + [_POLICY] * 6, dtype=np.int64)
 _MAY_END_SENTENCE = np.isin(np.arange(256), np.frombuffer(b".?!\xe3\xef", dtype=np.uint8))
-"""Bytes that begin what may end a sentence."""
+"""Whether each byte may begin the end of a sentence."""
 _MAY_FOLLOW_SENTENCE = np.isin(np.arange(256), np.frombuffer(b"\"')].?!", dtype=np.uint8))
-"""Bytes that belong to the end of a sentence."""
+"""Whether each byte may continue the end of a sentence."""
 _IS_RARE = np.isin(np.arange(256), np.frombuffer(_RARE_LETTERS + _RARE_LETTERS.upper(), dtype=np.uint8))
 
 
 @part
 def _phrases_around(data: Bytes, i: int, first: int, last: int) -> np.int64:
-    """The bits of the phrases within [first, last), in any case, whose first rare letter is byte i."""
+    """Return the bits of the phrases within [first, last), in any case, whose first rare letter is byte i."""
     found = np.int64(0)
     for k in range(_PHRASES.shape[0]):
         length, start = np.int64(_PHRASES[k, 0]), i - np.int64(_PHRASES[k, 1])
@@ -126,7 +126,7 @@ def _phrases_around(data: Bytes, i: int, first: int, last: int) -> np.int64:
 
 @part
 def _citation_at(data: Bytes, i: int, stop: int) -> int:
-    """Bytes of the citation that begins with the `[` at byte i, else 0."""
+    """Return the size of the citation that begins with the `[` at byte i, else 0."""
     j = i + 1
     while j < stop and 0x30 <= data[j] <= 0x39:
         j += 1
@@ -145,7 +145,7 @@ def _citation_at(data: Bytes, i: int, stop: int) -> int:
 
 @part
 def _is_title(data: Bytes, first: int, stop: int) -> bool:
-    """Whether the word that ends before the full stop at `stop` is one capital letter or a title."""
+    """Return whether the word that ends before the full stop at `stop` is one capital letter or a title."""
     start = stop
     letters = np.int64(0)
     while start > first and stop - start < 5:
@@ -169,7 +169,7 @@ def _is_title(data: Bytes, first: int, stop: int) -> bool:
 
 @part
 def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
-    """Sentences of a line without white space at its ends; what follows the last full stop is one as well."""
+    """Count the sentences of a trimmed line; text after the last full stop is one too."""
     sentences = 0
     begun = first
     i = first
@@ -213,7 +213,8 @@ def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
 
 @part
 def _c4_line(data: Bytes, first: int, last: int, flags: Bytes, sentences: Places) -> int:
-    """Fill the sentences of the line by variant, 0 where it goes; return bits: 1 `{`, 2 "lorem ipsum" for the dataset.
+    """Fill the number of sentences of the line by variant, 0 if it is removed; return bits: 1 `{`, 2 "lorem ipsum" for
+    the dataset.
 
     The line is [first, last), trimmed, without citations.
     """
@@ -263,7 +264,7 @@ def _c4_line(data: Bytes, first: int, last: int, flags: Bytes, sentences: Places
 
 @part
 def _without_citations(data: Bytes, first: int, last: int, copy: Bytes) -> int:
-    """Copy a line without its citations; return the bytes copied."""
+    """Copy a line without its citations; return the number of bytes copied."""
     copied = 0
     i = first
     while i < last:
@@ -288,7 +289,7 @@ def _c4_of_line(
     copy_read_only: Bytes,
     sentences: Places,
 ) -> int:
-    """`_c4_line` of a line that may have citations; both copies are the same memory, for a line without them."""
+    """Apply `_c4_line` to a line that may have citations; both copies are views of the same scratch memory."""
     if not has_citation:
         return _c4_line(data, first, last, flags, sentences)
     copied = _without_citations(data, first, last, copy)
@@ -349,7 +350,7 @@ def _c4_cuts(
     starts: Places,
     stops: Places,
 ) -> int:
-    """Fill the ranges that the variant takes out of one text, lines with their line feed; return their number."""
+    """Fill the ranges that the variant removes from a text, lines with their line feed; return their number."""
     cuts = 0
     start, end = np.int64(0), np.int64(data.shape[0])
     while start < end:
@@ -375,11 +376,11 @@ def _c4_cuts(
 def measure_web(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], statistics: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """`float64[documents, len(WEB_STATISTICS)]` of documents that are concatenated as Arrow keeps a string column.
+    """Measure documents, concatenated as in an Arrow string column: `float64[documents, len(WEB_STATISTICS)]`.
 
     Args:
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
-        statistics: of `text_statistics.measure_text` for the same documents.
+        statistics: result of `text_statistics.measure_text` for the same documents.
     """
     rows = np.zeros((len(offsets) - 1, len(WEB_STATISTICS)), dtype=np.float64)
     copy = np.empty(scratch_size(longest_text(offsets)), np.uint8)
@@ -393,7 +394,7 @@ def measure_web(
 
 
 def c4_cuts(text: bytes, variant: int) -> list[tuple[int, int]]:
-    """The half-open byte ranges that C4 takes out of a text: whole lines, and citations in those that stay."""
+    """Return the half-open byte ranges that C4 removes from a text: whole lines, and citations in kept ones."""
     data = read_only(np.frombuffer(text, dtype=np.uint8))
     room = scratch_size(len(data))
     starts, stops = np.empty(room, np.int64), np.empty(room, np.int64)

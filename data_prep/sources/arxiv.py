@@ -1,6 +1,6 @@
-"""Papers as arXiv gives them: a `.tar` of many, or one paper as a packed folder (`.tar.gz`, `.gz`) or a `.tex` file.
+"""Papers in arXiv's formats: a `.tar` of many, or one paper as a compressed folder (`.tar.gz`, `.gz`) or a `.tex` file.
 
-Each paper is one document, see `latex`. Its url is the paper's, where its file is named by its number.
+Each paper is one document, see `latex`. If its file is named by its arXiv number, its URL is the paper's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_o
 
 _SUFFIXES = (".tar", ".tar.gz", ".gz", ".tex")
 _NUMBER = re.compile(r"(\d{4}\.\d{4,5}|[a-z-]{1,20}\d{7})(v\d+)?")
-"""Numbers since April 2007, and before that."""
+"""arXiv numbers since April 2007, and older ones."""
 
 
 def _accepts(path: str) -> bool:
@@ -27,7 +27,8 @@ def _accepts(path: str) -> bool:
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """The papers of one file. `maximum_document_bytes` holds for what a paper unpacks to, pictures left out."""
+    """Yield the papers of a file. `maximum_document_bytes` limits the decompressed size of a paper without its
+    pictures."""
     path = piece.path
     if not path.lower().endswith(".tar"):
         content = read_whole(path, maximum_document_bytes)
@@ -38,7 +39,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
             for member in papers:
                 if member.isfile() and member.name.lower().endswith(_SUFFIXES):
                     yield _member(path, papers, member, maximum_document_bytes)
-        if not _has_end(path):  # tarfile takes a header that is cut off for the end
+        if not _has_end(path):  # tarfile takes a truncated header for the end
             raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
         yield Fault("damaged_file", f"damaged tar file: {error}; the papers before it are read", path)
@@ -56,12 +57,12 @@ def _member(path: str, papers: tarfile.TarFile, member: tarfile.TarInfo, maximum
     except (OSError, EOFError, zlib.error) as error:
         return Fault("damaged_file", f"damaged gzip file: {error}", place)
     if content is None:
-        return Fault("too_large", f"unpacks to more than {maximum_bytes:,} bytes", place)
+        return Fault("too_large", f"more than {maximum_bytes:,} bytes when decompressed", place)
     return _paper(place, member.name, content, maximum_bytes)
 
 
 def _has_end(path: str) -> bool:
-    """Whether the two empty blocks are there that end an archive (POSIX.1-2008, pax, ustar interchange format)."""
+    """Return whether the archive ends with two empty blocks (POSIX.1-2008, pax, ustar interchange format)."""
     with open(path, "rb") as file:
         file.seek(max(0, os.path.getsize(path) - 1024))
         return file.read() == bytes(1024)
@@ -82,7 +83,7 @@ def _paper(place: str, name: str, content: bytes, maximum_bytes: int) -> Documen
     files = _tex_files(content)
     main = latex.main_file(files)
     if main is None:
-        return fault("no_latex", "holds no LaTeX source: papers that were handed in as PDF have none")
+        return fault("no_latex", "no LaTeX source, as with papers submitted as PDF")
     try:
         text = latex.body(latex.expand_macros(latex.whole_text(files, main)))
     except latex.MacroError as error:
@@ -93,7 +94,7 @@ def _paper(place: str, name: str, content: bytes, maximum_bytes: int) -> Documen
 
 
 def _tex_files(content: bytes) -> dict[str, str]:
-    """The LaTeX files of a paper by name: of an archive, or the content itself."""
+    """Return the LaTeX files of a paper by name: those of an archive, or the content itself."""
     if content[257:262] != b"ustar":
         return {"main.tex": _text(content)} if _is_latex(content) else {}
     files: dict[str, str] = {}
@@ -111,7 +112,7 @@ def _is_latex(content: bytes) -> bool:
 
 
 def _text(content: bytes) -> str:
-    """UTF-8, or else Latin-1, which is what most papers from before were written in and which fits any bytes."""
+    """Decode as UTF-8, or else as Latin-1, in which most older papers were written and which fits any bytes."""
     text = decode(content, "")
     return (content.decode("latin-1") if isinstance(text, Fault) else text).replace("\r\n", "\n").replace("\r", "\n")
 

@@ -17,12 +17,12 @@ _LANGUAGE = re.compile(r"(?:^|/)([^/]+)/LC_MESSAGES/[^/]+$")
 
 
 class _Catalogue(gettext.GNUTranslations):
-    """A catalogue whose messages can be listed, which the standard library's interface does not offer."""
+    """Catalogue whose messages can be listed, which the standard library's interface does not allow."""
 
     _catalog: dict[str | tuple[str, int], str]
 
     def translations(self) -> list[str]:
-        """Translated messages in the order of the file, each with all of its plural forms; without the header."""
+        """Return the translated messages in the order of the file, with all plural forms, without the header."""
         return [translation for original, translation in self._catalog.items() if original != "" and translation]
 
 
@@ -31,7 +31,7 @@ def _accepts(path: str) -> bool:
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """The catalogue's translations; `catalogue_language` in the metadata is the folder above `LC_MESSAGES`."""
+    """Yield the catalogue's translations; `catalogue_language` in the metadata is the folder above `LC_MESSAGES`."""
     path = piece.path
     content = read_whole(path, maximum_document_bytes)
     if isinstance(content, Fault):

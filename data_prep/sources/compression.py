@@ -1,8 +1,8 @@
-"""Files packed by gzip or zstd: everything that comes before a damage, and how to go on after one.
+"""Files compressed by gzip or zstd: everything before a damage is read, and reading can continue after it.
 
-A gzip file is a row of members, a zstd file a row of frames, and each can be unpacked without those before it. `pzstd`,
-`bgzip`, `cat a.gz b.gz` and every writer of web archives make many; `gzip` and `zstd`, also with `-T0`, make one. Where
-a file can be entered in the middle is found by `packed_ranges`.
+A gzip file is a sequence of members, a zstd file of frames, and each can be decompressed without those before it.
+`pzstd`, `bgzip`, `cat a.gz b.gz` and every writer of web archives produce many; `gzip` and `zstd`, also with `-T0`,
+produce one. `packed_ranges` finds where a file can be read from the middle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 _BLOCK_BYTES = 1 << 18
 _GZIP_INPUT_BYTES = 1 << 16
-"""What is unpacked at a time: small, so that the members behind a short one are not copied once for each."""
+"""Number of bytes that are decompressed at a time: small, so that the members after a short one are not copied for
+each."""
 _GZIP_OUTPUT_BYTES = 1 << 20
 ZSTD_MAGIC = 0xFD2FB528
 ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
@@ -23,48 +24,48 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_DICTIONARY_FRAME = 0x184D2A5D
 _ZSTD_DICTIONARY_MAGIC = 0xEC30A437
 _ZSTD_DICTIONARY_BYTES = 1 << 23
-"""Largest dictionary, packed and unpacked, that a decoder must support, see `_zstd_dictionary`."""
+"""Largest dictionary, compressed and decompressed, that a decoder must support, see `_zstd_dictionary`."""
 _ZSTD_WINDOW_BYTES = 1 << 31
-"""As `zstd --long=31` writes it."""
+"""Largest window, as with `zstd --long=31`."""
 PACKED_BY = {
     ".xz": "xz", ".lzma": "xz", ".bz2": "bzip2", ".tbz2": "bzip2", ".txz": "xz", ".lz4": "lz4", ".lz": "lzip",
     ".lzo": "lzop", ".7z": "7-Zip", ".zip": "zip", ".rar": "rar", ".br": "brotli", ".z": "compress", ".sz": "snappy",
     ".snappy": "snappy",
 }  # fmt: skip
-"""Suffix -> the program whose files are not read."""
+"""Programs whose files are not read, by suffix."""
 
 
 class DamagedFileError(Exception):
-    """A compressed file ends early or is no such file; what came before it is good."""
+    """A compressed file is truncated or damaged; the bytes before the damage are valid."""
 
 
 def suffix_of(path: str) -> str:
-    """`.gz`, `.zst`, or nothing."""
+    """Return the suffix `.gz` or `.zst` of a path, or nothing."""
     suffix = os.path.splitext(path)[1].lower()
     return suffix if suffix in (".gz", ".zst") else ""
 
 
 def without_compression(path: str) -> str:
-    """The name without `.gz` or `.zst`."""
+    """Return a name without `.gz` or `.zst`."""
     return os.path.splitext(path)[0] if suffix_of(path) else path
 
 
 def refuse_other_compression(path: str) -> None:
-    """Refuse a file that another program packed, by its suffix.
+    """Refuse a file compressed by another program, by its suffix.
 
     Raises:
-        ValueError: its name ends like that.
+        ValueError: it has such a suffix.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix in PACKED_BY:
         raise ValueError(
-            f"{path}: files packed by {PACKED_BY[suffix]} ({suffix}) are not read; unpack it, or pack it by gzip (.gz) "
-            "or zstd (.zst)"
+            f"{path}: files compressed by {PACKED_BY[suffix]} ({suffix}) are not read; decompress it, or use gzip "
+            "(.gz) or zstd (.zst)"
         )
 
 
 class _Range(io.RawIOBase):
-    """Bytes [start, end) of a file, as a file of their own."""
+    """Bytes [start, end) of a file, as a file object."""
 
     def __init__(self, path: str, start: int, end: int | None) -> None:
         self.name = path
@@ -99,24 +100,24 @@ class _Range(io.RawIOBase):
 
 
 class _Pieces(Protocol):
-    """What a file unpacks to, one member or frame after the other."""
+    """Decompressed content of a file, member by member or frame by frame."""
 
     start: int
     """Byte of the range at which the current member or frame begins."""
 
     def next_block(self) -> tuple[bytes, bool]:
-        """More bytes of one member or frame, and whether they are its first; none at the end of the file.
+        """Return more bytes of one member or frame, and whether they are its first; none at the end of the file.
 
         Raises:
-            DamagedFileError: after all bytes that come before the damage.
+            DamagedFileError: after all bytes before the damage.
         """
 
     def enter(self, position: int) -> None:
-        """Go on with the member or frame that begins at a byte of the range."""
+        """Continue with the member or frame that begins at a byte of the range."""
 
 
 class _Plain:
-    """A file that is not packed: one piece."""
+    """An uncompressed file: one piece."""
 
     def __init__(self, raw: io.BufferedReader[Any]) -> None:
         self._raw = raw
@@ -132,7 +133,7 @@ class _Plain:
 
 
 class _GzipMembers:
-    """Members of a gzip file (RFC 1952); zero bytes between them are padding, as tapes have it."""
+    """Members of a gzip file (RFC 1952); zero bytes between them are padding, as on tapes."""
 
     def __init__(self, raw: io.BufferedReader[Any]) -> None:
         self._raw = raw
@@ -170,7 +171,7 @@ class _GzipMembers:
         try:
             block: bytes = unpacker.decompress(self._input, _GZIP_OUTPUT_BYTES)
             if len(block) == _GZIP_OUTPUT_BYTES and not unpacker.unconsumed_tail and not unpacker.eof:
-                block += unpacker.decompress(b"")  # what is left of it beyond the limit
+                block += unpacker.decompress(b"")  # the rest beyond the limit
         except zlib.error as error:
             self._damage = DamagedFileError(f"damaged gzip file: {error}")
             return _before_damage(before, self._input)
@@ -180,7 +181,7 @@ class _GzipMembers:
         return block
 
     def _find_member(self) -> bool:
-        """Whether another member begins, behind zeros."""
+        """Return whether another member begins, after zeros."""
         is_behind_another = self._raw.tell() - len(self._input) > self.start or bool(self._input)
         while True:
             if is_behind_another:
@@ -198,7 +199,7 @@ class _GzipMembers:
 
 
 def _before_damage(unpacker: Any, content: bytes) -> bytes:
-    """What comes out before an error, of which zlib itself gives nothing back."""
+    """Return what can be decompressed before an error, which zlib itself discards."""
     parts = []
     try:
         for place in range(len(content)):
@@ -209,7 +210,8 @@ def _before_damage(unpacker: Any, content: bytes) -> bytes:
 
 
 class _ZstdFrames:
-    """Frames of a zstd file (RFC 8878, section 3.1), unpacked block by block: a damage costs no block before it."""
+    """Frames of a zstd file (RFC 8878, section 3.1), decompressed block by block, so that all blocks before a damage
+    are read."""
 
     def __init__(self, raw: io.BufferedReader[Any], path: str | None = None) -> None:
         self._raw, self._path = raw, path
@@ -240,7 +242,7 @@ class _ZstdFrames:
             except zstandard.ZstdError as error:
                 if "Dictionary mismatch" in str(error):
                     raise DamagedFileError(
-                        "a zstd frame was packed with a dictionary that the file does not begin with; unpack the file "
+                        "a zstd frame needs a dictionary that the file does not begin with; decompress the file "
                         "with `zstd -D DICTIONARY` first"
                     ) from None
                 raise DamagedFileError(f"damaged zstd file: {error}") from None
@@ -252,7 +254,7 @@ class _ZstdFrames:
         return taken
 
     def _begin_frame(self) -> bool:
-        """Whether another frame begins, behind those that are to be passed over."""
+        """Return whether another frame begins, after skippable ones."""
         while True:
             self.start = self._raw.tell()
             magic = self._raw.read(4)
@@ -290,10 +292,10 @@ class _ZstdFrames:
 
 
 def unpacked_blocks(raw: io.BufferedReader[Any], suffix: str) -> Iterator[bytes]:
-    """What an open file unpacks to, by the suffix that it would have.
+    """Yield the decompressed content of an open file, by the suffix that it would have.
 
     Raises:
-        DamagedFileError: after all bytes that come before the damage.
+        DamagedFileError: after all bytes before the damage.
     """
     pieces: _Pieces = (_GzipMembers if suffix == ".gz" else _ZstdFrames)(raw)
     while block := pieces.next_block()[0]:
@@ -301,13 +303,14 @@ def unpacked_blocks(raw: io.BufferedReader[Any], suffix: str) -> Iterator[bytes]
 
 
 class ByteStream:
-    """What bytes [start, end) of a file unpack to, by its suffix.
+    """Decompressed content of bytes [start, end) of a file, by its suffix.
 
-    `start` and `end` must be where a frame or member starts, see `packed_ranges`; for a file that is not packed, any
-    byte. A damaged file raises DamagedFileError after everything before the damage, as `gzip -dc` and `zstd -dc` do.
+    `start` and `end` must be the start of a frame or member, see `packed_ranges`, or any byte of an uncompressed file.
+    A damaged file raises DamagedFileError after everything before the damage is read, as with `gzip -dc` and
+    `zstd -dc`.
 
     Raises:
-        ValueError: another program packed the file.
+        ValueError: the file is compressed by another program.
     """
 
     def __init__(self, path: str, start: int = 0, end: int | None = None) -> None:
@@ -333,7 +336,7 @@ class ByteStream:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, fewer only before a damage or the end, none at the end."""
+        """Return up to `size` bytes, fewer only before a damage or the end, none at the end."""
         parts: list[bytes] = []
         missing = size
         while missing > 0:
@@ -353,11 +356,12 @@ class ByteStream:
 
     @property
     def piece_start(self) -> int:
-        """Byte of the range at which the member or frame begins that is being unpacked."""
+        """Byte of the range at which the current member or frame begins."""
         return self._pieces.start
 
     def next_block(self) -> tuple[bytes, bool]:
-        """More bytes of one member or frame, and whether they are its first; for callers that do not call `read`."""
+        """Return more bytes of one member or frame, and whether they are its first; for callers that do not call
+        `read`."""
         if self._damage is not None:
             raise self._damage
         try:
@@ -367,10 +371,10 @@ class ByteStream:
             raise
 
     def resume(self, first: bytes) -> bool:
-        """After a damage, go on at the next member or frame that unpacks to something that begins with `first`.
+        """After a damage, continue at the next member or frame whose decompressed content begins with `first`.
 
         Returns:
-            whether there is one; the bytes that are passed over are read once more, those before them are not.
+            Whether there is one; skipped bytes are read again, those before them are not.
         """
         if self._magic is None:
             return False
@@ -403,13 +407,13 @@ class ByteStream:
 
 
 def _zstd_dictionary(path: str) -> Any:
-    """The dictionary of all frames of a file, which stands in its first frame; None when there is none.
+    """Read the dictionary of all frames of a file from its first frame; None: there is none.
 
     Source: IIPC, Zstandard Compression for WARC Files 1.0, "Dictionary frame format" and "Window and dictionary
     limits".
 
     Raises:
-        DamagedFileError: the first frame should be a dictionary and is none, or too large a one.
+        DamagedFileError: the first frame should be a dictionary and is not, or is too large.
     """
     import zstandard
 
@@ -425,9 +429,9 @@ def _zstd_dictionary(path: str) -> Any:
             if size <= _ZSTD_DICTIONARY_BYTES:
                 content = zstandard.ZstdDecompressor().decompress(content)
         except zstandard.ZstdError as error:
-            raise DamagedFileError(f"damaged zstd file: its dictionary cannot be unpacked: {error}") from None
+            raise DamagedFileError(f"damaged zstd file: its dictionary cannot be decompressed: {error}") from None
     if size > _ZSTD_DICTIONARY_BYTES:
         raise DamagedFileError(f"its zstd dictionary has {size:,} bytes; at most {_ZSTD_DICTIONARY_BYTES:,} are read")
     if int.from_bytes(content[:4], "little") != _ZSTD_DICTIONARY_MAGIC or len(content) < size:
-        raise DamagedFileError("damaged zstd file: its first frame should hold a dictionary, and does not")
+        raise DamagedFileError("damaged zstd file: its first frame should be a dictionary, and is not")
     return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)

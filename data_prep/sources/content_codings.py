@@ -1,4 +1,4 @@
-"""Content codings of HTTP: what a page's bytes were packed by.
+"""Content codings of HTTP: decompression of pages.
 
 Source: RFC 9110, section 8.4 (gzip, x-gzip, deflate, compress, x-compress; codings are listed in the order in which
 they were applied), RFC 7932 (br), RFC 8878 (zstd).
@@ -12,26 +12,27 @@ import zlib
 from data_prep.sources.compression import DamagedFileError, unpacked_blocks
 
 _LONGEST_LIST = 8
-"""Codings that are undone at the most; pages have one, and a long list is made to cost time."""
+"""Largest number of codings that are undone; pages have one, and a long list is an attack."""
 
 
 class CodingError(Exception):
-    """A page cannot be unpacked."""
+    """A page cannot be decompressed."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-        """`unknown_coding`, or `damaged_content`."""
+        """Either `unknown_coding` or `damaged_content`."""
 
 
 def undo_codings(content: bytes, codings: str, maximum_bytes: int, is_truncated: bool = False) -> bytes:
-    """The bytes before they were packed; more than `maximum_bytes` are cut off behind the next one.
+    """Decompress a page; at most `maximum_bytes` + 1 bytes are returned.
 
-    A header that stayed when a crawler unpacked the page is no error: what is not packed is taken as it is.
+    A header left over after a crawler has decompressed the page is no error: content that is not compressed is returned
+    as it is.
 
     Args:
         codings: the value of `Content-Encoding`, a list.
-        is_truncated: the crawler says that it stopped reading: then what was unpacked until there is given.
+        is_truncated: the crawler stopped reading: the part that can be decompressed is returned.
 
     Raises:
         CodingError: a coding is not known, or the content is damaged.
@@ -86,12 +87,12 @@ def _take(content: bytes, suffix: str, limit: int, parts: list[bytes]) -> None:
                 return
     except DamagedFileError as error:
         if "begins at byte" in str(error) and parts:
-            return  # bytes behind the end, which browsers pass over too
+            return  # bytes after the end, which browsers ignore too
         raise
 
 
 def _undo_deflate(content: bytes, limit: int, parts: list[bytes]) -> None:
-    """With zlib's header as the standard has it, or without as many servers send it."""
+    """Decompress deflate with zlib's header, as the standard requires, or without it, as many servers send it."""
     try:
         _inflate(content, zlib.MAX_WBITS, limit, parts)
     except DamagedFileError:
@@ -133,7 +134,7 @@ def _undo_brotli(content: bytes, limit: int, parts: list[bytes]) -> None:
 
 
 def _undo_compress(content: bytes, limit: int, parts: list[bytes]) -> None:
-    """LZW as `compress` writes it: codes of 9 to 16 bits, lowest bits first, in groups of eight."""
+    """Decompress LZW as written by `compress`: codes of 9 to 16 bits, lowest bits first, in groups of eight."""
     if len(content) < 4 or not 9 <= content[2] & 31 <= 16:
         raise DamagedFileError("no data as `compress` writes it")
     longest_bits, clears = content[2] & 31, bool(content[2] & 128)
@@ -177,7 +178,8 @@ def _undo_compress(content: bytes, limit: int, parts: list[bytes]) -> None:
 
 
 def _next_group(base: int, place: int, bits: int) -> tuple[int, int]:
-    """Codes are written eight at a time: a change of width begins behind the group."""
+    """Return the start of the next group: codes are written in groups of eight, and the width changes only between
+    groups."""
     group = bits * 8
     return base + -(-place // group) * bits, 0
 

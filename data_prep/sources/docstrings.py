@@ -1,4 +1,4 @@
-"""The documentation inside of Python modules: each module's docstrings are one document."""
+"""Documentation in Python modules: each module's docstrings are one document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usabl
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """Docstrings in the order of the file, each below the name and arguments of what it describes."""
+    """Yield the docstrings of a module, each below the name and arguments of its function or class."""
     path = piece.path
     text = source_text(path, maximum_document_bytes)
     if isinstance(text, Fault):

@@ -1,6 +1,6 @@
 """Web pages: the main text of each HTML file, without navigation, scripts and footers; also `.gz` and `.zst`.
 
-The extraction is Resiliparse's (Bevendorff et al. 2018, ECIR), with the main content alone: DataComp-LM found models
+The extraction is Resiliparse's (Bevendorff et al. 2018, ECIR), with the main content only: DataComp-LM found models
 trained on it as good as on trafilatura's, at several times the speed (Li et al. 2024, arXiv:2406.11794, section 4.2).
 """
 
@@ -13,13 +13,13 @@ from data_prep.sources.reading import Fault, excerpt_of, one_document_per_file
 from data_prep.sources.web_encodings import decode_page
 
 _SUFFIXES = (".html", ".htm", ".xhtml")
-_SPACES_AT_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # each run is looked at once, from its start
+_SPACES_AT_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # each run is searched once, from its start
 
 
 _DEEPEST = 512
-"""Elements within one another, from which on browsers put them side by side (Blink,
-`kMaximumHTMLParserDOMTreeDepth`). Finding the main content takes time in proportion to the square of the depth, so in a
-deeper page all of it is taken, without layout: lists would be indented by their depth."""
+"""Largest depth of nested elements, beyond which browsers flatten them (Blink, `kMaximumHTMLParserDOMTreeDepth`).
+Finding the main content takes time in proportion to the square of the depth, so all text of a deeper page is extracted,
+without layout, which would indent lists by their depth."""
 _NESTING = re.compile(
     r"<(/?)(?:div|span|section|article|main|blockquote|table|ul|ol|dl|center|font|form|fieldset|figure|"
     r"aside|nav|header|footer|details|address|pre|b|i|u|em|strong|small|big|sub|sup)\b",
@@ -40,7 +40,7 @@ def _text_of(content: bytes, path: str) -> str | Fault:
 
 
 def main_text(content: bytes, declared: str | None = None) -> str | None:
-    """The text of a page for people; None where its bytes cannot be decoded, see `decode_page`."""
+    """Extract the main text of a page; None if its bytes cannot be decoded, see `decode_page`."""
     page = decode_page(content, declared)
     if page is None:
         return None
@@ -53,7 +53,7 @@ def main_text(content: bytes, declared: str | None = None) -> str | None:
 
 
 def _depth(page: str) -> int:
-    """The depth of a page, by elements that end only where their end tag is or that of one around them."""
+    """Return the depth of a page, by elements that end only at their own end tag or that of an enclosing one."""
     depth = deepest = 0
     for match in _NESTING.finditer(page):
         depth = max(0, depth - 1) if match[1] else depth + 1

@@ -30,19 +30,19 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """Documents of one range. `url` is the object's own or the file and byte; all other keys are metadata.
+    """Yield the documents of a range. `url` is the object's own or the file and byte; all other keys are metadata.
 
     Raises:
-        ValueError: none of the first 100 lines has a string `text`: then the field is wrong, not the documents.
+        ValueError: none of the first 100 lines has a string `text`: then the wrong field is configured.
     """
-    held: list[Fault] = []  # faults of the start, until one line with a text shows that the field is right
+    held: list[Fault] = []  # faults of the first lines, until a line with a text shows that the field is right
     is_right_field = False
     seen, last = 0, 0
     try:
         for line in read_lines(piece, maximum_document_bytes):
             result = _parse(line, piece, maximum_document_bytes)
             if line.is_cut and not isinstance(result, Document):
-                continue  # told as the damage of the file; a line whose object is whole is kept
+                continue  # reported as damage of the file; a line with a complete object is kept
             seen, last = seen + 1, line.number
             if result is None:
                 continue
@@ -65,7 +65,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     except DamagedFileError as error:
         yield from held
         held = []
-        detail = f"{error}; the {seen} whole lines before it are read"
+        detail = f"{error}; the {seen} complete lines before it are read"
         yield Fault("damaged_file", detail, piece.path, line=last + 1, from_byte=piece.start)
     yield from held
 
@@ -77,9 +77,9 @@ def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault
 
     if line.content is None:
         return fault("too_large", f"a line of {line.size:,} bytes, maximum_document_bytes is {maximum_bytes:,}")
-    content = line.content.removeprefix(codecs.BOM_UTF8)  # of the file, or of one that was put behind another
+    content = line.content.removeprefix(codecs.BOM_UTF8)  # of the file, or of a concatenated one
     if not content.strip():
-        return None  # an empty line between documents is no document
+        return None  # empty lines are ignored
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -110,7 +110,7 @@ def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault
 
 
 def _place(piece: FileRange, line: Line) -> str:
-    """Where a document stands that does not say where it is from: bytes count what is unpacked."""
+    """Return a URL for a document without one: the file and the byte after decompression."""
     if suffix_of(piece.path) and piece.start:
         return f"{piece.path}#from={piece.start}&byte={line.offset}"
     return f"{piece.path}#byte={piece.start + line.offset}"

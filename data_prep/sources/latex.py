@@ -1,9 +1,9 @@
-"""LaTeX as one text: files put in place, comments gone, the author's macros expanded, title and references cut.
+"""LaTeX as one text: inputs inserted, comments removed, the author's macros expanded, title and references cut.
 
-Done as LLaMA's authors did with arXiv (Touvron et al. 2023, arXiv:2302.13971, section 2: comments, "definitions and
-macros written by users", everything before the first section and the bibliography are removed). Mathematics and
-LaTeX's own commands stay as they are. This is a reader of TeX's surface, not TeX: macros that change how TeX reads, or
-take arguments between other characters than braces, stay where they are.
+This follows LLaMA's treatment of arXiv (Touvron et al. 2023, arXiv:2302.13971, section 2: comments, "definitions and
+macros written by users", everything before the first section and the bibliography are removed). Mathematics and LaTeX's
+own commands are kept. This parses only the surface of TeX: macros that change TeX's parsing, or take arguments between
+characters other than braces, are kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 _VERBATIM = re.compile(r"\\begin\{(verbatim\*?|lstlisting|minted|Verbatim)\}|\\verb\*?([^a-zA-Z\s*])")
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*(\n[ \t]*)?")
-"""An even number of backslashes, which are line breaks, may stand before it; after an odd one the sign is text."""
+"""A comment sign may follow an even number of backslashes, which are line breaks; after an odd number it is text."""
 _INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}\\]+)\}|\\input\s+([^\s{}\\]+)")
 _NEW_COMMAND = re.compile(
     r"\\(?:re|provide)?(?:newcommand|command)\*?\s*(?:\{\s*\\([a-zA-Z@]+)\s*\}|\\([a-zA-Z@]+))\s*(?:\[(\d)\])?\s*"
@@ -26,39 +26,39 @@ _ENDS = re.compile(r"\\(?:bibliography|printbibliography)\b|\\begin\{thebibliogr
 _SECTION = re.compile(r"\\(?:section|chapter|part)\b\*?")
 _BEGIN = re.compile(r"\\begin\{document\}")
 _LONGEST_VERB = 1000
-"""Characters of a `\\verb` on a line."""
+"""Largest number of characters of a `\\verb` on a line."""
 _LONGEST_OPTIONAL = 300
-"""Characters of an argument in square brackets."""
+"""Largest number of characters of an argument in square brackets."""
 _DEEPEST = 20
 _LARGEST_GROWTH = 10
-"""A text may become this many times as long by its macros, or by its inputs; one that would is a trap, or not for
-people."""
+"""Largest growth of a text by its macros, or by its inputs; a text beyond it is an attack, or not for people."""
 _DEEPEST_INPUT = 100
-"""TeX itself has 15 files open at once by default (`max_in_open` of texmf.cnf)."""
+"""Deepest nesting of inputs; TeX itself opens 15 files at once by default (`max_in_open` of texmf.cnf)."""
 
 
 class MacroError(ValueError):
-    """The macros of a text, or the files that it inputs, do not come to an end."""
+    """The macros of a text, or the files that it inputs, do not terminate."""
 
 
 def whole_text(files: Mapping[str, str], main: str) -> str:
-    """The main file with what it inputs, in place and in order, without comments; what is missing is left out.
+    """Return the main file with its inputs inserted, without comments; missing files are omitted.
 
     Raises:
-        MacroError: files input others so often or so deep that it would be a trap, see `_LARGEST_GROWTH`.
+        MacroError: files input others too often or too deep, see `_LARGEST_GROWTH`.
     """
     return _Inputs(files).put_in(main, ())
 
 
 def main_file(files: Mapping[str, str]) -> str | None:
-    """The file that LaTeX would be called with: it begins a document; of several the longest, of none the longest."""
+    """Return the main file: the longest of those with `\\begin{document}`, or of all files if there is none."""
     names = sorted(files, key=lambda name: (-len(files[name]), name))
     documents = [name for name in names if _BEGIN.search(_without_comments(files[name]))]
     return next(iter([*documents, *names]), None)
 
 
 def body(text: str) -> str:
-    """From the first section to the references; without a section from `\\begin{document}`, or from the start."""
+    """Return the text from the first section to the references; without a section from `\\begin{document}`, or from the
+    start."""
     begin = _BEGIN.search(text)
     start = begin.end() if begin else 0
     end = _ENDS.search(text, start)
@@ -68,14 +68,15 @@ def body(text: str) -> str:
 
 
 class _Inputs:
-    """Puts files in place; each counts as often as it is put in, since two in each of twenty make a million."""
+    """Insertion of inputs; each counts as often as it is inserted, since twenty files with two inputs each make a
+    million."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._files = files
         self._left = _LARGEST_GROWTH * sum(map(len, files.values()))
 
     def put_in(self, name: str, above: tuple[str, ...]) -> str:
-        """A file with what it inputs, but for those that it is itself input by."""
+        """Return a file with its inputs inserted, except those that input it."""
         self._left -= len(self._files[name])
         if self._left < 0:
             raise MacroError(f"\\input makes it {_LARGEST_GROWTH} times as long as all its files")
@@ -91,10 +92,10 @@ class _Inputs:
 
 
 def _without_comments(text: str) -> str:
-    """A comment goes with its line feed and the spaces that follow, as TeX reads it; `\\%` and verbatim text stay."""
+    """Remove comments with their line feed and the spaces after it, as TeX does; `\\%` and verbatim text are kept."""
     pieces: list[str] = []
-    done = 0  # up to here it is in `pieces`
-    looked = 0  # up to here it is known whether a comment is open, so that a long line is looked at once
+    done = 0  # copied to `pieces` up to here
+    looked = 0  # searched for comments up to here, so that a long line is searched once
     in_comment = False
     unended: set[str] = set()
     for match in _VERBATIM.finditer(text):
@@ -112,7 +113,7 @@ def _without_comments(text: str) -> str:
 
 
 def _end_of_verbatim(text: str, match: re.Match[str], unended: set[str]) -> int | None:
-    """Where verbatim text ends, on its line or with its environment; None where it does not."""
+    """Return where verbatim text ends, on its line or with its environment; None if it does not."""
     if match[1]:
         sign, stop = f"\\end{{{match[1]}}}", len(text)
     else:
@@ -137,7 +138,7 @@ def _cut(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Macro:
-    """What stands for a command: `#1` to `#9` in its body are arguments, the first of which may have a default."""
+    """Definition of a command: `#1` to `#9` in its body are arguments, the first of which may have a default."""
 
     arguments: int
     default: str | None
@@ -145,10 +146,10 @@ class Macro:
 
 
 def expand_macros(text: str) -> str:
-    """Take the definitions of commands out of a text, and put what they say where they are used.
+    """Remove the definitions of commands from a text, and replace their uses.
 
-    A definition holds for the whole text; of several of one command the last. A command that is defined by itself, as
-    `\\renewcommand` may do, stays as it is.
+    A definition applies to the whole text; if a command has several, the last one does. A command defined by itself, as
+    with `\\renewcommand`, is kept.
 
     Raises:
         MacroError: expansion makes the text more than ten times as long, or does not end.
@@ -197,7 +198,7 @@ def _definitions(text: str) -> Iterator[tuple[int, re.Match[str]]]:
 
 
 def _head(text: str, match: re.Match[str]) -> tuple[str, int, str | None, int]:
-    """Name, number of arguments, default of the first and where the body begins."""
+    """Return the name, number of arguments, default of the first and start of the body."""
     place, default = match.end(), None
     if match.re is _DEF:
         return match.group(1), (match.group(2) or "").count("#"), None, place
@@ -240,10 +241,10 @@ def _put_arguments(text: str, values: list[str]) -> str:
 
 
 def _arguments(text: str, place: int, macro: Macro, ends: Mapping[int, int]) -> tuple[list[str], int] | None:
-    """The arguments of a use and where it ends; None where they are not there."""
+    """Return the arguments of a use and where it ends; None if they are missing."""
     values: list[str] = []
     if macro.arguments == 0 and text[place : place + 2] == "{}":
-        place += 2  # it was there to end the command's name
+        place += 2  # it only ended the command's name
     for number in range(macro.arguments):
         while text[place : place + 1].isspace():
             place += 1
@@ -266,7 +267,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def _ends_of_groups(text: str) -> dict[int, int]:
-    """Place of each opening brace -> that of its partner, found in one pass; of those that have one."""
+    """Return the position of the closing brace for each matched opening brace, in one pass."""
     ends: dict[int, int] = {}
     opened: list[int] = []
     for match in _BRACE.finditer(text):
@@ -278,13 +279,13 @@ def _ends_of_groups(text: str) -> dict[int, int]:
 
 
 def _group(text: str, place: int, ends: Mapping[int, int]) -> tuple[str, int] | None:
-    """What stands between a brace and its partner, and where that ends."""
+    """Return the text between matching braces, and where it ends."""
     end = ends.get(place)
     return None if end is None else (text[place + 1 : end], end + 1)
 
 
 def _optional(text: str, place: int) -> tuple[str, int] | None:
-    """What stands between square brackets, and where that ends; braces inside belong together."""
+    """Return the text between square brackets, and where it ends; braces inside are matched."""
     depth = braces = 0
     position = place
     stop = min(len(text), place + _LONGEST_OPTIONAL)
@@ -306,7 +307,7 @@ def _optional(text: str, place: int) -> tuple[str, int] | None:
 
 
 def _is_escaped(text: str, place: int) -> bool:
-    """Whether the backslash here is the second of a line break, `\\\\name`."""
+    """Return whether this backslash is the second of a line break, `\\\\name`."""
     slashes = 0
     while place > slashes and text[place - slashes - 1] == "\\":
         slashes += 1

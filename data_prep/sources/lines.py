@@ -14,36 +14,38 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its end; `content` is None when it is longer than allowed, `size` is its bytes in any case."""
+    """A line without its end; `content` is None if it is longer than allowed, `size` is its number of bytes in any
+    case."""
 
     content: bytes | None
     size: int
     offset: int
-    """Unpacked bytes from the start of the range [start, end)."""
+    """Offset in decompressed bytes from the start of the range [start, end)."""
     number: int
-    """Counted from 1 at the start of the range, where another range's line may end. Nobody counts from the start of the
-    file: that would read everything before the range once more."""
+    """Number counted from 1 at the start of the range, where another range's line may end. Counting from the start of
+    the file would require reading everything before the range."""
     head: bytes
     is_cut: bool = False
-    """The file is damaged behind these bytes, so that the line may have had more."""
+    """The file is damaged after these bytes, so the line may be incomplete."""
 
 
 class _Lines:
-    """The lines that belong to bytes [start, end) of a file, up to one place, and then on from there."""
+    """Reader of the lines that belong to bytes [start, end) of a file, which can pause at a position and continue from
+    it."""
 
     def __init__(self, piece: FileRange, maximum_bytes: int) -> None:
         self.piece = piece
         self.maximum_bytes = maximum_bytes
         self._stream = ByteStream(piece.path, piece.start, piece.end)
-        self._body_bytes: int | None = None  # what [start, end) unpacks to, when it is all read
+        self._body_bytes: int | None = None  # decompressed size of [start, end), once it is all read
         self._read_bytes = 0
         self._buffer = b""
-        self._position = 0  # of the next line in the buffer
-        self._offset = 0  # of the next line in what is unpacked
+        self._position = 0  # position of the next line in the buffer
+        self._offset = 0  # position of the next line in the decompressed bytes
         self._number = 1
         self._found = False
         self._damage: DamagedFileError | None = None
-        self._is_damage_ours = False  # and not that of the range or the part in which it is
+        self._is_damage_ours = False  # and not relative to the range or part that contains it
         self.stopped_at = 0
         if piece.start > 0:
             self._skip_line()
@@ -52,22 +54,21 @@ class _Lines:
         self._stream.close()
 
     def skip_to(self, place: int) -> None:
-        """Pass over lines whose first byte lies before `place`."""
+        """Skip lines whose first byte is before `place`."""
         while self._offset < place:
             if not self._skip_line():
                 break
         if place > 0:
-            self._is_damage_ours = False  # the line that runs into it begins in an earlier part
+            self._is_damage_ours = False  # the line across the boundary begins in an earlier part
         self.stopped_at = place
 
     def until(self, place: int | None) -> Iterator[Line]:
-        """Lines whose first byte lies before `place`, or all.
+        """Yield lines whose first byte is before `place`, or all.
 
         Raises:
-            DamagedFileError: after the last line, when the file is damaged there; in the part where the damage is and
-                in no part behind it.
+            DamagedFileError: after the last line, if the file is damaged there; only in the part with the damage.
         """
-        self.stopped_at = -1  # a reader that stops halfway leaves nothing to go on from
+        self.stopped_at = -1  # a reader that stops halfway cannot be continued
         while (place is None or self._offset < place) and self._is_ours():
             newline = self._buffer.find(b"\n", self._position)
             if newline >= 0:
@@ -81,7 +82,7 @@ class _Lines:
                 head, self._buffer = self._buffer, b""
                 yield self._line(None, len(head) + self._find_newline(), head)
                 continue
-            block = self._more(max(_BLOCK_BYTES, len(self._buffer)))  # doubling: a long line is not copied per block
+            block = self._more(max(_BLOCK_BYTES, len(self._buffer)))  # doubling avoids quadratic copying
             if not block:
                 if self._buffer:
                     content, self._buffer = self._buffer, b""
@@ -101,11 +102,11 @@ class _Lines:
         return line
 
     def _is_ours(self) -> bool:
-        """Whether the next line's line feed before it lies in [start, end)."""
+        """Return whether the line feed before the next line is in [start, end)."""
         return self._body_bytes is None or self._offset <= self._body_bytes
 
     def _skip_line(self) -> bool:
-        """Pass over the next line, whatever its length; whether there is one after it."""
+        """Skip the next line, whatever its length; return whether there is one after it."""
         newline = self._buffer.find(b"\n", self._position)
         if newline >= 0:
             self._offset += newline + 1 - self._position
@@ -122,7 +123,7 @@ class _Lines:
         return True
 
     def _find_newline(self) -> int:
-        """With an empty buffer, read to behind the next line feed; returns the bytes before it."""
+        """With an empty buffer, read past the next line feed; return the number of bytes before it."""
         size = 0
         while block := self._more(_BLOCK_BYTES):
             newline = block.find(b"\n")
@@ -134,7 +135,7 @@ class _Lines:
         return size
 
     def _more(self, size: int) -> bytes:
-        """More unpacked bytes: of the range, and then of what follows it, where its last line ends."""
+        """Return more decompressed bytes: of the range, then after it up to the end of its last line."""
         if self._damage is not None:
             return b""
         try:
@@ -157,15 +158,15 @@ class _Lines:
 
 
 _left_open: list[_Lines] = []
-"""Where this process stopped in a range that several shards share: the next one goes on from there, instead of
-unpacking once more what lies before it."""
+"""Reader that this process paused in a range that several shards share: the next shard continues from it, instead of
+decompressing the range again from its start."""
 
 
 def read_lines(piece: FileRange, maximum_bytes: int) -> Iterator[Line]:
-    """The lines that belong to a range; memory is bounded by `maximum_bytes`.
+    """Yield the lines that belong to a range; memory is bounded by `maximum_bytes`.
 
     Raises:
-        DamagedFileError: after the last line, when the file is damaged in this part of the range.
+        DamagedFileError: after the last line, if the file is damaged in this part of the range.
     """
     lines = _left_open.pop() if _left_open else None
     if lines is not None and not _goes_on(lines, piece, maximum_bytes):

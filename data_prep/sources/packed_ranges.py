@@ -1,8 +1,8 @@
-"""Where a file packed by gzip or zstd can be entered in the middle.
+"""Positions at which a file compressed by gzip or zstd can be read from the middle.
 
-Where a zstd frame ends is told by the sizes in front of its blocks (RFC 8878, section 3.1), so finding frames reads
-almost nothing; where a gzip member ends only unpacking tells (RFC 1952). That is exact, where looking for a member's
-first bytes is not: they may as well stand inside of another member.
+The end of a zstd frame follows from the sizes in its block headers (RFC 8878, section 3.1), so finding frames reads
+almost nothing. The end of a gzip member is known only by decompressing it (RFC 1952), which is exact; searching for a
+member's first bytes is not, because they may occur inside another member.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ _BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class _Piece:
-    """A frame or member: where it starts, and what it unpacks to, None where only unpacking would tell."""
+    """Frame or member: its start, and its decompressed size, None if unknown without decompression."""
 
     start: int
     unpacked_bytes: int | None
 
 
 def divide_packed(path: str, size: int, shard_bytes: int, of_lines: bool) -> list[FileRange]:
-    """Ranges of about `shard_bytes` packed bytes that start where a frame or member does.
+    """Divide a file into ranges of about `shard_bytes` compressed bytes that start at a frame or member.
 
     Args:
-        of_lines: a range that cannot be entered becomes several shards of what it unpacks to. One process has to unpack
-            them in their order.
+        of_lines: a range that cannot be read from the middle becomes several shards of its decompressed bytes. One
+            process must decompress them in order.
     """
     pieces: list[_Piece] = []
     try:
         for piece in _zstd_frames(path) if suffix_of(path) == ".zst" else _gzip_members(path):
             pieces.append(piece)
-            # keep those that can matter: the bytes between two that lie close together are never a range of their own
+            # keep only useful ones: two that are close together never delimit a range
             if len(pieces) > 2 and pieces[-1].start - pieces[-3].start < shard_bytes // 8:
                 pieces[-3:-1] = [_joined(pieces[-3], pieces[-2])]
     except DamagedFileError:
-        pass  # whoever reads the last range meets the damage and reports it
+        pass  # the reader of the last range finds the damage and reports it
     ranges = at_places(path, size, shard_bytes, (piece.start for piece in pieces))
     if not of_lines:
         return ranges
@@ -82,10 +82,10 @@ def _unpacked(whole: FileRange) -> int:
 
 
 def _zstd_frames(path: str) -> Iterator[_Piece]:
-    """Frames of a file, from the headers alone (RFC 8878, section 3.1.1).
+    """Yield the frames of a file, from the headers only (RFC 8878, section 3.1.1).
 
     Raises:
-        DamagedFileError: a frame ends early or does not begin as one, after those before it.
+        DamagedFileError: a frame is truncated or invalid; raised after the frames before it.
     """
     end = os.path.getsize(path)
     with open(path, "rb", buffering=64) as file:
@@ -127,10 +127,10 @@ def _zstd_frames(path: str) -> Iterator[_Piece]:
 
 
 def _gzip_members(path: str) -> Iterator[_Piece]:
-    """Members of a gzip file, by unpacking it.
+    """Yield the members of a gzip file, by decompressing it.
 
     Raises:
-        DamagedFileError: a member ends early or is none, after those before it.
+        DamagedFileError: a member is truncated or invalid; raised after the members before it.
     """
     with open(path, "rb") as file:
         start, unpacked, position = 0, 0, 0
@@ -140,7 +140,7 @@ def _gzip_members(path: str) -> Iterator[_Piece]:
             try:
                 while block:
                     if start == position - len(block):
-                        block = block.lstrip(b"\0")  # padding after a member, as tapes have it
+                        block = block.lstrip(b"\0")  # padding after a member, as on tapes
                         start = position - len(block)
                     unpacked += len(unpacker.decompress(block, _BLOCK_BYTES))
                     while unpacker.unconsumed_tail:

@@ -1,4 +1,4 @@
-"""Parquet files with a string column `text`, and `url` where there is one; all other columns are metadata."""
+"""Parquet files with a string column `text`, and optionally `url`; all other columns are metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def _accepts(path: str) -> bool:
 
 
 def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
-    """Ranges of whole row groups; a file whose footer cannot be read is one range, whose reader reports it."""
+    """Divide a file into ranges of whole row groups; a file whose footer cannot be read is one range, whose reader
+    reports it."""
     try:
         metadata = pq.read_metadata(path)
         places = [_start_of(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
@@ -30,7 +31,7 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
 
 
 def _start_of(group: Any) -> int:
-    """The first byte of a row group's pages."""
+    """Return the first byte of a row group's pages."""
     columns = [group.column(index) for index in range(group.num_columns)]
     return min(
         min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset) for column in columns
@@ -38,7 +39,7 @@ def _start_of(group: Any) -> int:
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """Documents of the row groups that start in a range.
+    """Yield the documents of the row groups that start in a range.
 
     Raises:
         ValueError: the file has no string column `text`, a name twice, or a column that cannot be metadata.
@@ -68,7 +69,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
 
 
 def _groups_of(metadata: pq.FileMetaData, piece: FileRange) -> tuple[list[int], int]:
-    """The row groups of a range, and the number of rows before them."""
+    """Return the row groups of a range, and the number of rows before them."""
     groups, rows_before = [], 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
@@ -89,7 +90,7 @@ def _check_columns(schema: pa.Schema, path: str) -> None:
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{path}: the column `{twice[0]}` is there {schema.names.count(twice[0])} times; each column needs a name "
+            f"{path}: the column `{twice[0]}` occurs {schema.names.count(twice[0])} times; each column needs a name "
             f"of its own, the file has {columns}"
         )
     kind = schema.field("text").type

@@ -1,4 +1,4 @@
-"""Columns of any type of Arrow as values that JSON can hold."""
+"""Conversion of Arrow columns of any type to JSON values."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pyarrow.compute as pc
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds strings, in any of the ways in which Arrow lays them out."""
+    """Return whether a column has strings, in any of Arrow's layouts."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return _is(kind, "is_string", "is_large_string", "is_string_view")
 
 
 def texts_of(column: pa.Array) -> list[bytes | None]:
-    """The strings of a column as bytes: nothing makes sure that those in a file are UTF-8, and one bad row must not
-    cost the others."""
+    """Return the strings of a column as bytes: those in a file need not be UTF-8, and one bad row must not affect
+    others."""
     if pa.types.is_dictionary(column.type):
         return texts_of(column.dictionary.take(column.indices))
     if pa.types.is_string(column.type):
@@ -31,13 +31,13 @@ def texts_of(column: pa.Array) -> list[bytes | None]:
 
 
 def values_of(column: pa.Array) -> list[Any]:
-    """The values of a column: numbers and truth values as they are, all else as text, lists and objects.
+    """Return the values of a column: numbers and truth values as they are, others as text, lists and objects.
 
-    Bytes that are no UTF-8 are shown as \\x… A time that Python's types cannot hold, of nanoseconds or beyond the year
-    9999, is written as they would write it.
+    Bytes that are not UTF-8 are shown as \\x… A time outside the range of Python's types, with nanoseconds or beyond
+    the year 9999, is written in the same format.
 
     Raises:
-        TypeError: a type that is not known.
+        TypeError: unknown type.
     """
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
@@ -66,7 +66,7 @@ def _plain(column: pa.Array) -> list[Any]:
 
 
 def _floats(column: pa.Array) -> list[Any]:
-    """JSON has no infinity and no NaN."""
+    """Replace infinity and NaN, which JSON does not have."""
     values = (None if value is None else float(value) for value in column.to_pylist())
     return [value if value is None or math.isfinite(value) else str(value) for value in values]
 
@@ -80,7 +80,7 @@ def _as_text(column: pa.Array) -> list[Any]:
 
 
 def _times(column: pa.Array) -> list[Any]:
-    """Points in time and durations."""
+    """Return points in time and durations."""
     kind = column.type
     if getattr(kind, "unit", "") != "ns":  # for which Python has no type
         try:
@@ -129,7 +129,7 @@ def _structs(column: pa.Array) -> list[Any]:
 
 
 def _maps(column: pa.Array) -> list[Any]:
-    """As objects, and as lists of pairs where a key occurs twice."""
+    """Return objects, or lists of pairs if a key occurs twice."""
     entries = pa.ListArray.from_arrays(
         pa.concat_arrays([column.offsets]), pa.StructArray.from_arrays([column.keys, column.items], ["key", "value"])
     )

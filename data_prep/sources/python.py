@@ -16,14 +16,14 @@ def accepts(path: str) -> bool:
 
 
 def source_text(path: str, maximum_document_bytes: int) -> str | Fault:
-    """A module's text, decoded as Python itself does (PEP 263)."""
+    """Read a module, decoded as Python does (PEP 263)."""
     content = read_whole(path, maximum_document_bytes)
     if isinstance(content, Fault):
         return content
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
     except SyntaxError as error:
-        fault = decode(content, path)  # names the byte, where the declaration is not the trouble
+        fault = decode(content, path)  # names the byte, unless the declaration is at fault
         return (
             fault
             if isinstance(fault, Fault)
@@ -34,7 +34,7 @@ def source_text(path: str, maximum_document_bytes: int) -> str | Fault:
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """The module as one document."""
+    """Yield the module as one document."""
     text = source_text(piece.path, maximum_document_bytes)
     if isinstance(text, Fault):
         yield text

@@ -1,4 +1,4 @@
-"""Parts of raw files: where a file that is too large for one shard can be entered."""
+"""Ranges of raw files: positions at which a file larger than a shard can be divided."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileRange:
-    """Bytes [start, end) of a frozen file of `size` bytes, as they lie on the disk.
+    """Bytes [start, end) of a frozen file of `size` bytes, as on disk.
 
-    A line belongs to the range that holds the line feed before it, and a file's first line to its first range: so a
-    range can be read without knowing what the bytes before it unpack to. A Parquet row group, or a record of a web
-    archive, belongs to the range that holds its first byte.
+    A line belongs to the range that contains the line feed before it, and a file's first line to its first range: so a
+    range can be read without decompressing the bytes before it. A Parquet row group, or a record of a web archive,
+    belongs to the range that contains its first byte.
 
-    A range that cannot be entered in the middle, because it is packed as one, can still be many shards: then
-    [unpacked_start, unpacked_end) are bytes of what it unpacks to, and a line belongs to the part that holds its first
-    byte. `unpacked_end` None means to the end.
+    A range that is compressed in one piece cannot be read from the middle but can still be many shards: then
+    [unpacked_start, unpacked_end) are decompressed bytes, and a line belongs to the part that contains its first byte.
+    `unpacked_end` None means to the end.
     """
 
     path: str
@@ -32,17 +32,17 @@ class FileRange:
 
 
 def undivided(path: str, size: int, shard_bytes: int) -> list[FileRange]:
-    """The file as one range, for kinds that cannot be read from the middle."""
+    """Return the file as one range, for kinds that cannot be read from the middle."""
     return [FileRange(path, 0, size, size)]
 
 
 def at_any_byte(path: str, size: int, shard_bytes: int) -> list[FileRange]:
-    """Ranges of the same size, for files whose records can be found from any byte."""
+    """Divide a file into ranges of equal size, for kinds whose records can be found from any byte."""
     return at_places(path, size, shard_bytes, goals(size, shard_bytes))
 
 
 def at_places(path: str, size: int, shard_bytes: int, places: Iterable[int]) -> list[FileRange]:
-    """Ranges that start at some of `places`, in rising order: at the first that is not before each goal."""
+    """Divide a file at some of `places`, given in ascending order: at the first one at or after each goal."""
     starts = [0]
     wanted = iter(goals(size, shard_bytes))
     goal = next(wanted, size)
@@ -55,6 +55,6 @@ def at_places(path: str, size: int, shard_bytes: int, places: Iterable[int]) -> 
 
 
 def goals(size: int, shard_bytes: int) -> list[int]:
-    """Where a file would be cut if it could be cut anywhere."""
+    """Return where a file would be divided if that were possible at any byte."""
     pieces = -(-size // shard_bytes)
     return [size * piece // pieces for piece in range(1, pieces)]

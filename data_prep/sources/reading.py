@@ -1,4 +1,4 @@
-"""What every kind of source shares: documents, faults, whole files, strict UTF-8."""
+"""Shared parts of all kinds of sources: documents, faults, reading of whole files, strict decoding."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from data_prep.sources.ranges import FileRange, undivided
 
 EXCERPT_CHARACTERS = 200
 NO_LOSS = "no_loss"
-"""Key of the metadata: half-open ranges of characters that the model reads but does not learn, such as a question to
-which the rest is the answer. `[[0, 120]]`"""
+"""Key in the metadata of half-open ranges of characters that are excluded from the loss, such as a question before its
+answer. `[[0, 120]]`"""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it came from."""
+    """A text and its origin."""
 
     text: str
     url: str
@@ -27,31 +27,30 @@ class Document:
 
 @dataclass(frozen=True)
 class Fault:
-    """A document, or the rest of a file, that cannot be used; it is counted and kept aside."""
+    """A document, or the rest of a file, that cannot be used; it is counted and set aside."""
 
     reason: str
-    """A word that is counted by: `invalid_json`, `invalid_utf8`, `empty`, `too_large`, `damaged_file`, …"""
+    """Name under which it is counted: `invalid_json`, `invalid_utf8`, `empty`, `too_large`, `damaged_file`, …"""
     detail: str
     path: str
     line: int | None = None
-    """Line of the file, from 1, where the kind of file has lines."""
+    """Line of the file, from 1, if it has lines."""
     from_byte: int = 0
-    """Where in the file, as it lies on the disk, the counting of lines begins."""
+    """Byte of the file on disk from which lines are counted."""
     row: int | None = None
-    """Row of the file, from 0, where it has rows."""
+    """Row of the file, from 0, if it has rows."""
     excerpt: str = ""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How one kind of source is read.
+    """Reader of a kind of source.
 
-    `accepts(path)` says whether a file that was found in a searched folder belongs to this kind.
-    `read(range, maximum_document_bytes)` yields documents and faults in the order of the file; a file that the
-    configuration cannot have meant raises ValueError. Where a file has parts that are no documents and not meant to be,
-    such as the pictures in a web archive, it is a generator that returns their number by what they are.
-    `divide(path, size, shard_bytes)` gives the ranges of a file that is larger than a shard, each about as large as one
-    where the file allows it.
+    `accepts(path)` returns whether a file in a searched folder is of this kind. `read(range, maximum_document_bytes)`
+    yields documents and faults in the order of the file; a file that is obviously of another kind raises ValueError. If
+    a file has parts that are not meant to be documents, such as pictures in a web archive, it is a generator that
+    returns their number by type. `divide(path, size, shard_bytes)` divides a file that is larger than a shard into
+    ranges of about that size, if the file allows it.
     """
 
     accepts: Callable[[str], bool]
@@ -85,7 +84,7 @@ def one_document_per_file(accepts: Callable[[str], bool], text_of: Callable[[byt
 
 
 def read_whole(path: str, maximum_bytes: int) -> bytes | Fault:
-    """All bytes of a file, unpacked, unless there are more than `maximum_bytes` or it is damaged."""
+    """Read and decompress a file; a fault if it has more than `maximum_bytes` bytes or is damaged."""
     try:
         with ByteStream(path) as stream:
             content = bytearray()
@@ -99,7 +98,7 @@ def read_whole(path: str, maximum_bytes: int) -> bytes | Fault:
 
 
 def decode(content: bytes, path: str, encoding: str = "utf-8") -> str | Fault:
-    """Strict decoding; a text of another encoding is never guessed at, and bytes with a NUL are no text."""
+    """Decode strictly; other encodings are not guessed, and bytes with a NUL are not text."""
     if b"\0" in content:
         return Fault("binary", f"a NUL byte at offset {content.index(0)}", path)
     try:
@@ -112,7 +111,7 @@ def decode(content: bytes, path: str, encoding: str = "utf-8") -> str | Fault:
 
 
 def excerpt_of(content: bytes | str) -> str:
-    """The start of a text, for people; bytes that are no UTF-8 are shown as \\x…"""
+    """Return the start of a text, for people; bytes that are not UTF-8 are shown as \\x…"""
     if isinstance(content, bytes):
         content = content[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")
     return content[:EXCERPT_CHARACTERS].encode("utf-8", "backslashreplace").decode()
@@ -121,7 +120,7 @@ def excerpt_of(content: bytes | str) -> str:
 def usable(
     text: str, url: str, metadata: Mapping[str, Any], fault: Callable[[str, str], Fault], maximum_bytes: int
 ) -> Document | Fault:
-    """The last checks, the same for every kind: not empty, not too large, valid Unicode."""
+    """Do the final checks of all kinds: not empty, not too large, valid Unicode."""
     try:
         size = len(text) if text.isascii() else len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
@@ -136,7 +135,7 @@ def usable(
 
 
 def _wrong_ranges(value: Any, characters: int) -> str | None:
-    """What is wrong with ranges of characters; None when nothing is."""
+    """Describe what is wrong with ranges of characters; None: nothing."""
     if value is None:
         return None
     is_list = isinstance(value, list) and all(

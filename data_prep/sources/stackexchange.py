@@ -1,9 +1,10 @@
-"""Stack Exchange's dumps (`Posts.xml` of a site, unpacked): a question and its answers, the best first, are a document.
+"""Stack Exchange's dumps (`Posts.xml` of a site, decompressed): a question and its answers, the best first, are a
+document.
 
-As LLaMA's authors did (Touvron et al. 2023, arXiv:2302.13971, section 2): answers sorted by score, HTML taken out. The
-answers of a question stand anywhere behind it, so a file is read twice: first where each answer stands, then the
-questions in their order, each with its answers fetched. Held in memory: 32 bytes for each answer. An answer whose
-question is not there is set aside.
+As for LLaMA (Touvron et al. 2023, arXiv:2302.13971, section 2), answers are sorted by score and HTML is removed. The
+answers of a question may be anywhere after it, so a file is read twice: first to locate the answers, then for the
+questions in their order, each with its answers. This takes 32 bytes of memory for each answer. An answer without its
+question is set aside.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _accepts(path: str) -> bool:
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
-    """The questions of one site."""
+    """Yield the questions of a site."""
     answers = _Answers(piece, maximum_document_bytes)
     site = os.path.basename(os.path.dirname(piece.path))
     with open(piece.path, "rb") as file:
@@ -49,7 +50,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
 
 
 class _Answers:
-    """Where the answers of each question stand in the file."""
+    """Positions of the answers of each question in the file."""
 
     def __init__(self, piece: FileRange, maximum_bytes: int) -> None:
         columns = [array("q") for _ in range(4)]
@@ -61,7 +62,7 @@ class _Answers:
                 for column, value in zip(columns, values, strict=True):
                     column.append(value)
         parents, negated_scores, offsets, sizes = (np.frombuffer(column, np.int64) for column in columns)
-        # by score as a number, and the older one first where it is the same: rows stand in the order of their ids
+        # by score as a number, older ones first at equal scores: rows are in the order of their ids
         order = np.lexsort((offsets, negated_scores, parents))
         self._parents: npt.NDArray[np.int64] = parents[order]
         self._offsets: npt.NDArray[np.int64] = offsets[order]
@@ -69,7 +70,7 @@ class _Answers:
         self._is_taken = np.zeros(len(order), dtype=bool)
 
     def of(self, question: int, file: Any) -> list[dict[str, str]]:
-        """The answers of a question, those with the highest score first; one that is no XML is left."""
+        """Return the answers of a question by descending score, without those that are not XML."""
         start, stop = np.searchsorted(self._parents, (question, question + 1))
         found = []
         for place in range(int(start), int(stop)):
@@ -81,7 +82,7 @@ class _Answers:
         return found
 
     def left(self) -> Iterator[tuple[int, int]]:
-        """Offset and size of the answers that no question has asked for."""
+        """Yield offset and size of answers without a question."""
         for place in np.flatnonzero(~self._is_taken):
             yield int(self._offsets[place]), int(self._sizes[place])
 

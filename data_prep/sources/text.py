@@ -12,7 +12,7 @@ _NAMES = (
     "authors", "bugs", "changelog", "changes", "contributing", "copying", "copyright", "faq", "history", "install",
     "license", "licence", "metadata", "news", "notice", "pkg-info", "readme", "thanks", "todo",
 )  # fmt: skip
-"""First words of file names without a telling suffix that hold text for people."""
+"""Beginnings of names of text files without a known suffix."""
 
 
 def _accepts(path: str) -> bool:

@@ -1,10 +1,10 @@
 """Web archives (`.warc`, `.warc.gz`, `.warc.zst`): the main text of each page, and text that was extracted before.
 
 Documents are the `response` records with status 200 and a type of HTML or plain text, and `conversion` records of plain
-text (Common Crawl's WET files). Other records are no documents: they are counted by what they are.
+text (Common Crawl's WET files). Other records are not documents: they are counted by type.
 
-Source of the format: ISO 28500:2017 (WARC 1.1), section 5; packed by zstd, with a dictionary in the first frame or
-without one: IIPC, Zstandard Compression for WARC Files 1.0.
+Source of the format: ISO 28500:2017 (WARC 1.1), section 5; for zstd, with or without a dictionary in the first frame:
+IIPC, Zstandard Compression for WARC Files 1.0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
 
 
 def _at_records(ranges: list[FileRange]) -> Iterator[FileRange]:
-    """The ranges, each with those behind it that begin inside of a record: one may be many frames or members."""
+    """Divide a file into ranges that begin at a record: one record may be many frames or members."""
     whole = ranges[0]
     for piece in ranges[1:]:
         if _begins_record(piece):
@@ -59,11 +59,11 @@ def _begins_record(piece: FileRange) -> bool:
         try:
             return stream.read(len(MAGIC)) == MAGIC
         except DamagedFileError:
-            return True  # whoever reads it reports it
+            return True  # the reader of the range reports it
 
 
 def _starts(path: str, size: int) -> Iterator[int]:
-    """Where the records of a file that is not packed start, by their lengths; up to the first that is wrong."""
+    """Yield where the records of an uncompressed file start, by their lengths, up to the first wrong one."""
     start = 0
     with open(path, "rb") as file:
         while start < size:
@@ -82,17 +82,17 @@ def _starts(path: str, size: int) -> Iterator[int]:
 
 
 class _PassedOver(Exception):
-    """A record that is no document, such as a picture."""
+    """A record is not a document, such as a picture."""
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | Fault, None, Counter[str]]:
-    """Documents of the records that start in a range.
+    """Yield the documents of the records that start in a range.
 
     Returns:
-        the number of records that are none, by what they are.
+        The number of other records by type.
     """
     passed_over: Counter[str] = Counter()
-    # of what is held of a record: a page that is just small enough, its header, and a byte to see that it is not
+    # limit of a record in memory: a page of the largest size, its header, and a byte to detect larger ones
     for record in read_records(piece, maximum_document_bytes + LONGEST_HEADER + 1):
         if isinstance(record, BadRecord):
             yield Fault(record.reason, record.detail, _place(piece, record.number))
@@ -153,10 +153,10 @@ def _text(content: bytes, kind: str, charset: str | None, fault: Callable[[str, 
 
 
 def _page(record: Record) -> tuple[str, str, bytes]:
-    """Content-Type, content codings and content of a record that may be a document.
+    """Return Content-Type, content codings and content of a record that may be a document.
 
     Raises:
-        _PassedOver: it is none.
+        _PassedOver: it is not a document.
     """
     kind = record.headers.get("warc-type", "").lower()
     if kind == "conversion":
@@ -180,7 +180,7 @@ def _page(record: Record) -> tuple[str, str, bytes]:
 
 
 def _without_chunks(content: bytes) -> bytes:
-    """A body that was sent in chunks (RFC 9112, section 7.1), put together; one that is not in chunks as it is."""
+    """Join a body that was sent in chunks (RFC 9112, section 7.1); return any other as it is."""
     parts: list[bytes] = []
     place = 0
     while place < len(content):

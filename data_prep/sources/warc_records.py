@@ -1,8 +1,8 @@
-"""Records of a web archive, with the next one found again behind a bad one.
+"""Records of a web archive, with recovery after a damaged one.
 
-A record is as long as it says, and another one or the end follows. Where that is not so, its length is wrong: by a few
-bytes, as some crawlers counted, it is taken as it is; else it is set aside, and reading goes on at the next member or
-frame that begins with `WARC/`, or the next line that does.
+A record is as long as its Content-Length, and is followed by another one or the end. Otherwise its length is wrong. If
+it is wrong by a few bytes only, as some crawlers count, the record is accepted; else it is set aside, and reading
+continues at the next member, frame or line that begins with `WARC/`.
 
 Source: ISO 28500:2017 (WARC 1.1), section 5 and annex A.
 """
@@ -25,35 +25,35 @@ _LONGEST_VERSION_LINE = 12
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 _LINE_ENDS = b"\r\n\r\n"
 _NEARLY = len(_LINE_ENDS)
-"""Bytes by which a length may be wrong: that of the two line ends behind a record, which it may or may not count."""
+"""Tolerated error of a length: that of the two line ends after a record, which it may include."""
 _DROPPED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record, of which at most as much is held as was asked for."""
+    """A record, truncated to a limit."""
 
     number: int
-    """Counted from 0 at the start of the range."""
+    """Number counted from 0 at the start of the range."""
     headers: Mapping[str, str]
-    """By lower-case name."""
+    """Headers by lower-case name."""
     content: bytes
     is_longer: bool
-    """It has more content than is held."""
+    """The record has more content than is kept here."""
 
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A record that is set aside, or the rest of the file."""
+    """A record to be set aside, or the rest of the file."""
 
     number: int
     reason: str
-    """`damaged_record`, behind which reading goes on, or `damaged_file`."""
+    """Either `damaged_record`, after which reading continues, or `damaged_file`."""
     detail: str
 
 
 def read_records(piece: FileRange, held_bytes: int) -> Iterator[Record | BadRecord]:
-    """The records that start in a range, in its order; at most `held_bytes` of each are held."""
+    """Yield the records that start in a range, in order; at most `held_bytes` of each are kept in memory."""
     with ByteStream(piece.path, piece.start, piece.end) as stream:
         yield from _Records(stream, piece, held_bytes).read()
 
@@ -63,13 +63,13 @@ class _Records:
         self._stream, self._piece, self._held_bytes = stream, piece, held_bytes
         self._is_packed = bool(suffix_of(piece.path))
         self._buffer = bytearray()
-        self._dropped = 0  # bytes before the buffer
-        self._position = 0  # in the buffer, of what is read next
-        self._begins: deque[int] = deque()  # in the buffer: where a member or frame begins with a record
-        self._edges: set[int] = set()  # in what is unpacked: where members and frames begin
+        self._dropped = 0  # decompressed bytes before the buffer
+        self._position = 0  # position in the buffer of the next bytes
+        self._begins: deque[int] = deque()  # positions in the buffer where a member or frame begins with a record
+        self._edges: set[int] = set()  # decompressed positions where members and frames begin
         self._is_ended = False
         self._damage: DamagedFileError | None = None
-        self._is_last_damaged = False  # the damage is in the member or frame of the last bytes that are held
+        self._is_last_damaged = False  # the damage is in the member or frame of the last bytes in the buffer
         self._last_piece = -1
         self._number = -1
 
@@ -81,10 +81,10 @@ class _Records:
             self._number += 1
             yield from self._one()
 
-    # -- what is held
+    # -- buffer
 
     def _more(self) -> bool:
-        """Hold another block; whether there was one."""
+        """Read another block into the buffer; return whether there was one."""
         if self._is_ended:
             return False
         try:
@@ -104,7 +104,7 @@ class _Records:
         return True
 
     def _has(self, stop: int, begin: int | None = None) -> bool:
-        """Whether bytes up to `stop` are there; not past where a record begins, behind `begin`."""
+        """Read up to `stop`, but not past the start of a record after `begin`; return whether that was possible."""
         while len(self._buffer) < stop:
             if (begin is not None and self._next_begin(begin) is not None) or not self._more():
                 return False
@@ -125,7 +125,7 @@ class _Records:
             self._position = 0
 
     def _skip_line_ends(self) -> bool:
-        """Whether anything is left behind line ends."""
+        """Return whether anything but line ends is left."""
         while self._has(self._position + 1):
             if self._buffer[self._position] not in b"\r\n":
                 return True
@@ -149,7 +149,7 @@ class _Records:
         yield from self._with_content(headers, start, end_of_header, int(length[:18]))
 
     def _end_of_header(self, start: int) -> int | None:
-        """Where the content begins; None where no header is."""
+        """Return where the content begins; None if there is no header."""
         searched = start
         self._has(start + len(MAGIC))
         if not self._buffer.startswith(MAGIC, start):
@@ -175,7 +175,7 @@ class _Records:
             if place is not None:
                 has_wrong_checksum = self._is_last_damaged and "ends inside" not in str(self._damage)
                 if has_wrong_checksum and place >= len(self._buffer):
-                    self._go_to(place)  # told with the damage of the file
+                    self._go_to(place)  # reported with the damage of the file
                     return
                 yield Record(self._number, headers, bytes(self._buffer[start : start + length]), False)
                 self._go_to(place)
@@ -196,7 +196,7 @@ class _Records:
         yield from self._without_next(f"{told}, and the file ends after {found:,}")
 
     def _long(self, headers: Mapping[str, str], begin: int, start: int, length: int) -> Iterator[Record | BadRecord]:
-        """A record of which only the beginning is held."""
+        """Read a record larger than the limit."""
         told = f"its Content-Length is {length:,}"
         if not self._is_packed and not self._follows(self._piece.start + self._dropped + start + length):
             yield from self._go_on(start, f"{told}, and no record follows")
@@ -219,7 +219,7 @@ class _Records:
             yield BadRecord(self._number, "damaged_record", f"{told}, and the next record begins before that")
             self._go_to(next_begin)
         elif left:
-            # what was passed over is gone; what is held may have records
+            # skipped bytes are lost; the buffer may contain records
             self._buffer[start:] = content
             yield from self._go_on(start, f"{told}, and the file ends before that")
         else:
@@ -227,7 +227,7 @@ class _Records:
             self._go_to(start)
 
     def _follows(self, place: int) -> bool:
-        """Whether a record, or the end, is at a byte of a file that is not packed."""
+        """Return whether a record, or the end, is at a byte of an uncompressed file."""
         size = min(self._piece.end, os.path.getsize(self._piece.path))
         if place > size:
             return False
@@ -237,9 +237,9 @@ class _Records:
         return not behind or behind.startswith(MAGIC)
 
     def _behind_line_ends(self, place: int) -> int | None:
-        """Where the next record, member or frame begins, or the end, if nothing but line ends is before it; or what
-        is behind the two line ends with which a record ends."""
-        self._has(place + len(_LINE_ENDS) + 1)  # one more: a wrong checksum of this record is met then
+        """Return where the next record, member or frame begins, or the end, if only line ends are before it; or else
+        the position after the two line ends of a record."""
+        self._has(place + len(_LINE_ENDS) + 1)  # one more byte, which triggers the check of this record's checksum
         if self._buffer.startswith(_LINE_ENDS, place):
             return place + len(_LINE_ENDS)
         while self._has(place + 1):
@@ -251,18 +251,18 @@ class _Records:
             place += 1
         return place
 
-    # -- behind a bad one
+    # -- recovery
 
     def _go_on(self, start: int, why: str) -> Iterator[BadRecord]:
         next_start = self._next_record(start, self._position)
         if next_start is None:
             yield from self._without_next(why)
             return
-        yield BadRecord(self._number, "damaged_record", f"{why}; reading goes on at the next record")
+        yield BadRecord(self._number, "damaged_record", f"{why}; reading continues at the next record")
         self._go_to(next_start)
 
     def _next_record(self, start: int, begin: int) -> int | None:
-        """Where a member, a frame or a line begins a record behind `start`; all before it may be gone then."""
+        """Find a member, frame or line that begins a record after `start`; the buffer before it may be discarded."""
         searched = max(start - 1, begin)
         while True:
             found = _VERSION_LINE.search(self._buffer, searched)
@@ -277,7 +277,7 @@ class _Records:
                 return None
 
     def _far_record(self, begin: int) -> int | None:
-        """The same, where too much is before it to be held."""
+        """The same, if the bytes before it do not fit in the buffer."""
         while True:
             found = _VERSION_LINE.search(self._buffer, begin)
             next_begin = self._next_begin(begin)
@@ -293,9 +293,9 @@ class _Records:
         yield from self._behind_damage(f"{self._damage}: {why}" if self._damage is not None else why)
 
     def _behind_damage(self, why: str) -> Iterator[BadRecord]:
-        """Go on at the next member or frame that begins a record, if there is one."""
+        """Continue at the next member or frame that begins a record, if there is one."""
         is_found = self._damage is not None and self._stream.resume(MAGIC)
-        detail = f"{why}; " + ("reading goes on at the next record" if is_found else "what comes before is read")
+        detail = f"{why}; " + ("reading continues at the next record" if is_found else "what comes before is read")
         yield BadRecord(max(self._number, 0), "damaged_record" if is_found else "damaged_file", detail)
         self._buffer, self._position, self._damage = bytearray(), 0, None
         self._begins.clear()
@@ -305,7 +305,8 @@ class _Records:
 
 
 def headers_of(content: bytes) -> dict[str, str]:
-    """Header lines by lower-case name, the first of each; lines that go on with a space belong to the one before."""
+    """Return header lines by lower-case name, the first of each; lines that begin with a space continue the previous
+    one."""
     headers: dict[str, str] = {}
     name = ""
     for line in content.decode("utf-8", "replace").splitlines()[1:]:

@@ -1,7 +1,7 @@
 """Decoding web pages as browsers do: the encodings and labels of the WHATWG Encoding standard.
 
-A label such as `iso-8859-1` or `shift_jis` is another encoding on the web than in Python: windows-1252, and the one
-that Windows uses in Japan. `webencodings` has the labels; Python's codecs are brought to the standard's tables here.
+A label such as `iso-8859-1` or `shift_jis` means another encoding on the web than in Python: windows-1252, and that of
+Windows in Japan. `webencodings` has the labels; this module adapts Python's codecs to the standard's tables.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ LARGEST_REPLACED_SHARE = 0.01
 decoded by a wrong table is not. Measured on 50 documents each of Universal Dependencies, written as windows-1252 and
 read as UTF-8: the median is 3.2 % in Portuguese, 3.0 % in French, 1.9 % in Spanish and 1.5 % in German."""
 _SINGLE_BYTES = 2
-"""As many bad bytes are damage in a page that declares UTF-8 and has no other character beyond ASCII; with more, it is
-in another encoding than it says: Italian has 0.6 % only."""
+"""Largest share of bad bytes that is taken for damage in a page that declares UTF-8 and has no other character beyond
+ASCII; with more, it is in another encoding: in Italian they are only 0.6 %."""
 
 _CODECS = {
     "shift_jis": "cp932", "euc-kr": "cp949", "gbk": "gb18030", "big5": "big5hkscs", "windows-874": "cp874",
     "macintosh": "mac_roman", "x-mac-cyrillic": "mac_cyrillic", "iso-8859-8-i": "iso8859_8", "ibm866": "cp866",
 }  # fmt: skip
-"""The standard's name -> Python's codec, where that has another name or is stricter by the same one."""
+"""Python's codecs by the standard's name, if they have another name or that name is stricter in Python."""
 _KOI8_U = {0x255D: 0x045E, 0x256C: 0x040E}
-"""The standard's koi8-u has the letters of Belarusian in two places where Python's has box drawings."""
+"""Differences of the standard's koi8-u, which has letters of Belarusian where Python's has box drawings."""
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
 def decode_page(content: bytes, declared: str | None, is_html: bool = True) -> str | None:
-    """The text of a page; None where its bytes are no text in any encoding that it can be meant to have.
+    """Decode a page; None if its bytes are not text in any plausible encoding.
 
-    A byte order mark decides. Bytes beyond ASCII that are UTF-8 are taken as that, whatever is declared: other text
-    hardly ever looks like it. Then comes the encoding that the header declares, then that which the page declares or
-    its bytes look like (HTML standard, section 13.2.3). Single bytes that do not fit become U+FFFD, as the Encoding
-    standard has it, up to `LARGEST_REPLACED_SHARE`.
+    A byte order mark decides. Otherwise valid UTF-8 with bytes beyond ASCII is decoded as that, whatever is declared:
+    other text is hardly ever valid UTF-8. Then follow the encoding that the header declares, and the one that the page
+    declares or its bytes suggest (HTML standard, section 13.2.3). Invalid bytes become U+FFFD, as in the Encoding
+    standard, up to `LARGEST_REPLACED_SHARE`.
     """
     for mark, name in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
@@ -59,7 +59,7 @@ def decode_page(content: bytes, declared: str | None, is_html: bool = True) -> s
 
 
 def _utf_8(content: bytes) -> str | None:
-    """As UTF-8, if nine of ten sequences beyond ASCII are."""
+    """Decode as UTF-8 if nine of ten sequences beyond ASCII are valid."""
     text = content.decode("utf-8", "replace")
     replaced = text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
     if not replaced:
@@ -84,10 +84,10 @@ def _within_share(text: str | None) -> str | None:
 
 
 def decode_as(content: bytes, label: str) -> str | None:
-    """The text by the encoding that a label means, U+FFFD for what does not fit; None for an unknown label.
+    """Decode by the encoding of a label, with U+FFFD for invalid bytes; None for an unknown label.
 
-    A label that the standard does not have, such as `cp949`, is taken as Python has it. The standard's `replacement`
-    encoding, which stands for those that are refused because they hide markup (iso-2022-kr, hz-gb-2312), is none.
+    A label that the standard does not have, such as `cp949`, has Python's meaning. The standard's `replacement`
+    encoding, for encodings that are refused because they can hide markup (iso-2022-kr, hz-gb-2312), counts as unknown.
     """
     encoding = lookup(label) or lookup(label.replace("_", "-"))
     if encoding is None:
@@ -114,11 +114,11 @@ def _decode_as_python(content: bytes, label: str) -> str | None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# what Python's codecs do not have
+# characters that Python's codecs lack
 
 
 def _shift_jis_of(first: int, second: int) -> bytes:
-    """The bytes of Shift JIS of a row and cell of JIS X 0208, both from 0x21."""
+    """Return the bytes in Shift JIS of a row and cell of JIS X 0208, both from 0x21."""
     row = first - 0x21
     lead = row // 2 + (0x81 if row < 62 else 0xC1)
     trail = second + (0x7E if row % 2 else 0x1F + (second >= 0x60))
@@ -128,7 +128,7 @@ def _shift_jis_of(first: int, second: int) -> bytes:
 def _euc_jp(pair: bytes) -> str:
     if len(pair) < 2 or min(pair) < 0xA1:
         return ""
-    # NEC's and IBM's characters, which JIS X 0208 does not have: the standard's index is that of Windows
+    # NEC's and IBM's characters, which JIS X 0208 lacks: the standard's index is that of Windows
     return _shift_jis_of(pair[0] & 0x7F, pair[1] & 0x7F).decode("cp932", "ignore")
 
 
@@ -139,7 +139,8 @@ _SECOND_TABLES: dict[str, Callable[[bytes], str]] = {
     "gb18030": lambda pair: "\u20ac" if pair[:1] == b"\x80" else "",
     "shift_jis": lambda pair: "\x80" if pair[:1] == b"\x80" else "",
 }
-"""The standard's name -> what the next two bytes are that Python's codec does not know; nothing where they are none."""
+"""Decoders of two bytes that Python's codec does not know, by the standard's name; they return nothing for invalid
+ones."""
 
 
 def _handler(second_table: Callable[[bytes], str] | None) -> Callable[[UnicodeError], tuple[str, int]]:
@@ -147,13 +148,13 @@ def _handler(second_table: Callable[[bytes], str] | None) -> Callable[[UnicodeEr
         assert isinstance(error, UnicodeDecodeError)
         start = error.start
         if (second_table is None and error.encoding in ("charmap", "cp874")) or error.encoding.startswith("cp125"):
-            # the standard keeps the control characters for what windows-125x and 874 leave open
+            # the standard maps bytes that windows-125x and 874 leave undefined to control characters
             byte = error.object[start]
             return (chr(byte) if byte < 0xA0 else "\ufffd"), start + 1
         pair = error.object[start : start + 2]
         if second_table is not None and (text := second_table(pair)):
             return text, start + (1 if pair[:1] == b"\x80" else 2)
-        # a byte of ASCII behind a first byte is not swallowed with it
+        # an ASCII byte after a lead byte is kept
         return "\ufffd", start + (2 if len(pair) == 2 and pair[1] >= 0x80 and error.end >= start + 2 else 1)
 
     return handle
@@ -167,7 +168,7 @@ _ESCAPE = re.compile(rb"\x1b(\(B|\(J|\(I|\$@|\$B)")
 
 
 def _iso_2022_jp(content: bytes) -> str:
-    """Each stretch of two-byte characters or half-width katakana by the tables of EUC-JP."""
+    """Decode each run of two-byte characters or half-width katakana by the tables of EUC-JP."""
     pieces = _ESCAPE.split(content)
     texts = [pieces[0].decode("ascii", "replace")]
     for kind, piece in zip(pieces[1::2], pieces[2::2], strict=True):

@@ -1,1 +1,1 @@
-"""Text to token ids: kept documents, training of the vocabulary, encoders that agree."""
+"""Tokenizers: kept documents, training, reports and encoders."""

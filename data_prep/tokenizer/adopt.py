@@ -1,4 +1,4 @@
-"""A tokenizer that is there already, such as that of a model to be trained on, taken over as it is."""
+"""Adoption of an existing tokenizer, such as that of a model whose training continues."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from data_prep.tokenizer.encoding.token_bytes import TokenBytes, check_that_text
 from foundation.atomic_files import sha256_file, whole_file
 
 _FILES = sentence_piece.FILES
-"""Every file that a tokenizer of either kind has."""
+"""Files that a tokenizer of either kind may have."""
 
 
 def source_digests(source: Path) -> dict[str, str]:
-    """SHA-256 of each file that is taken over, by name.
+    """Return the SHA-256 of each file to be adopted, by name.
 
     Raises:
         TokenizerError: there is no tokenizer in the folder.
@@ -28,16 +28,16 @@ def source_digests(source: Path) -> dict[str, str]:
     folder = source.expanduser()
     found = {name: sha256_file(folder / name) for name in _FILES if (folder / name).is_file()}
     if not {"tokenizer.json", MODEL_FILE} & set(found):
-        what = "holds neither tokenizer.json nor tokenizer.model" if folder.is_dir() else "is no folder"
+        what = "contains neither tokenizer.json nor tokenizer.model" if folder.is_dir() else "is not a folder"
         raise TokenizerError(f"tokenizer.path: {source} {what}; name the folder of a tokenizer")
     return found
 
 
 def check_tokenizer(source: Path, settings: TokenizerConfig) -> None:
-    """Whether a tokenizer can be taken over, without a look at any text.
+    """Check whether a tokenizer can be adopted, without the corpus.
 
     Raises:
-        TokenizerError: there is none, or it cannot be used for token files.
+        TokenizerError: there is no tokenizer, or it cannot be used for token files.
     """
     names = source_digests(source)
     folder = source.expanduser()
@@ -62,13 +62,13 @@ def _said_of(path: Path) -> Iterator[None]:
 
 
 def adopt_tokenizer(source: Path, folder: Path) -> list[Path]:
-    """Copy a tokenizer, and write `tokenizer.json` where it has only sentencepiece's `tokenizer.model`.
+    """Copy a tokenizer, and write `tokenizer.json` if it has only sentencepiece's `tokenizer.model`.
 
     Returns:
-        the files in `folder`.
+        The files in `folder`.
 
     Raises:
-        TokenizerError: there is none, or it cannot be used for token files.
+        TokenizerError: there is no tokenizer, or it cannot be used for token files.
     """
     names = source_digests(source)
     source = source.expanduser()
@@ -85,10 +85,10 @@ def adopt_tokenizer(source: Path, folder: Path) -> list[Path]:
 
 
 def model_vocabulary_size(settings: TokenizerConfig, encoder: ReferenceEncoder) -> int:
-    """Entries of the model that is trained on the token files: those of the tokenizer, or more where it is said so.
+    """Return the vocabulary size of the model: that of the tokenizer, or a larger one if configured.
 
     Raises:
-        TokenizerError: fewer than the tokenizer has.
+        TokenizerError: it is smaller than the tokenizer's.
     """
     declared = settings.model_vocabulary_size
     if declared is None:

@@ -1,7 +1,7 @@
 """Byte-level BPE as BLOOM's.
 
 Entries, in this order: `<unk>` `<s>` `</s>` `<pad>`, then `<|reserved_0|>`, `<|reserved_1|>` and so on, then the 256
-bytes, then one entry for each merge. `</s>` ends a document. Text is not normalised in any way.
+bytes, then an entry for each merge. `</s>` ends a document. Text is not normalised.
 
 Source: Le Scao et al. 2022, arXiv:2211.05100, section 3.2.
 """
@@ -22,16 +22,16 @@ from foundation.atomic_files import write_json, write_text
 _MINIMUM_FREQUENCY = 2
 
 LONGEST_WORD = 256
-"""Characters of a word that a tokenizer learns from in one piece."""
+"""Largest number of characters of a word that is passed to the trainer in one piece."""
 _ENDS = r"\s.,!?…。，、।۔،(|)"
-"""What ends a word, or is none."""
+"""Characters that separate words."""
 _LONG_WORD = re.compile(f"[^{_ENDS}]{{{LONGEST_WORD}}}|[{_ENDS}]{{{LONGEST_WORD}}}")
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def reserved_entries(count: int) -> tuple[str, ...]:
-    """The control entries and `count` reserved ones, in the order of their ids."""
+    """Return the control entries and `count` reserved ones, in the order of their ids."""
     return (UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD, *reserved_names(count))
 
 
@@ -39,10 +39,10 @@ def train_byte_level_bpe(texts: Iterable[str], settings: TokenizerConfig, *, mus
     """Learn the merges. The same texts give the same tokenizer, whatever the number of threads.
 
     Args:
-        must_fill: a vocabulary that the texts cannot fill is an error; otherwise it stays smaller.
+        must_fill: a vocabulary that the texts cannot fill is an error; otherwise it is smaller.
 
     Raises:
-        TokenizerError: the vocabulary cannot hold the entries that are always there, or cannot be filled.
+        TokenizerError: the vocabulary is too small for the fixed entries, or cannot be filled.
     """
     reserved = reserved_entries(settings.reserved)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -97,7 +97,7 @@ def save_byte_level_bpe(tokenizer: Tokenizer, folder: Path) -> None:
 
 def _without_reserved(texts: Iterable[str], reserved: tuple[str, ...]) -> Iterator[str]:
     # The trainer gives a merge that spells the name of a reserved entry (`<s>` is common in HTML) that entry's id, and
-    # every such text would become a control token. Text cut at those names cannot teach such a merge.
+    # every such text would become a control token. Text that is divided at those names cannot lead to such a merge.
     names = re.compile("|".join(re.escape(name) for name in sorted(reserved, key=len, reverse=True)))
     for text in texts:
         for piece in names.split(text):
@@ -105,9 +105,10 @@ def _without_reserved(texts: Iterable[str], reserved: tuple[str, ...]) -> Iterat
 
 
 def without_long_words(text: str) -> Iterator[str]:
-    """A text, cut within words of more than `LONGEST_WORD` characters.
+    """Divide a text within words of more than `LONGEST_WORD` characters.
 
-    A trainer's time for a word grows with the square of its length, and nothing is learnt from such a one: it is data.
+    A trainer's time for a word grows with the square of its length, and nothing is learnt from long ones, which are
+    data.
     """
     done = 0
     for match in _LONG_WORD.finditer(text):

@@ -1,9 +1,9 @@
-"""A SentencePiece vocabulary with the pieces of another one behind its own, as Chinese-LLaMA's (Cui et al. 2023,
-arXiv:2304.08177, section 3.1). No id of the old vocabulary changes.
+"""Extension of a SentencePiece vocabulary by the pieces of another one, as for Chinese-LLaMA (Cui et al. 2023,
+arXiv:2304.08177, section 3.1). Ids of the old vocabulary do not change.
 
-The scores of the added pieces lie below all old ones, in the order that the other vocabulary has them. So a text is
-first put together exactly as it always was, and only then are its tokens joined further into new ones: each added piece
-stands in place of a run of old tokens, and a text without any added piece is encoded as before.
+Added pieces have scores below all old ones, in the order of the other vocabulary. So a text is first merged exactly as
+before, and only then are its tokens merged into new ones: each added piece replaces a run of old tokens, and a text
+without any added piece is encoded as before.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Extension:
         model: content of its `tokenizer.model`.
         old_size: entries before; added ones follow.
         added: the added pieces, by id.
-        shared: pieces of the other vocabulary that were there already.
-        unreachable: added pieces whose own text is encoded otherwise, because old merges divide it in another way.
+        shared: number of pieces of the other vocabulary that the old one has.
+        unreachable: added pieces whose text is encoded differently, because old merges divide it in another way.
     """
 
     model: bytes
@@ -38,7 +38,7 @@ class Extension:
 
 
 def merge_vocabularies(old: bytes, other: bytes) -> Extension:
-    """The old model with the other one's pieces behind its own.
+    """Append the pieces of another model to the old one.
 
     Args:
         old, other: contents of two `tokenizer.model`.
@@ -47,7 +47,7 @@ def merge_vocabularies(old: bytes, other: bytes) -> Extension:
         TokenizerError: one of them is no SentencePiece BPE with byte fallback, or the other has nothing new.
     """
     for model in (old, other):
-        to_tokenizers(model)  # says what is not as it must be
+        to_tokenizers(model)  # raises if it cannot be used
     merged, source = parse(old), parse(other)
     old_size = len(merged.pieces)
     known = {piece.piece for piece in merged.pieces}
@@ -72,10 +72,10 @@ def extend_tokenizer(old: Path, other: Path, out: Path) -> Extension:
     """Merge two tokenizers' folders and write the files of the result to `out`.
 
     Raises:
-        TokenizerError: see `merge_vocabularies`; a folder without `tokenizer.model`; or `out` is one of the two.
+        TokenizerError: see `merge_vocabularies`; or a folder has no `tokenizer.model`; or `out` is one of the two.
     """
     if out.resolve() in (old.resolve(), other.resolve()):
-        raise TokenizerError(f"{out}: is one of the two that are merged; give another folder")
+        raise TokenizerError(f"{out}: is one of the inputs; give another folder")
     extension = merge_vocabularies(read_model(old), read_model(other))
     out.mkdir(parents=True, exist_ok=True)
     save_sentencepiece_bpe(extension.model, out)
@@ -83,7 +83,7 @@ def extend_tokenizer(old: Path, other: Path, out: Path) -> Extension:
 
 
 def read_model(folder: Path) -> bytes:
-    """The `tokenizer.model` of a folder.
+    """Read the `tokenizer.model` of a folder.
 
     Raises:
         TokenizerError: there is none.
@@ -95,7 +95,7 @@ def read_model(folder: Path) -> bytes:
 
 
 def old_pieces(old: bytes, extended: bytes) -> list[list[int]]:
-    """For each added entry, by id, the old tokens that its text was made of.
+    """Return the old tokens of the text of each added entry, by id.
 
     Raises:
         TokenizerError: the extended vocabulary does not begin with the old one.
@@ -112,7 +112,7 @@ def old_pieces(old: bytes, extended: bytes) -> list[list[int]]:
 
 
 def _without_prefix(model: bytes) -> sentencepiece.SentencePieceProcessor:
-    """An encoder for the inside of a text, which has no space in front."""
+    """Make an encoder for the inside of a text, which adds no space in front."""
     parsed = parse(model)
     parsed.normalizer_spec.add_dummy_prefix = False
     return sentencepiece.SentencePieceProcessor(model_proto=parsed.SerializeToString())

@@ -1,4 +1,4 @@
-"""The documents that every earlier stage has agreed to keep, as they will be trained on."""
+"""Kept documents, edited as they will be trained on."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from data_prep.sources.reading import NO_LOSS
 from data_prep.tokenizer.encoding.encoded import Texts
 
 _BATCH_BYTES = 2_000_000
-"""Text that is held at a time, about: documents are counted off by the mean of their row group."""
+"""Approximate bytes of text in memory: the number of documents is estimated from the mean of their row group."""
 
 
 @dataclass(frozen=True)
 class KeptDocument:
-    """One document, edited.
+    """An edited document.
 
     Attributes:
         language: ISO 639 code.
-        no_loss: half-open ranges in bytes of the text that are read but not learnt, see `data_prep.edits`.
+        no_loss: half-open ranges in bytes of the text that the loss excludes, see `data_prep.edits`.
     """
 
     id: str
@@ -40,7 +40,7 @@ class KeptDocument:
 
 @dataclass(frozen=True)
 class KeptBatch:
-    """Some documents, edited: of each what `KeptDocument` has."""
+    """Some edited documents, with the attributes of `KeptDocument` for each."""
 
     identities: list[str]
     texts: Texts
@@ -56,7 +56,7 @@ class KeptSizes:
     byte_counts: npt.NDArray[np.int64]
 
     def by_language(self) -> dict[str, int]:
-        """Language -> bytes of its kept documents."""
+        """Sum the bytes of kept documents by language."""
         sums: dict[str, int] = {}
         for language, size in zip(self.languages, self.byte_counts.tolist(), strict=True):
             sums[language] = sums.get(language, 0) + size
@@ -64,7 +64,7 @@ class KeptSizes:
 
 
 def read_kept_sizes(run: RunDirectory, shard: str) -> KeptSizes:
-    """What a shard keeps, without reading its text."""
+    """Read languages and sizes of the kept documents of a shard, without its text."""
     verdicts, signals = _aligned(run, shard, ["byte_count"])
     kept = verdicts["kept"].to_numpy()
     languages = verdicts["language"].filter(verdicts["kept"]).to_pylist()
@@ -74,21 +74,20 @@ def read_kept_sizes(run: RunDirectory, shard: str) -> KeptSizes:
 def read_kept(
     run: RunDirectory, shard: str, chosen: Callable[[str, str], bool] | None = None
 ) -> Iterator[KeptDocument]:
-    """The kept documents of a shard in its order, or those that are `chosen` by id and language; a few held at a time.
+    """Yield the kept documents of a shard in its order, or those `chosen` by id and language, a few at a time.
 
     Raises:
-        ValueError: text, signals and verdicts of the shard are not of the same documents, or it cannot be read.
+        ValueError: text, signals and verdicts of the shard are of different documents, or it cannot be read.
     """
     for batch in KeptShard(run, shard).batches(chosen):
         yield from map(KeptDocument, batch.identities, batch.texts, batch.languages, batch.no_loss)
 
 
 class KeptShard:
-    """What is kept of a shard, some documents at a time. Text that nothing is edited in stays the bytes that Arrow has
-    read.
+    """Kept documents of a shard, in batches. Unedited text is not copied from Arrow's buffers.
 
     Raises:
-        ValueError: signals and verdicts of the shard are not of the same documents.
+        ValueError: signals and verdicts of the shard are of different documents.
     """
 
     def __init__(self, run: RunDirectory, shard: str) -> None:
@@ -104,11 +103,11 @@ class KeptShard:
 
     @property
     def has_no_loss(self) -> bool:
-        """Whether some document of the shard, kept or not, has parts that are read but not learnt."""
+        """Whether some document of the shard, kept or not, has parts that the loss excludes."""
         return bool(self._no_loss)
 
     def batches(self, chosen: Callable[[str, str], bool] | None = None) -> Iterator[KeptBatch]:
-        """Kept documents in the order of the shard, about 2 MB of text at a time; see `read_kept`."""
+        """Yield kept documents in the order of the shard, about 2 MB of text at a time; see `read_kept`."""
         known, corpus = self._known, self._corpus
         wanted = known["kept"].to_numpy(zero_copy_only=False)
         if chosen is not None:
@@ -133,7 +132,7 @@ class KeptShard:
                 first = last
 
     def _edited(self, texts: Texts, rows: npt.NDArray[np.int64], about: pa.RecordBatch) -> KeptBatch:
-        """What is left of some documents, and what is known of them."""
+        """Edit some documents."""
         marked = [i for i, row in enumerate(rows.tolist()) if row in self._no_loss] if self._no_loss else []
         changed = np.zeros(len(texts), np.bool_)
         changed[marked] = True
@@ -162,7 +161,7 @@ class KeptShard:
 
 
 def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    """Ids and texts of all rows, never more than a row group at a time, however documents differ in size."""
+    """Yield ids and texts of all rows, at most a row group at a time, however documents differ in size."""
     for group in range(file.num_row_groups):
         about = file.metadata.row_group(group)
         at_once = max(1, about.num_rows * _BATCH_BYTES // max(1, about.total_byte_size))
@@ -170,7 +169,7 @@ def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
 
 
 def _metadata_with_no_loss(file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
-    """Row and metadata of the documents that have parts that are read but not learnt: of most sources, none."""
+    """Yield row and metadata of documents with parts that the loss excludes; most sources have none."""
     first = 0
     for batch in file.iter_batches(columns=["metadata"], use_threads=False):
         for row in np.flatnonzero(pc.match_substring(batch["metadata"], f'"{NO_LOSS}"')).tolist():
@@ -182,18 +181,18 @@ def _texts_of(column: pa.LargeStringArray, corpus: Path) -> Texts:
     try:
         column.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{corpus}: damaged ({error}); `--restart extract` makes it anew") from error
+        raise ValueError(f"{corpus}: damaged ({error}); `--restart extract` writes it again") from error
     return Texts(*text_bytes(column))
 
 
 def id_fraction(seed: int, purpose: str, identity: str) -> float:
-    """A number in [0, 1) that depends on seed, purpose and document alone: the same for any order of work."""
+    """Return a number in [0, 1) that depends only on seed, purpose and document: the same for any order of work."""
     hashed = hashlib.blake2b(f"{seed}/{purpose}/{identity}".encode(), digest_size=8).digest()
     return int.from_bytes(hashed, "little") / 2**64
 
 
 def mixture_weights(names: Sequence[str], given: Sequence[float | None], sizes: Sequence[int]) -> tuple[float, ...]:
-    """Weights of sources that have something: the configured ones, or else their sizes.
+    """Return the weights of non-empty sources: the configured ones, or else their sizes.
 
     Raises:
         ValueError: some sources have a configured weight and some have not.
@@ -205,7 +204,7 @@ def mixture_weights(names: Sequence[str], given: Sequence[float | None], sizes: 
         without = [name for name, weight in zip(names, given, strict=True) if weight is None]
         raise ValueError(
             f"sources: weight is given for some sources and not for {', '.join(without)}; give it for all of them, "
-            "or for none, and every source counts by its size"
+            "or for none, so that every source counts by its size"
         )
     return tuple(configured)
 

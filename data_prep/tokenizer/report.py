@@ -1,13 +1,13 @@
-"""How good a tokenizer is: fertility by language beside tokenizers of one language, and what becomes of each document.
+"""Report on a tokenizer: fertility by language compared with monolingual tokenizers, and round trips of all documents.
 
     tokenizer_report/report.json, report.png   the findings
     tokenizer_report/parts/                    counts of each shard
-    tokenizer_report/languages/<code>/         a tokenizer of the same kind, learnt from that language alone
+    tokenizer_report/languages/<code>/         a tokenizer of the same kind, trained on that language alone
 
-Fertility is tokens per word, words by Unicode's word boundaries (Unicode Standard Annex 29); of writing without spaces
-that makes a word of each character, which the comparison survives. It is measured on documents that neither tokenizer
-has learnt from, see `sample.measured_shares`. A language is flagged when its fertility is more than 10 % worse than
-that of its own tokenizer: Le Scao et al. 2022, arXiv:2211.05100, section 3.2, accept no more.
+Fertility is tokens per word, words by Unicode's word boundaries (Unicode Standard Annex 29); in scripts without spaces,
+each character counts as a word, which does not affect the comparison. It is measured on documents that neither
+tokenizer was trained on, see `sample.measured_shares`. A language is flagged when its fertility is more than 10 % worse
+than that of its own tokenizer: Le Scao et al. 2022, arXiv:2211.05100, section 3.2, accept no more.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from foundation.atomic_files import whole_file, write_array, write_json
 VERSION = 1
 
 WORST_RATIO = 1.1
-"""See the top of this file."""
+"""Largest acceptable ratio of fertilities, see the top of this file."""
 _LEARNT_BYTES = 10_000_000
-"""Of one language, at most, that its own tokenizer learns from."""
+"""Largest number of bytes of a language that its monolingual tokenizer is trained on."""
 _FEWEST_LEARNT_BYTES = 100_000
 _FEWEST_MEASURED_WORDS = 1000
-"""Of a language with less, its own tokenizer would say nothing."""
+"""Least number of measured words for a meaningful comparison."""
 _SHOWN = 20
 _BATCH_DOCUMENTS = 64
 _LANGUAGE_UNIT = "language-"
 _WORD = regex.compile(r"(?w)\b\w")
-"""The beginning of a word: a boundary by Annex 29, and a letter, digit or underscore behind it."""
+"""Beginning of a word: a boundary by Annex 29, followed by a letter, digit or underscore."""
 
 
 def count_words(text: str) -> int:
-    """Words by Unicode's word boundaries; punctuation and spaces are none."""
+    """Count words by Unicode's word boundaries; punctuation and spaces do not count."""
     return len(_WORD.findall(text))
 
 
@@ -80,7 +80,7 @@ def report_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     with whole_file(folder / "report.png") as temporary:
         temporary.write_bytes(draw(report))
     print_tables(report)
-    print(f"all of it: {folder / 'report.json'}, as a picture: {folder / 'report.png'}")
+    print(f"full report: {folder / 'report.json'}, as a picture: {folder / 'report.png'}")
 
 
 def report_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
@@ -96,7 +96,7 @@ def _own_settings(config: DataConfig, run: RunDirectory) -> TokenizerConfig:
 
 
 def own_settings(kind: TokenizerKind, vocabulary_size: int, wanted: int | None) -> TokenizerConfig:
-    """Of the tokenizers of one language: of the same kind, without reserved entries, smaller if no size is wanted."""
+    """Return the settings of monolingual tokenizers: of the same kind, without reserved entries, smaller by default."""
     quarter = max(512, vocabulary_size // 4 // 128 * 128)
     return TokenizerConfig(kind=kind, vocabulary_size=wanted or quarter, reserved_entries=0)
 
@@ -148,7 +148,7 @@ def measure_own_tokenizer(
     measured: Mapping[str, float],
     settings: TokenizerConfig,
 ) -> None:
-    """Learn a tokenizer from one language, and count its tokens on the documents that fertility is measured on."""
+    """Train a tokenizer on one language, and count its tokens on the documents that fertility is measured on."""
     run, language = stage.run, unit.removeprefix(_LANGUAGE_UNIT)
     parts = {shard: json.loads(_part(run, shard)[0].read_text())["languages"].get(language, {}) for shard in shards}
     total = sum((Counter(count) for count in parts.values()), Counter())
@@ -192,7 +192,7 @@ def measure_own_tokenizer(
 
 
 def gather(config: DataConfig, run: RunDirectory, manifest: Manifest, languages: list[str]) -> dict[str, Any]:
-    """The report as JSON, from what the units have counted."""
+    """Make the report from the counts of the units."""
     reference = ReferenceEncoder(run.tokenizer)
     table = TokenBytes.of(reference)
     by_language: dict[str, Counter[str]] = {language: Counter() for language in languages}
@@ -249,11 +249,11 @@ def gather(config: DataConfig, run: RunDirectory, manifest: Manifest, languages:
 
 
 def fertility(count: Mapping[str, int], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The findings on one language.
+    """Return the findings on one language.
 
     Args:
-        count: what `measure_shard` counts, summed.
-        own: what `measure_own_tokenizer` has found.
+        count: sum of the counts of `measure_shard`.
+        own: result of `measure_own_tokenizer`.
     """
     words = count.get("measured_words", 0)
     result: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The tokenizer's report for people: tables on the terminal, and a picture."""
+"""Presentation of the tokenizer's report: tables on the terminal, and a picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GOOD, _FLAGGED, _NOT_COMPARED, _OWN = "#2a7f62", "#c44e52", "#a9cfc1", "#bbbbbb
 
 
 def print_tables(report: dict[str, Any]) -> None:
-    """Fertility, bytes per token, and what else is worth a look."""
+    """Print fertility, bytes per token and other figures."""
     rows: list[list[object]] = []
     for language, found in report["fertility"].items():
         if "ratio" in found:
@@ -24,7 +24,7 @@ def print_tables(report: dict[str, Any]) -> None:
             [language, round(found["bytes"] / 1e6, 2), found["measured_words"], found["tokens_per_word"] or "", *own]
         )
     summary_table(
-        f"Tokens per word: {report['kind']}, {report['vocabulary_size']:,} entries, beside tokenizers of one language",
+        f"Tokens per word: {report['kind']}, {report['vocabulary_size']:,} entries, and monolingual tokenizers",
         rows,
         ("", "MB", "words", "ours", "its own", "entries", "ratio", ""),
     )
@@ -33,30 +33,30 @@ def print_tables(report: dict[str, Any]) -> None:
     longest = ", ".join(repr(token["text"][:16]) for token in report["longest_tokens"][:5])
     example = f"; the first is {trip['inexact_documents'][0]}" if trip["inexact"] else ""
     summary_table(
-        "The rest",
+        "Other figures",
         [
             (
-                "documents that come back byte for byte",
+                "documents that decode to the same bytes",
                 f"{trip['documents'] - trip['inexact']:,} of {trip['documents']:,}{example}",
             ),
-            ("tokens that are a part of a character", f"{fallback['share_of_tokens']:.2%}"),
+            ("tokens that are part of a character", f"{fallback['share_of_tokens']:.2%}"),
             ("entries that no document uses", f"{unused['entries']:,}, {unused['share']:.2%}"),
             ("longest entries", longest),
         ],
     )
     unknown = [language for language, found in report["fertility"].items() if "not_compared" in found]
     if unknown:
-        print(f"not compared, most often for want of text (report.json says why): {', '.join(unknown)}")
+        print(f"not compared, mostly for lack of text (reasons are in report.json): {', '.join(unknown)}")
     flagged = [language for language, found in report["fertility"].items() if found["flagged"]]
     if flagged:
         print(
-            f"flagged, more than 10 % worse: {', '.join(flagged)}. Lift them by tokenizer.language_weights or a "
+            f"flagged, more than 10 % worse: {', '.join(flagged)}. Improve them with tokenizer.language_weights or a "
             "smaller tokenizer.language_exponent, or raise tokenizer.vocabulary_size"
         )
 
 
 def draw(report: dict[str, Any]) -> bytes:
-    """A PNG: tokens per word by language beside the language's own tokenizer, and bytes per token by source."""
+    """Draw a PNG: tokens per word by language for both tokenizers, and bytes per token by source."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

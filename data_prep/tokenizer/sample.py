@@ -1,4 +1,4 @@
-"""Samples of the kept documents: by seed, in the proportions of sources and languages, bounded in bytes."""
+"""Samples of the kept documents: drawn by seed, in proportion to sources and languages, of limited size."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Stratum = tuple[str, str]
 
 _MEASURED_SHARE = 0.05
 _MEASURED_BYTES = 2_000_000
-"""Fertility is measured on this share of a language's documents, and at most so many bytes; no tokenizer learns from
-them, neither ours nor those that it is compared with."""
+"""Limit in bytes of the documents of a language that fertility is measured on, besides their share; no tokenizer is
+trained on them, neither ours nor those that it is compared with."""
 
 
 @dataclass(frozen=True)
 class SampledDocument:
-    """A document of the sample and its source."""
+    """Document of the sample with its source."""
 
     source: str
     document: KeptDocument
@@ -32,15 +32,16 @@ class SampledDocument:
 
 @dataclass(frozen=True)
 class Sample:
-    """Which share of the kept documents of each source and language to draw. A document is drawn by a hash of its id.
+    """Plan of a sample: the share of documents to draw from each source and language. A document is drawn by a hash of
+    its id.
 
-    So the same documents are drawn whatever the number of workers or the order of work, and the text is read once,
-    shard by shard, with one document in memory.
+    So the same documents are drawn for any number of workers or order of work, and the text is read once, shard by
+    shard, with one document in memory.
 
     Attributes:
         shares: probability of a document of the stratum.
-        kept_bytes: of all kept documents of the stratum; strata that keep nothing are left out.
-        measured: language -> share of its documents that is kept for measuring and never drawn; empty: none is.
+        kept_bytes: bytes of all kept documents of the stratum; empty strata are omitted.
+        measured: share of the documents of each language that is reserved for measuring and never drawn.
     """
 
     seed: int
@@ -74,7 +75,7 @@ class Sample:
         return tuple(sorted({language for _, language in self.kept_bytes}))
 
     def read(self, run: RunDirectory, manifest: Manifest) -> Iterator[SampledDocument]:
-        """The sampled documents in the order of the manifest."""
+        """Yield the sampled documents in the order of the manifest."""
         drawn = {source for (source, _), share in self.shares.items() if share > 0}
         for shard in manifest.shards:
             if shard.source in drawn:
@@ -83,30 +84,28 @@ class Sample:
 
 
 def is_measured(seed: int, measured: Mapping[str, float], identity: str, language: str) -> bool:
-    """Whether the report measures this document, see `measured_shares`."""
+    """Return whether the report measures this document, see `measured_shares`."""
     share = measured.get(language, 0.0)
     return share > 0 and id_fraction(seed, "fertility", identity) < share
 
 
 def kept_bytes_of(config: DataConfig, run: RunDirectory, manifest: Manifest) -> dict[Stratum, int]:
-    """Bytes of the kept documents of each source and language, in the order of the sources.
+    """Return the bytes of kept documents by source and language, in the order of the sources.
 
     Raises:
-        ValueError: nothing at all is kept.
+        ValueError: no document is kept.
     """
     kept: dict[Stratum, int] = defaultdict(int)
     for shard in manifest.shards:
         for language, size in sorted(read_kept_sizes(run, shard.name).by_language().items()):
             kept[shard.source, language] += size
     if not any(kept.values()):
-        raise ValueError(
-            f"{run.root}: no source has a kept document; `altiplano data ledger` says why each was dropped"
-        )
+        raise ValueError(f"{run.root}: no source has a kept document; see `altiplano data ledger` for the reasons")
     return {stratum: size for stratum, size in kept.items() if size}
 
 
 def measured_shares(kept_bytes: Mapping[Stratum, int]) -> dict[str, float]:
-    """Language -> share of its documents that fertility is measured on."""
+    """Return the share of documents that fertility is measured on, by language."""
     sums: dict[str, int] = defaultdict(int)
     for (_, language), size in kept_bytes.items():
         sums[language] += size
@@ -116,14 +115,14 @@ def measured_shares(kept_bytes: Mapping[Stratum, int]) -> dict[str, float]:
 def plan_sample(
     config: DataConfig, run: RunDirectory, manifest: Manifest, purpose: str, total_bytes: int, *, learnt: bool = False
 ) -> Sample:
-    """Divide `total_bytes` among sources and languages; what a small one cannot fill goes to the others.
+    """Divide `total_bytes` among sources and languages; what a small one cannot provide is given to the others.
 
     Args:
-        learnt: a tokenizer learns from the sample: languages are weighed by the settings, and the documents that
-            fertility is measured on are left out.
+        learnt: a tokenizer is trained on the sample: languages are weighted by the settings, and documents that
+            fertility is measured on are excluded.
 
     Raises:
-        ValueError: nothing at all is kept.
+        ValueError: no document is kept.
     """
     kept_bytes = kept_bytes_of(config, run, manifest)
     given = {source.name: source.weight for source in config.sources}
@@ -158,7 +157,8 @@ def plan_sample(
 
 
 def language_proportions(sizes: Mapping[str, int], settings: TokenizerConfig) -> dict[str, float]:
-    """The share of each language within a source, from its bytes there; see `TokenizerConfig.language_exponent`."""
+    """Return the share of each language within a source, from its bytes there; see
+    `TokenizerConfig.language_exponent`."""
     return _normalised(
         {
             language: _weight(language, settings) * share**settings.language_exponent

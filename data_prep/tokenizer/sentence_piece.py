@@ -1,13 +1,13 @@
 """SentencePiece BPE as LLaMA's and Baichuan's: digits split, byte fallback, identity normalisation, dummy prefix.
 
 Entries, in this order: `<unk>` `<s>` `</s>`, reserved ones if there are any, the 256 bytes, then merges and characters.
-`</s>` ends a document. A character that the sample hardly ever has is encoded as its bytes.
+`</s>` ends a document. A rare character is encoded as its bytes.
 
-The model is written twice: `tokenizer.model` is what sentencepiece reads, `tokenizer.json` the same for tokenizers and
-transformers. Both are compared before either is used, see `encode.check_encoders`.
+The model is written twice: `tokenizer.model` for sentencepiece, and `tokenizer.json` for tokenizers and transformers.
+The two are compared before either is used, see `encode.check_encoders`.
 
-The format writes a space as U+2581 (`▁`), so that this character itself comes back as a space. Everything else comes
-back as it was.
+The format writes a space as U+2581 (`▁`), so this character itself decodes to a space. All other characters decode to
+themselves.
 
 Sources: Kudo and Richardson 2018, arXiv:1808.06226; Touvron et al. 2023, arXiv:2302.13971, section 2.1 (digits, bytes);
 Yang et al. 2023, arXiv:2309.10305 (no normalisation).
@@ -37,12 +37,12 @@ NORMAL, _UNKNOWN_TYPE, CONTROL, _USER_DEFINED, _UNUSED, BYTE = range(1, 7)
 FILES = (MODEL_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 _CHARACTER_COVERAGE = 0.99995
-"""Of the sample's characters that get an entry; the rest become bytes. As in LLaMA's released `tokenizer.model`."""
+"""Share of the sample's characters that get an entry, as in LLaMA's released `tokenizer.model`."""
 _LONGEST_LINE_BYTES = 65536
-"""The trainer passes over longer ones, so they are cut."""
+"""Limit of a line, at which longer ones are divided: the trainer would skip them."""
 _NEVER_LEARNT = re.compile("[\\x00\\n\\u2581\\u2585]+")
-"""White space within lines is learnt; a line feed never, as in LLaMA, nor what the trainer's file format uses itself: a
-line that holds such a character would be left out as a whole."""
+"""Characters that no piece contains: line feeds, as in LLaMA, and those that the trainer's file format uses itself: a
+line with one would be skipped. Other white space is learnt."""
 
 
 def train_sentencepiece_bpe(texts: Iterable[str], settings: TokenizerConfig, *, must_fill: bool = True) -> bytes:
@@ -52,7 +52,7 @@ def train_sentencepiece_bpe(texts: Iterable[str], settings: TokenizerConfig, *, 
         must_fill: a vocabulary that the texts cannot fill is an error; otherwise it stays smaller.
 
     Raises:
-        TokenizerError: the vocabulary cannot hold the entries that are always there, or cannot be filled.
+        TokenizerError: the vocabulary is too small for the fixed entries, or cannot be filled.
     """
     model = io.BytesIO()
     lines = _lines(texts)
@@ -79,7 +79,7 @@ def train_sentencepiece_bpe(texts: Iterable[str], settings: TokenizerConfig, *, 
             bos_id=1,
             eos_id=2,
             pad_id=-1,
-            num_threads=1,  # stands in the model's file; BPE does not use more
+            num_threads=1,  # recorded in the model's file; BPE uses only one
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -114,7 +114,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def parse(model: bytes) -> Any:
-    """The model as a protocol buffer: `pieces` with `piece`, `score` and `type`; `normalizer_spec`; `trainer_spec`.
+    """Parse a model as a protocol buffer: `pieces` with `piece`, `score` and `type`; `normalizer_spec`; `trainer_spec`.
 
     Raises:
         TokenizerError: not a SentencePiece model.
@@ -122,7 +122,7 @@ def parse(model: bytes) -> Any:
     parsed = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         parsed.ParseFromString(model)
-    except Exception as error:  # protobuf has an exception type of its own in each implementation
+    except Exception as error:  # each implementation of protobuf has its own exception type
         raise TokenizerError(f"not a SentencePiece model: {error}") from None
     if not parsed.pieces:
         raise TokenizerError("not a SentencePiece model: it has no pieces")
@@ -130,13 +130,13 @@ def parse(model: bytes) -> Any:
 
 
 def to_tokenizers(model: bytes) -> Tokenizer:
-    """The same BPE for Hugging Face's tokenizers.
+    """Convert a model to Hugging Face's tokenizers.
 
-    SentencePiece joins, again and again, the two neighbours that make the piece of the highest score, whichever two
-    they are. So each way to make a piece of two others becomes a merge, in the order of the scores.
+    SentencePiece repeatedly merges the two adjacent symbols that form the piece of the highest score, whichever they
+    are. So each way to form a piece of two others becomes a merge, in the order of the scores.
 
     Raises:
-        TokenizerError: a model that is no BPE with byte fallback and identity normalisation.
+        TokenizerError: the model is not BPE with byte fallback and identity normalisation.
     """
     parsed = parse(model)
     spec, rules = parsed.trainer_spec, parsed.normalizer_spec
@@ -151,7 +151,7 @@ def to_tokenizers(model: bytes) -> Tokenizer:
         ("user-defined pieces", sum(piece.type == _USER_DEFINED for piece in parsed.pieces), 0),
     ):
         if found != right:
-            raise TokenizerError(f"this SentencePiece model cannot be taken: {name} is {found!r}, it must be {right!r}")
+            raise TokenizerError(f"unsupported SentencePiece model: {name} is {found!r}, it must be {right!r}")
     vocabulary = {piece.piece: i for i, piece in enumerate(parsed.pieces)}
     normal = {piece.piece: piece.score for piece in parsed.pieces if piece.type == NORMAL}
     ways = [
@@ -193,7 +193,7 @@ def save_sentencepiece_bpe(model: bytes, folder: Path) -> None:
     write_json(
         folder / "tokenizer_config.json",
         {
-            # What is in tokenizer.json, and nothing that a class for one family adds to it.
+            # Uses tokenizer.json as it is; classes of model families would alter it.
             "tokenizer_class": "PreTrainedTokenizerFast",
             **special,
             "clean_up_tokenization_spaces": False,

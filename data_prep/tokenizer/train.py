@@ -1,4 +1,4 @@
-"""The stage that learns a tokenizer from a sample of the kept documents, or takes one that is there already."""
+"""The train-tokenizer stage: trains a tokenizer on a sample of the kept documents, or adopts an existing one."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from foundation.progress import Progress, format_seconds
 VERSION = 5
 
 _LARGEST_PIECE_BYTES = 1_000_000
-"""No more than this of a single document goes into the sample, so that one dump does not shape the vocabulary."""
+"""Limit of a single document in the sample, so that one dump does not shape the vocabulary."""
 _CHECK_BYTES = 4_000_000
-"""Text that is encoded and decoded again, and that the encoders are compared on."""
+"""Bytes of text that are encoded and decoded, and on which encoders are compared."""
 
 _FILES = {"byte_level_bpe": byte_level.FILES, "sentencepiece_bpe": sentence_piece.FILES}
 _UNIT = "tokenizer"
@@ -40,14 +40,14 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     """Write `tokenizer/`: the files that transformers loads, `report.json` and `encoder_check.json`.
 
     Raises:
-        TokenizerError: too little text for the vocabulary, a tokenizer that cannot be used for token files, or a
-            document that does not come back as it was.
-        StaleOutputError: there is a tokenizer already, made from other documents or settings.
+        TokenizerError: there is too little text for the vocabulary, the tokenizer cannot be used for token files, or a
+            document does not decode to its text.
+        StaleOutputError: the tokenizer on disk is from other documents or settings.
     """
     manifest = load_manifest(run)
     stage = tokenizer_stage(config, run, manifest)
     if stage.is_done(_UNIT):
-        print("train-tokenizer: done already")
+        print("train-tokenizer: already done")
         return
     settings = config.tokenizer
     folder = run.tokenizer
@@ -56,7 +56,7 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     if settings.path is not None:
         files = adopt_tokenizer(settings.path, folder)
         origin = {"from": str(settings.path)}
-        print(f"train-tokenizer: nothing is learnt; the tokenizer is that of {settings.path}")
+        print(f"train-tokenizer: nothing is trained; the tokenizer is that of {settings.path}")
     else:
         origin = {"reserved_entries": settings.reserved, "sample": _learn_from_sample(config, run, manifest)}
         files = [folder / name for name in _FILES[settings.kind]]
@@ -88,7 +88,7 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
 
 
 def _learn_from_sample(config: DataConfig, run: RunDirectory, manifest: Manifest) -> dict[str, Any]:
-    """Learn and write a tokenizer; what it has learnt from, by source and by language."""
+    """Train and write a tokenizer; return what it was trained on, by source and by language."""
     sample = plan_sample(config, run, manifest, "tokenizer", config.tokenizer.sample_bytes, learnt=True)
     counts: Counter[str] = Counter()
     texts = _counted(sample.read(run, manifest), counts, sample.expected_bytes)
@@ -124,10 +124,10 @@ def tokenizer_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -
 
 
 def learn(texts: Iterable[str], settings: TokenizerConfig, folder: Path, *, must_fill: bool = True) -> None:
-    """Learn a tokenizer of the configured kind and write its files.
+    """Train a tokenizer of the configured kind and write its files.
 
     Raises:
-        TokenizerError: the vocabulary is too small for what is always in it, or, with `must_fill`, cannot be filled.
+        TokenizerError: the vocabulary is too small for the fixed entries, or, with `must_fill`, cannot be filled.
     """
     if settings.kind == "byte_level_bpe":
         byte_level.save_byte_level_bpe(byte_level.train_byte_level_bpe(texts, settings, must_fill=must_fill), folder)
@@ -143,8 +143,8 @@ def check_round_trip(
     """Encode, decode and compare each document, and count bytes per token by source.
 
     Raises:
-        TokenizerError: a document that does not come back as it was, for another reason than that the tokenizer
-            rewrites it by its definition, as SentencePiece's format does U+2581; its id is named.
+        TokenizerError: a document does not decode to its text, although the tokenizer does not rewrite it by
+            definition, as SentencePiece's format rewrites U+2581; names its id.
     """
     byte_counts: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -157,10 +157,10 @@ def check_round_trip(
         content = encoded.tokens[:-1]
         if encoder.decode(content) != text or table.inexact(encoded, [text])[0]:
             if not (table.may_differ(text) and table.is_rewritten(content, text)):
-                raise TokenizerError(f"document {item.document.id} does not come back from its tokens as it was")
+                raise TokenizerError(f"document {item.document.id} does not decode to its original text")
             inexact.append(item.document.id)
         if np.any(content == encoder.end_of_document):
-            raise TokenizerError(f"document {item.document.id} holds an end-of-document token in its text")
+            raise TokenizerError(f"document {item.document.id} has an end-of-document token in its text")
         size = len(text.encode())
         byte_counts[item.source] += size
         tokens[item.source] += len(content)
@@ -179,7 +179,7 @@ def check_round_trip(
 
 
 def _counted(documents: Iterator[SampledDocument], counts: Counter[str], expected_bytes: int) -> Iterator[str]:
-    """The texts, cut to the largest piece, counted by source and shown as they go by."""
+    """Yield the texts, cut to the largest piece; count them by source and show progress."""
     with Progress("train-tokenizer: reading the sample", expected_bytes, "bytes") as progress:
         for item in documents:
             data = item.document.text.encode()
@@ -190,7 +190,7 @@ def _counted(documents: Iterator[SampledDocument], counts: Counter[str], expecte
                 counts[f"{place}bytes"] += size
             progress.advance(len(data))
             yield item.document.text if piece is None else piece
-    print("train-tokenizer: learning the merges; takes one to two times as long as the reading did")
+    print("train-tokenizer: learning the merges; takes one to two times as long as reading")
 
 
 def _say(report: dict[str, Any], encoders: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ def test_a_full_disk_is_a_clear_error_and_what_is_done_stays(
     assert process.returncode == 2, told
     assert re.search(
         r"^error: .*: File too large: .*run/signals/.*\.parquet, of which [\d,]+ bytes were written; let this process "
-        r"write larger files \(`ulimit -f`\) and run the same command again: what is done is kept$",
+        r"write larger files \(`ulimit -f`\) and run the same command again: finished work is kept$",
         told,
         re.MULTILINE,
     ), told
@@ -207,7 +207,7 @@ def test_a_disk_that_fills_up_in_any_stage_and_grows_again(
         assert len(errors) == 1 and "Traceback" not in told, told
         assert re.search(
             r"No space left on device: run/\S+, of which [\d,]+ bytes were written; [\d,]+ of [\d,]+ bytes are free "
-            r"there: make room and run the same command again: what is done is kept$",
+            r"there: make room and run the same command again: finished work is kept$",
             errors[0],
         ), told
     assert len(ended_in) >= 3, ended_in
@@ -288,7 +288,7 @@ def test_a_ray_that_is_gone_is_a_clear_error(undisturbed: tuple[Path, dict[str, 
     raylets[0].kill()
     told, _ = driver.communicate()
     assert driver.returncode == 2 and re.search(
-        r"^error: \w+: Ray has failed .* what is committed stays$", told, re.MULTILINE
+        r"^error: \w+: Ray has failed .* finished work is kept$", told, re.MULTILINE
     ), told
     finish(start(corpus, tmp_path, 2))
     assert bytes_of(tmp_path) == expected

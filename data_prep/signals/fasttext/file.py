@@ -1,4 +1,4 @@
-"""A fastText model file, read and checked: fastText itself never returns from a truncated one.
+"""Reading and checking of fastText model files: fastText itself hangs on a truncated one.
 
 Layout, little-endian, version 12: magic and version; 12 settings of 32 bits and one of 64; the dictionary (sizes, then
 entries of a zero-terminated word, 64-bit count and 8-bit type, then pairs of 32 bits of pruned ones); a flag and the
@@ -23,7 +23,7 @@ _CENTROIDS = 256
 
 @dataclass(frozen=True)
 class FastTextFile:
-    """The content of a model file."""
+    """Content of a model file."""
 
     dimension: int
     word_grams: int
@@ -36,15 +36,15 @@ class FastTextFile:
     labels: tuple[bytes, ...]
     label_counts: npt.NDArray[np.int64]
     pruned: npt.NDArray[np.int32] | None
-    """Pairs of a bucket and its row, `int32[buckets kept, 2]`; None: every bucket has its row."""
+    """Pairs of a bucket and its row, `int32[buckets kept, 2]`; None: every bucket has its own row."""
     inputs: npt.NDArray[np.float32]
-    """`float32[words and buckets, dimension]`, quantised ones restored."""
+    """`float32[words and buckets, dimension]`, dequantised."""
     outputs: npt.NDArray[np.float32]
     """`float32[labels or inner nodes, dimension]`"""
 
 
 class _Walk:
-    """A position in the file's bytes that cannot pass their end."""
+    """Reading position in the file's bytes, with a check for their end."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -84,7 +84,7 @@ class _Walk:
         return restored
 
     def _restored(self, codes: npt.NDArray[np.generic], rows: int, columns: int) -> npt.NDArray[np.float32]:
-        """Each row is several parts, a code each, that stand for one of 256 vectors of the part."""
+        """Read a quantised matrix: each row is several parts, each a code of one of the part's 256 vectors."""
         dimension, parts, width, last_width = self.take("iiii")
         centroids = self.array("<f4", dimension * _CENTROIDS)
         if dimension != columns or len(codes) != rows * parts or (parts - 1) * width + last_width != dimension:
@@ -100,10 +100,10 @@ class _Walk:
 
 
 def read_fasttext_file(path: Path) -> FastTextFile:
-    """Read every part of the model.
+    """Read a model.
 
     Raises:
-        ValueError: it is no fastText model, of another version, or not whole; says which.
+        ValueError: it is not a fastText model, of another version, or incomplete.
     """
     walk = _Walk(path.read_bytes())
     if len(walk.data) < 8:

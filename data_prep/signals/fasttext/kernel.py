@@ -1,9 +1,10 @@
-"""fastText's prediction in compiled code over UTF-8 bytes, ten times as fast as the library and without its lock.
+"""fastText's prediction in compiled code over UTF-8 bytes, ten times as fast as the library and without the GIL.
 
 A text is its words (parts between ASCII white space, or zero bytes) with the n-grams of characters of `<word>`, and the
-end-of-line token; each has a row of the input matrix, or none; their mean meets the output matrix. Hierarchical softmax
-walks the Huffman tree of the labels. All sums are in fp32, in another order than the library's: probabilities agree to
-rounding. One difference is meant: `</s>` inside of a text, a tag of HTML, ends the text for the library.
+end-of-line token; each has at most one row of the input matrix; their mean is multiplied by the output matrix.
+Hierarchical softmax walks the Huffman tree of the labels. All sums are in fp32, in another order than the library's, so
+probabilities agree up to rounding. One difference is intended: in the library, `</s>` inside a text, which is an HTML
+tag, ends the text.
 
 Source: Joulin et al. 2017, arXiv:1607.01759; fastText 0.9.2, dictionary.cc, loss.cc.
 """
@@ -55,22 +56,22 @@ def _huffman(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 class Model(NamedTuple):
-    """A model as the kernels read it."""
+    """Model in the form that kernels read."""
 
     keys: Hashes
     rows: npt.NDArray[np.int32]
-    """A hash table of words: key, and row of `inputs`, -2 for a label; a free slot has key 0."""
+    """Hash table of words: key, and row of `inputs`, or -2 for a label; a free slot has key 0."""
     shortest_gram: int
     longest_gram: int
     buckets: int
     word_count: int
     has_row: Bytes
     row_of: npt.NDArray[np.int32]
-    """By bucket, a bit that says whether it has a row, and which; both empty where every bucket has its own."""
+    """By bucket, a bit for whether it has a row, and the row; both empty if every bucket has its own."""
     inputs: npt.NDArray[np.float32]
     outputs: npt.NDArray[np.float32]
     children: Places
-    """Of the inner nodes of the tree of labels, see `_huffman`; empty without one."""
+    """Children of the inner nodes of the tree of labels, see `_huffman`; empty without a tree."""
     end_row: int
     """Row of the end-of-line token, or -1."""
 
@@ -88,7 +89,7 @@ def _row_of_word(key: np.uint64, keys: Hashes, rows: npt.NDArray[np.int32]) -> n
 
 @inlined
 def _hashed(value: np.uint64, byte: np.uint8) -> np.uint64:
-    """One step of FNV-1a in 32 bits; the library's bytes have a sign, which it extends."""
+    """Do a step of 32-bit FNV-1a; like the library, sign-extend bytes."""
     extended = np.uint64(byte) | (_SIGN if byte >= 0x80 else np.uint64(0))
     return ((value ^ extended) * _PRIME) & _LOW
 
@@ -101,7 +102,7 @@ def _add(hidden: npt.NDArray[np.float32], inputs: npt.NDArray[np.float32], row: 
 
 @inlined
 def _add_grams(word: Bytes, size: int, model: Model, hidden: npt.NDArray[np.float32]) -> int:
-    """Add the rows of the n-grams of word[:size], which stands between < and >; return their number."""
+    """Add the rows of the n-grams of word[:size], which includes < and >; return their number."""
     shortest, longest, buckets = model.shortest_gram, model.longest_gram, np.uint64(model.buckets)
     word_count, has_row, row_of, inputs = model.word_count, model.has_row, model.row_of, model.inputs
     added = 0
@@ -130,19 +131,20 @@ def _add_grams(word: Bytes, size: int, model: Model, hidden: npt.NDArray[np.floa
 
 
 def _sample_bytes(characters: int, pieces: int) -> int:
-    """Bytes of what `_sample` copies, at most.
+    """Return the largest number of bytes that `_sample` copies.
 
     A short text is copied if it has no more than 4 bytes for each character, else each of the pieces has characters //
     pieces characters and no more than 4 bytes for each, and a blank before all but the first. That holds for any bytes,
-    wherever the pieces begin and however much they overlap. The bytes of the text are no bound: pieces are counted in
-    characters and begin at equal distances in bytes, so that those of a text that becomes denser overlap.
+    wherever the pieces begin and however much they overlap. The size of the text is no bound: pieces are counted in
+    characters and begin at equal distances in bytes, so they overlap where characters are longer.
     """
     return 4 * characters + pieces
 
 
 @kernel
 def _sample(data: Bytes, begin: int, end: int, characters: int, pieces: int, sampled: Bytes) -> int:
-    """Copy what is read of a text: all of a short one, else pieces from its beginning to its end; return its bytes."""
+    """Copy the sample of a text: all of a short one, else pieces from its beginning to its end; return its size in
+    bytes."""
     i, seen = begin, 0
     while i < end and seen <= characters:
         seen += (data[i] & 0xC0) != 0x80
@@ -187,7 +189,7 @@ def _dot(outputs: npt.NDArray[np.float32], row: int, hidden: npt.NDArray[np.floa
 
 @part
 def _best_by_softmax(outputs: npt.NDArray[np.float32], hidden: npt.NDArray[np.float32]) -> tuple[np.int64, float]:
-    """The most probable label and its probability."""
+    """Return the most probable label and its probability."""
     best, highest, total = np.int64(0), np.float64(-1e30), 0.0
     for label in range(outputs.shape[0]):
         highest = max(highest, np.float64(_dot(outputs, label, hidden)))
@@ -207,9 +209,10 @@ def _best_of_tree(
     nodes: Places,
     scores: Shares,
 ) -> tuple[np.int64, float]:
-    """The most probable label and its probability, depth first; a branch less probable than the best leaf is passed by.
+    """Find the most probable label and its probability by depth-first search, skipping branches less probable than the
+    best leaf.
 
-    `nodes` and `scores` are scratch: what is still to be walked, at most one node for each inner node and one more.
+    `nodes` and `scores` are scratch for nodes to be visited, at most one more than inner nodes.
     """
     labels = children.shape[0] + 1
     best, best_score = np.int64(-1), np.float64(-1e30)
@@ -226,7 +229,7 @@ def _best_of_tree(
         right = 1.0 / (1.0 + np.exp(-np.float64(_dot(outputs, inner, hidden))))
         first, first_score = children[inner, 0], score + np.log(1.0 - right + 1e-5)
         second, second_score = children[inner, 1], score + np.log(right + 1e-5)
-        if first_score > second_score:  # the likelier one is walked first
+        if first_score > second_score:  # the likelier one is visited first
             first, first_score, second, second_score = second, second_score, first, first_score
         nodes[depth], scores[depth] = first, first_score
         nodes[depth + 1], scores[depth + 1] = second, second_score
@@ -278,9 +281,9 @@ def _predict(
     """Fill labels and probabilities.
 
     Args:
-        room: bytes of a sample, and a sign before and behind a word of it. is_tree: whether the loss is hierarchical.
+        room: bytes of a sample, with < and > around a word. is_tree: whether the loss is hierarchical.
     """
-    # Made here, so that LLVM knows that they share no memory with anything.
+    # Allocated here, so that LLVM knows that they do not overlap other arrays.
     sampled, word = np.empty(room, np.uint8), np.empty(room, np.uint8)
     hidden = np.empty(model.inputs.shape[1], np.float32)
     nodes = np.empty(2 * model.children.shape[0] + 2, np.int64)
@@ -314,19 +317,19 @@ def _is_label(word: Bytes) -> bool:
 
 
 def is_supported(file: FastTextFile) -> bool:
-    """Supervised, with (hierarchical) softmax and without n-grams of words."""
+    """Return whether a model is supported: supervised, with (hierarchical) softmax and without n-grams of words."""
     return file.model == SUPERVISED and file.word_grams == 1 and file.loss in (HIERARCHICAL_SOFTMAX, SOFTMAX)
 
 
 def sample_text(text: bytes, characters: int, pieces: int) -> bytes:
-    """What is read of one UTF-8 text, see `FastTextKernel.predict`."""
+    """Return the sample of a UTF-8 text, see `FastTextKernel.predict`."""
     sampled = np.empty(scratch_size(_sample_bytes(characters, pieces)), np.uint8)
     size = _sample(read_only(np.frombuffer(text, dtype=np.uint8)), 0, len(text), characters, pieces, sampled)
     return sampled[:size].tobytes()
 
 
 class FastTextKernel:
-    """A model that `is_supported`, ready to predict."""
+    """Supported model, ready to predict."""
 
     def __init__(self, file: FastTextFile) -> None:
         is_tree = file.loss == HIERARCHICAL_SOFTMAX
@@ -368,11 +371,13 @@ class FastTextKernel:
     def predict(
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], characters: int, pieces: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The label of each document, as its place in `labels`, and its probability; -1 and 0 where nothing is known.
+        """Return the label of each document, as an index into `labels`, and its probability; -1 and 0 if nothing is
+        known.
 
         Args:
             data, offsets: document d is UTF-8 bytes [offsets[d], offsets[d + 1]).
-            characters, pieces: of a longer text, so many characters are read, in pieces from its beginning to its end.
+            characters, pieces: number of characters that are read of a longer text, in pieces from its beginning to its
+                end.
         """
         labels = np.empty(len(offsets) - 1, dtype=np.int64)
         probabilities = np.empty(len(offsets) - 1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A fastText classifier that a user names by its path."""
+"""fastText classifiers from files that users name."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from data_prep.signals.fasttext.file import read_fasttext_file
 from data_prep.signals.fasttext.kernel import LABEL, FastTextKernel, is_supported, sample_text
 
 UNKNOWN = "und"
-"""The label of a text in which the model sees nothing it knows; its probability is 0."""
+"""Label of a text in which the model recognizes nothing; its probability is 0."""
 
 
 class FastTextModelError(ValueError):
-    """The fastText model is missing, or is no model, or not the kind that is needed."""
+    """A fastText model is missing, damaged, or of another kind than required."""
 
 
 class FastTextModel:
-    """A loaded model, in compiled code of ours where it is of the usual kind, else in fastText's library.
+    """Loaded model, run by compiled code if supported, else by fastText's library.
 
     Args:
-        setting: the name of the setting that gives the path, for errors.
+        setting: name of the setting of the path, for errors.
 
     Raises:
-        FastTextModelError: there is no such file, or it is no fastText model.
+        FastTextModelError: there is no such file, or it is not a fastText model.
     """
 
     def __init__(self, path: Path, setting: str) -> None:
@@ -35,23 +35,24 @@ class FastTextModel:
         if not self.path.is_file():
             raise FastTextModelError(f"{setting}: there is no file {self.path}; give the path of a fastText model")
         try:
-            file = read_fasttext_file(self.path)  # the library reads what it is given without checks
+            file = read_fasttext_file(self.path)  # the library does not check files
             self.labels = tuple(label.decode().removeprefix(LABEL) for label in file.labels)
             self._kernel = FastTextKernel(file) if is_supported(file) else None
             self._library: Any = None if self._kernel else _load_library(self.path)
         except (ValueError, RuntimeError, MemoryError) as error:
             raise FastTextModelError(
-                f"{setting}: {self.path} is no whole fastText model (.bin or .ftz): {error}"
+                f"{setting}: {self.path} is not a complete fastText model (.bin or .ftz): {error}"
             ) from error
 
     def predict(
         self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], characters: int, pieces: int
     ) -> list[tuple[str, float]]:
-        """The most probable label of each text and its probability, 0 to 1.
+        """Return the most probable label of each text and its probability, 0 to 1.
 
         Args:
             data, offsets: text d is UTF-8 bytes [offsets[d], offsets[d + 1]).
-            characters, pieces: of a longer text, so many characters are read, in pieces from its beginning to its end.
+            characters, pieces: number of characters that are read of a longer text, in pieces from its beginning to its
+                end.
         """
         if self._kernel is None:
             bounds = offsets.tolist()

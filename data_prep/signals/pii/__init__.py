@@ -1,1 +1,1 @@
-"""Personal data: one module for each group of kinds, and `find`, which brings them together."""
+"""Personal data: a module for each group of kinds, and `find`, which combines them."""

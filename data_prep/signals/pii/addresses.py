@@ -1,7 +1,7 @@
 """E-mail addresses and public IP addresses.
 
-Both have twins: `user@host` is also a login, the name of an algorithm and the identifier of a message, and four numbers
-with points are also a version, a section and a piece of a drawing. What stands around them decides.
+Both are ambiguous: `user@host` may be a login, the name of an algorithm or the identifier of a message, and four
+numbers with points may be a version, a section or part of a drawing. The context decides.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _DOMAIN = re.compile(
 )
 _CAPITALISED_WORD_AFTER = re.compile(rb"([A-Za-z][a-z]{1,22})(?=[A-Z])")
 _FILE_ENDINGS = frozenset(b"java md mov property py so target zip".split())
-"""Top-level domains that hardly anyone has mail under, and that end the names of files: `getty@basic.target`."""
+"""Top-level domains that are rarely used for mail and are common file extensions: `getty@basic.target`."""
 _SPECIAL_DOMAINS = frozenset(
     b"corp domain example home internal intranet invalid lan local localdomain localhost tld test"  # of no one
     b" an cs uucp yu".split()  # of the past
 )
 """Top-level domains of examples, local networks and old mail, which are not in IANA's list."""
 _NUMBERED_DOMAIN = re.compile(rb"@(?:v?\d+\.){2,}[a-z]+\Z")
-"""`left-pad@1.3.dev`"""
+"""Versions of packages: `left-pad@1.3.dev`."""
 
 _NAME_OF_IDENTIFIER_BEFORE = re.compile(
     rb"(?:(?:message|content|article|envelope|news|msg|mail)[-_ ]?ids?|in-reply-to|\bmsgid|\b[cm]id(?=[:=])"
@@ -41,7 +41,7 @@ _EXTENSIONS_BEFORE = re.compile(
 )
 """`by their uuid (clock@example.org and dock@example.org)`: names of GNOME's extensions."""
 _IDENTIFIER_BRACKET_BEFORE = re.compile(rb"(?:\b(?:in|id|cf\.?|references):?\s{1,3}|>\s{1,3})<\Z", re.IGNORECASE)
-"""Where `<2609@jato.jpl.nasa.gov>` is a message and `<jane@example.org>` is not."""
+"""Contexts in which `<2609@jato.jpl.nasa.gov>` is a message and `<jane@example.org>` is not."""
 _ARCHIVE_BEFORE = re.compile(
     rb"(?:lore\.kernel|lkml\.kernel|mid\.gmane|msgid|message-id|mid\.mail-archive)[^\s@]{0,40}/\Z"
 )
@@ -60,7 +60,7 @@ _IDENTIFIER = re.compile(
     rb"|(?=(?:[A-Z]*\d){4})(?=(?:\d*[A-Z]){3})[0-9A-Z]{12,}"  # 0GK500B01D0B8Y
     rb")\Z"
 )
-"""Local parts that mail programs make for messages."""
+"""Local parts that mail programs generate for messages."""
 _ARCHIVED_DOMAINS = frozenset((b"mail.gmail.com", b"email.amazonses.com"))
 """Domains of messages and machines, not of people."""
 _ALGORITHM_DOMAINS = frozenset((b"openssh.com", b"libssh.org", b"tinyssh.org"))
@@ -68,7 +68,7 @@ _ALGORITHM = re.compile(
     rb"(?:aes\d{3}-|hmac-|umac-\d|chacha20-|curve25519-|sntrup|mlkem\d|ecdsa-sha2-|ssh-(?:rsa|dss|ed25519)|sk-(?:ssh|ecdsa)-"
     rb"|rsa-sha2-|rijndael-cbc)"
 )
-"""`aes256-gcm@openssh.com`: names that SSH extends by the domain of who made them. Source: RFC 4251, section 6."""
+"""`aes256-gcm@openssh.com`: names of SSH that end with the domain of their author. Source: RFC 4251, section 6."""
 _USER_OF_URL_BEFORE = re.compile(rb"(?<![A-Za-z0-9])(?!mailto)[A-Za-z][A-Za-z0-9+.-]{1,15}://[^\s/@,;<>\"']{0,64}\Z")
 _REMOTE_PATH_AFTER = re.compile(rb":(?:[~/]|[A-Za-z0-9_.~+-]{1,64}(?:/|\.git\b))")
 _REPOSITORY_USERS = frozenset((b"git", b"hg", b"svn"))
@@ -83,7 +83,7 @@ _SERVICE_BEFORE = re.compile(
 )
 """`HTTP/www.example.com@EXAMPLE.COM`: a Kerberos principal."""
 _CONVERSION = re.compile(rb"-?\d{0,3}[sdiuxcnrp]\Z")
-"""What is left of `%s@example.com`."""
+"""End of a local part that is a placeholder, as in `%s@example.com`."""
 
 _OCTET = rb"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _QUAD = rb"(?:" + _OCTET + rb"\.){3}" + _OCTET
@@ -102,13 +102,13 @@ _VERSION_BEFORE = re.compile(
 _REQUIREMENT_BEFORE = re.compile(rb"[=<>~!]=[ ]?\Z|[<>][ ]\Z|(?<![\d.:])\d:\Z")
 """`package==4.5.5.64`, as requirements are written, and the epoch of `1:4.1.4.2`."""
 _DRAWING = re.compile(rb"(?<![\w.)\]])-?\.\d")
-"""Numbers that begin with a point, as in the paths of drawings: `-.47`."""
+"""Numbers that begin with a point, as in paths of drawings: `-.47`."""
 _NEAR_BYTES, _FAR_BYTES = 48, 64
 _RESOLVERS = frozenset(("8.8.8.8", "8.8.4.4", "9.9.9.9"))
 _OBJECT_IDENTIFIERS = frozenset(((1, 3), (2, 5)))
-"""How object identifiers begin: `1.3.101.112`, `2.5.29.15`."""
+"""Beginnings of object identifiers: `1.3.101.112`, `2.5.29.15`."""
 _LARGEST_OF_VERSIONS, _LARGEST_FIRST_OF_VERSIONS, _TINY = 99, 30, 10
-"""Versions count up slowly: the first number of one is small, and so are nearly all others; two are tiny."""
+"""Limits of versions, which count up slowly: the first number is small, and so are nearly all others; two are tiny."""
 _LIKE_SOME_VERSIONS, _LIKE_VERSIONS = 1, 2
 _ABOUT_VERSIONS = re.compile(
     rb"(?:versi|verze|releas|revisi|upgrad|updat|bump|patch|downgrad|rebas|polic|standard|changelog|build|driver|firmware"
@@ -133,7 +133,7 @@ _NETWORK_WORD_BEFORE = re.compile(
     rb"\xe4\xb8\xba|\xe3\x81\xaf|\xeb\x8a\x94)[^A-Za-z0-9.\n]{1,4}){0,2}\Z",
     re.IGNORECASE,
 )
-"""A word of networks in one of several languages right before, with at most a few small words between."""
+"""A word about networks, in several languages, directly before, with at most a few small words between."""
 _VERSION_BESIDE_BEFORE = re.compile(rb"(?<![\d.])(?:\d{1,5}\.){2,3}\d{1,5}[,;]?[ \t\n]\Z")
 _VERSION_BESIDE_AFTER = re.compile(rb"[,;]?[ \t\n](?:\d{1,5}\.){2,3}\d{1,5}(?![\d.])")
 _NETWORK_AFTER = re.compile(
@@ -166,12 +166,12 @@ def email(data: bytes, at: int) -> Span | None:
     if end is None:
         return None
     window = max(at - 65, 0)
-    local = _LOCAL_PART.search(data[window:at])  # at the end of the window, so one match of at most 64 bytes
+    local = _LOCAL_PART.search(data[window:at])  # at the end of the window, so it is one match of at most 64 bytes
     if local is None:
         return None
     start = window + local.start()
     part = local[0]
-    # what may stand in a local part but in practice stands before it: quotes, slashes, `key=value`, `mailto:`
+    # characters that are allowed in a local part but in practice precede it: quotes, slashes, `key=value`, `mailto:`
     cut = max(
         part.rfind(byte)
         for byte in (b"=", b"/", b"`", b"'", b"|", b"{", b"}", b"?", b"&", b"!", b"*", b"#", b"$", b"%")
@@ -188,7 +188,8 @@ def email(data: bytes, at: int) -> Span | None:
 
 
 def _end_of_domain(domain: re.Match[bytes]) -> int | None:
-    """Where the top-level domain ends, which a capitalised word may follow without a blank; None: there is none."""
+    """Return where the top-level domain ends, which a capitalised word may follow without a blank; None: there is
+    none."""
     known = top_level_domains()
     name = domain[2]
     end = None
@@ -202,7 +203,7 @@ def _end_of_domain(domain: re.Match[bytes]) -> int | None:
 
 
 def _is_identifier(data: bytes, start: int, local: bytes, domain: bytes) -> bool:
-    """Whether it is the identifier of a message, an algorithm or a service."""
+    """Return whether it is the identifier of a message, an algorithm or a service."""
     before = data[max(start - 64, 0) : start]
     if _IDENTIFIER.match(local) or _ALGORITHM.match(local) or domain in _ARCHIVED_DOMAINS:
         return True
@@ -222,7 +223,7 @@ def _is_identifier(data: bytes, start: int, local: bytes, domain: bytes) -> bool
 
 
 def _is_login(data: bytes, start: int, local: bytes, end: int) -> bool:
-    """Whether it names a user of a machine: in a URL, before a path, behind `ssh`, in a prompt."""
+    """Return whether it names a user of a machine: in a URL, before a path, after `ssh`, in a prompt."""
     before = data[max(start - 96, 0) : start]
     if b"://" in before and _USER_OF_URL_BEFORE.search(before):
         return True
@@ -270,7 +271,8 @@ def _likeness_to_version(text: bytes) -> int:
 
 
 def _is_of_network(before: bytes, data: bytes, end: int, may_stand_alone: bool) -> bool:
-    """Whether what could be a version is an address: by its signs, by an address beside it, by the last word before."""
+    """Return whether a possible version is an address: by its punctuation, an adjacent address, or the last word before
+    it."""
     if _NETWORK_BEFORE.search(before) or _NETWORK_AFTER.match(data, end):
         return True
     after = data[end : end + _FAR_BYTES]

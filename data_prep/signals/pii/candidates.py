@@ -1,6 +1,7 @@
-"""Where personal data may stand: one compiled pass over the bytes that lets most of the text go unread by `pii`.
+"""Candidates for personal data: one compiled pass over the bytes, so that most of the text needs no further search.
 
-A candidate is a byte position and a kind; what is there is judged by `pii`. The pass finds too much, never too little.
+A candidate is a byte position and a kind, which other modules of this package verify. The pass finds too many, never
+too few.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from data_prep.kernels.kernel import Bytes, Places, kernel, part, read_only
 AT_SIGN = 1
 """`@` after a character that can end the local part of an address."""
 DOTTED_NUMBERS = 2
-"""The first of at most three digits that no point precedes, and that a point and a digit follow."""
+"""The first of at most three digits without a point before them, and with a point and a digit after them."""
 COLONS = 3
 """The first byte of a run of hexadecimal digits and colons with two or more colons and at least one digit."""
 DIGITS = 4
@@ -151,7 +152,7 @@ def _find_in_documents(
 def find_candidates(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Candidates of many documents, concatenated as Arrow keeps a string column.
+    """Find candidates in documents, concatenated as in an Arrow string column.
 
     Returns:
         Kinds and byte positions in `data`, and bounds: document d has candidates [bounds[d], bounds[d + 1]).

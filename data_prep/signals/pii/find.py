@@ -1,13 +1,13 @@
-"""Personal data in a text, as spans of bytes, and its replacement by placeholders.
+"""Search for personal data in a text, as spans of bytes.
 
 Found: e-mail addresses, public IPv4 and IPv6 addresses, phone numbers, payment cards (Luhn), IBANs (mod 97), and keys
-of known shape or behind a name such as `api_key`. Plain numbers are left alone, as BigScience chose after seeing the
-false positives (Laurençon et al. 2022, arXiv:2303.03915), whose placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`,
-`PI:KEY`. Versions, dates, identifiers of messages, logins and names of algorithms are no personal data;
-docs/personal_data.md has the rules and how often they are right.
+of known form or after a name such as `api_key`. Plain numbers are kept, as BigScience decided because of false
+positives (Laurençon et al. 2022, arXiv:2303.03915), whose placeholders are used: `PI:EMAIL`, `PI:IP_ADDRESS`, `PI:KEY`.
+Versions, dates, identifiers of messages, logins and names of algorithms are not personal data; docs/personal_data.md
+describes the rules and their accuracy.
 
-A span is half-open and counts bytes of the UTF-8 text. Spans of one text are in order and do not overlap: where two
-finds do, their union is one span with the kind of the one that begins first, of the longer of two that begin together.
+A span is half-open and counts bytes of the UTF-8 text. Spans of one text are in order and do not overlap: overlapping
+ones are merged, with the kind of the one that begins first, or of the longer of two that begin together.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _JUDGES = {
 
 
 def find_pii_in_documents(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[list[Span]]:
-    """Spans of each document, relative to its first byte; documents are concatenated as Arrow keeps a string column."""
+    """Find spans in each document, relative to its first byte; documents are concatenated as in an Arrow string
+    column."""
     kinds, positions, bounds = candidates.find_candidates(data, offsets)
     found: list[list[Span]] = [[] for _ in range(len(offsets) - 1)]
     for d in np.flatnonzero(np.diff(bounds)).tolist():
@@ -59,6 +60,6 @@ def find_pii_in_documents(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.i
 
 
 def find_pii(text: str) -> list[Span]:
-    """Spans of one text."""
+    """Find spans in one text."""
     data = text.encode()
     return find_pii_in_documents(np.frombuffer(data, dtype=np.uint8), np.array([0, len(data)], dtype=np.int64))[0]

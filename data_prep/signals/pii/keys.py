@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords: of a known shape, behind a name such as `api_key`, and private keys in PEM."""
+"""Keys, tokens and passwords: of a known form, after a name such as `api_key`, and private keys in PEM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KNOWN_KEY = re.compile(
 _PRIVATE_KEY_BEGIN = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _PRIVATE_KEY_END = re.compile(rb"-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _PRIVATE_KEY_BYTES = (32, 16_384)
-"""The least and the most between the two lines."""
+"""Least and largest number of bytes between the two lines."""
 _BASE64_LINE = re.compile(rb"[0-9A-Za-z+/]{32}")
 _KEY_NAME_BEFORE = re.compile(
     rb"(?:api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|client[_-]?secret|auth[_-]?token|access[_-]?token"
@@ -43,12 +43,12 @@ _VOWEL = re.compile(rb"[AEIOUYaeiouy]")
 _MOST_BYTES_WITHOUT_VOWEL = 4
 MINIMUM_HEXADECIMAL_ENTROPY = 3.0
 MINIMUM_ENTROPY = 4.0
-"""Bits per character. detect-secrets asks 3.0 of hexadecimal and 4.5 of base64 strings wherever they stand; the
-latter needs 23 different characters, more than a 20-character key often has, so behind a telling name 4.0 is enough."""
+"""Least entropy in bits per character. detect-secrets requires 3.0 of hexadecimal and 4.5 of base64 strings anywhere;
+the latter needs 23 different characters, more than a 20-character key often has, so 4.0 is enough after a name."""
 
 
 def entropy(text: bytes) -> float:
-    """Shannon entropy of the bytes, in bits per byte."""
+    """Return the Shannon entropy of the bytes, in bits per byte."""
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 
@@ -74,8 +74,8 @@ def key(data: bytes, at: int) -> Span | None:
 
 
 def _is_made_of_words(value: bytes) -> bool:
-    """Whether it is code or a placeholder, such as `Ed25519PrivateKey.from_bytes` and `your-api-key-1`: words with
-    vowels between separators. Under one in a thousand random keys looks so."""
+    """Return whether it is code or a placeholder, such as `Ed25519PrivateKey.from_bytes` and `your-api-key-1`: words
+    with vowels between separators. Fewer than one in a thousand random keys have this form."""
     parts = _SEPARATOR.split(value)
     return len(parts) >= (2 if b"." in value else 3) and all(
         part and _WORD.match(part) and (len(part) <= _MOST_BYTES_WITHOUT_VOWEL or part.isdigit() or _VOWEL.search(part))
@@ -91,5 +91,5 @@ def private_key(data: bytes, at: int) -> Span | None:
     dashes = data.find(b"-----", begin.end(), begin.end() + most)
     end = _PRIVATE_KEY_END.match(data, dashes) if dashes - begin.end() >= least else None
     if end is None or not _BASE64_LINE.search(data, begin.end(), dashes):
-        return None  # without a line of base64 it is code that reads or writes keys
+        return None  # without a line of base64 it is code that handles keys
     return Span("KEY", at, end.end())

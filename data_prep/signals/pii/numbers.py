@@ -1,8 +1,8 @@
 """Payment cards, IBANs and phone numbers.
 
-Digits alone say little: a tenth of all numbers passes Luhn, and any number can be a phone's. So a card without a word
-for it must not look like an identifier, an expression or a part of a table, and an international phone number has the
-length that its country's numbering plan allows.
+Digits alone are weak evidence: a tenth of all numbers pass Luhn, and any number can be a phone number. So a card number
+without a word for it must not look like an identifier, an expression or a part of a table, and an international phone
+number must have a length that its country's numbering plan allows.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _CARD_NAME_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _LEAST_CARD_DIGITS_WITHOUT_NAME, _MOST_CARD_DIGITS_WITHOUT_NAME = 14, 16
-"""EAN-13 and times in milliseconds have 13 digits, identifiers and hashes of 64 bits 18 or 19."""
+"""Lengths of ambiguous numbers: EAN-13 and times in milliseconds have 13 digits, 64-bit identifiers and hashes 18 or
+19."""
 _EXPRESSION_BEFORE = re.compile(rb"(?:[-/_#&%$*]|[([]\d{1,4}, ?|\d{5}[,;] ?)\Z")
 _EXPRESSION_AFTER = re.compile(rb"[-/_#&%*^([]|[,;] ?-?\d{5}|[,;] ?-\d")
-"""Addresses, formulas and lists of long numbers."""
+"""Contexts of addresses, formulas and lists of long numbers."""
 _TABLE_BEFORE = re.compile(rb"(?:(?<![0-9A-Za-z])(?:\d{1,3}[ ]|[0-9A-F]{4,6}\s))\Z")
 _TABLE_AFTER = re.compile(rb"\s(?!(?:0[1-9]|1[0-2])[2-9]\d\b)[0-9A-F]{4,6}(?![0-9A-Za-z/-])")
-"""More groups of digits beside four groups of four; 0827 is the month in which a card expires."""
+"""Further groups of digits next to four groups of four; 0827 is the month in which a card expires."""
 
 _IBAN_LENGTHS: dict[bytes, int] = {
     country.encode(): length
@@ -64,13 +65,13 @@ _IBAN_LENGTHS: dict[bytes, int] = {
     }.items()
     for country in countries.split()
 }
-"""Characters of an IBAN by country. Source: SWIFT, IBAN registry, release 99."""
+"""Length of an IBAN by country. Source: SWIFT, IBAN registry, release 99."""
 
 _DIGIT_RUN = re.compile(rb"\d+(?:[ ./()-]{1,2}\d+)*")
 _NUMBER = re.compile(rb"\d+")
 _PHONE = re.compile(
     rb"(?:"
-    # international; groups of at most five digits, which a run can be divided into in one way only
+    # international; groups of at most five digits, into which a run can be divided in only one way
     rb"\+(?:[1-9]\d{2}|[1-9]\d?(?!\d))(?:[ .-]?\(0?\d{1,4}\))?(?:[ .-]?(?:\d{5}(?=\d)|\d{1,5}(?!\d))){1,6}"
     rb"|(?:1[ .-])?\([2-9]\d{2}\) ?[2-9]\d{2}[ .-]\d{4}"  # (212) 555-0123
     rb"|(?<!\d)(?:1[ .-])?[2-9]\d{2}([.-])[2-9]\d{2}\1\d{4}"  # 212-555-0123
@@ -86,7 +87,7 @@ _PHONE_NAME_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _WORD_OF_OTHER_MEANINGS_BEFORE = re.compile(rb"\b(?:call|cell|mobile?|handy)[ \t]{1,3}\Z", re.IGNORECASE)
-"""A system call, a spreadsheet's cell: what follows must be written as phone numbers are, in groups."""
+"""Ambiguous words, such as for a system call or a spreadsheet's cell: the number after them must be in groups."""
 _IDENTIFIER_NAME_BEFORE = re.compile(
     rb"\b(?:order|invoice|case|ticket|part|item|sku|serial|model|ref|reference|account|acct|tracking|catalog(?:ue)?"
     rb"|docket|patent|product|batch|lot|licen[sc]e|permit|claim|policy|isbn|issn|id|bug|issue)"
@@ -128,16 +129,16 @@ _NATIONAL_DIGITS: dict[bytes, tuple[int, int]] = {
     for code in codes.split()
     for least, _, most in [lengths.partition("-")]
 }
-"""Digits behind the country code, by country code. Source: ITU-T E.164 and its list of assigned country codes; a range
-covers old plans and machine numbers, so it is wider than what is dialled today."""
+"""Number of digits after the country code, by country code. Source: ITU-T E.164 and its list of assigned country codes;
+ranges include old plans and machine numbers, so they are wider than those in use."""
 _TOLERANCE, _LEAST_GROUPS = 1, 3
-"""Digits more or less where a number stands in three groups or more, as a typist forgets one."""
+"""Tolerated difference in digits of numbers in three or more groups, for typing errors."""
 _MOST_SINGLE_DIGITS = 2
-"""Groups of one digit behind the country code: the area code of Dublin, or the 5 of `+7 (495) 633-5-633`."""
+"""Number of one-digit groups after the country code: the area code of Dublin, or the 5 of `+7 (495) 633-5-633`."""
 _LEAST_PHONE_DIGITS, _MOST_PHONE_DIGITS = 7, 15
-"""ITU-T E.164."""
+"""Largest number of digits, by ITU-T E.164."""
 _LOCAL_AMERICAN = re.compile(rb"\+1[ .-][2-9]\d\d[ .-]\d{4}\Z")
-"""Without an area code, as in examples: `+1 555 0123`."""
+"""Numbers without an area code, as in examples: `+1 555 0123`."""
 
 
 def iban(data: bytes, at: int) -> Span | None:
@@ -162,10 +163,10 @@ def iban(data: bytes, at: int) -> Span | None:
 
 
 def cards_and_phones(data: bytes, at: int) -> list[Span]:
-    """Cards and phone numbers in the run of digits and separators that begins at `at`."""
+    """Find cards and phone numbers in the run of digits and separators that begins at `at`."""
     run = _DIGIT_RUN.match(data, at)
     assert run is not None, "a candidate begins with a digit"
-    stop = min(run.end() + 2, len(data))  # so that what follows can be seen
+    stop = min(run.end() + 2, len(data))  # to see what follows
     spans: list[Span] = []
     position = at
     while (match := _CARD.search(data, position, stop)) is not None:
@@ -219,7 +220,7 @@ def _is_card(data: bytes, match: re.Match[bytes]) -> bool:
 
 
 def _joins_before(data: bytes, at: int) -> bool:
-    """Whether what stands before makes the digits at `at` a part of a longer number or name."""
+    """Return whether the preceding text makes the digits at `at` a part of a longer number or name."""
     before = data[max(at - 2, 0) : at]
     if not before:
         return False
@@ -230,7 +231,7 @@ def _joins_before(data: bytes, at: int) -> bool:
 
 
 def _national_phone(data: bytes, start: int) -> Span | None:
-    """A number of no telling shape, right behind a word that says what it is."""
+    """Find a number of no particular form directly after a word for phones."""
     before = data[max(start - 24, 0) : start]
     if not _PHONE_NAME_BEFORE.search(before):
         return None

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 KINDS = ("KEY", "EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "PHONE")
-"""What is found; the earlier kind wins where two claim the same bytes."""
+"""Kinds of personal data; the earlier kind wins if two cover the same bytes."""
 PLACEHOLDER = "PI:{kind}"
 
 
 class Span(NamedTuple):
-    """Bytes [start, end) of a text, and what they are."""
+    """Bytes [start, end) of a text, and their kind."""
 
     kind: str
     start: int
@@ -19,8 +19,8 @@ class Span(NamedTuple):
 
 
 def merge(spans: Sequence[Span]) -> list[Span]:
-    """Sort spans and unite those that overlap: a union has the kind of the span that begins first, and of the longer
-    one where two begin together."""
+    """Sort spans and merge overlapping ones: the result has the kind of the span that begins first, or of the longer of
+    two that begin together."""
     merged: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.start, -span.end, KINDS.index(span.kind))):
         if merged and span.start < merged[-1].end:
@@ -32,13 +32,13 @@ def merge(spans: Sequence[Span]) -> list[Span]:
 
 
 def redact(text: bytes, spans: Sequence[Span | tuple[str, int, int]]) -> bytes:
-    """The UTF-8 text with each span replaced by its placeholder; nothing is searched for.
+    """Replace each span of a UTF-8 text by its placeholder.
 
     Args:
         spans: (kind, start, end), half-open in bytes, in order and without overlaps.
 
     Raises:
-        ValueError: a span lies outside the text, overlaps the one before or cuts a character.
+        ValueError: a span is outside the text, overlaps the one before or divides a character.
     """
     if not spans:
         return text
@@ -46,11 +46,9 @@ def redact(text: bytes, spans: Sequence[Span | tuple[str, int, int]]) -> bytes:
     done = 0
     for kind, start, end in spans:
         if not done <= start <= end <= len(text):
-            raise ValueError(
-                f"span {kind} [{start}, {end}) must lie in [{done}, {len(text)}): in order, and inside the text"
-            )
+            raise ValueError(f"span {kind} [{start}, {end}) must be in order and within [{done}, {len(text)})")
         if not (is_character_bound(text, start) and is_character_bound(text, end)):
-            raise ValueError(f"span {kind} [{start}, {end}) cuts a character in two")
+            raise ValueError(f"span {kind} [{start}, {end}) divides a character")
         pieces += (text[done:start], PLACEHOLDER.format(kind=kind).encode())
         done = end
     pieces.append(text[done:])
@@ -58,5 +56,5 @@ def redact(text: bytes, spans: Sequence[Span | tuple[str, int, int]]) -> bytes:
 
 
 def is_character_bound(text: bytes, place: int) -> bool:
-    """Whether no character of a UTF-8 text lies on both sides of a place."""
+    """Return whether a position in a UTF-8 text is between two characters."""
     return place == len(text) or text[place] & 0xC0 != 0x80

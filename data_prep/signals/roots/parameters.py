@@ -1,8 +1,8 @@
-"""What the filters of ROOTS ask of each language.
+"""Parameters of the filters of ROOTS by language.
 
 Source: Laurençon et al. 2022, arXiv:2303.03915, appendix; the numbers are those of the code,
-bigscience-workshop/data-preparation at 9d05884, 01b_oscar_cleaning_and_filtering/parameters_filtering.py. The limits of
-perplexity need models that are no part of this and are left out.
+bigscience-workshop/data-preparation at 9d05884, 01b_oscar_cleaning_and_filtering/parameters_filtering.py. Limits of
+perplexity need models and are omitted.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RootsParameters:
-    """One language; the defaults are those of every language that ROOTS has no own numbers for."""
+    """Parameters of a language; the defaults are those of languages without their own in ROOTS."""
 
     removes_words: bool = True
-    """Words with http, www, .com, href or // are taken out first, and those over `longest_word` characters."""
+    """Words with http, www, .com, href or //, and those over `longest_word` characters, are removed first."""
     longest_word: int = 25
     minimum_words: int = 10
     maximum_words: int = 100_000
@@ -28,7 +28,7 @@ class RootsParameters:
     flagged_words: float = 0.1
     language_probability: float = 0.70
     pairs_joined_by: str | None = None
-    """Pairs of words, joined by this, are looked up in the lists as well."""
+    """Separator of pairs of words that are also looked up in the lists."""
 
 
 DEFAULT = RootsParameters(removes_words=False)
@@ -152,4 +152,4 @@ PARAMETERS = {
         pairs_joined_by="",
     ),
 }
-"""By ISO 639 code, as the language identifier names it."""
+"""Parameters by ISO 639 code, as the language identifier names it."""

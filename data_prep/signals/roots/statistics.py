@@ -1,17 +1,17 @@
-"""What the filters of ROOTS ask, by language, in one compiled pass over the characters of a text.
+"""Statistics of the filters of ROOTS, by language, in one compiled pass over the characters of a text.
 
 **Word.** A part between blanks, tabs and line feeds, in lower case and then without special characters at its ends
-(ASCII punctuation and digits, white space, emoji, and the signs that ROOTS lists); a part of special characters alone
-is none. Of a few letters ROOTS lists one case only; it counts words, and takes them out, in the case that they have. In
-Chinese ROOTS asks a trained tokenizer for words; ours are those of `segmentation`, in all scripts without spaces.
-Its lists are asked for pairs of words as well in Chinese and Vietnamese.
+(ASCII punctuation and digits, white space, emoji, and the signs that ROOTS lists); a part of special characters only is
+no word. ROOTS lists a few letters in one case only; it counts and removes words in their original case. In Chinese
+ROOTS uses a trained tokenizer to find words; here they are those of `segmentation`, in all scripts without spaces. In
+Chinese and Vietnamese, pairs of words are looked up in the lists too.
 
-**Text.** Kinds of blanks are one blank; where the parameters of the language say so, words with parts of an address and
-overlong words are taken out, and what is left is joined by one blank, tab or line feed. All ratios are of that text.
+**Text.** All kinds of blanks are one; if the parameters of the language require it, words with parts of a URL and
+overlong words are removed, and the others are joined by one blank, tab or line feed. All ratios refer to that text.
 
-**Character repetition.** Of the counts of all character n-grams, the largest min(root of the number of distinct ones,
-number of those that occur more than once), as a share of all occurrences. **Word repetition.** Occurrences of word
-n-grams that occur more than once, as a share of all.
+**Character repetition.** Sum of the largest counts of character n-grams, as a share of all occurrences; as many counts
+as the smaller of the root of the number of distinct n-grams and the number of those that occur more than once. **Word
+repetition.** Occurrences of word n-grams that occur more than once, as a share of all.
 
 Source: Laurençon et al. 2022, arXiv:2303.03915; bigscience-workshop/data-preparation at 9d05884,
 01b_oscar_cleaning_and_filtering/filtering.py. Equality is equality of 64-bit hashes.
@@ -53,8 +53,8 @@ ROOTS_STATISTICS = (
     "roots_character_repetition",
     "roots_word_repetition",
     "roots_special_character_share",
-    "roots_stop_word_share",  # 1 where there is no list for the language
-    "roots_flagged_word_share",  # 0 where there is no list for the language
+    "roots_stop_word_share",  # 1 if there is no list for the language
+    "roots_flagged_word_share",  # 0 if there is no list for the language
 )
 """Columns of `measure_roots`, in this order."""
 
@@ -75,7 +75,7 @@ _SEPARATOR = _BLANK | _TAB | _LINE_FEED
 _BLANKS = (0x20, 0x84, 0xA0, 0x2002, 0x2003, 0x2005, 0x2008, 0x2009, 0x200A, 0x202F, 0x3000, 0xFFFC)
 _STOP, _FLAGGED = 1, 2
 _FILTER_SHIFT = 50
-"""A filter has a place for each value of the bits of a hash above these."""
+"""Number of low bits of a hash that the index into a filter ignores."""
 _BUCKET = 4
 _PRIME = np.uint64(0x00000100000001B3)
 _BASIS = np.uint64(0xCBF29CE484222325)
@@ -91,7 +91,7 @@ def _word_lists() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _kinds() -> npt.NDArray[np.uint8]:
-    """What each code point is to ROOTS: `uint8[TABLE_SIZE]`."""
+    """Return the class of each code point in ROOTS: `uint8[TABLE_SIZE]`."""
     kinds = np.zeros(TABLE_SIZE, dtype=np.uint8)
     for start, stop in _word_lists()["special_characters"]:
         kinds[start:stop] |= _SPECIAL
@@ -117,15 +117,15 @@ def _bucket(key: int) -> int:
 
 @lru_cache(maxsize=1)
 def _languages() -> tuple[str, ...]:
-    """Languages with parameters or lists; the number of one is its place, 0 is every other."""
+    """Return the languages with parameters or lists, numbered by index; 0 is any other language."""
     lists = _word_lists()
     return ("", *sorted(PARAMETERS.keys() | lists["stop_words"].keys() | lists["flagged_words"].keys()))
 
 
 @lru_cache(maxsize=1)
 def _listed_words() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
-    """A filter of what is in no list, and a table of all lists in buckets: hash of language and word -> stop word,
-    flagged word or both."""
+    """Return a filter of hashes in no list, and a table of all lists in buckets: whether a word is a stop word,
+    flagged, or both, by hash of language and word."""
     lists = _word_lists()
     marks: dict[int, int] = {}
     for mark, name in ((_STOP, "stop_words"), (_FLAGGED, "flagged_words")):
@@ -151,7 +151,8 @@ def _listed_words() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64], npt.
 
 @lru_cache(maxsize=1)
 def _language_settings() -> npt.NDArray[np.int64]:
-    """A row of each language; the joint of pairs is a code point, 0 for none between them, -1 where none are asked."""
+    """Return a row for each language; the separator of pairs is a code point, 0 for none, -1 if pairs are not looked
+    up."""
     lists = _word_lists()
     rows = []
     for language in _languages():
@@ -165,7 +166,7 @@ def _language_settings() -> npt.NDArray[np.int64]:
 
 
 class _Tables(NamedTuple):
-    """What is known of characters and words, see `_kinds`, `lower_case` and `_listed_words`."""
+    """Tables of characters and words, see `_kinds`, `lower_case` and `_listed_words`."""
 
     kinds: Bytes
     lower: Points
@@ -175,12 +176,12 @@ class _Tables(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    """What is noted of one text."""
+    """Scratch arrays for one text."""
 
     points: Points
-    """Its characters that stay, as far as they are read."""
+    """Characters that are kept so far."""
     is_begin: Flags
-    """Of each of them, whether `segmentation` begins a word there."""
+    """Whether `segmentation` begins a word at each of them."""
     words: Hashes
     repeated: Places
     """Slots of n-grams that occur more than once."""
@@ -190,12 +191,12 @@ class _Scratch(NamedTuple):
 
 @inlined
 def _marks_of(key: np.uint64, tables: _Tables) -> np.uint8:
-    # Without branches: whether a word is listed cannot be foretold.
+    # Without branches: whether a word is listed is unpredictable.
     keys, all_marks = tables.listed_keys, tables.listed_marks
     bucket = np.int64((key * _MULTIPLIER) >> np.uint64(40)) & np.int64(keys.shape[0] - 1)
     bucket *= np.int64(
         tables.may_be_listed[key >> np.uint64(_FILTER_SHIFT)]
-    )  # what is in no list looks where it is cached
+    )  # unlisted words access a slot that is in the cache
     marks = np.uint8(0)
     for place in range(_BUCKET):
         marks |= all_marks[bucket, place] * np.uint8(keys[bucket, place] == key)
@@ -204,13 +205,13 @@ def _marks_of(key: np.uint64, tables: _Tables) -> np.uint8:
 
 @inlined
 def _pair_of_64(data: Bytes, i: int, one: int, two: int) -> np.uint64:
-    """Which of the 64 bytes from i on are `one` and stand before `two`."""
+    """Return which of the 64 bytes from i on are `one` followed by `two`."""
     return equal_of_64(data, i, np.uint8(one)) & equal_of_64(data, i + 1, np.uint8(two))
 
 
 @part
 def _next_address_pair(data: Bytes, i: int, end: int) -> int:
-    """The first place in [i, end) of two bytes of which each part of an address holds some, or `end`."""
+    """Find the first position in [i, end) of a pair of bytes that is in a part of a URL, or `end`."""
     while i + 1 < end and i + 65 <= data.shape[0]:
         pairs = (
             _pair_of_64(data, i, 0x2F, 0x2F)  # //
@@ -238,7 +239,7 @@ def _next_address_pair(data: Bytes, i: int, end: int) -> int:
 
 @part
 def _has_address_part(points: Points, first: int, last: int) -> bool:
-    """Whether characters [first, last) hold http, www, .com, href or //."""
+    """Return whether characters [first, last) contain http, www, .com, href or //."""
     for i in range(first, last - 1):
         point = at(points, i)
         if point == 0x2F:
@@ -260,23 +261,23 @@ def _has_address_part(points: Points, first: int, last: int) -> bool:
 
 @part
 def _character_repetition(start: int, stop: int, gram: int, scratch: _Scratch) -> float:
-    """Share of the occurrences of n-grams of points[start:stop] that are of the most frequent ones."""
+    """Return the share of occurrences of n-grams of points[start:stop] that are of the most frequent ones."""
     points, repeated, table = scratch.points, scratch.repeated, scratch.table
     entries = stop - start - gram + 1
     if entries <= 0:
         return 0.0
     mask = clear(entries, table)
-    value, power = np.uint64(0), np.uint64(1)  # a polynomial that rolls on
+    value, power = np.uint64(0), np.uint64(1)  # a rolling polynomial hash
     for k in range(start, start + gram):
         value = value * _GRAM_FACTOR + np.uint64(points[k]) + np.uint64(1)
         power *= _GRAM_FACTOR
     one = np.uint64(1)
     leaving, coming = points[start:], points[start + gram :]
     distinct, many = np.uint64(0), np.uint64(0)
-    for k in range(np.uint64(entries)):  # without a sign: see `count`
+    for k in range(np.uint64(entries)):  # unsigned, see `count`
         slot, times = count((value ^ (value >> np.uint64(32))) * _MULTIPLIER, table, mask)
         distinct += np.uint64(times == 1)
-        repeated[many] = slot  # stays there if it is the second time, at which an n-gram gets here once
+        repeated[many] = slot  # kept only at the second occurrence, so that each n-gram is listed once
         many += np.uint64(times == 2)
         value = value * _GRAM_FACTOR + (np.uint64(coming[k]) + one - power * (np.uint64(leaving[k]) + one))
     total = np.int64(0)
@@ -292,7 +293,7 @@ def _character_repetition(start: int, stop: int, gram: int, scratch: _Scratch) -
 
 @part
 def _word_repetition(word_count: int, gram: int, scratch: _Scratch) -> float:
-    """Share of the occurrences of n-grams of words[:word_count] that occur more than once."""
+    """Return the share of occurrences of n-grams of words[:word_count] that occur more than once."""
     words, repeated, table = scratch.words, scratch.repeated, scratch.table
     entries = word_count - gram + 1
     if entries <= 0:
@@ -314,7 +315,7 @@ def _word_repetition(word_count: int, gram: int, scratch: _Scratch) -> float:
 
 @part
 def _sum_of_largest(values: Places, size: int, taken: int, histogram: Places) -> np.int64:
-    """Sum of the largest of values[:size], which are moved about; small values are counted, the few others sorted."""
+    """Sum the largest of values[:size], which are reordered; small values are counted, the few others sorted."""
     for value in range(histogram.shape[0]):
         histogram[value] = 0
     large = 0
@@ -345,8 +346,8 @@ def _sum_of_largest(values: Places, size: int, taken: int, histogram: Places) ->
 
 @inlined
 def _read_character(data: Bytes, i: int, end: int, kinds: Bytes) -> tuple[int, int, np.uint8]:
-    """The code point at byte i, where the next one begins, and what it is to ROOTS."""
-    if at(data, i) < 0x80:  # predicted, where the size of `decode` would have to be waited for
+    """Return the code point at byte i, where the next one begins, and its class."""
+    if at(data, i) < 0x80:  # a predictable branch, which does not depend on the size from `decode`
         return np.int64(at(data, i)), i + 1, at(kinds, at(data, i))
     point, size = decode(data, i, end)
     return point, i + size, at(kinds, point) if point < kinds.shape[0] else np.uint8(0)
@@ -354,7 +355,7 @@ def _read_character(data: Bytes, i: int, end: int, kinds: Bytes) -> tuple[int, i
 
 @inlined
 def _folded(point: int, lower: Points) -> np.uint64:
-    """A code point in lower case."""
+    """Return a code point in lower case."""
     return np.uint64(at(lower, point)) if point < lower.shape[0] else np.uint64(point)
 
 
@@ -370,17 +371,17 @@ def _read_part(
     tables: _Tables,
     scratch: _Scratch,
 ) -> tuple[int, int, int, int, int, np.uint64, bool, bool]:
-    """Append the part between separators that begins at byte i to the characters, from points[start] on.
+    """Append the part between separators that begins at byte i to the characters from points[start] on.
 
     Returns:
-        Where it ends in the text and in the characters; first and last character that is not special in lower case,
-        half-open, first -1 where there is none; how many are special as they are; the hash of what is between; whether
-        a word begins inside; whether a character is special in one case only.
+        Where it ends in the text and in the characters; half-open range of characters from the first to the last that
+        is not special in lower case, -1 if there is none; number of special characters in their original case; hash of
+        that range; whether a word begins inside; whether a character is special in one case only.
     """
     kinds, lower, points, is_begin = tables.kinds, tables.lower, scratch.points, scratch.is_begin
     stop, special, is_divided, in_one_case = start, 0, False, np.uint8(0)
     first, last = np.int64(-1), start
-    running = whole = basis  # hashes from the first character that is not special to here, and to the last such
+    running = whole = basis  # hashes from the first non-special character to here, and to the last such character
     while i < end:
         if not has_begins and is_ascii_letter(at(data, i)):  # ASCII letters in a row: most of a text
             first = first if first >= 0 else stop
@@ -416,7 +417,7 @@ def _read_part(
 def _end_of_word(
     k: int, last: int, is_divided: bool, whole: np.uint64, basis: np.uint64, tables: _Tables, scratch: _Scratch
 ) -> tuple[int, np.uint64]:
-    """Where the word that begins with points[k] ends, at points[last] at the latest, and its hash."""
+    """Return the end of the word that begins with points[k], at most `last`, and its hash."""
     if not is_divided:
         return last, whole
     points, is_begin, lower = scratch.points, scratch.is_begin, tables.lower
@@ -429,7 +430,7 @@ def _end_of_word(
 
 @inlined
 def _hash_on(value: np.uint64, first: int, last: int, tables: _Tables, scratch: _Scratch) -> np.uint64:
-    """The hash of what `value` is the hash of, with points[first:last] behind it."""
+    """Extend the hash `value` by points[first:last]."""
     points, lower = scratch.points, tables.lower
     for k in range(first, last):
         value = (value ^ _folded(at(points, k), lower)) * _PRIME
@@ -438,7 +439,7 @@ def _hash_on(value: np.uint64, first: int, last: int, tables: _Tables, scratch: 
 
 @part
 def _trimmed(start: int, stop: int, kind: int, kinds: Bytes, points: Points) -> tuple[int, int]:
-    """The first and last of points[start:stop] that is not of that kind, half-open."""
+    """Return the half-open range from the first to the last of points[start:stop] that is not of that class."""
     while start < stop and kinds[min(np.int64(points[stop - 1]), kinds.shape[0] - 1)] & kind:
         stop -= 1
     while start < stop and kinds[min(np.int64(points[start]), kinds.shape[0] - 1)] & kind:
@@ -467,13 +468,13 @@ def _measure_document(
     kinds, points, words = tables.kinds, scratch.points, scratch.words
     basis = (_BASIS ^ np.uint64(number)) * _PRIME
     length, word_count = np.int64(0), np.int64(0)
-    more = np.int64(0)  # words that are none in lower case, less those that are in lower case only
+    more = np.int64(0)  # words only in the original case, less those only in lower case
     special, stop_words, flagged_words, separators = 0, 0, 0, 0
     has_begins = False
     for k in range(begin, end):
         has_begins |= at(begins, k)
     address = _next_address_pair(data, begin, end) if removes else end
-    before, has_before = basis, False  # the hash of the word before, not yet closed, for pairs
+    before, has_before = basis, False  # the unfinished hash of the previous word, for pairs
     i = begin
     while i < end:
         while i < end:
@@ -529,7 +530,7 @@ def _measure_document(
             words[np.uint64(word_count)] = value
             word_count += 1
     start = 0
-    if not removes:  # white space at the ends is no part of the text
+    if not removes:  # white space at the ends is not part of the text
         start, stop = _trimmed(0, length, _SEPARATOR, kinds, points)
         special -= start + length - stop
         length = stop
@@ -574,12 +575,12 @@ def measure_roots(
     begins: npt.NDArray[np.bool_],
     languages: Sequence[str],
 ) -> npt.NDArray[np.float64]:
-    """`float64[documents, len(ROOTS_STATISTICS)]` of documents that are concatenated as Arrow keeps a string column.
+    """Measure documents, concatenated as in an Arrow string column: `float64[documents, len(ROOTS_STATISTICS)]`.
 
     Args:
         offsets: document d is bytes [offsets[d], offsets[d + 1]).
-        begins: of `segmentation.mark_words` for the same documents.
-        languages: ISO 639 code of each document, which says by what parameters it is measured.
+        begins: result of `segmentation.mark_words` for the same documents.
+        languages: ISO 639 code of each document, which selects its parameters.
     """
     numbers_of = {language: number for number, language in enumerate(_languages())}
     numbers = np.array([numbers_of.get(language, 0) for language in languages], dtype=np.int64)

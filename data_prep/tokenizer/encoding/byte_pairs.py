@@ -1,8 +1,8 @@
-"""Byte-pair encoding, compiled: merge, again and again, the leftmost pair of the lowest rank.
+"""Compiled byte-pair encoding: repeatedly merge the leftmost pair of the lowest rank.
 
-Pieces that were met before are remembered, and compared byte by byte. A few hundred are looked up at a time, while
-their places are on the way from memory. Those that are new are merged by turns, a step of one and a step of the next:
-a step waits for tables most of its time, and the processor goes on with other pieces meanwhile. Everything is exact.
+Pieces are cached, and compared byte by byte. A few hundred are looked up at a time, after their cache slots have been
+prefetched. New pieces are merged in an interleaved way, a step of one and a step of the next: a step mostly waits for
+memory, and the processor works on other pieces meanwhile. The result is exact.
 
 Source: Sennrich, Haddow and Birch 2016, "Neural Machine Translation of Rare Words with Subword Units",
 arXiv:1508.07909, section 3.2, for the merging.
@@ -30,50 +30,51 @@ from data_prep.tokenizer.encoding.pieces import code_point
 
 ENTRY_BITS = 20
 RANK_BITS = 24
-"""Bits of an entry's id and of a merge's rank."""
+"""Number of bits of an entry's id and of a merge's rank."""
 
 MEMORY_SETS = 1 << 19
-"""Sets of two remembered pieces, or of one with many tokens; a set takes 64 bytes, a line of the processor's cache."""
+"""Number of sets of the cache of short pieces. A set is two pieces, or one with many tokens, in 64 bytes, a cache line
+of the processor."""
 REMEMBERED_BYTES = 15
 _REMEMBERED_TOKENS = 4
 _WIDE_TOKENS = 12
-"""Of a piece that takes a set of its own."""
+"""Largest number of tokens of a piece that takes a whole set."""
 
 LONG_MEMORY_SLOTS = 1 << 17
-"""Remembered pieces that a set of the other memory has no room for; a slot takes two lines of the cache."""
+"""Number of slots of the cache of longer pieces; a slot takes two cache lines."""
 _LONG_BYTES = 56
 _LONG_WORDS = _LONG_BYTES // 8
 _LONG_TOKENS = 16
 
 _PIECES = 128
-"""Pieces that are looked up at a time."""
+"""Number of pieces that are looked up together."""
 _LANES = 4
-"""Pieces that are merged by turns."""
+"""Number of pieces whose merging is interleaved."""
 _POSITIONS = 64
-"""Of a lane: symbols of a piece, and one at either end that no merge takes."""
+"""Size of a lane: the symbols of a piece, and a sentinel at either end."""
 
 _KEPT = np.array(
     [[(1 << 8 * max(0, min(n - k, 8))) - 1 for k in (0, 8)] for n in range(REMEMBERED_BYTES + 1)], np.uint64
 )
-"""By the length of a piece, the bits of its first eight bytes and of the next ones."""
+"""Masks of the first eight bytes of a piece and of the next ones, by its length."""
 
 _GROUP_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _NO_RANK = (1 << RANK_BITS) - 1
-"""Of a pair that is not merged."""
+"""Rank of a pair that is not merged."""
 _PAIRS_OF_A_GROUP = 4
 _EMPTY = (1 << 64) - 1
 _EDGE = (1 << ENTRY_BITS) - 1
-"""An entry that stands in no pair."""
+"""Sentinel entry, which is in no pair."""
 
 
 def pair_table(pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
-    """A hash table of the merges in which each pair has a slot of its own, so that one look is enough.
+    """Build a perfect hash table of the merges: each pair has its own slot, so that one lookup is enough.
 
     Source: Belazzougui, Botelho and Dietzfelbinger 2009, "Hash, displace, and compress", section 3: pairs are divided
-    into groups, and a number is found for each group, the largest first, that sends its pairs to free slots.
+    into groups, and for each group, the largest first, a number is found that maps its pairs to free slots.
 
     Args:
-        pairs: [merges, 2], entries of the two sides, in order of rank, no two alike.
+        pairs: [merges, 2], entries of the two sides, in order of rank, without repeats.
 
     Returns:
         table, a ninth larger than needed: left 20 bits | right 20 bits | rank 24 bits, or all bits set.
@@ -127,7 +128,7 @@ def _slot(pair: np.uint64, number: np.uint32, table: npt.NDArray[np.uint64]) -> 
 
 @inlined
 def _bits_of(slots: int) -> np.uint64:
-    """By how many bits a hash is shifted to be a slot."""
+    """Return by how many bits a hash is shifted to get a slot."""
     return np.uint64(64) - lowest(np.uint64(slots))
 
 
@@ -135,7 +136,7 @@ def _bits_of(slots: int) -> np.uint64:
 def _rank(
     left: np.uint64, right: np.uint64, table: npt.NDArray[np.uint64], numbers: npt.NDArray[np.uint32]
 ) -> np.uint64:
-    """Rank of a pair, or `_NO_RANK`."""
+    """Return the rank of a pair, or `_NO_RANK`."""
     pair = left << np.uint64(ENTRY_BITS) | right
     entry = table[_slot(pair, numbers[_group(pair, numbers)], table)]
     rank = entry & np.uint64(_NO_RANK)
@@ -153,7 +154,8 @@ def _spell(
     symbols: npt.NDArray[np.uint32],
     first: int,
 ) -> int:
-    """Write what bytes [start, stop) begin as, before anything is merged, from `symbols[first]` on; how many."""
+    """Write the initial symbols of bytes [start, stop), before any merge, from `symbols[first]` on; return their
+    number."""
     i, place = start, np.uint64(first)
     while i < stop:
         code, size = code_point(load_eight(data, i))
@@ -198,9 +200,9 @@ def _merge_many(
     numbers: npt.NDArray[np.uint32],
     merged: npt.NDArray[np.uint32],
 ) -> int:
-    """Merge the first `count` symbols in place; how many are left.
+    """Merge the first `count` symbols in place; return how many are left.
 
-    Of every 64 pairs the lowest is kept, and of every 64 of those, until there are no more than 64.
+    A tree of minima is kept: the lowest rank of every 64 pairs, then of every 64 of those, until there are at most 64.
     """
     nothing = np.uint64(_EMPTY)
     firsts, size, room = [0], count, (count + 63) // 64 * 64
@@ -243,7 +245,7 @@ def _merge_many(
 
 @inlined
 def _gather(data: npt.NDArray[np.uint8], start: int, length: int, held: npt.NDArray[np.uint64]) -> np.uint64:
-    """Fill `held` with `length` bytes and zeros behind them; returns a hash of them."""
+    """Fill `held` with `length` bytes, padded with zeros; return a hash of them."""
     scattered = np.uint64(length)
     full = length >> 3
     for k in range(_LONG_WORDS):
@@ -267,53 +269,53 @@ def _holds(long_memory: npt.NDArray[np.uint64], place: np.uint64, held: npt.NDAr
 
 
 class Vocabulary(NamedTuple):
-    """What texts are encoded by."""
+    """Tables of a vocabulary for encoding."""
 
     pages: npt.NDArray[np.int32]
     characters: npt.NDArray[np.int32]
-    """What code point c begins as is `characters[pages[c >> 8] << 8 | c & 255]`; -1: as its bytes."""
+    """Initial entry of each code point c: `characters[pages[c >> 8] << 8 | c & 255]`; -1: its bytes."""
     byte_tokens: npt.NDArray[np.int32]
-    """Of each byte, [256]."""
+    """Entry of each byte, [256]."""
     table: Hashes
     numbers: Points
     """See `pair_table`."""
     merged: Points
-    """What each pair becomes, by rank."""
+    """Merged entry of each pair, by rank."""
 
 
 class Memory(NamedTuple):
-    """Pieces that were met before, zeros at first."""
+    """Caches of encoded pieces, initially zeros."""
 
     short: Hashes
-    """[sets, 8]. Of each of two pieces: 15 bytes, their number (4 bits) and that of tokens less one (4 bits) in two
-    numbers, and four tokens in two numbers. A piece of more has all six."""
+    """[sets, 8]. Each of two pieces has two numbers with 15 bytes, the number of bytes (4 bits) and that of tokens less
+    one (4 bits), and two numbers with four tokens. A piece with more tokens uses all six."""
     long: Hashes
-    """[2 slots, 8]. Of one piece, in two rows: 56 bytes, their number and (from bit 8 on) that of tokens, and sixteen
+    """[2 slots, 8]. A piece has two rows: 56 bytes, the number of bytes and (from bit 8 on) that of tokens, and sixteen
     tokens in eight numbers."""
 
 
 class _Round(NamedTuple):
-    """The pieces that are looked up at a time: piece k is bytes [begins[k], begins[k + 1])."""
+    """Pieces that are looked up together: piece k is bytes [begins[k], begins[k + 1])."""
 
     begins: Places
     places: Hashes
-    """In the memory that is asked for it."""
+    """Index into the cache in which the piece is looked up."""
     keys: Hashes
     key_rests: Hashes
-    """The bytes of a short one, see `Memory`."""
+    """Bytes of short pieces, see `Memory`."""
     held: Hashes
-    """The bytes of one long one."""
+    """Bytes of a long piece."""
     new: Places
-    """Pieces that were not met before, and the ends of documents."""
+    """Pieces that are not cached, and the ends of documents."""
     new_counts: Places
-    """Tokens of each of these."""
+    """Number of tokens of each."""
     rooms: Places
-    """Where in the output room for each of these begins."""
+    """Position in the output that is reserved for each."""
 
 
 class _Lanes(NamedTuple):
-    """Pieces that are merged by turns, [lanes, 64] each, flat: what they are made of, and the rank of each symbol and
-    the next one; [lanes]: which symbols are left; [lanes, 2]: which piece it is, and where it is to go."""
+    """State of the interleaved merging. [lanes, 64] each, flat: symbols, and the rank of each symbol with the next one;
+    [lanes]: which symbols are left; [lanes, 2]: number of the piece, and where its tokens are written."""
 
     symbols: Points
     ranks: Points
@@ -332,19 +334,19 @@ def encode_documents(
     tokens: Points,
     sizes: Places,
 ) -> int:
-    """Encode documents, an end-of-document token behind each.
+    """Encode documents, with an end-of-document token after each.
 
     Args:
-        data: valid UTF-8, a byte between documents and behind the last that belongs to none, and at least 64 bytes
-            more. ends: where each document ends.
-        starts: where pieces begin, see `pieces`; bounds of documents are added.
+        data: valid UTF-8, with a separator byte after each document, and at least 64 more bytes. ends: where each
+            document ends.
+        starts: where pieces begin, see `pieces`; boundaries of documents are added.
         tokens: filled; at least bytes + documents + 16 long. sizes: filled, one for each document.
 
     Returns:
-        How many tokens there are.
+        Number of tokens.
     """
     one = np.uint64(1)
-    room = _PIECES + 65  # a word of `starts` is taken whole
+    room = _PIECES + 65  # a word of `starts` is read at once
     pieces = _Round(
         np.empty(room, np.int64),
         np.empty(room, np.uint64),
@@ -400,7 +402,7 @@ def encode_documents(
 
 @part
 def _look_ahead(data: Bytes, count: int, pieces: _Round, memory: Memory) -> None:
-    """Find where each of the pieces would be remembered, and let these places come from memory."""
+    """Compute the cache index of each piece, and prefetch it."""
     begins, places, keys, key_rests = pieces.begins, pieces.places, pieces.keys, pieces.key_rests
     one, half = np.uint64(1), np.uint64(32)
     short_shift, long_shift = _bits_of(len(memory.short)), _bits_of(len(memory.long) // 2)
@@ -425,10 +427,10 @@ def _look_ahead(data: Bytes, count: int, pieces: _Round, memory: Memory) -> None
 def _recall(
     data: Bytes, ends: Places, ended: int, count: int, pieces: _Round, memory: Memory, tokens: Points, written: int
 ) -> tuple[int, int, int, int]:
-    """Write the tokens of the pieces that are remembered, and leave room for the others: a token for each byte.
+    """Write the tokens of cached pieces, and reserve room for the others: a token for each byte.
 
     Returns:
-        Tokens and room so far, how many pieces are new, their bytes, and the documents that have ended.
+        Number of tokens including reserved room, of new pieces, of their bytes, and of documents that have ended.
     """
     begins, places, keys, key_rests = pieces.begins, pieces.places, pieces.keys, pieces.key_rests
     new, rooms, held, short, long = pieces.new, pieces.rooms, pieces.held, memory.short, memory.long
@@ -444,7 +446,7 @@ def _recall(
             is_second = (short[place, 4] == key) & (short[place, 5] & ~counts == key_rest)
             if (is_first | is_second) & (start != end):
                 way = np.uint64(0) if is_first else np.uint64(4)
-                # All four are copied; what is too much is written over.
+                # All four are copied; excess ones are overwritten.
                 store_eight(tokens, written, short[place, way + np.uint64(2)])
                 store_eight(tokens, written + 2, short[place, way + np.uint64(3)])
                 size = np.int64(short[place, way + one] >> np.uint64(60)) + 1
@@ -485,10 +487,10 @@ def _close_rooms(
     first: int,
     document: int,
 ) -> tuple[int, int, int]:
-    """Put the tokens of new pieces into the rooms that were left, and move up what stands behind.
+    """Insert the tokens of new pieces into the reserved room, and close the gaps.
 
     Returns:
-        How many tokens there are, where the current document begins, and which it is.
+        Number of tokens, and start and index of the current document.
     """
     begins, rooms, one = pieces.begins, pieces.rooms, np.uint64(1)
     written, new_place = rooms[0], np.int64(0)
@@ -515,14 +517,14 @@ def _close_rooms(
 
 @part
 def _remember(data: Bytes, news: int, pieces: _Round, memory: Memory, new_tokens: Points) -> None:
-    """Write new pieces down, as far as there is room for their bytes and tokens."""
+    """Cache new pieces, if a slot has room for their bytes and tokens."""
     begins, held, short, long = pieces.begins, pieces.held, memory.short, memory.long
     one, new_place = np.uint64(1), np.int64(0)
     for j in range(news):
         k = np.uint64(pieces.new[j])
         length, size, place = begins[k + one] - begins[k], pieces.new_counts[j], pieces.places[k]
         if length <= REMEMBERED_BYTES and size <= _WIDE_TOKENS:
-            # The newer of a set stands first, the older one is forgotten.
+            # The newer piece of a set is first; the older one is evicted.
             was_wide = short[place, 1] >> np.uint64(60) >= np.uint64(_REMEMBERED_TOKENS)
             for i in range(4):
                 short[place, 4 + i] = np.uint64(0) if was_wide else short[place, i]
@@ -542,7 +544,7 @@ def _remember(data: Bytes, news: int, pieces: _Round, memory: Memory, new_tokens
 
 @part
 def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]) -> None:
-    """Let a piece begin with every document and with what stands between two, and none behind the last."""
+    """Mark the start of a piece at every document and every separator, and none after the last."""
     one = np.uint64(1)
     starts[0] |= one
     for d in range(len(ends)):
@@ -557,7 +559,7 @@ def _mark_documents(starts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64])
 def _merge_new(
     data: Bytes, news: int, pieces: _Round, lanes: _Lanes, vocabulary: Vocabulary, new_tokens: Points
 ) -> None:
-    """Encode new pieces; the tokens of each begin as far into `new_tokens` as the pieces before it have bytes."""
+    """Encode new pieces; the tokens of each start in `new_tokens` at the number of bytes of the pieces before it."""
     begins, new, new_counts = pieces.begins, pieces.new, pieces.new_counts
     symbols, ranks, alive, of_lane = lanes.symbols, lanes.ranks, lanes.alive, lanes.of_lane
     pages, characters, byte_tokens = vocabulary.pages, vocabulary.characters, vocabulary.byte_tokens

@@ -1,6 +1,6 @@
-"""Text to token ids: the reference encoder, the bulk encoders, and the proof that they agree with it.
+"""Encoding of text to token ids: the reference encoder, the bulk encoders, and the proof that they are equal.
 
-Text is data: where a page holds `</s>`, its characters are encoded, never the control token of that name.
+Text is data: if a page contains `</s>`, its characters are encoded, never the control token of that name.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from foundation.atomic_files import sha256_file, write_json
 
 CHECK_FILE = "encoder_check.json"
 MODEL_FILE = "tokenizer.model"
-"""Of a SentencePiece tokenizer: what sentencepiece reads."""
+"""File of a SentencePiece tokenizer that sentencepiece reads."""
 
 _PROOF_BATCH_DOCUMENTS = 64
 
 
 class ReferenceEncoder:
-    """Hugging Face tokenizers, the definition of what is right.
+    """Reference encoder: Hugging Face's tokenizers.
 
     Args:
-        folder: holds `tokenizer.json` and `tokenizer_config.json`.
+        folder: contains `tokenizer.json` and `tokenizer_config.json`.
 
     Raises:
         TokenizerError: a file is missing, or the tokenizer has no end-of-document token.
@@ -42,7 +42,7 @@ class ReferenceEncoder:
     def __init__(self, folder: Path) -> None:
         self.path = path = folder / "tokenizer.json"
         if not path.is_file():
-            raise TokenizerError(f"{path}: no such file; `altiplano data train-tokenizer` makes it")
+            raise TokenizerError(f"{path}: no such file; `altiplano data train-tokenizer` writes it")
         self.name = f"tokenizers {version('tokenizers')}"
         self._tokenizer = Tokenizer.from_str(json.dumps(whole_and_exact(self.content)))
         self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
@@ -50,23 +50,24 @@ class ReferenceEncoder:
 
     @cached_property
     def vocabulary_size(self) -> int:
-        """One more than the largest id: some vocabularies have holes."""
+        """Largest id plus one: some vocabularies have holes."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """What stands in `tokenizer.json`."""
+        """Content of `tokenizer.json`."""
         parsed: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         return parsed
 
     @property
     def added_tokens(self) -> dict[int, AddedToken]:
-        """By id: control and reserved entries, and those that a tokenizer finds in a text before it cuts it."""
+        """Added tokens by id: control and reserved entries, and those that a tokenizer finds in a text before it
+        divides it."""
         return dict(self._tokenizer.get_added_tokens_decoder())
 
     @property
     def kind(self) -> TokenizerKind:
-        """Of the two that can be learnt, the one that this is like."""
+        """The kind of tokenizer that can be trained and is like this one."""
         return "sentencepiece_bpe" if self.content["model"].get("byte_fallback") else "byte_level_bpe"
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -77,24 +78,25 @@ class ReferenceEncoder:
         return _with_end_of_document(tokens, sizes, self.end_of_document)
 
     def normalize(self, text: str) -> str:
-        """What the tokenizer makes of a text before it cuts it."""
+        """Apply the tokenizer's normalizer to a text."""
         normalizer = self._tokenizer.normalizer
         return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def decode(self, tokens: npt.NDArray[np.integer[Any]]) -> str:
-        """The text of a document; end-of-document tokens are shown by name."""
+        """Decode tokens; end-of-document tokens are shown by name."""
         text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
 
 
 def whole_and_exact(content: dict[str, Any]) -> dict[str, Any]:
-    """A `tokenizer.json` without what a library left there of its last call or of training: truncation, padding and
-    dropout, which would cut a document, fill it up, or encode it otherwise each time."""
+    """Return a `tokenizer.json` without leftovers of a library's last call or of training: truncation, padding and
+    dropout would cut a document, pad it, or encode it differently each time."""
     return {**content, "truncation": None, "padding": None, "model": {**content["model"], "dropout": None}}
 
 
 class GigatokenEncoder:
-    """gigatoken, straight into arrays. Use it only through `open_encoder`: it must have been proven equal.
+    """Bulk encoder gigatoken. Use it only through `open_encoder`, which requires that it has been proven equal to the
+    reference.
 
     Raises:
         TokenizerError: gigatoken cannot take this tokenizer.
@@ -108,7 +110,7 @@ class GigatokenEncoder:
         self.vocabulary_size = vocabulary_size
         self.end_of_document = end_of_document
         content = whole_and_exact(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
-        # Control tokens are found in the text as "added tokens"; one that it has never heard of it cannot find.
+        # gigatoken finds control tokens in the text as "added tokens"; it cannot find those that it is not given.
         content["added_tokens"] = []
         try:
             self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(content))
@@ -123,8 +125,8 @@ class GigatokenEncoder:
 
 
 class SentencePieceEncoder:
-    """sentencepiece itself, on the `tokenizer.model` beside a `tokenizer.json`. It encodes nothing here; it is what the
-    other form of the same tokenizer is held to.
+    """sentencepiece itself, with the `tokenizer.model` beside a `tokenizer.json`. It writes no token files: the
+    reference is compared with it.
 
     Raises:
         TokenizerError: there is no `tokenizer.model`.
@@ -150,10 +152,10 @@ class SentencePieceEncoder:
 
 
 def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict[str, Any]:
-    """Encode every text with both and compare every token.
+    """Encode every text with both encoders and compare every token.
 
     Returns:
-        equal, and how many documents, bytes and tokens were compared; at a difference, where it is.
+        Whether they are equal, the number of documents, bytes and tokens compared, and the first difference.
     """
     result: dict[str, Any] = {"equal": True, "documents": 0, "bytes": 0, "tokens": 0}
     for batch in _batches([*ADVERSARIAL_TEXTS], texts):
@@ -170,20 +172,21 @@ def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict
 
 
 BULK_ENCODERS = (PieceEncoder, GigatokenEncoder)
-"""Tried in this order; the first that is proven equal encodes."""
+"""Bulk encoders in the order in which they are tried; the first that is proven equal is used."""
 
 
 def check_encoders(
     folder: Path, texts: Callable[[], Iterable[str]], *, forms_must_agree: bool = True
 ) -> dict[str, Any]:
-    """Decide which encoder may write token files for the tokenizer in `folder`, and record it beside it.
+    """Choose the encoder that writes token files for the tokenizer in `folder`, and record it there.
 
     Args:
-        texts: gives a sample of the corpus that will be encoded; called once for each encoder that is compared.
-        forms_must_agree: of a tokenizer that has `tokenizer.model` too; else what differs is in the record only.
+        texts: returns a sample of the corpus to be encoded; called once for each encoder.
+        forms_must_agree: a difference between `tokenizer.model` and `tokenizer.json` is an error; otherwise it is only
+            recorded.
 
     Raises:
-        TokenizerError: sentencepiece encodes by `tokenizer.model` otherwise than the reference by `tokenizer.json`.
+        TokenizerError: sentencepiece with `tokenizer.model` differs from the reference with `tokenizer.json`.
     """
     reference = ReferenceEncoder(folder)
     record: dict[str, Any] = {
@@ -213,7 +216,7 @@ def check_encoders(
 
 
 def open_encoder(reference: ReferenceEncoder) -> Encoder:
-    """The fastest encoder that is proven right for this tokenizer: see `check_encoders`."""
+    """Open the fastest encoder that is proven equal for this tokenizer, see `check_encoders`."""
     folder = reference.path.parent
     path = folder / CHECK_FILE
     if not path.is_file():
@@ -226,8 +229,8 @@ def open_encoder(reference: ReferenceEncoder) -> Encoder:
         return kinds[record["used"]](folder, reference.end_of_document, reference.vocabulary_size)
     if record["used"] != reference.name:
         print(
-            f"{path}: was made for other versions; encoding with {reference.name}, which is slower, until "
-            "`--restart train-tokenizer` proves another one",
+            f"{path}: was made for other versions; encoding with {reference.name}, which is slower; "
+            "`--restart train-tokenizer` checks the faster ones again",
             file=sys.stderr,
         )
     return reference
@@ -241,7 +244,7 @@ ADVERSARIAL_TEXTS = (
     "a</s>b <s> <unk><pad> <|reserved_0|> <|reserved_195|>x",
     "<s>strike</s> </ s> <|reserved_",
     "\x00\x01\x7f\ufeff\ufffd",
-    "e\u0301 \u00e9 \u212b \ufb01 \uff11",  # composed, decomposed and compatibility forms stay apart
+    "e\u0301 \u00e9 \u212b \ufb01 \uff11",  # composed, decomposed and compatibility forms must differ
     "a\u2581b \u2581\u2581 \u2585c \u2047 \u2581",
     "  two  spaces\t\ttabs \u00a0 x  ",
     "नमस्ते दुनिया। 你好，世界。 مرحبا، بالعالم۔ こんにちは、世界…",

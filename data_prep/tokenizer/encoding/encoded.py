@@ -1,4 +1,4 @@
-"""What every tokenizer has, and what every encoder takes and gives."""
+"""Common parts of tokenizers, and the input and output of encoders."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ UNKNOWN, BEGIN, END_OF_DOCUMENT, PAD = "<unk>", "<s>", "</s>", "<pad>"
 """Names of the control entries; `</s>` ends a document."""
 
 SPACE = "\u2581"
-"""What stands for a space in a piece of SentencePiece's."""
+"""Character that represents a space in SentencePiece's pieces."""
 
 
 def reserved_names(count: int) -> tuple[str, ...]:
-    """Names of the reserved entries, which later training may give a meaning."""
+    """Return the names of the reserved entries, for use in later training."""
     return tuple(f"<|reserved_{i}|>" for i in range(count))
 
 
 class TokenizerError(ValueError):
-    """A tokenizer cannot be made, or cannot be used for token files."""
+    """A tokenizer cannot be trained, or cannot be used for token files."""
 
 
 class Texts(Sequence[str]):
-    """Documents as UTF-8, one after another, as Arrow keeps a column of strings; a `str` only where one is asked for.
+    """Documents as concatenated UTF-8, as in an Arrow string column; a document becomes a `str` only when accessed.
 
     Attributes:
-        data: uint8, read only; there may be more before the first document and behind the last.
+        data: uint8, read only; there may be more bytes before the first document and after the last.
         offsets: int64, [documents + 1]: document i is bytes [offsets[i], offsets[i + 1]).
     """
 
@@ -77,7 +77,7 @@ class Texts(Sequence[str]):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Documents one after another; every one ends with the end-of-document token.
+    """Concatenated documents, each with an end-of-document token at its end.
 
     tokens: uint32, [sum of sizes]; sizes: int64, [documents].
     """
@@ -87,7 +87,7 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """Documents to tokens, an end-of-document token behind each."""
+    """Encoder of documents to tokens, with an end-of-document token after each."""
 
     name: str
     end_of_document: int

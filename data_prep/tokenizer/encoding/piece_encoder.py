@@ -1,4 +1,4 @@
-"""Our own bulk encoder, for byte-level BPE with BLOOM's pre-tokenizer and for SentencePiece BPE with byte fallback."""
+"""Compiled bulk encoder for byte-level BPE with BLOOM's pre-tokenizer and for SentencePiece BPE with byte fallback."""
 
 from __future__ import annotations
 
@@ -40,23 +40,24 @@ from data_prep.tokenizer.encoding.pieces import (
 VERSION = 4
 
 PRE_TOKENIZER_PATTERN = r" ?[^(\s|[.,!?…。，、।۔،])]+"
-"""BLOOM's: a run of anything but white space, brackets, bars and sentence marks, with the space before it."""
+"""BLOOM's pattern: a run of anything but white space, brackets, bars and sentence marks, with the space before it."""
 
 _WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 EXCLUDED = frozenset("()|.,!?…。，、।۔،" + _WHITE_SPACE)
-"""What the pattern excludes; white space is Unicode's, as `\\s` means it there. Tests hold this to the reference."""
+"""Characters that the pattern excludes; white space is Unicode's, as in `\\s`. Tests compare this with the
+reference."""
 
 _SPACE_BYTES = np.frombuffer(SPACE.encode(), np.uint8)
 
 
 @dataclass(frozen=True)
 class _Spelling:
-    """What a text begins as, before anything is merged.
+    """Initial symbols of a text, before any merge.
 
     Attributes:
         pages, characters: see `byte_pairs.Vocabulary`.
-        byte_tokens: of each byte of a character that begins as its bytes, [256].
-        prefix: before each document that is not empty.
+        byte_tokens: entry of each byte, for characters that are spelled by their bytes, [256].
+        prefix: bytes before each document that is not empty.
         spaces_are_marked: a space and U+2581 are the same.
     """
 
@@ -68,12 +69,13 @@ class _Spelling:
 
 
 class PieceEncoder:
-    """Cuts and merges in compiled code, straight into arrays, and remembers pieces.
+    """Encoder that divides and merges in compiled code, writes to arrays, and caches pieces.
 
-    Use it only through `open_encoder`: it must have been proven equal. Memory: 48 MB and the tables of the vocabulary.
+    Use it only through `open_encoder`, which requires that it has been proven equal to the reference. Memory: 48 MB and
+    the tables of the vocabulary.
 
     Raises:
-        TokenizerError: the tokenizer does anything that this does not.
+        TokenizerError: the tokenizer has a feature that this encoder lacks.
     """
 
     name = f"altiplano {VERSION}"
@@ -90,7 +92,7 @@ class PieceEncoder:
         if vocabulary_size >= 1 << ENTRY_BITS or len(merges) >= (1 << RANK_BITS) - 1:
             raise _refused(path, f"{vocabulary_size} entries and {len(merges)} merges are more than it can count")
         if len(set(merges)) < len(merges):
-            raise _refused(path, f"the merge {Counter(merges).most_common(1)[0][0]} stands there twice")
+            raise _refused(path, f"the merge {Counter(merges).most_common(1)[0][0]} is listed twice")
         pairs = np.array([[vocabulary[a], vocabulary[b]] for a, b in merges], np.int64).reshape(-1, 2)
         merged = np.array([vocabulary[a + b] for a, b in merges], np.uint32)
         if is_sentencepiece:
@@ -140,8 +142,8 @@ class PieceEncoder:
 
 
 def _lines_of_cache(count: int) -> npt.NDArray[np.uint64]:
-    """[count, 8], zeros. Each row is a line of the processor's cache: for one that lies in two it waits."""
-    numbers = np.full(8 * count + 8, 0, np.uint64)  # filled: the system maps it now, not while a text is encoded
+    """Return zeros, [count, 8], each row aligned to a cache line: a row across two lines is slower."""
+    numbers = np.full(8 * count + 8, 0, np.uint64)  # filled: pages are mapped now, not during encoding
     first = -numbers.ctypes.data % 64 // 8
     return numbers[first : first + 8 * count].reshape(count, 8)
 
@@ -192,7 +194,7 @@ _SENTENCEPIECE: dict[str, Any] = {
     "truncation": None,
     "padding": None,
 }
-"""What must stand in a tokenizer.json; what is not named here has no effect on encoding."""
+"""Required content of a tokenizer.json; other keys have no effect on encoding."""
 
 
 def _refuse_what_differs(path: Path, content: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -210,7 +212,7 @@ def _differences(found: Any, wanted: Any, name: str = "") -> Iterable[tuple[str,
     elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
         for i, right in enumerate(wanted):
             yield from _differences(found[i], right, f"{name}.{i}")
-    elif (found or None) != (wanted or None):  # left out, empty and false are the same
+    elif (found or None) != (wanted or None):  # missing, empty and false are equivalent
         yield name, found, wanted
 
 
@@ -232,11 +234,11 @@ def _whole_characters(
     pairs: npt.NDArray[np.int64],
     merged: npt.NDArray[np.uint32],
 ) -> dict[int, int]:
-    """Code points of several bytes that are merged to one entry whatever stands beside them, and the entries.
+    """Return the code points of several bytes that are merged to one entry whatever is next to them, and the entries.
 
-    So it is if every merge that takes the entry, or what its bytes become on the way at either end, together with
-    something outside, comes later than the last merge inside: nothing outside can then happen before, and nothing that
-    happens before has to do with the character.
+    This holds if every merge of the entry, or of an intermediate symbol at either end of it, with a symbol outside has
+    a higher rank than the last merge inside: no such merge can then happen first, and other merges do not affect the
+    character.
     """
     byte_of = {letter: byte for byte, letter in enumerate(letters)}
     rank_of = {(left, right): rank for rank, (left, right) in enumerate(pairs.tolist())}
@@ -278,7 +280,7 @@ def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
 
 
 def _by_page(begins: Mapping[int, int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Pages and characters, see `byte_pairs.Vocabulary`, of code points and what they begin as."""
+    """Return pages and characters, see `byte_pairs.Vocabulary`, from code points and their initial entries."""
     held = sorted({code >> 8 for code in begins})
     pages = np.full(0x1100, len(held), np.int32)  # the last page is empty
     pages[held] = np.arange(len(held))
@@ -289,7 +291,8 @@ def _by_page(begins: Mapping[int, int]) -> tuple[npt.NDArray[np.int32], npt.NDAr
 
 
 def byte_letters() -> list[str]:
-    """The letter that stands for each byte in the vocabulary: printable ones for themselves, others from 256 on.
+    """Return the letter that represents each byte in the vocabulary: printable bytes represent themselves, others start
+    at 256.
 
     Source: Radford et al. 2019, GPT-2, `encoder.py`, `bytes_to_unicode`.
     """

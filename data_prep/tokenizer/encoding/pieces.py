@@ -1,12 +1,12 @@
-"""Where the pieces of a text begin, compiled: one bit for each byte.
+"""Compiled division of a text into pieces: a bit for each byte, set where a piece begins.
 
-A *piece* is a part of a text that no merge reaches out of, so that each is encoded on its own. Byte-level BPE has a
-pattern that cuts the text (`mark_by_pattern`). SentencePiece takes each document as a whole, but no merge can cross two
-bytes that stand side by side in no entry of the vocabulary (`mark_by_entries`), such as a letter and a space behind it.
-What is still long, such as a line of Chinese, is cut between characters of which that is true (`cut_long_pieces`):
-short pieces are met again.
+A *piece* is a part of a text that no merge crosses, so that it is encoded by itself. Byte-level BPE has a pattern that
+divides the text (`mark_by_pattern`). SentencePiece encodes whole documents, but no merge can cross two bytes that are
+adjacent in no entry of the vocabulary (`mark_by_entries`), such as a letter and a space after it. Pieces that are still
+long, such as a line of Chinese, are divided between characters that are adjacent in no entry (`cut_long_pieces`): short
+pieces recur.
 
-Bytes are looked at 64 at a time; what is true of each is a bit of one number.
+Bytes are processed 64 at a time, with a bit of one number for each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data_prep.kernels.kernel import inlined, kernel, read_only
 from data_prep.kernels.machine_words import equal_of_64, first_bytes, load_eight, lowest, store_eight
 
 PADDING = 80
-"""Bytes that may be read, but do not count, behind the text."""
+"""Number of bytes after the text that may be read and are ignored."""
 
 _SPACE, _LINE_FEED = 32, 10
 
@@ -30,8 +30,8 @@ _SPACE, _LINE_FEED = 32, 10
 def divided_documents(
     data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], prefix: bytes
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Documents with a line feed behind each, which belongs to none, `prefix` before each that is not empty, and
-    `PADDING` zeros at the end; and where each document ends.
+    """Join documents with a separating line feed after each, `prefix` before each that is not empty, and `PADDING`
+    zeros at the end; return them and where each ends.
 
     Args:
         data, offsets: see `Texts`.
@@ -72,9 +72,10 @@ def _divide(
 
 @inlined
 def code_point(eight: np.uint64) -> tuple[np.int64, int]:
-    """The character that eight bytes of valid UTF-8 begin with, see `load_eight`, and how many of them it takes.
+    """Return the first character of eight bytes of valid UTF-8, see `load_eight`, and its size.
 
-    Given a number and not the array, because numba counts references to an array at each branch, a fifth of the time.
+    The argument is a number and not an array, because numba counts references to an array at each branch, which takes a
+    fifth of the time.
     """
     lead = np.int64(eight & np.uint64(0xFF))
     code, size = lead, 1
@@ -90,7 +91,7 @@ def code_point(eight: np.uint64) -> tuple[np.int64, int]:
 def excluded_tables(
     excluded: frozenset[str],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Tables for the characters that a pattern excludes, all of them of the basic plane.
+    """Make tables of the characters that a pattern excludes, all in the basic plane.
 
     Returns:
         The excluded ASCII characters; the pairs of bytes that others begin with, [pairs, 2]; and whether each code
@@ -111,12 +112,12 @@ def mark_by_pattern(
     longer: npt.NDArray[np.uint8],
     code_points: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.uint64]:
-    """Where pieces begin by the pattern ` ?[^excluded]+`, what lies between two matches being a piece as well.
+    """Mark where pieces begin by the pattern ` ?[^excluded]+`; text between two matches is a piece too.
 
     Args:
-        data: valid UTF-8 and `PADDING` more bytes; documents are divided by a byte that is excluded and no space, as
-            the line feed is. Beginnings of documents are marked or not: they are known.
-        size: bytes that count. ascii_ones, longer, code_points: see `excluded_tables`.
+        data: valid UTF-8 and `PADDING` more bytes; documents are separated by an excluded byte other than a space, such
+            as the line feed. Beginnings of documents may be unmarked: they are known.
+        size: bytes of the text. ascii_ones, longer, code_points: see `excluded_tables`.
 
     Returns:
         A bit for each byte, [size // 64 + 1].
@@ -157,7 +158,7 @@ def mark_by_pattern(
 
 @kernel
 def holds_character(data: npt.NDArray[np.uint8], size: int, character: npt.NDArray[np.uint8]) -> bool:
-    """Whether three bytes stand anywhere among the first `size`, of which `data` has `PADDING` more."""
+    """Return whether three bytes occur among the first `size`; `data` has `PADDING` more."""
     for first in range(0, size, 64):
         found = equal_of_64(data, first, character[0])
         if found and found & equal_of_64(data, first + 1, character[1]) & equal_of_64(data, first + 2, character[2]):
@@ -167,10 +168,10 @@ def holds_character(data: npt.NDArray[np.uint8], size: int, character: npt.NDArr
 
 @kernel
 def mark_by_entries(data: npt.NDArray[np.uint8], size: int, joined: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
-    """Where characters begin that no entry holds together with what stands before them.
+    """Mark where characters begin that are adjacent in no entry to the byte before them.
 
     Args:
-        data: valid UTF-8 and `PADDING` more bytes; size: bytes that count.
+        data: valid UTF-8 and `PADDING` more bytes; size: bytes of the text.
         joined: [1 << 16], by two neighbouring bytes: whether some entry has them, or the second begins no character.
 
     Returns:
@@ -193,12 +194,12 @@ _PAIR_BITS = 20
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What stands side by side in some entry of a vocabulary.
+    """Characters that are adjacent in some entry of a vocabulary.
 
     Attributes:
         characters: a bit for each hash of two code points, [1 << 14].
-        in_part: [1 << 16], by two bytes: whether an entry has them as the last of a character and the first of the next
-            one, and not all bytes of both.
+        in_part: [1 << 16], by two bytes: whether an entry has them as the last byte of a character and the first of the
+            next, without all bytes of both.
     """
 
     characters: npt.NDArray[np.uint64]
@@ -221,7 +222,7 @@ class Neighbours:
 
 
 def _bounds(text: str) -> Iterable[int]:
-    """Where the characters of a text begin, in bytes, but for the first."""
+    """Return where the characters of a text begin, in bytes, except the first."""
     return accumulate(len(character.encode(errors="surrogateescape")) for character in text[:-1])
 
 
@@ -245,7 +246,7 @@ def cut_long_pieces(
     characters: npt.NDArray[np.uint64],
     in_part: npt.NDArray[np.bool_],
 ) -> None:
-    """Let more pieces begin inside of those of more than `longest` bytes, between characters that no entry holds.
+    """Divide pieces of more than `longest` bytes between characters that are adjacent in no entry.
 
     Args:
         data: valid UTF-8; starts: where pieces begin. characters, in_part: see `Neighbours`.

@@ -1,4 +1,4 @@
-"""The bytes that each token stands for, and with them the proof that documents come back from their tokens."""
+"""The bytes of each token, and the proof that tokens decode to the original document."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from data_prep.tokenizer.encoding.encoded import SPACE, Encoded, Texts, Tokenize
 from data_prep.tokenizer.encoding.piece_encoder import byte_letters
 
 _AT_ONCE = 32
-"""Bytes that are compared at once."""
+"""Number of bytes that are compared at once."""
 
 _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 SPACE_MARK = "U+2581, which comes back as a space"
 _EXACT_STEPS = {"Prepend", "Replace", "ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts"}
-"""Steps of normalizers and pre-tokenizers that leave a text as it is, or as SentencePiece writes it."""
+"""Types of normalizers and pre-tokenizers that keep a text as it is, or as SentencePiece writes it."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class TokenBytes:
     """Text of every entry of a vocabulary.
 
     Attributes:
-        texts: bytes of each entry; None of control and reserved entries, which stand for no text.
-        is_fallback: entries of a single byte that is a part of a character, [vocabulary]: what characters without an
-            entry are made of.
+        texts: bytes of each entry; None for control and reserved entries, which have no text.
+        is_fallback: entries of a single byte of a multi-byte character, [vocabulary], which spell characters without an
+            entry.
         prefix: bytes that encoding puts before each document, and decoding takes off: SentencePiece's dummy prefix.
-        rewriting: what the tokenizer may write otherwise before it cuts a text, for people; "" if nothing.
-        normalize: what the tokenizer makes of a text before it cuts it.
+        rewriting: description of what the tokenizer may rewrite before it divides a text; "" if nothing.
+        normalize: function that the tokenizer applies to a text before it divides it.
         is_sentencepiece: spaces are written as U+2581.
     """
 
@@ -49,11 +49,11 @@ class TokenBytes:
     is_sentencepiece: bool = False
 
     def may_differ(self, text: str) -> bool:
-        """Whether this text may come back otherwise, because of what the tokenizer does by its definition."""
+        """Return whether decoding may differ from this text because the tokenizer rewrites it by definition."""
         return bool(self.rewriting) and (self.rewriting != SPACE_MARK or SPACE in text)
 
     def is_rewritten(self, tokens: npt.NDArray[np.integer[Any]], text: str) -> bool:
-        """Whether tokens stand for what the tokenizer's normalizer makes of a text, with or without a space before."""
+        """Return whether tokens decode to the normalized text, with or without a space before it."""
         found = b"".join(self.texts[token] or b"" for token in tokens.tolist())
         right = self.normalize(text)
         right_bytes = (right.replace(SPACE, " ") if self.is_sentencepiece else right).encode()
@@ -61,7 +61,7 @@ class TokenBytes:
 
     @classmethod
     def of(cls, encoder: ReferenceEncoder) -> TokenBytes:
-        """Read off `tokenizer.json`.
+        """Build the table from `tokenizer.json`.
 
         Raises:
             TokenizerError: neither byte-level BPE nor SentencePiece BPE with byte fallback.
@@ -91,7 +91,7 @@ class TokenBytes:
                     texts.append(literal.get(i) if name is None else name.replace(SPACE, " ").encode())
             rewriting = _rewriting(content) or SPACE_MARK
             table = cls(tuple(texts), is_fallback, b"", rewriting, encoder.normalize, is_sentencepiece=True)
-            # whether there is a dummy prefix is said by several steps together: look at what they do
+            # several steps together determine whether there is a dummy prefix, so their result is examined
             begins_with_space = (texts[encoder.encode(["a"]).tokens[0]] or b"").startswith(b" ")
             return replace(table, prefix=b" ") if begins_with_space else table
         bytes_of = {letter: byte for byte, letter in enumerate(byte_letters())}
@@ -103,7 +103,7 @@ class TokenBytes:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int32]:
-        """Bytes of each entry; -1 where it stands for no text."""
+        """Number of bytes of each entry; -1 if it has no text."""
         return np.array([-1 if text is None else len(text) for text in self.texts], np.int32)
 
     @cached_property
@@ -112,13 +112,13 @@ class TokenBytes:
 
     @cached_property
     def _places(self) -> npt.NDArray[np.uint64]:
-        """Where each entry begins in `_flat`, 32 bits, and its length, 32 bits, all set where it stands for no text."""
+        """Start of each entry in `_flat`, 32 bits, and its length, 32 bits; all bits set if it has no text."""
         lengths = np.maximum(self.lengths, 0).astype(np.uint64)
         starts = np.cumsum(lengths) - lengths
         return starts << np.uint64(32) | self.lengths.astype(np.uint32)
 
     def inexact(self, encoded: Encoded, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Which documents are not, byte for byte, what their tokens stand for; [documents]."""
+        """Return which documents differ from their decoded tokens, [documents]."""
         held = Texts.of(texts)
         prefix = np.frombuffer(self.prefix, np.uint8)
         result = np.empty(len(held), np.bool_)
@@ -126,12 +126,13 @@ class TokenBytes:
         return result
 
     def loss_mask(self, encoded: Encoded, no_loss: Sequence[Sequence[tuple[int, int]]]) -> npt.NDArray[np.bool_]:
-        """Whether the loss counts each token, [tokens].
+        """Return whether the loss counts each token, [tokens].
 
-        A token counts unless its last byte lies in a range of `no_loss`, an end-of-document token as the one before it.
+        A token counts unless its last byte is in a range of `no_loss`; an end-of-document token counts as the token
+        before it.
 
         Args:
-            no_loss: of each document, half-open ranges of its bytes, in order; the tokens must be exact.
+            no_loss: half-open ranges of bytes of each document, in order; the tokens must be exact.
         """
         mask = np.ones(len(encoded.tokens), np.bool_)
         first = 0
@@ -147,10 +148,11 @@ class TokenBytes:
 
 
 def check_that_texts_come_back(encoder: ReferenceEncoder, table: TokenBytes) -> None:
-    """Encode what tokenizers are known to lose, and each added token among words.
+    """Check that texts that tokenizers are known to alter, and each added token among words, survive encoding and
+    decoding.
 
     Raises:
-        TokenizerError: the tokens of a text do not stand for it, nor for what the normalizer makes of it.
+        TokenizerError: the tokens of a text decode neither to it nor to its normalized form.
     """
     added = [token.content for token in encoder.added_tokens.values() if not token.special]
     texts = [*ADVERSARIAL_TEXTS, *(f"a {content} b" for content in added)]
@@ -163,12 +165,12 @@ def check_that_texts_come_back(encoder: ReferenceEncoder, table: TokenBytes) -> 
             found = b"".join(table.texts[token] or b"" for token in tokens.tolist()).decode("utf-8", "backslashreplace")
             raise TokenizerError(
                 f"{encoder.path}: a text does not come back from its tokens: {text[:60]!r} comes back as {found[:60]!r}"
-                "; it cannot be used for token files, which stand for their text"
+                "; it cannot be used for token files, which must decode to their text"
             )
 
 
 def _rewriting(content: Mapping[str, Any]) -> str:
-    """What a tokenizer that was not made here does to a text beyond writing spaces as SentencePiece does."""
+    """Describe what an adopted tokenizer does to a text beyond writing spaces as SentencePiece does."""
     steps = _steps(content["normalizer"], "normalizers") + _steps(content["pre_tokenizer"], "pretokenizers")
     found = [step["type"] for step in steps if step["type"] not in _EXACT_STEPS]
     found += [step["type"] for step in steps if step["type"] == "Replace" and step["pattern"] != {"String": " "}]

@@ -65,7 +65,7 @@ def test_a_stage_in_shares(config: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert main(["extract", "--share", f"{rank}/2", *common]) == 0
         assert f"share {rank} of 2: its {units} of 5 units are done" in capsys.readouterr().out
     assert main(["run", "--until", "extract", *common]) == 0
-    assert "extract: all 5 done already" in capsys.readouterr().out
+    assert "extract: all 5 already done" in capsys.readouterr().out
     assert main(["extract", "--share", "0/2", "--restart", "extract", *common]) == 2
     assert "--share and --restart exclude each other" in capsys.readouterr().err
 
@@ -83,7 +83,7 @@ def test_a_tokenizer_that_cannot_serve_is_said_before_anything_is_done(
     command = ["run", "--config", str(config)]
     (tmp_path / "theirs").mkdir()
     assert main([*command, f"tokenizer.path={tmp_path / 'theirs'}"]) == 2
-    assert "theirs holds neither tokenizer.json nor tokenizer.model" in capsys.readouterr().err
+    assert "theirs contains neither tokenizer.json nor tokenizer.model" in capsys.readouterr().err
     (tmp_path / "theirs" / "tokenizer.model").write_bytes(b"\xff\xff")
     assert main([*command, f"tokenizer.path={tmp_path / 'theirs'}"]) == 2
     assert "tokenizer.model: not a SentencePiece model" in capsys.readouterr().err

@@ -331,7 +331,7 @@ def test_an_input_that_cannot_be_read_any_more_is_named_and_nothing_done_is_lost
         patch.setattr(_Range, "readinto", fail)
         with pytest.raises(
             ValueError,
-            match=r"web-00001: .*raw/b\.jsonl: cannot be read \(Input/output error\).*what is committed stays",
+            match=r"web-00001: .*raw/b\.jsonl: cannot be read \(Input/output error\).*finished work is kept",
         ):
             run_extract(tmp_path, shard_bytes=1800)
     run = RunDirectory(tmp_path / "run")
@@ -374,5 +374,5 @@ def test_addresses_and_other_compression_are_refused_by_name(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"has no file that kind 'jsonl' reads, but 1 \.bz2"):
         run_extract(tmp_path)
     config = {"output": tmp_path / "run", "sources": [{**source, "paths": [str(tmp_path / "raw" / "a.jsonl.bz2")]}]}
-    with pytest.raises(ValueError, match=r"a\.jsonl\.bz2: files packed by bzip2 \(\.bz2\) are not read"):
+    with pytest.raises(ValueError, match=r"a\.jsonl\.bz2: files compressed by bzip2 \(\.bz2\) are not read"):
         extract(DataConfig.model_validate(config), RunDirectory(tmp_path / "run"))

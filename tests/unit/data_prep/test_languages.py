@@ -48,7 +48,7 @@ def test_labels_that_name_no_language_are_listed() -> None:
     for label in ("qq", "english", "zh-cn", "__label__hq", "en_", ""):
         with pytest.raises(UnknownLanguageError):
             canonical(label)
-    with pytest.raises(UnknownLanguageError, match="name no language: 'hq', 'lq'; right are"):
+    with pytest.raises(UnknownLanguageError, match="do not name a language: 'hq', 'lq'; use codes"):
         canonical_labels(["en", "hq", "lq"])
 
 
@@ -81,7 +81,7 @@ def test_settings_are_read_by_name() -> None:
 
 def test_a_language_that_the_model_never_finds_is_an_error_at_the_start() -> None:
     check_languages(configured(language={"keep": ["en", "zho_Hans"]}))
-    with pytest.raises(ValueError, match=r"language\.keep: zh_Hant, tlh cannot be found by .*lid\.176\.ftz"):
+    with pytest.raises(ValueError, match=r"language\.keep: zh_Hant, tlh cannot be identified by .*lid\.176\.ftz"):
         check_languages(configured(language={"keep": ["en", "zh_Hant", "tlh"]}))
 
 
@@ -174,6 +174,6 @@ def test_a_model_of_something_else_is_refused(tmp_path: Path) -> None:
     content = installed_model_path().read_bytes().replace(b"__label__en\0", b"__label__high quality\0", 1)
     (tmp_path / "quality.ftz").write_bytes(content)
     with pytest.raises(
-        FastTextModelError, match="does not identify languages: these labels name no language: 'high qu"
+        FastTextModelError, match="does not identify languages: these labels do not name a language: 'high qu"
     ):
         LanguageIdentifier(tmp_path / "quality.ftz")

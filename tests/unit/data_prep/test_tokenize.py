@@ -333,6 +333,6 @@ def test_a_wrong_token_is_found_while_it_is_written(
             return encoded
 
     monkeypatch.setattr(stage_module, "_opened", lambda folder, inputs: (OneTokenOff(), table))
-    with pytest.raises(TokenizerError, match=r"document \w+-0000\d/0000002 does not come back from its tokens"):
+    with pytest.raises(TokenizerError, match=r"document \w+-0000\d/0000002 does not decode to its original text"):
         tokenize(config.model_copy(update={"workers": 1}), run)
     restart(run, "tokenize")

@@ -95,9 +95,15 @@ def test_digests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "end"),
     [
-        (errno.ENOSPC, r"; [\d,]+ of [\d,]+ bytes are free there: make room and run the same command again: what"),
+        (
+            errno.ENOSPC,
+            r"; [\d,]+ of [\d,]+ bytes are free there: make room and run the same command again: ",
+        ),
         (errno.EDQUOT, r"; [\d,]+ of [\d,]+ bytes are free there, but not to this user: make room in your quota and"),
-        (errno.EFBIG, r"; let this process write larger files \(`ulimit -f`\) and run the same command again: what"),
+        (
+            errno.EFBIG,
+            r"; let this process write larger files \(`ulimit -f`\) and run the same command again: ",
+        ),
     ],
 )
 def test_without_room_the_file_and_what_to_do_are_named(tmp_path: Path, number: int, end: str) -> None:
@@ -140,7 +146,7 @@ def test_the_first_of_two_stays_where_it_is_asked_for(tmp_path: Path) -> None:
             temporary.write_bytes(b"abc")
     inode = path.stat().st_ino
     with (
-        pytest.raises(OtherContentError, match="a: another process has put a file there with other bytes"),
+        pytest.raises(OtherContentError, match="a: another process has written a file with other bytes"),
         whole_file(path, keep_first=True, digests=digests) as temporary,
     ):
         temporary.write_bytes(b"abd")

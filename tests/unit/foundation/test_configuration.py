@@ -145,7 +145,7 @@ def test_a_missing_setting_names_the_file(tmp_path: Path) -> None:
         ("- output\n", 'run.yaml:1: expected settings as `name: value`, found ["output"]'),
         ("base: nowhere.yaml\noutput: x\n", "run.yaml:1: base: 'nowhere.yaml' is no file; it is looked for at "),
         ("base: {a: 1}\n", "run.yaml:1: base: expected a path or a list of paths"),
-        ("output: &a [*a]\n", "run.yaml:1: output.0: an alias refers to the section it stands in"),
+        ("output: &a [*a]\n", "run.yaml:1: output.0: an alias refers to the section that contains it"),
         ("parallel:\n  <<: {tensor: 2}\n", "run.yaml:2: parallel: keys must be names; `<<` is not supported"),
         ("output: !!python/object:os.system x\n", "run.yaml:1: not valid YAML: could not determine a constructor"),
     ],

@@ -64,7 +64,7 @@ def test_datatrove_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         stream.write(b"\0\0\0")
     capsys.readouterr()
     assert inspect_tokens.main([str(tmp_path / "data"), "--verify", *RULES]) == 2
-    assert "data.ds: 19 bytes do not hold the 8 tokens" in capsys.readouterr().err
+    assert "data.ds: 19 bytes are not the 8 tokens" in capsys.readouterr().err
 
 
 def test_an_id_outside_the_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

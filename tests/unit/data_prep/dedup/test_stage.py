@@ -118,7 +118,7 @@ def test_a_second_run_does_nothing_and_a_changed_setting_is_refused(
     assert (run.dedup / "removals.parquet").read_bytes() == written
     capsys.readouterr()
     dedup(config, run)
-    assert capsys.readouterr().out == "dedup: done already\n"
+    assert capsys.readouterr().out == "dedup: already done\n"
     with pytest.raises(
         StaleOutputError, match=r"dedup\.minimum_jaccard is 0\.9, the outputs on disk were made with 0\.8"
     ):

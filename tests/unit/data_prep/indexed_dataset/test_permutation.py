@@ -72,7 +72,7 @@ def test_permutation_looks_random() -> None:
 
 
 def test_positions_outside_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"positions must lie in \[0, 5\)"):
+    with pytest.raises(ValueError, match=r"positions must be in \[0, 5\)"):
         KeyedPermutation(5, "k")(5)
     with pytest.raises(ValueError, match="size 0 of a permutation"):
         KeyedPermutation(0, "k")

@@ -198,9 +198,9 @@ def patch(path: Path, offset: int, layout: str, value: object) -> None:
         (18, "<Q", 8, "truncated: .* 8 sequences and 7 documents take"),
         (26, "<Q", 0, "0 document boundaries"),
         # one of the sizes in the middle, an offset, a document boundary
-        (34 + 4 * 2, "<i", 49_000, "sequence 3 is said to begin at byte"),
+        (34 + 4 * 2, "<i", 49_000, "sequence 3 begins at byte"),
         (34 + 4 * 2, "<i", -1, "sequence 2 has -1 tokens"),
-        (34 + 4 * 7 + 8 * 3, "<q", 1, "sequence 3 is said to begin at byte 1"),
+        (34 + 4 * 7 + 8 * 3, "<q", 1, "sequence 3 begins at byte 1"),
         (34 + 12 * 7 + 8 * 3, "<q", 6, "document 3 ends at sequence 4, before its beginning, 6"),
         (34 + 12 * 7, "<q", 1, r"span sequences \[1, 7\) where \[0, 7\) is right"),
     ],

@@ -58,7 +58,7 @@ def test_each_unit_runs_once_and_done_ones_are_skipped(
     assert "6 of 6 units" in capsys.readouterr().out
     run_units(partial(write_unit, stage=stage), UNITS, workers, "measure", stage)
     assert len(log(tmp_path)) == 6
-    assert "all 6 done already" in capsys.readouterr().out
+    assert "all 6 already done" in capsys.readouterr().out
 
 
 def test_workers_are_other_processes_with_one_thread_each(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_shares_are_disjoint_and_together_everything(tmp_path: Path, capsys: pyt
         seen.append(set(stage.records()) - before)
     assert seen == [{UNITS[0], UNITS[4]}, {UNITS[1], UNITS[5]}, set(), {UNITS[3]}]
     run_units(partial(write_unit, stage=whole), UNITS, 1, "measure", whole)
-    assert "all 6 done already" in capsys.readouterr().out
+    assert "all 6 already done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -191,7 +191,7 @@ def test_a_unit_whose_worker_is_killed_every_time_is_named_on_ray(tmp_path: Path
     stage = Stage(RunDirectory(tmp_path, executor="ray"), "measure", 1, {}, "")
     with pytest.raises(
         UnitError,
-        match=r"^measure: a worker process on the Ray cluster was killed, .* each of the 4 times it worked at "
+        match=r"^measure: a worker process on the Ray cluster was killed, .* each of the 4 times it ran "
         r"web-00001; lower `workers`",
     ):
         run_units(partial(write_unit, stage=stage, kill_at=UNITS[1]), UNITS[:4], 2, "measure", stage, [UNITS[:4]])

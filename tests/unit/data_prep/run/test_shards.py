@@ -65,7 +65,7 @@ def test_shards_that_come_out_of_one_packed_range_are_a_chain(tmp_path: Path) ->
     )
     assert sum(shard.raw_bytes for shard in manifest.shards) == size + 20
     (told,) = manifest.obstacles()
-    assert "b.jsonl.gz: 0.0 MB are packed in one piece; one process unpacks them" in told
+    assert "b.jsonl.gz: 0.0 MB are compressed in one piece; one process decompresses them" in told
 
 
 # --- freezing ---------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_the_manifest_is_frozen_a_new_file_does_not_move_the_work(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: file.write_text("text of X\n"), "has other content"),
+        (lambda file: file.write_text("text of X\n"), "has changed since it was frozen"),
         (lambda file: file.write_text("longer than before\n"), "has 19 bytes, had 10"),
         (lambda file: file.unlink(), "is gone"),
     ],
@@ -262,7 +262,7 @@ def test_processes_with_shares_of_a_run_hold_it_together(tmp_path: Path) -> None
         pass
     with (
         RunDirectory(tmp_path).locked(),
-        pytest.raises(ValueError, match="is working in this run"),
+        pytest.raises(ValueError, match="is using this run"),
         RunDirectory(tmp_path, Share(0, 2)).locked(),
     ):
         pass
@@ -285,7 +285,7 @@ def test_a_share_that_is_none(text: str) -> None:
 def test_two_processes_cannot_work_in_one_run(tmp_path: Path) -> None:
     with (
         RunDirectory(tmp_path).locked(),
-        pytest.raises(ValueError, match=rf"process {os.getpid()} on \S+ is working in this run"),
+        pytest.raises(ValueError, match=rf"process {os.getpid()} on \S+ is using this run"),
         RunDirectory(tmp_path).locked(),
     ):
         pass

@@ -27,7 +27,7 @@ from foundation.atomic_files import sha256_file, write_array
 
 UNIT = "web-00000"
 NAME_CHANGES = ("link", "replace", "rename", "unlink", "remove")
-FAILS = "another process has put a file there with other bytes"
+FAILS = "another process has written a file with other bytes"
 Work = Callable[[str, Stage, int], None]
 
 

@@ -141,7 +141,7 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(content)
-    with pytest.raises(FastTextModelError, match=f"model.bin is no whole fastText model .*{why}"):
+    with pytest.raises(FastTextModelError, match=f"model.bin is not a complete fastText model .*{why}"):
         LanguageIdentifier(path)
 
 

@@ -147,7 +147,7 @@ def test_the_buckets_from_their_bounds_to_the_verdicts(
         dropped = measured.index(ranked[-1])
         assert verdicts[dropped]["reasons"] == [f"{name}.perplexity"]
         assert f"FAILS     {name}.perplexity" in explain(judged, run, f"web-00000/{dropped}")
-        assert f"not asked {name}.perplexity" in explain(judged, run, "web-00000/10")
+        assert f"skipped   {name}.perplexity" in explain(judged, run, "web-00000/10")
     models.tokenizer.touch()  # the content counts
     measure(judged, run)
     changed = tmp_path / "other.arpa"

@@ -185,10 +185,13 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize(
     ("head", "told"),
     [
-        (b"", "packed with a dictionary that the file does not begin with; unpack the file with `zstd -D DICTIONARY`"),
-        (dictionary_frame(b"no dictionary"), "its first frame should hold a dictionary, and does not"),
-        (dictionary_frame(zstandard.compress(b"no dictionary")), "its first frame should hold a dictionary, and does"),
-        (dictionary_frame(zstandard.compress(b"x" * 50)[:-2]), "its dictionary cannot be unpacked"),
+        (
+            b"",
+            "a zstd frame needs a dictionary that the file does not begin with; decompress the file with `zstd -D DICTIONARY`",
+        ),
+        (dictionary_frame(b"no dictionary"), "its first frame should be a dictionary, and is not"),
+        (dictionary_frame(zstandard.compress(b"no dictionary")), "its first frame should be a dictionary, and is"),
+        (dictionary_frame(zstandard.compress(b"x" * 50)[:-2]), "its dictionary cannot be decompressed"),
         (dictionary_frame(zstandard.compress(bytes(1 << 24))), "its zstd dictionary has 16,777,216 bytes; at most"),
     ],
 )

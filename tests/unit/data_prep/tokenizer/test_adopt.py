@@ -55,7 +55,7 @@ def test_it_is_taken_as_it_is(kind: str, tmp_path: Path, capsys: pytest.CaptureF
     assert open_encoder(ReferenceEncoder(run.tokenizer)).name == PieceEncoder.name
 
     train_tokenizer(config, run)
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     content = json.loads((source / "tokenizer.json").read_text())
     content["model"]["merges"].pop()
     (source / "tokenizer.json").write_text(json.dumps(content))
@@ -114,7 +114,7 @@ def test_what_a_tokenizer_rewrites_is_counted(tmp_path: Path, capsys: pytest.Cap
     report = json.loads((run.tokenizer / "report.json").read_text())["round_trip"]
     assert report["rewriting"] == "NFC" and len(report["inexact"]) == 1
     tokenize(config, run)
-    assert "all 41 documents come back from their tokens byte for byte, but for 1 that the tokenizer rewrites: NFC" in (
+    assert "all 41 documents decode to their original bytes, except 1 that the tokenizer rewrites: NFC" in (
         " ".join(capsys.readouterr().out.split())
     )
     encoder = ReferenceEncoder(run.tokenizer)
@@ -135,10 +135,10 @@ def test_the_model_may_have_more_entries(tmp_path: Path) -> None:
 
 
 def test_what_cannot_serve_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TokenizerError, match=r"tokenizer.path: .*nowhere is no folder"):
+    with pytest.raises(TokenizerError, match=r"tokenizer.path: .*nowhere is not a folder"):
         taken(tmp_path / "a", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TokenizerError, match=r"empty holds neither tokenizer.json nor tokenizer.model"):
+    with pytest.raises(TokenizerError, match=r"empty contains neither tokenizer.json nor tokenizer.model"):
         taken(tmp_path / "b", tmp_path / "empty")
     endless = write_gpt_neox_like(tmp_path / "endless")
     (endless / "tokenizer_config.json").write_text("{}")

@@ -137,13 +137,13 @@ def test_the_report_counts_what_is_there(
     assert report["byte_fallback"]["share_of_tokens"] == round(fallback / sum(tokens.values()), 6) > 0
 
     output = capsys.readouterr().out
-    assert "FLAGGED" in output and "report.json says why): tiny" in output
-    assert "flagged, more than 10 % worse: la. Lift them by tokenizer.language_weights" in output
+    assert "FLAGGED" in output and "reasons are in report.json): tiny" in output
+    assert "flagged, more than 10 % worse: la. Improve them with tokenizer.language_weights" in output
     assert "741 of 741" in output
 
     before = (folder.tokenizer_report / "report.json").read_text()
     report_tokenizer(config, folder)
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     assert (folder.tokenizer_report / "report.json").read_text() == before
     restart(folder, "train-tokenizer")
     assert not folder.tokenizer_report.exists()

@@ -172,7 +172,7 @@ def test_the_stages_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert report["round_trip"]["inexact"] == ["books-00001/0000030"]
     tokenize(config.model_copy(update={"workers": 1}), run)
     assert (
-        "all 71 documents come back from their tokens byte for byte, but for 1 that the tokenizer rewrites: U+2581"
+        "all 71 documents decode to their original bytes, except 1 that the tokenizer rewrites: U+2581"
         in capsys.readouterr().out
     )
     encoder, dataset = ReferenceEncoder(run.tokenizer), IndexedDataset(run.tokens / "books")

@@ -138,7 +138,7 @@ def test_the_stage_writes_and_commits(tmp_path: Path, capsys: pytest.CaptureFixt
     before = (run.tokenizer / "tokenizer.json").stat().st_mtime_ns
     train_tokenizer(config, run)
     assert (run.tokenizer / "tokenizer.json").stat().st_mtime_ns == before
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
     changed = config.model_copy(update={"tokenizer": TokenizerConfig(vocabulary_size=640, reserved_entries=20)})
     with pytest.raises(StaleOutputError, match="vocabulary_size"):
         train_tokenizer(changed, run)

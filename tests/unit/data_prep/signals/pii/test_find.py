@@ -135,7 +135,7 @@ def test_finds_that_overlap_become_one() -> None:
     [
         ([("EMAIL", 0, 99)], r"span EMAIL \[0, 99\) must lie in \[0, 8\)"),
         ([("EMAIL", 4, 6), ("EMAIL", 5, 7)], r"span EMAIL \[5, 7\) must lie in \[6, 8\)"),
-        ([("EMAIL", 0, 2)], "cuts a character in two"),
+        ([("EMAIL", 0, 2)], "divides a character"),
     ],
 )
 def test_spans_of_another_text_are_refused(spans: list[tuple[str, int, int]], why: str) -> None:
