@@ -44,7 +44,9 @@ class SourceConfig(Settings):
     """Named source of raw files."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    """Name of the source, in file names, in the ledger and in the mixture."""
     kind: Annotated[str, AfterValidator(known_kind)]
+    """Kind of raw text, which decides how files become documents, see `data_prep/sources`."""
     """One of `data_prep.sources.KINDS`."""
     paths: tuple[InputPath, ...] = Field(min_length=1)
     """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen.
@@ -109,9 +111,13 @@ class FingerprintConfig(Settings):
     """MinHash: the settings of signatures, bands and verification."""
 
     shingle_words: int = Field(default=5, ge=1)
+    """Number of words in a shingle, as in FineWeb (arXiv:2406.17557, section 3.4)."""
     bands: int = Field(default=14, ge=1)
+    """Number of buckets that a signature is put into; documents that share one are compared. FineWeb has 14."""
     rows: int = Field(default=8, ge=1)
+    """Number of hashes that must agree for a shared bucket, as in FineWeb: 14 × 8 = 112 hashes."""
     seed: int = 1
+    """Seed of the hash functions."""
     sample_every: int = Field(default=16, ge=1)
     """Number of shingles of which one is kept, chosen by its hash, to find documents inside others; 16 adds about 8 %
     of the text's size to the signals."""
@@ -215,7 +221,9 @@ class DataConfig(Settings):
     """A run of data preparation."""
 
     output: LocalPath
+    """Folder of the run, for everything that is written."""
     seed: int = 1234
+    """Seed of every choice: of files, of held-out documents, of the order of documents."""
     workers: int = Field(default=2, ge=1)
     """Number of worker processes."""
     executor: Literal["local", "ray"] = "local"
@@ -226,6 +234,7 @@ class DataConfig(Settings):
     maximum_document_bytes: int = Field(default=20_000_000, gt=0)
     """Size above which a document is set aside and reported."""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    """Sources of raw text, see below."""
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
     perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)

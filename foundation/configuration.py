@@ -59,14 +59,6 @@ def load_config(model: type[SettingsType], path: Path, overrides: Sequence[str] 
         raise ConfigError("\n".join(lines)) from None
 
 
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting of a nested mapping by its dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return found
-
-
 def write_resolved(settings: Settings, path: Path) -> None:
     """Write every setting, defaults included, as a YAML file that `load_config` reads back to equal settings."""
     values = settings.model_dump(mode="json")

@@ -31,17 +31,22 @@ class ModelConfig(Settings):
     """A decoder-only model. `family` sets the defaults of its block, see `pretrain/families/registry.py`."""
 
     family: FamilyName = "llama"
+    """Family of models, which sets the defaults of the block, see `pretrain/families/blocks.py`."""
     vocabulary_size: int = Field(gt=0)
     """Number of entries of the tokenizer, reserved ones included."""
     hidden_size: int = Field(gt=0)
+    """Size of the residual stream."""
     layers: int = Field(gt=0)
+    """Number of blocks."""
     attention_heads: int = Field(gt=0)
+    """Number of query heads."""
     key_value_heads: int = Field(gt=0)
     """Number of key/value heads; when fewer than the attention heads, groups of heads share keys and values (Ainslie et
     al. 2023, arXiv:2305.13245)."""
     attention_head_size: int | None = Field(default=None, gt=0)
     """Size of a head; left out: hidden_size / attention_heads."""
     feed_forward_size: int = Field(gt=0)
+    """Inner size of the MLP; of one of its two inner matrices when it has a gate."""
     maximum_positions: int = Field(gt=0)
     """Longest sequence that the model is designed for, in tokens."""
     positions: Literal["rotary", "rotary_interleaved", "alibi", "learned", "learned_2d"] = "rotary"
@@ -50,13 +55,16 @@ class ModelConfig(Settings):
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
+    """RMSNorm (arXiv:1910.07467), or LayerNorm (arXiv:1607.06450) with or without biases."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
+    """Number added to the variance, or to the mean of squares, before the root."""
     embedding_norm: bool = False
     """Whether a norm follows the embedding (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
     block: Literal["sequential", "parallel", "deepnorm"] = "sequential"
     """Form of the block. Parallel: x + attention(norm(x)) + mlp(norm(x)). DeepNorm: norm(alpha x + attention(x)), and
     likewise for the MLP."""
     activation: Literal["swiglu", "geglu", "gelu", "gelu_tanh"] = "swiglu"
+    """Activation of the MLP; SwiGLU and GeGLU add a gate (Shazeer 2020, arXiv:2002.05202)."""
     biases: bool = False
     """Whether the linear layers have biases; the head never has one."""
     tied_embedding: bool = False
@@ -65,6 +73,7 @@ class ModelConfig(Settings):
     """Whether rows of the head are scaled to length one: NormHead (Yang et al. 2023, arXiv:2309.10305, section
     2.3.2)."""
     logit_scale: float = Field(default=1.0, gt=0)
+    """Factor of the logits."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)
@@ -170,6 +179,7 @@ class ObjectiveConfig(Settings):
     """Training objective, see `pretrain/data/objective.py`."""
 
     kind: Literal["causal", "prefix", "blank_infilling"] = "causal"
+    """What is predicted: the next token, the rest of a prefix, or blanks in the text (GLM, arXiv:2103.10360)."""
     weighting: Literal["token", "document", "sample"] = "token"
     """Unit that has equal weight in the loss of a global batch and of an evaluation: the target token (Taori et al.
     2023, Alpaca), the document, whatever its number of targets (Muennighoff et al. 2022, BLOOMZ, arXiv:2211.01786,
@@ -221,8 +231,11 @@ class Degrees(Settings):
     """Parallel degrees to choose from, see `ParallelConfig.preferred`; the data axis takes the remaining processes."""
 
     tensor: int = Field(default=1, gt=0)
+    """Tensor-parallel degree."""
     pipeline: int = Field(default=1, gt=0)
+    """Pipeline-parallel degree."""
     sequence: bool = False
+    """Whether sequence parallelism is used, see `parallel.sequence`."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Micro-batch size with these degrees; left out: that of `batch`."""
 
@@ -237,7 +250,9 @@ class ParallelConfig(Settings):
     """Degrees to choose from, instead of those below: the first that fit the number of processes are used, so that the
     same command continues a run when a cluster comes back with fewer nodes, see `pretrain/launch/elastic.py`."""
     tensor: int = Field(default=1, gt=0)
+    """Tensor-parallel degree: ranks that share each matrix; at most the GPUs of a node."""
     pipeline: int = Field(default=1, gt=0)
+    """Pipeline-parallel degree: stages that share the layers."""
     data: int | None = Field(default=None, gt=0)
     """Data-parallel degree; left out: as high as the processes allow."""
     sequence: bool = False
@@ -298,8 +313,11 @@ class OptimizerConfig(Settings):
     learning_rate: float = Field(gt=0)
     """Highest learning rate, reached at the end of the warm-up."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the mean of squared gradients."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """Number added to the root of the mean of squared gradients."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Weight decay of matrices; norms and biases have none."""
     gradient_clipping: float = Field(default=1.0, gt=0)
@@ -310,7 +328,9 @@ class ScheduleConfig(Settings):
     """Length of the run and schedule of the learning rate, see `pretrain/schedule.py`."""
 
     total_steps: int = Field(gt=0)
+    """Number of steps of the run; the learning rate has its lowest value at the last one."""
     warmup_steps: int = Field(ge=0)
+    """Number of steps in which the learning rate rises linearly to its highest value."""
     minimum_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the end, relative to the highest one."""
 
@@ -319,6 +339,7 @@ class EvaluationConfig(Settings):
     """Evaluation of the loss on the held-out samples."""
 
     every_steps: int = Field(default=500, gt=0)
+    """Steps from one evaluation to the next."""
     batches: int = Field(default=20, gt=0)
     """Number of global batches per evaluation, the same ones each time; fewer when the held-out part is smaller."""
 
@@ -327,6 +348,7 @@ class CheckpointConfig(Settings):
     """Checkpoints; the last step is always saved."""
 
     every_steps: int = Field(default=1000, gt=0)
+    """Steps from one checkpoint to the next."""
     keep_last: int | None = Field(default=None, gt=0)
     """Number of newest checkpoints to keep; left out: all."""
     keep_every_steps: int | None = Field(default=None, gt=0)
@@ -394,7 +416,9 @@ class TrainConfig(Settings):
     """A whole training run."""
 
     output: Path
+    """Folder of the run, for checkpoints, metrics and logs."""
     seed: int = Field(default=1234, ge=0)
+    """Seed of initial weights, of the order of samples, and of everything that is drawn."""
     model: ModelConfig
     data: DataConfig
     objective: ObjectiveConfig = ObjectiveConfig()

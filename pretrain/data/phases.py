@@ -14,9 +14,11 @@ class PhaseChange(Settings):
     """Other weights or another sequence length from a sample on; a setting that is left out does not change."""
 
     from_sample: int = Field(gt=0)
+    """Number of the sample that the phase begins with."""
     weights: dict[str, float] | None = None
     """Weights by dataset name; this phase has no samples of datasets that are not named."""
     sequence_length: int | None = Field(default=None, gt=0)
+    """Tokens of a sample in this phase."""
 
     @model_validator(mode="after")
     def _changes_something(self) -> PhaseChange:

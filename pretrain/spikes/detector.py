@@ -73,6 +73,7 @@ class DetectorSettings(Settings):
     minimum_logit_rise: float = Field(default=2.0, gt=1)
     """Smallest factor for the largest logit."""
     high_steps: int = Field(default=20, ge=1)
+    """Number of high steps among the last `of_steps` that make a spike persistent."""
     of_steps: int = Field(default=25, ge=1)
     """A spike is persistent when `high_steps` of the last `of_steps` steps are high, unless it has fallen by a quarter
     of its height, in logarithms."""
