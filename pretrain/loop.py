@@ -20,7 +20,7 @@ from pretrain.engine.engine import Engine, StepResult
 from pretrain.evaluation import evaluate
 from pretrain.launch.exit_codes import ExitCode
 from pretrain.launch.stopping import StopRequests
-from pretrain.monitor.flops import peak_flops
+from pretrain.monitor.flops import peak_flops, precision_notes
 from pretrain.monitor.health import Health
 from pretrain.monitor.replicas import check_replicas
 from pretrain.monitor.run_log import RunLog
@@ -115,7 +115,7 @@ def begin(run: Run, start: Start) -> None:
     """Announce the run, compare the replicas, and save a new run's initial weights. Collective."""
     config, engine, log = run.config, run.engine, run.log
     peak = peak_flops(config)
-    log.start(start.notes, peak)
+    log.start([*start.notes, *precision_notes(config)], peak)
     check_replicas(engine.parameters(), engine.coordinate.tensor, start.step)
     if start.step < config.last_step:
         log.event(

@@ -67,6 +67,10 @@ def hardware_flops_per_token(model: ModelConfig, sequence_length: int, recomputa
     return flops + attention + (_forward_of_blocks(model) if recomputation == "full" else 0)
 
 
+SLOW_BF16 = 4.0
+"""Factor between the speeds of fp32 and bf16 from which on fp32 is advised; below it, bf16's smaller memory can pay."""
+
+
 def peak_flops(config: TrainConfig) -> Peak:
     """Peak speed of this process's device: from the settings; from the data sheet, by the GPU's name, in bf16; else
     measured, as always on a CPU. All processes of a node must measure at the same time, as they train."""
@@ -78,6 +82,22 @@ def peak_flops(config: TrainConfig) -> Peak:
         if fitting:
             return Peak(PEAK_BF16_FLOPS[max(fitting, key=len)], f"{device} in bf16 by its data sheet")
     return _measured_peak(torch.bfloat16 if config.precision == "bf16" else torch.float32)
+
+
+def precision_notes(config: TrainConfig) -> list[str]:
+    """Advise fp32 where a processor multiplies bf16 much more slowly, as most without AVX-512 or AMX do.
+
+    Measured only for a run in bf16 on a CPU; all processes of a node must call this at the same time, as they train.
+    """
+    if config.precision != "bf16" or torch.cuda.is_available() or config.monitor.peak_flops_per_device is not None:
+        return []
+    rates = [_measured_peak(dtype).flops_per_second for dtype in (torch.float32, torch.bfloat16)]
+    if rates[0] < SLOW_BF16 * rates[1]:
+        return []
+    return [
+        f"this processor multiplies bf16 {rates[0] / rates[1]:,.0f} times as slowly as fp32; precision=fp32 is faster "
+        "here (a run keeps the precision that it started with)"
+    ]
 
 
 def _measured_peak(dtype: torch.dtype) -> Peak:

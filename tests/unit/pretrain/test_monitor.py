@@ -15,7 +15,14 @@ from rich.console import Console
 
 from foundation.configuration import load_config
 from pretrain.config import ModelConfig, TrainConfig
-from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token, peak_flops
+from pretrain.monitor import flops
+from pretrain.monitor.flops import (
+    Peak,
+    hardware_flops_per_token,
+    model_flops_per_token,
+    peak_flops,
+    precision_notes,
+)
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress, format_parameters
@@ -161,8 +168,20 @@ def test_the_peak_is_set_known_or_measured(monkeypatch: pytest.MonkeyPatch) -> N
             assert measured.source.startswith("measured at the start") and measured.source.endswith(precision)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 PCIe")
-    sheet = peak_flops(load_config(TrainConfig, CONFIGS / "demo.yaml"))
+    sheet = peak_flops(load_config(TrainConfig, CONFIGS / "demo.yaml", ["precision=bf16"]))
     assert str(sheet) == "756.0 TFLOP/s a process, NVIDIA H100 PCIe in bf16 by its data sheet"
+
+
+def test_fp32_is_advised_where_a_processor_multiplies_bf16_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {torch.float32: 6e10, torch.bfloat16: 1.2e9}
+    monkeypatch.setattr(flops, "_measured_peak", lambda dtype: Peak(rates[dtype], "measured"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    bf16, fp32 = (load_config(TrainConfig, CONFIGS / "demo.yaml", [f"precision={name}"]) for name in ("bf16", "fp32"))
+    (note,) = precision_notes(bf16)
+    assert "multiplies bf16 50 times as slowly as fp32; precision=fp32 is faster" in note
+    assert precision_notes(fp32) == []
+    rates[torch.bfloat16] = 3e10
+    assert precision_notes(bf16) == []
 
 
 def test_goodput_is_the_share_of_time_in_steps_that_stand() -> None:
