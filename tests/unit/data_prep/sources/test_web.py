@@ -187,7 +187,7 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> Non
     [
         (
             b"",
-            "a zstd frame needs a dictionary that the file does not begin with; decompress the file with `zstd -D DICTIONARY`",
+            "a dictionary that the file does not begin with; decompress the file with `zstd -D DICTIONARY`",
         ),
         (dictionary_frame(b"no dictionary"), "its first frame should be a dictionary, and is not"),
         (dictionary_frame(zstandard.compress(b"no dictionary")), "its first frame should be a dictionary, and is"),
