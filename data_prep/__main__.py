@@ -266,14 +266,14 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
     summary_table("Documents", rows, ("source", "in", "kept", "dropped", "MB kept", "tokens", "held out"))
     reasons = [(name, count) for name, count in documents["by_reason"].items()]
     summary_table("Why documents were dropped", reasons, ("reason", "documents"))
-    told = [
+    message = [
         f"in {format_seconds(seconds)}; everything is in {config.output}:",
         f"  {run.root / 'ledger.html'}  the counts as a page",
         f"  {run.corpus}, {run.quarantine}  documents, and those that could not be read",
     ]
     if tokens:
         example = f"{config.sources[0].name}-00000/0000000"
-        told += [
+        message += [
             f"  {run.tokenizer}  the tokenizer",
             f"  {run.tokens / 'mixture.yaml'}  the token files, ready to train on",
             "next:",
@@ -282,7 +282,7 @@ def _print_ledger(config: DataConfig, run: RunDirectory, config_path: Path, seco
             "  deepspeed --module pretrain --config configs/train/demo.yaml "
             f"data.mixture={run.tokens / 'mixture.yaml'}",
         ]
-    print("\n".join(told))
+    print("\n".join(message))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
             print(f"source {source.name}: nothing at {path} on this machine")
         packed = {suffix: count for suffix, count in source.skipped.items() if suffix in PACKED_BY}
         if packed:
-            told = ", ".join(f"{count:,} {suffix} files ({PACKED_BY[suffix]})" for suffix, count in packed.items())
-            print(f"source {source.name}: not read: {told}; only .gz and .zst are decompressed")
+            listed = ", ".join(f"{count:,} {suffix} files ({PACKED_BY[suffix]})" for suffix, count in packed.items())
+            print(f"source {source.name}: not read: {listed}; only .gz and .zst are decompressed")
     stage = extract_stage(config, run, manifest)
     work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
     run_units(work, manifest.shard_names, config.workers, "extract", stage, manifest.chains)
@@ -170,7 +170,7 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
         reasons = {
             key.removeprefix("quarantine:"): total[key] for key in sorted(total) if key.startswith("quarantine:")
         }
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         skipped = ", ".join(
             f"{total[key]:,} {key.removeprefix('skipped:')}" for key in sorted(total) if key.startswith("skipped:")
         )
@@ -180,12 +180,12 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
             first = next(quarantined(run, names), None)
             example = f"; the first: {place_of(first)}: {first['detail']}" if first else ""
             raise ValueError(
-                f"source {source.name}: none of its {total['quarantined']} documents can be used ({told or skipped})"
+                f"source {source.name}: none of its {total['quarantined']} documents can be used ({listed or skipped})"
                 f"{example}. "
                 f"Is kind {source.kind!r} right for its files? Records of what was read are in {run.quarantine}"
             )
         if reasons:
-            print(f"source {source.name}: {total['documents']:,} documents; set aside in {run.quarantine}: {told}")
+            print(f"source {source.name}: {total['documents']:,} documents; set aside in {run.quarantine}: {listed}")
         if reasons.get("damaged_file"):
             damaged = (record for record in quarantined(run, names) if record["reason"] == "damaged_file")
             for record, _ in zip(damaged, range(_SHOWN_FAULTS), strict=False):

@@ -59,14 +59,14 @@ def _no_room(number: int, path: Path) -> str:
     path = path.with_name(path.name.removesuffix(PARTIAL_SUFFIX))
     names = (path.with_name(path.name + PARTIAL_SUFFIX), path)
     written = next((name.stat().st_size for name in names if name.is_file()), 0)
-    told = f"{os.strerror(number)}: {path}, of which {written:,} bytes were written"
+    message = f"{os.strerror(number)}: {path}, of which {written:,} bytes were written"
     if number == errno.EFBIG:
-        return f"{told}; let this process write larger files (`ulimit -f`) and {again}"
+        return f"{message}; let this process write larger files (`ulimit -f`) and {again}"
     disk = shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir()))
-    told += f"; {disk.free:,} of {disk.total:,} bytes are free there"
+    message += f"; {disk.free:,} of {disk.total:,} bytes are free there"
     if number == errno.EDQUOT:
-        return f"{told}, but not to this user: make room in your quota and {again}"
-    return f"{told}: make room and {again}"
+        return f"{message}, but not to this user: make room in your quota and {again}"
+    return f"{message}: make room and {again}"
 
 
 @contextmanager

@@ -9,6 +9,9 @@ import uuid
 import pytest
 from hypothesis import settings
 
+# Tests run beside each other, and threads of torch that wait for a core spin: that costs ten times the work they share.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No test has a time limit: on a busy machine the same example takes ten times as long.
 settings.register_profile("altiplano", deadline=None)
 settings.load_profile("altiplano")

@@ -48,14 +48,14 @@ def page(ledger: Mapping[str, Any], title: str) -> str:
 
 def _summary(ledger: Mapping[str, Any]) -> str:
     documents, tokens = ledger["documents"], ledger["tokens"]
-    told = (
+    text = (
         f"<p><b>{documents['in']:,}</b> documents in = <b>{documents['kept']:,}</b> kept + "
         f"<b>{documents['dropped']:,}</b> dropped. "
         f"{documents['bytes_kept'] / 1e6:,.1f} of {documents['bytes_in'] / 1e6:,.1f} MB of text are kept"
     )
     if tokens is None:
-        return told + "; it is not tokenized yet.</p>"
-    return told + f": {tokens['train']:,} tokens to train on, {tokens['heldout']:,} held out.</p>"
+        return text + "; it is not tokenized yet.</p>"
+    return text + f": {tokens['train']:,} tokens to train on, {tokens['heldout']:,} held out.</p>"
 
 
 def _sources(ledger: Mapping[str, Any]) -> Iterator[str]:
@@ -176,8 +176,8 @@ def _samples(samples: Mapping[str, Sequence[Mapping[str, str]]], counts: Mapping
 
 
 def _article(name: str, url: str, why: str, excerpt: str, kind: str = "") -> str:
-    told = "".join(f"<br><small>{html.escape(line)}</small>" for line in (url, why) if line)
-    return f'<article class="{kind}"><b>{html.escape(name)}</b>{told}<pre>{html.escape(excerpt)}</pre></article>'
+    lines = "".join(f"<br><small>{html.escape(line)}</small>" for line in (url, why) if line)
+    return f'<article class="{kind}"><b>{html.escape(name)}</b>{lines}<pre>{html.escape(excerpt)}</pre></article>'
 
 
 def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:

@@ -145,8 +145,8 @@ def _text(content: bytes, kind: str, charset: str | None, fault: Callable[[str, 
         return text
     text = decode_page(content, charset, is_html=False)
     if text is None:
-        told = f"neither {charset}, which it declares, nor UTF-8" if charset else "not UTF-8, and it declares no other"
-        return fault("undecodable" if charset else "invalid_utf8", f"its bytes are {told}")
+        what = f"neither {charset}, which it declares, nor UTF-8" if charset else "not UTF-8, and it declares no other"
+        return fault("undecodable" if charset else "invalid_utf8", f"its bytes are {what}")
     if "\0" in text:
         return fault("binary", f"a NUL at character {text.index(chr(0))}")
     return text

@@ -165,7 +165,7 @@ class _Records:
     def _with_content(
         self, headers: Mapping[str, str], begin: int, start: int, length: int
     ) -> Iterator[Record | BadRecord]:
-        told = f"its Content-Length is {length:,}"
+        message = f"its Content-Length is {length:,}"
         if length > self._held_bytes:
             yield from self._long(headers, begin, start, length)
             return
@@ -188,18 +188,18 @@ class _Records:
             if abs(stop - start - length) <= _NEARLY:
                 yield Record(self._number, headers, bytes(self._buffer[start:stop]), False)
             else:
-                detail = f"{told}, and the next record begins after {next_start - start:,} bytes"
+                detail = f"{message}, and the next record begins after {next_start - start:,} bytes"
                 yield BadRecord(self._number, "damaged_record", detail)
             self._go_to(next_start)
             return
         found = len(self._buffer) - start
-        yield from self._without_next(f"{told}, and the file ends after {found:,}")
+        yield from self._without_next(f"{message}, and the file ends after {found:,}")
 
     def _long(self, headers: Mapping[str, str], begin: int, start: int, length: int) -> Iterator[Record | BadRecord]:
         """Read a record larger than the limit."""
-        told = f"its Content-Length is {length:,}"
+        message = f"its Content-Length is {length:,}"
         if not self._is_packed and not self._follows(self._piece.start + self._dropped + start + length):
-            yield from self._go_on(start, f"{told}, and no record follows")
+            yield from self._go_on(start, f"{message}, and no record follows")
             return
         self._has(start + self._held_bytes, begin)
         content = bytes(self._buffer[start : start + self._held_bytes])
@@ -216,12 +216,12 @@ class _Records:
                 start += step
         next_begin = self._next_begin(begin)
         if next_begin is not None and (left or next_begin < start):
-            yield BadRecord(self._number, "damaged_record", f"{told}, and the next record begins before that")
+            yield BadRecord(self._number, "damaged_record", f"{message}, and the next record begins before that")
             self._go_to(next_begin)
         elif left:
             # skipped bytes are lost; the buffer may contain records
             self._buffer[start:] = content
-            yield from self._go_on(start, f"{told}, and the file ends before that")
+            yield from self._go_on(start, f"{message}, and the file ends before that")
         else:
             yield Record(self._number, headers, content, True)
             self._go_to(start)

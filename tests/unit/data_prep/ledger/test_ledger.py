@@ -140,7 +140,7 @@ def test_clusters_and_samples_show_text_without_personal_data(run: RunDirectory)
     samples = ledger["samples"]
     assert list(samples) == ["duplicate.exact", "duplicate.near", "gopher.minimum_words", "quarantine:empty"]
     (few_words,) = samples["gopher.minimum_words"]
-    assert few_words["excerpt"] == "two two" and "asked: word_count at least 50" in few_words["why"]
+    assert few_words["excerpt"] == "two two" and "required: word_count at least 50" in few_words["why"]
     (empty,) = samples["quarantine:empty"]
     assert empty["place"].endswith("books/c.txt") and empty["why"] == "no text, or white space only"
 

@@ -84,9 +84,7 @@ def test_the_first_failure_names_unit_and_cause_and_loses_nothing(tmp_path: Path
 
 def test_a_killed_worker_is_noticed(tmp_path: Path) -> None:
     stage = make_stage(tmp_path)
-    with pytest.raises(
-        UnitError, match=r"measure: a worker process was killed, .* worked at .*web-00001.*; lower `workers`"
-    ):
+    with pytest.raises(UnitError, match=r"measure: a worker process was killed, .* ran .*web-00001.*; lower `workers`"):
         run_units(partial(write_unit, stage=stage, kill_at=UNITS[1]), UNITS[:2], 2, "measure", stage)
 
 

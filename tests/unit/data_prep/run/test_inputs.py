@@ -64,7 +64,7 @@ def test_a_file_that_must_not_be_read_is_an_error_and_no_gap(tmp_path: Path, mon
 def test_a_file_whose_reading_fails_is_named() -> None:
     # the memory of a process has nothing at its first address
     memory = SourceFiles("x", "text", (InputFile("/proc/self/mem", 0, ""),))
-    with pytest.raises(ValueError, match=r"^/proc/self/mem: cannot be read \(Input/output error\); mend it"):
+    with pytest.raises(ValueError, match=r"^/proc/self/mem: cannot be read \(Input/output error\); repair it"):
         with_digests(memory, lambda size: None)
 
 

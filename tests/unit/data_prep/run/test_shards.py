@@ -84,7 +84,7 @@ def test_the_manifest_is_frozen_a_new_file_does_not_move_the_work(tmp_path: Path
     [
         (lambda file: file.write_text("text of X\n"), "has changed since it was frozen"),
         (lambda file: file.write_text("longer than before\n"), "has 19 bytes, had 10"),
-        (lambda file: file.unlink(), "is gone"),
+        (lambda file: file.unlink(), "does not exist any more"),
     ],
 )
 def test_a_changed_input_is_refused_by_name(tmp_path: Path, raw: Path, change: object, message: str) -> None:
@@ -124,7 +124,7 @@ def test_an_edited_manifest_is_refused(tmp_path: Path, raw: Path) -> None:
     content = json.loads(run.manifest.read_text())
     content["sources"][0]["files"].pop()
     run.manifest.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"manifest\.json: was edited"):
+    with pytest.raises(ValueError, match=r"manifest\.json: edited"):
         load_manifest(run)
 
 
@@ -256,7 +256,7 @@ def test_processes_with_shares_of_a_run_hold_it_together(tmp_path: Path) -> None
     with (
         RunDirectory(tmp_path, Share(0, 2)).locked(),
         RunDirectory(tmp_path, Share(1, 2)).locked(),
-        pytest.raises(ValueError, match="another process is working"),
+        pytest.raises(ValueError, match="another process is using"),
         RunDirectory(tmp_path).locked(),
     ):
         pass

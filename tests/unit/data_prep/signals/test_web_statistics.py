@@ -98,7 +98,7 @@ def test_what_personal_data_is_inside_of_cuts_goes_with_them() -> None:
     for cut in ((2, 4), (0, 2)):
         with pytest.raises(ValueError, match=rf"cut \[{cut[0]}, {cut[1]}\) divides a character"):
             edit(data, [], [cut])
-    with pytest.raises(ValueError, match=r"cut \[3, 99\) must lie in \[0, 27\)"):
+    with pytest.raises(ValueError, match=r"cut \[3, 99\) must be in order and within \[0, 27\)"):
         edit(data, [], [(3, 99)])
     assert merge_cuts([(5, 7), (0, 2), (2, 3), (6, 9)]) == [(0, 3), (5, 9)]
 

@@ -70,7 +70,7 @@ def test_what_is_refused_is_named() -> None:
     with pytest.raises(ValueError, match=r"xz\.jsonl\.xz: files compressed by xz \(\.xz\) are not read"):
         path = CASES / "xz.jsonl.xz"
         list(reader_of("jsonl").read(reader_of("jsonl").divide(str(path), 112, 10**9)[0], 1000))
-    with pytest.raises(ValueError, match=r"pq_dup_meta.parquet: the column `m` is there 2 times"):
+    with pytest.raises(ValueError, match=r"pq_dup_meta.parquet: the column `m` occurs 2 times"):
         read("pq_dup_meta.parquet")
 
 

@@ -389,5 +389,5 @@ def test_strings_in_any_layout_are_text(tmp_path: Path, kind: pa.DataType) -> No
 def test_a_column_name_twice_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["one"]), pa.array([1]), pa.array([2])], ["text", "m", "m"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet: the column `m` is there 2 times"):
+    with pytest.raises(ValueError, match=r"a\.parquet: the column `m` occurs 2 times"):
         read(tmp_path / "a.parquet", "parquet")

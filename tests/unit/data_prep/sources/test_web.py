@@ -187,8 +187,7 @@ def test_a_damaged_archive_gives_what_is_whole(tmp_path: Path, name: str) -> Non
     [
         (
             b"",
-            "a zstd frame needs a dictionary that the file does not begin with; decompress the file with "
-            "`zstd -D DICTIONARY`",
+            "a dictionary that the file does not begin with; decompress the file with `zstd -D DICTIONARY`",
         ),
         (dictionary_frame(b"no dictionary"), "its first frame should be a dictionary, and is not"),
         (dictionary_frame(zstandard.compress(b"no dictionary")), "its first frame should be a dictionary, and is"),
@@ -211,3 +210,28 @@ def test_a_file_that_is_no_archive_is_one_fault(tmp_path: Path) -> None:
     (piece,) = reader_of("warc").divide(str(path), 180, 100)
     (fault,) = reader_of("warc").read(piece, 1_000_000)
     assert isinstance(fault, Fault) and fault.reason == "damaged_file"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "reason", "detail"),
+    [
+        ("text/plain", "invalid_utf8", "not UTF-8, and it declares no other"),
+        (
+            "text/plain; charset=shift_jis",
+            "undecodable",
+            "neither shift_jis, which it declares, nor UTF-8",
+        ),
+    ],
+)
+def test_plain_text_in_no_declared_encoding_is_set_aside(
+    tmp_path: Path, content_type: str, reason: str, detail: str
+) -> None:
+    path = tmp_path / "a.warc"
+    with path.open("wb") as file:
+        content = io.BytesIO(b"\xff\xfe\xfd" * 20)
+        writer = WARCWriter(file, gzip=False)
+        headers = StatusAndHeaders("200 OK", [("Content-Type", content_type)], protocol="HTTP/1.1")
+        writer.write_record(writer.create_warc_record("http://example.org", "response", content, http_headers=headers))
+    size = path.stat().st_size
+    (fault,) = reader_of("warc").read(FileRange(str(path), 0, size, size), 1000)
+    assert isinstance(fault, Fault) and (fault.reason, fault.detail) == (reason, f"its bytes are {detail}")
