@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from foundation.configuration import flat_settings
 from tools.charts import Series, line_chart, smoothed
 from tools.report.markup import section, table
 from tools.report.page import whole_page
@@ -117,7 +118,7 @@ def _numbers(one: Run, other: Run, names: tuple[str, str]) -> str:
 
 
 def _differences(one: Run, other: Run, names: tuple[str, str]) -> str:
-    first, second = _flat(one.config or {}), _flat(other.config or {})
+    first, second = flat_settings(one.config or {}), flat_settings(other.config or {})
     rows = [
         (name, _shown(first.get(name)), _shown(second.get(name)))
         for name in sorted({*first, *second})
@@ -129,13 +130,3 @@ def _differences(one: Run, other: Run, names: tuple[str, str]) -> str:
 def _shown(value: Any) -> str:
     text = "–" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
