@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 from pretrain.data.mixture import load_mixture
 from pretrain.monitor.metrics import read_metrics
 from tests.system.test_pretrain import pretrain, refused, run  # noqa: F401
-from tools.hugging_face import to_hf as convert
+from tools.__main__ import main as altiplano
 
 STEPS = 40
 
@@ -33,12 +33,12 @@ def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:
     schedule = (f"schedule.total_steps={STEPS}", "evaluation.every_steps=10")
     first = pretrain(run, "model.family=bloom", "model.positions=alibi", "model.feed_forward_size=128", *schedule)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert convert.main(["to-hf", str(run / "train" / "checkpoints"), str(run / "hf")]) == 0
+    assert altiplano(["convert", "to-hf", str(run / "train" / "checkpoints"), str(run / "hf")]) == 0
     generation = {"eos_token_id": 7, "pad_token_id": 3, "temperature": 0.6}
     template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     (run / "hf" / "generation_config.json").write_text(json.dumps(generation))
     (run / "hf" / "chat_template.jinja").write_text(template)
-    assert convert.main(["from-hf", str(run / "hf"), str(run / "imported")]) == 0
+    assert altiplano(["convert", "from-hf", str(run / "hf"), str(run / "imported")]) == 0
 
     change: dict[str, Any] = yaml.safe_load((run / "train.yaml").read_text())
     change |= {"output": str(run / "tuned"), "initial_weights": str(run / "imported"), "seed": 5}
@@ -54,7 +54,7 @@ def test_an_imported_model_goes_on_learning(run: Path, tokenizer: None) -> None:
     (run / "imported").rename(run / "moved")  # the run's own checkpoints know how the model is used
     on = pretrain(run, f"schedule.total_steps={STEPS + 2}", "parallel.tensor=2", "initial_weights=null", processes=2)
     assert on.returncode == 0, on.stdout + on.stderr
-    assert convert.main(["to-hf", str(run / "tuned" / "checkpoints"), str(run / "tuned_hf")]) == 0
+    assert altiplano(["convert", "to-hf", str(run / "tuned" / "checkpoints"), str(run / "tuned_hf")]) == 0
     (run / "moved").rename(run / "imported")
     end = load_mixture(Path(change["data"]["mixture"])).end_of_document
     kept = json.loads((run / "tuned_hf" / "generation_config.json").read_text())

@@ -83,13 +83,13 @@ def test_text_to_exported_model(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(train))
     run("pretrain", "--config", str(tmp_path / "train.yaml"))
     checkpoints, exported = str(tmp_path / "train" / "checkpoints"), str(tmp_path / "hf")
-    run("tools.hugging_face.to_hf", "to-hf", checkpoints, exported)
-    printed = run("tools.hugging_face.verify", checkpoints, exported, "--samples", "2", "--prompts", "import", "the")
+    run("tools", "convert", "to-hf", checkpoints, exported)
+    printed = run("tools", "convert", "verify", checkpoints, exported, "--samples", "2", "--prompts", "import", "the")
     assert "same next token for 100.00%" in printed
     check = json.loads((tmp_path / "exported_check.json").read_text())
     assert check["within_bound"] and check["max_abs_difference"] < 1e-4
     assert [sample["prompt"] for sample in check["samples"]] == ["import", "the"]
-    run("tools.report", str(tmp_path))
+    run("tools", "report", str(tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "duplicate.exact" in page and "</svg>" in page
     # Self-contained: nothing is fetched when somebody opens it.

@@ -16,7 +16,9 @@ from pretrain.families import mapping
 from pretrain.families.registry import format_of
 from tests.unit.pretrain.families import twin
 from tests.unit.pretrain.families.small import SMALL, InMemory, build, random_tokens, small_model
+from tools.__main__ import main as altiplano
 from tools.hugging_face import to_hf as convert
+from tools.hugging_face.files import CHECKSUM_FILE
 from tools.hugging_face.from_hf import from_hugging_face
 
 CONVERTIBLE = [name for name in SMALL if not name.startswith("glm")]
@@ -132,7 +134,7 @@ def test_files_as_transformers_writes_them(tmp_path: Path) -> None:
 )
 def test_a_faulty_tensor_is_named(fault: str, message: str, tmp_path: Path, tokenizer: Path) -> None:
     export(InMemory(small_model("gpt3")), tmp_path / "hf", tokenizer)
-    (tmp_path / "hf" / convert.CHECKSUM_FILE).unlink()
+    (tmp_path / "hf" / CHECKSUM_FILE).unlink()
     name = "transformer.h.1.mlp.c_fc.bias"
     for file in (tmp_path / "hf").glob("*.safetensors"):
         tensors = load_file(file)
@@ -189,7 +191,7 @@ def test_special_tokens_of_an_imported_model_are_kept(tmp_path: Path, tokenizer:
     names = {"bos_token": "b", "eos_token": "a", "tokenizer_class": "PreTrainedTokenizerFast"}
     (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(names))
     from_hugging_face(tmp_path / "hf", tmp_path / "imported")
-    assert convert.main(["to-hf", str(tmp_path / "imported"), str(tmp_path / "again")]) == 0
+    assert altiplano(["convert", "to-hf", str(tmp_path / "imported"), str(tmp_path / "again")]) == 0
     assert json.loads((tmp_path / "again" / "generation_config.json").read_text()) == generation
     written = json.loads((tmp_path / "again" / "config.json").read_text())
     assert {name: written[name] for name in theirs} == theirs
@@ -211,8 +213,8 @@ def test_templates_and_added_tokens_survive_the_round_trip(tmp_path: Path, token
     for name, content in extra.items():
         (tmp_path / "hf" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "hf" / name).write_text(content)
-    assert convert.main(["from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 0
-    assert convert.main(["to-hf", str(tmp_path / "imported"), str(tmp_path / "again")]) == 0
+    assert altiplano(["convert", "from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 0
+    assert altiplano(["convert", "to-hf", str(tmp_path / "imported"), str(tmp_path / "again")]) == 0
     for name, content in extra.items():
         if name == "generation_config.json":
             assert json.loads((tmp_path / "again" / name).read_text()) == json.loads(content)
@@ -227,6 +229,6 @@ def test_sizes_that_do_not_fit_are_told_in_our_words(
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     del config["head_dim"]
     (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "hidden_size": 64, "num_attention_heads": 3}))
-    assert convert.main(["from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 2
+    assert altiplano(["convert", "from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 2
     told = capsys.readouterr().err
     assert told.startswith("config.json: hidden_size: 64 must be a multiple of attention_heads 3"), told

@@ -19,6 +19,7 @@ from pretrain.config import ModelConfig
 from pretrain.families import llama, mapping
 from tests.unit.pretrain.families.small import InMemory, small_model
 from tools import inspect_checkpoint, reshape
+from tools.__main__ import main as altiplano
 from tools.hugging_face import to_hf as convert
 from tools.starting_checkpoint import write_starting_checkpoint
 
@@ -169,7 +170,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path, tokenizer: Path) 
 
 
 def test_the_command_line_prints_the_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert.main(["to-hf", str(tmp_path / "none"), str(tmp_path / "hf")]) == 2
+    assert altiplano(["convert", "to-hf", str(tmp_path / "none"), str(tmp_path / "hf")]) == 2
     printed = capsys.readouterr().err
     assert str(tmp_path / "none") in printed and "Traceback" not in printed
 
@@ -233,7 +234,7 @@ def test_a_damaged_checkpoint_is_not_exported_compared_or_shown(
     checkpoint = starting(tmp_path / "start")
     damaged_by_one_byte(checkpoint)
     for command in (
-        lambda: convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf")]),
+        lambda: altiplano(["convert", "to-hf", str(checkpoint), str(tmp_path / "hf")]),
         lambda: inspect_checkpoint.main([str(checkpoint)]),
         lambda: reshape.main([str(checkpoint), str(tmp_path / "again"), "--tensor", "2"]),
     ):
@@ -262,13 +263,13 @@ def test_what_is_not_finite_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
         return weight
 
     checkpoint = starting(tmp_path / "large", change=large)
-    assert convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "float16"]) == 2
+    assert altiplano(["convert", "to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "float16"]) == 2
     message = (
         "layers.1.mlp.down_proj.weight: its largest value, 7e+04, does not fit into float16, which ends at 6.55e+04"
     )
     assert message in capsys.readouterr().err
     assert not (tmp_path / "hf").exists()
-    assert convert.main(["to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "bfloat16"]) == 0
+    assert altiplano(["convert", "to-hf", str(checkpoint), str(tmp_path / "hf"), "--dtype", "bfloat16"]) == 0
 
 
 def test_a_lost_or_dangling_latest_stops_no_tool(tmp_path: Path) -> None:
