@@ -46,7 +46,7 @@ see it work, on this machine's own text:
 
 @dataclass(frozen=True)
 class Command:
-    """What a sub-command runs.
+    """The program behind a sub-command.
 
     Args:
         module: has `main(arguments)`, which returns the exit code, and `make_parser()`.

@@ -53,7 +53,7 @@ def shipped_files() -> list[Path]:
 
 
 def summary(path: Path) -> str:
-    """What a configuration says about itself: the first sentence of the comment at its top."""
+    """Description of a configuration: the first sentence of the comment at its top."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

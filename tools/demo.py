@@ -128,7 +128,7 @@ class Steps:
 
 
 def finished_steps(checkpoints: Path) -> int:
-    """Steps of the newest checkpoint; 0 when there is none or it is damaged, which the trainer then tells about."""
+    """Steps of the newest checkpoint; 0 when there is none or it is damaged, which the trainer reports."""
     try:
         return CheckpointReader(checkpoints).step
     except CheckpointError:
@@ -142,7 +142,7 @@ def is_verified(checkpoints: Path, result: Path) -> bool:
 
 
 def summarise(console: Console, run: Path, seconds: float) -> None:
-    """What happened, in numbers, and where everything is."""
+    """Print what happened, in numbers, and where everything is."""
     ledger = json.loads((run / "ledger.json").read_text())
     lines = read_metrics(run / "train" / "metrics.jsonl")
     steps = [line for line in lines if line["kind"] == "train"]

@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line; returns the exit code."""
     command = make_parser()
     given = command.parse_args(arguments)
     if given.tasks and given.mixture:

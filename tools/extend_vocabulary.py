@@ -95,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    """The command line; returns the exit code: 0, or 2 when something does not fit."""
     given = make_parser().parse_args(arguments)
     try:
         if given.command == "tokenizer":

@@ -118,7 +118,7 @@ def as_text(sample: dict[str, Any], characters: int) -> Iterator[str]:
 
 
 def skipped_of(config: TrainConfig) -> list[tuple[int, int]]:
-    """What the newest checkpoint of the run says was skipped; nothing where there is no checkpoint."""
+    """Ranges of samples that the newest checkpoint records as skipped; empty when there is none."""
     try:
         index = CheckpointReader(config.output / "checkpoints").index
     except CheckpointError:
@@ -156,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, or 2 when something does not fit."""
+    """The command line; returns the exit code: 0, or 2 when something does not fit."""
     given = make_parser().parse_intermixed_args(arguments)
     try:
         config = load_config(TrainConfig, given.config, given.overrides)

@@ -1,4 +1,4 @@
-"""What is in a checkpoint: `altiplano checkpoint inspect runs/demo/train/checkpoints`."""
+"""Show the contents of a checkpoint: `altiplano checkpoint inspect runs/demo/train/checkpoints`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="altiplano checkpoint inspect",
-        description="Show what a checkpoint holds.",
+        description="Show the contents of a checkpoint, after comparing every checksum.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -99,7 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
     try:
         inspect(given.checkpoint, quick=given.quick, weights=given.weights)

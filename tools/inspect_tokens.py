@@ -1,4 +1,4 @@
-"""What is in a token file: `altiplano tokens inspect PREFIX`.
+"""Show the contents of a token file: `altiplano tokens inspect PREFIX`.
 
     altiplano tokens inspect runs/demo/tokens/python                     statistics
     altiplano tokens inspect runs/demo/tokens/python --documents 0:3     text, id and URL
@@ -117,7 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 1 when `--verify` finds a fault, 2 when something does not fit."""
+    """The command line; returns the exit code: 0, 1 when `--verify` finds a fault, 2 when something does not fit."""
     given = make_parser().parse_args(arguments)
     beside = given.prefix.parent.parent / "tokenizer"
     tokenizer = given.tokenizer or (beside if (beside / "tokenizer.json").is_file() else None)

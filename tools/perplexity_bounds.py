@@ -3,7 +3,7 @@
     altiplano data perplexity-bounds --config configs/data/mine.yaml
 
 The head of a language are the 30 % of its documents with the lowest perplexity, the middle those up to 60 %, as in
-cc_net/perplexity.py (PerplexityBucket); the paper speaks of three even parts (Wenzek et al. 2020, arXiv:1911.00359,
+cc_net/perplexity.py (PerplexityBucket); the paper has three even parts (Wenzek et al. 2020, arXiv:1911.00359,
 "LM filtering"), which `--head 33.3 --middle 66.7` gives. Write the numbers into the configuration, and the rule sets
 `ccnet_head` and `ccnet_middle` ask for them; nothing is measured again.
 """
@@ -27,7 +27,7 @@ from foundation.configuration import load_config
 from foundation.progress import Progress
 
 _FEW = 1000
-"""Of fewer documents, the bounds mean little."""
+"""Number of documents below which the bounds mean little."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the bounds as lines of the configuration; the exit status is 2 where nothing is measured."""
+    """Print the bounds as lines of the configuration; the exit code is 2 when nothing is measured."""
     given = make_parser().parse_args(arguments)
     try:
         if not 0 < given.head < given.middle < 100:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def perplexities(config: DataConfig) -> dict[str, npt.NDArray[np.float32]]:
-    """Of the documents of each language that has a model, the languages in the order of the configuration.
+    """Perplexities of the documents of each language that has a model, in the order of the configuration.
 
     Raises:
         ValueError: no document has a perplexity.

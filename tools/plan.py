@@ -114,7 +114,7 @@ def _twice(layers: list[LayerCost], start: int, stop: int) -> int:
 
 
 def state_bytes(weights: int, precision: str, data: int) -> int:
-    """Of a rank that holds `weights` weights: DeepSpeed's ZeRO-1 cuts the last three over the data axis.
+    """Bytes of a rank with `weights` weights: DeepSpeed's ZeRO-1 cuts the last three over the data axis.
 
     bf16: weight 2, its gradient 2, accumulated gradient 4; master weight 4, moments 4 + 4. fp32: weight 4, gradient 4,
     accumulated 4; master weight 4, moments 4 + 4.
@@ -125,7 +125,7 @@ def state_bytes(weights: int, precision: str, data: int) -> int:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer of the pipeline costs a rank.
+    """Cost of one layer of the pipeline for a rank.
 
     Attributes:
         flops: by which layers are dealt to stages.
@@ -142,7 +142,7 @@ class LayerCost:
 
 
 def layer_costs(config: TrainConfig) -> list[LayerCost]:
-    """Of each layer of the pipeline, on the tensor rank with the most."""
+    """Cost of each layer of the pipeline, on the tensor rank with the highest."""
     degree, model = config.parallel.tensor, config.model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     alone = TensorParallel(group_alone(), dtype)

@@ -37,7 +37,7 @@ FILE_GIGABYTES = 8.0
 
 @dataclass
 class _File:
-    """What goes into one file, in order: shards and the states that are kept of each."""
+    """Contents of one file, in order: shards, and the states that are kept of each."""
 
     fragments: list[StoredFragment] = field(default_factory=list)
     bytes: int = 0
@@ -162,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
     if given.tensor < 1 or not given.file_gb > 0:
         print("--tensor and --file-gb must be positive", file=sys.stderr)
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("tensor degree", f"{index['reshaped_from']['topology']['tensor']} -> {given.tensor}"),
             ("step", index["step"]),
             ("files", f"{len(index['files']):,}, {size / 1e6:,.1f} MB, checksummed"),
-            ("next", f"a run whose output folder holds it as checkpoints/ resumes from it with tensor {given.tensor}"),
+            ("next", f"a run with it as checkpoints/ in its output folder resumes from it with tensor {given.tensor}"),
         ],
     )
     return 0

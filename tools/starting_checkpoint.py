@@ -36,7 +36,7 @@ def write_starting_checkpoint(
     Args:
         read: gives each weight by its name, whole, without padding rows, fp32.
         data_digest: in place of one of data; no data of ours has been seen.
-        origin: stands in the index as `imported`.
+        origin: written into the index as `imported`.
         tokenizer: folder with the tokenizer's files.
         title: of the progress.
 

@@ -1,4 +1,4 @@
-"""How a run stands, as a table: `altiplano status RUN`, from any machine that sees its folder, while it goes on.
+"""Show the state of a run as a table: `altiplano status RUN`, from any machine that sees its folder, while it runs.
 
 With `--follow` the table is renewed until Ctrl-C.
 """
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="altiplano status",
-        description="How a training run stands.",
+        description="Show the state of a training run.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
     try:
         if not given.follow:

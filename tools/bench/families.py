@@ -172,7 +172,7 @@ def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; starts four processes and returns their exit status."""
+    """The command line; starts four processes and returns their exit code."""
     parser = argparse.ArgumentParser(prog="altiplano bench families", description=__doc__)
     parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
     parser.add_argument("--steps", type=int, default=200)

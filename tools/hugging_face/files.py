@@ -31,7 +31,7 @@ SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Entries of `config.json` and of `generation_config.json`."""
 
 CHECKSUM_FILE = "checksums.json"
-"""SHA-256 of each file of weights; `from-hf` holds the files to it."""
+"""Name of the file with the SHA-256 of each file of weights; `from-hf` compares them."""
 
 SAFETENSORS_NAMES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -57,7 +57,7 @@ def copy_tokenizer(folder: Path, out: Path) -> None:
 def write_safetensors(
     path: Path, planned: Sequence[Exported], tensors: Iterable[tuple[str, torch.Tensor]], dtype: str
 ) -> None:
-    """A safetensors file written front to back, because the library's own writer wants all its tensors in memory.
+    """Write a safetensors file front to back, because the library's own writer needs all tensors in memory.
 
     Raises:
         ValueError: a value is not finite, or not once it has the dtype; names the weight.
@@ -77,7 +77,7 @@ def write_safetensors(
         file.write(len(head).to_bytes(8, "little"))
         file.write(head)
         remaining = iter(tensors)
-        for part in planned:  # no zip, which holds the last tensor while it asks for the next
+        for part in planned:  # no zip, which keeps the last tensor while it reads the next one
             name, tensor = next(remaining)
             assert (name, tuple(tensor.shape)) == (part.name, part.shape)
             file.write(_converted(name, tensor, dtype).contiguous().view(torch.uint8).numpy().data)

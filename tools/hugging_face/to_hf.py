@@ -45,7 +45,7 @@ EXAMPLES = """examples:
       afterwards: compare its logits with those of transformers"""
 
 Form = Literal["own", "llama"]
-"""Of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
+"""Form of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
 
 
 ORIGIN_FILE = "altiplano.json"
@@ -53,7 +53,7 @@ ORIGIN_FILE = "altiplano.json"
 
 
 class Checkpoint(Protocol):
-    """What is needed of a checkpoint, see `pretrain.checkpoint.read.CheckpointReader`."""
+    """The part of a checkpoint that an export reads, see `pretrain.checkpoint.read.CheckpointReader`."""
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -85,7 +85,7 @@ def to_hugging_face(
         tokenizer: folder with a tokenizer, which is copied.
         end_of_document: token that separates documents; generation begins and stops with it, as every text in training
             did, whatever other token the tokenizer calls its first.
-        dtype: of the written weights; the checkpoint holds float32.
+        dtype: data type of the written weights; those of a checkpoint are float32.
         shard_bytes: the weights are split over several files, with an index, where they need more.
         imported: `special_tokens`, `generation_config` and, by name, `files` of the tokenizer that a model came with,
             which it keeps; generation stops at `end_of_document` as well, where that is given.

@@ -1,4 +1,4 @@
-"""Hold an exported model to the checkpoint it came from: `altiplano convert verify CHECKPOINT HF_FOLDER`.
+"""Compare an exported model with its checkpoint: `altiplano convert verify CHECKPOINT HF_FOLDER`.
 
 transformers loads the export and computes the logits of held-out text; our own model computes them from the checkpoint.
 """
@@ -36,7 +36,7 @@ PROMPTS = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far two models' logits are apart.
+    """Difference between the logits of two models.
 
     Attributes:
         max_abs_difference: over all logits.
@@ -170,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 equal, 1 the logits differ, 2 it could not be compared."""
+    """The command line; returns the exit code: 0 equal, 1 the logits differ, 2 it could not be compared."""
     command = make_parser()
     given = command.parse_args(arguments)
     if given.samples < 1:

@@ -1,4 +1,4 @@
-"""What an exported model writes: prompts from held-out documents, and continuations of whole characters."""
+"""Text of an exported model: prompts from held-out documents, and continuations of whole characters."""
 
 from __future__ import annotations
 

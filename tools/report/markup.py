@@ -34,7 +34,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, markup: bool = 
 
 
 def _is_words(column: Sequence[str]) -> bool:
-    """Whether most of its cells begin with a letter."""
+    """Whether most cells of a column begin with a letter."""
     return sum(text[:1].isalpha() for text in column) > len(column) / 2
 
 

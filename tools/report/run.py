@@ -1,4 +1,4 @@
-"""What lies in a run's folder."""
+"""The files of a run, read for its report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.hugging_face.verify import RESULT_FILE
 
 
 class Run:
-    """What lies in a run's folder; parts that are not there are None."""
+    """The files of a run's folder; missing parts are None."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -58,12 +58,12 @@ class Run:
 
     @property
     def topology(self) -> str:
-        """Of the latest start; empty when there was none."""
+        """Topology of the latest start; empty when there was none."""
         return str(self._start.get("topology", ""))
 
     @property
     def peak(self) -> str:
-        """What the shares of peak speed are of since the latest start; empty when nobody has said so."""
+        """Peak speed that the shares refer to since the latest start; empty when it is not recorded."""
         flops, source = self._start.get("peak_flops_per_device"), self._start.get("peak_source", "")
         return str(Peak(flops, source)) if isinstance(flops, int | float) else ""
 
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def processes(self) -> int:
-        """Of the latest start."""
+        """Number of processes of the latest start."""
         return math.prod(int(degree) for degree in re.findall(r"\d+", self.topology))
 
     def _versions(self) -> Mapping[str, str]:

@@ -19,9 +19,9 @@ from tools.report.run import Run
 
 SHOWN_EVENTS = 40
 QUIET_EVENTS = ("saved", "pass seconds")
-"""Told of elsewhere, or too often to be told one by one."""
+"""Events that have a place elsewhere, or are too many to list one by one."""
 TOLD_ELSEWHERE = ("kind", "step", "event", "time", "peak_flops_per_device", "peak_source")
-"""Of an event."""
+"""Fields of an event that have columns of their own."""
 
 
 def training_part(run: Run) -> str:
@@ -150,7 +150,7 @@ def nodes_part(run: Run) -> str:
 
 
 def mixture_part(run: Run) -> str:
-    """What was really trained on, counted from the plan of samples."""
+    """Table of the data that was trained on, counted from the plan of samples."""
     lines = [line for line in run.metrics if line["kind"] == "train"]
     if run.settings is None or not lines:
         return missing("Nothing has been trained on yet", "deepspeed --module pretrain --config FILE")
@@ -205,5 +205,5 @@ def _found(mixture: Path, train: Path) -> Path:
 
 
 def spike_count(entries: Sequence[Entry]) -> int:
-    """How often the loss spiked."""
+    """Number of loss spikes."""
     return sum(entry.kind in ("transient", "rollback", "stop") for entry in entries)
