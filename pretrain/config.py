@@ -31,7 +31,7 @@ class ModelConfig(Settings):
     """A decoder-only model. `family` sets the defaults of its block, see `pretrain/families/registry.py`."""
 
     family: FamilyName = "llama"
-    """Family of models, which sets the defaults of the block, see `pretrain/families/blocks.py`."""
+    """Family of models, which sets the defaults of the block, see `pretrain/families/registry.py`."""
     vocabulary_size: int = Field(gt=0)
     """Number of entries of the tokenizer, reserved ones included."""
     hidden_size: int = Field(gt=0)
