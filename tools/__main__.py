@@ -130,7 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, command = found
     rest = words[len(name) :]
     try:
-        module = importlib.import_module(command.module)
+        return int(importlib.import_module(command.module).main([*command.first, *rest]))
+    except BrokenPipeError:  # `altiplano … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except ModuleNotFoundError as error:
         if not command.group or (error.name or "").split(".")[0] in ("tools", "data_prep", "pretrain", "foundation"):
             raise
@@ -139,11 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        return int(module.main([*command.first, *rest]))
-    except BrokenPipeError:  # `altiplano … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _unknown(words: Sequence[str]) -> int:
