@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pretrain.engine.deepspeed_patches import _stretch_norms
+from pretrain.engine.deepspeed_patches import _part_norms
 from pretrain.topology import Topology
 from tests.distributed import cases
 from tests.distributed.processes import run_processes
@@ -18,11 +18,11 @@ def test_masters_are_the_weights_themselves(precision: str, is_shared: bool) -> 
 
 
 @pytest.mark.parametrize("size", [1, 32768, 32769, 100_003])
-def test_norms_of_stretches_have_the_norm_of_the_whole(size: int) -> None:
+def test_norms_of_parts_have_the_norm_of_the_whole(size: int) -> None:
     gradient = torch.randn(size, generator=torch.Generator().manual_seed(size))
-    norms = _stretch_norms(gradient)
+    norms = _part_norms(gradient)
     assert norms.dtype == torch.float64 and len(norms) == -(-size // 32768)
     torch.testing.assert_close(torch.linalg.vector_norm(norms), torch.linalg.vector_norm(gradient.double()))
     gradient._zero_padding = True  # type: ignore[attr-defined]
-    assert _stretch_norms(gradient)._zero_padding  # type: ignore[attr-defined]
+    assert _part_norms(gradient)._zero_padding  # type: ignore[attr-defined]
     assert not hasattr(norms, "_zero_padding")
