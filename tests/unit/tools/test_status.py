@@ -13,11 +13,12 @@ from pretrain.config import TrainConfig
 from tools.status import main
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
+STEPS = ["schedule={total_steps: 160, warmup_steps: 20}"]
 
 
 def write_run(folder: Path, *more: dict[str, object], steps: int = 4) -> Path:
     folder.mkdir(parents=True)
-    write_resolved(load_config(TrainConfig, CONFIGS / "demo.yaml"), folder / "config.resolved.yaml")
+    write_resolved(load_config(TrainConfig, CONFIGS / "demo.yaml", STEPS), folder / "config.resolved.yaml")
     lines: list[dict[str, object]] = [
         {
             "kind": "event",

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 
-from data_prep import __main__ as command_line
 from data_prep.config import DataConfig
 from data_prep.run.directory import RunDirectory
 from data_prep.stages import STAGES
@@ -81,7 +80,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict[st
             taken[shards] = {}
             for stage in STAGES:
                 if stage != "report-tokenizer":  # it learns tokenizers, which is no matter of shards
-                    function = command_line._stage(stage)
+                    function = STAGES[stage].load()
                     with Work() as taken_work:
                         function(config, run)
                     taken[shards][stage] = taken_work.counts

@@ -86,6 +86,8 @@ def random_tokens(config: ModelConfig, length: int = 150, batch: int = 2) -> tor
 class InMemory:
     """A checkpoint of a model with lively weights, without a file."""
 
+    step = 0
+
     def __init__(self, model: ModelConfig) -> None:
         self.config = {"model": model.model_dump(mode="json")}
         self.tensors = {

@@ -40,6 +40,8 @@ MODEL = {
 class StandIn:
     """A checkpoint of random weights in memory."""
 
+    step = 0
+
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(5)
         self.config = {"model": dict(MODEL)}
