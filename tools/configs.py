@@ -40,7 +40,7 @@ def copy_configs(to: Path) -> list[Path]:
     names = [path.relative_to(source) for path in shipped_files()]
     for name in names:
         if (to / name).exists() and (to / name).read_bytes() != (source / name).read_bytes():
-            raise FileExistsError(f"{to / name}: exists and is different; copy to another folder, or move it away")
+            raise FileExistsError(f"{to / name}: exists and is different; work in another folder, or move it away")
     for name in names:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, to / name)

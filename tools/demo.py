@@ -56,7 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if not (DATA_CONFIG.is_file() and TRAIN_CONFIG.is_file()):
         console.print("The configurations come first: they are copied to ./configs (`altiplano configs copy`)")
-        copy_configs(Path("configs"))
+        try:
+            copy_configs(Path("configs"))
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     train = load_config(TrainConfig, TRAIN_CONFIG)
     run = train.output.parent
     checkpoints, hugging_face = train.output / "checkpoints", run / "hf"

@@ -109,3 +109,15 @@ def test_configurations_are_listed_and_copied(tmp_path: Path, capsys: pytest.Cap
     assert configs.main(["copy", str(tmp_path / "own")]) == 2
     assert f"{changed}: exists and is different" in capsys.readouterr().err
     assert changed.read_text() == "# mine\n"
+
+
+def test_the_demo_leaves_other_configurations_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "configs" / "model" / "demo.yaml"
+    other.parent.mkdir(parents=True)
+    other.write_text("# mine\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 2
+    assert "configs/model/demo.yaml: exists and is different" in capsys.readouterr().err
+    assert other.read_text() == "# mine\n" and not (tmp_path / "runs").exists()
