@@ -1,14 +1,21 @@
-"""Charts as SVG text for a page that needs nothing from outside; colours come from the page's style sheet."""
+"""Line charts and bars for the pages of runs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 40
+from foundation.figures import COLOURS, as_svg, new_figure
+
+_WIDTH_INCHES, _HEIGHT_INCHES = 5.4, 2.8  # two beside each other on a wide screen, readable on a telephone's
+_STYLES: dict[str, dict[str, Any]] = {
+    "strong": {"color": COLOURS["blue"], "linewidth": 1.6},
+    "faint": {"color": COLOURS["pale"], "linewidth": 0.9},
+    "second": {"color": COLOURS["orange"], "linewidth": 1.6},
+    "limit": {"color": COLOURS["soft"], "linewidth": 1.0, "linestyle": "dotted"},
+}
 
 
 @dataclass(frozen=True)
@@ -16,10 +23,10 @@ class Series:
     """A line through points (x, y).
 
     Attributes:
-        style: class of the style sheet: `strong`, `faint`, `second` or `limit`.
-        label: in the legend; empty: not there.
+        style: `strong`, `faint`, `second` or `limit`.
+        label: in the legend; empty: not listed there.
         points: x ascending.
-        dots: a dot with a tooltip at each point.
+        dots: whether each point has a dot.
     """
 
     style: str
@@ -31,78 +38,62 @@ class Series:
 def line_chart(
     title: str, series: Sequence[Series], *, x_label: str, marks: Sequence[tuple[float, str]] = (), zero: bool = False
 ) -> str:
-    """An SVG line chart with axes, legend and vertical marks `(x, label)`; `zero`: the y axis begins at 0."""
+    """Draw lines as an SVG element; empty when there is no point.
+
+    Args:
+        marks: vertical lines `(x, label)`; those outside the points are left out.
+        zero: the y axis begins at 0.
+    """
+    from matplotlib.ticker import FuncFormatter
+
     drawn = [one for one in series if one.points]
-    xs = [x for one in drawn for x, _ in one.points]
-    ys = [y for one in drawn for _, y in one.points]
-    if not xs:
+    if not drawn:
         return ""
-    x_ticks = ticks(min(xs), max(xs), 8)
-    y_ticks = ticks(0.0 if zero else min(ys), max(ys), 6)
-    x_low, x_high = min(xs), max(xs)
-    if x_high == x_low:
-        x_low, x_high = x_low - 1, x_high + 1
-    y_low, y_high = min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))
-
-    def px(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-
-    def py(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-
-    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for y in y_ticks:
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
-        out.append(f'<text class="tick" x="{LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{number(y)}</text>')
-    for x in x_ticks:
-        if x_low <= x <= x_high:
-            place = f'x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 18}"'
-            out.append(f'<text class="tick" {place} text-anchor="middle">{number(x)}</text>')
-    out.append(
-        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">'
-        f"{escape(x_label)}</text>"
-    )
-    for x, label in marks:
-        if x_low <= x <= x_high:
-            out.append(f'<line class="mark" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-            # At the top: a loss is low where most of the marks are.
-            left = px(x) > WIDTH * 0.8  # where it would stand out on the right
-            place = f'x="{px(x) + (-5 if left else 5):.1f}" y="{TOP + 12}"' + ' text-anchor="end"' * left
-            out.append(f'<text class="tick" {place}>{escape(label)}</text>')
+    figure, axes = new_figure(_WIDTH_INCHES, _HEIGHT_INCHES)
     for one in drawn:
-        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in one.points)
-        out.append(f'<polyline class="line {one.style}" points="{path}"/>')
-        if one.dots:
-            for x, y in one.points:
-                tip = f"{escape(x_label)} {number(x)}: {y:.4g}"
-                out.append(f'<circle class="dot {one.style}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5">')
-                out.append(f"<title>{tip}</title></circle>")
-    out.append("</svg>")
-    legend = "".join(f'<span><i class="{one.style}"></i>{escape(one.label)}</span>' for one in drawn if one.label)
-    caption = f'<figcaption><b>{escape(title)}</b><span class="legend">{legend}</span></figcaption>'
-    return f"<figure>{caption}{''.join(out)}</figure>"
+        xs, ys = zip(*one.points, strict=True)
+        axes.plot(
+            xs, ys, label=one.label or "_", marker="o" if one.dots else "", markersize=3.5, gid=one.label or one.style,
+            **_STYLES[one.style],
+        )  # fmt: skip
+    if zero:
+        axes.set_ylim(bottom=0)
+    low, high = min(one.points[0][0] for one in drawn), max(one.points[-1][0] for one in drawn)
+    for x, label in marks:
+        if low <= x <= high:
+            axes.axvline(x, color=COLOURS["soft"], linewidth=0.8, linestyle="dashed")
+            on_the_right = x > low + 0.8 * (high - low)
+            # at the top: a loss is low where most of the marks are
+            axes.annotate(
+                label, (x, 1), xycoords=("data", "axes fraction"), xytext=(-4 if on_the_right else 4, -2),
+                textcoords="offset points", ha="right" if on_the_right else "left", va="top", fontsize=8,
+                color=COLOURS["soft"],
+            )  # fmt: skip
+    has_legend = any(one.label for one in drawn)
+    pad = 18 if has_legend else 6  # points; the legend is between title and axes
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"], pad=pad)
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.grid(axis="y", color=COLOURS["line"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    if has_legend:
+        legend = axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.3, ncols=3, fontsize=8, frameon=False,
+            handlelength=1.2, columnspacing=1.2, labelcolor=COLOURS["soft"],
+        )  # fmt: skip
+        legend.set_in_layout(False)  # a long label must not leave the axes without room
+    return as_svg(figure)
 
 
 def bars(shares: Sequence[tuple[str, float, str]]) -> str:
-    """One horizontal bar made of parts `(style, share of the whole, tooltip)`."""
+    """One horizontal bar as HTML, made of parts `(style, share of the whole, tooltip)`."""
     parts = "".join(
         f'<i class="{style}" style="width:{100 * share:.2f}%" title="{escape(tip)}"></i>'
         for style, share, tip in shares
         if share > 0
     )
     return f'<div class="bar">{parts}</div>'
-
-
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round values about `count` apart that enclose [low, high]."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * power for size in (1.0, 2.0, 2.5, 5.0, 10.0) if size * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
 
 
 def number(value: float) -> str:

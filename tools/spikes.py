@@ -24,7 +24,7 @@ from pretrain.monitor.metrics import ABANDONED_FILE, METRICS_FILE, read_metrics
 from pretrain.spikes.detector import SIGNS, Detector, DetectorSettings, Verdict
 from pretrain.spikes.first_look import SPIKES_FOLDER
 from pretrain.spikes.ledger import LEDGER_FILE, Entry, describe, read_ledger, rollbacks
-from tools.charts import TOP, WIDTH, Series, line_chart
+from tools.charts import Series, line_chart
 
 EXAMPLES = """examples:
   altiplano spikes runs/demo/train
@@ -32,10 +32,6 @@ EXAMPLES = """examples:
   altiplano spikes runs/demo/train --samples
   altiplano spikes runs/demo/train --replay
   altiplano spikes runs/demo/train --replay patience_steps=30 deviations=8"""
-
-# The chart's classes, as the pages of tools.report colour them; an SVG by itself brings its own.
-_STYLE = """<style>text{font:12px sans-serif;fill:#444}.grid{stroke:#ddd}.mark{stroke:#888;stroke-dasharray:4 3}
-.line{fill:none;stroke-width:1.5}.strong{stroke:#1f5fa8}.second{stroke:#c8502d}</style>"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -184,23 +180,7 @@ def picture(run: Path) -> str:
     marks = [
         (float(entry.to_step), f"back to {entry.to_step}") for entry in _rollbacks(run) if entry.to_step is not None
     ]
-    figure = line_chart("loss", [Series("strong", "kept", kept), *series], x_label="step", marks=marks)
-    svg = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
-    opening, rest = svg.split(">", 1)
-    return (
-        f'{opening} xmlns="http://www.w3.org/2000/svg">{_STYLE}<rect width="100%" height="100%" fill="#fff"/>'
-        f"{_legend(bool(branches))}{rest}\n"
-    )
-
-
-def _legend(with_abandoned: bool) -> str:
-    names = [("strong", "loss, nats: kept"), *([("second", "abandoned")] if with_abandoned else [])]
-    parts = []
-    for row, (style, name) in enumerate(names):
-        y = TOP + 14 + 16 * row
-        parts.append(f'<line class="line {style}" x1="{WIDTH - 150}" x2="{WIDTH - 126}" y1="{y - 4}" y2="{y - 4}"/>')
-        parts.append(f'<text x="{WIDTH - 120}" y="{y}">{name}</text>')
-    return "".join(parts)
+    return line_chart("Loss, nats per token", [Series("strong", "kept", kept), *series], x_label="step", marks=marks)
 
 
 def _rollbacks(run: Path) -> list[Entry]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from foundation.figures import as_svg, new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _REASONS_SHOWN = 8
 _LANGUAGES_SHOWN = 20
@@ -24,7 +23,7 @@ def sources(documents: Mapping[str, Any]) -> str:
     """Draw the shares of each source's documents: kept, and dropped by the first reason."""
     names = list(documents["by_source"])[::-1]
     shown = [name for name, _ in Counter(documents["by_reason"]).most_common(_REASONS_SHOWN)]
-    figure, axes = _figure(1.5 + 1.3 * _BAR_INCHES * len(names))
+    figure, axes = new_figure(_WIDTH_INCHES, 1.5 + 1.3 * _BAR_INCHES * len(names))
     left = [0.0] * len(names)
     for part, colour in zip(("kept", *shown, "other reasons"), (_KEPT, *_REASON_COLOURS), strict=False):
         widths = [_percent(documents["by_source"][name], part, shown) for name in names]
@@ -33,7 +32,7 @@ def sources(documents: Mapping[str, Any]) -> str:
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set(xlabel="% of the source's documents", xlim=(0, 100))
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _percent(account: Mapping[str, Any], part: str, shown: Sequence[str]) -> float:
@@ -50,18 +49,18 @@ def reasons(documents: Mapping[str, Any]) -> str:
     """Draw how many documents each reason drops, and for how many it is the only one."""
     against = documents["by_any_reason"]
     names = list(against)[::-1]
-    figure, axes = _figure(1.0 + _BAR_INCHES * len(names))
+    figure, axes = new_figure(_WIDTH_INCHES, 1.0 + _BAR_INCHES * len(names))
     axes.barh(names, [against[name]["against"] for name in names], color=_QUIET, label="reason against")
     axes.barh(names, [against[name]["alone"] for name in names], color=_DROPPED, label="only reason against")
     axes.set(xlabel="documents")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def languages(documents: Mapping[str, Any]) -> str:
     """The languages with most documents: kept beside dropped, logarithmic."""
     shown = list(documents["by_language"].items())[:_LANGUAGES_SHOWN][::-1]
-    figure, axes = _figure(1.0 + 1.6 * _BAR_INCHES * len(shown))
+    figure, axes = new_figure(_WIDTH_INCHES, 1.0 + 1.6 * _BAR_INCHES * len(shown))
     places = range(len(shown))
     for shift, part, colour in ((0.2, "kept", _KEPT), (-0.2, "dropped", _DROPPED)):
         counts = [account[part] for _, account in shown]
@@ -70,29 +69,29 @@ def languages(documents: Mapping[str, Any]) -> str:
     axes.set_xscale("symlog", linthresh=1)
     axes.set(xlabel="documents (logarithmic)")
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def lengths(account: Mapping[str, Any]) -> str:
     """Draw documents by their bytes, in powers of two, kept and dropped stacked."""
     counts = {int(edge): parts for edge, parts in account["by_bytes_from"].items()}
     edges = [] if not counts else _doubling(min(counts), max(counts))
-    figure, axes = _figure(2.6)
+    figure, axes = new_figure(_WIDTH_INCHES, 2.6)
     _stack(axes, [counts.get(edge, {}) for edge in edges])
     axes.set_xticks(range(len(edges)), [_bytes(edge) for edge in edges], fontsize=8)
     axes.set(xlabel="bytes of the document, from", ylabel="documents")
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def probabilities(account: Mapping[str, Any]) -> str:
     """Draw documents by the probability of their language."""
     counts = {round(20 * float(edge)): parts for edge, parts in account["by_language_probability_from"].items()}
-    figure, axes = _figure(2.6)
+    figure, axes = new_figure(_WIDTH_INCHES, 2.6)
     _stack(axes, [counts.get(place, {}) for place in range(20)])
     axes.set_xticks([place - 0.5 for place in range(0, 21, 2)], [f"{place / 20:.1f}" for place in range(0, 21, 2)])
     axes.set_yscale("symlog", linthresh=10)
     axes.set(xlabel="probability of the language", ylabel="documents (logarithmic)")
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _stack(axes: Axes, counts: Sequence[Mapping[str, int]]) -> None:
@@ -115,28 +114,3 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count // size}{unit}"
     return str(count)
-
-
-def _figure(height_inches: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH_INCHES, height_inches), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-    axes.margins(y=0.01)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    import matplotlib
-
-    image = io.StringIO()
-    # salt and date: like other outputs, the page is the same for the same counts; text remains text
-    with matplotlib.rc_context({"svg.hashsalt": "ledger", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
-    # inside a page an SVG needs no declarations, and must not refer to remote files
-    svg = re.sub(r"<metadata>.*?</metadata>", "", image.getvalue(), flags=re.S)
-    return svg[svg.index("<svg") :]

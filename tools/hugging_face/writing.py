@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,24 @@ _INVALID = -1
 
 
 def held_out_prompts(mixture: MixtureFile, tokenizer: Any, count: int) -> list[str]:
-    """The first words of held-out documents, from each source in turn; fewer where there are not as many.
+    """The first words of held-out documents, from the sources by their weights; fewer where there are not as many.
 
     Args:
         tokenizer: of transformers, with the vocabulary of the mixture.
     """
-    sources = [_beginnings(mixture, entry, tokenizer) for entry in mixture.datasets if entry.heldout]
+    sources = {entry.name: _beginnings(mixture, entry, tokenizer) for entry in mixture.datasets if entry.heldout}
+    weights = {entry.name: entry.weight for entry in mixture.datasets}
+    taken = Counter[str]()
     prompts: list[str] = []
     while sources and len(prompts) < count:
-        for source in list(sources):
-            prompt = next(source, None)
-            if prompt is None:
-                sources.remove(source)
-            elif prompt not in prompts and len(prompts) < count:
-                prompts.append(prompt)
+        # the source whose share of the prompts lags most behind its weight (D'Hondt's method)
+        name = max(sources, key=lambda source: weights[source] / (taken[source] + 1))
+        prompt = next(sources[name], None)
+        if prompt is None:
+            del sources[name]
+        elif prompt not in prompts:
+            taken[name] += 1
+            prompts.append(prompt)
     return prompts
 
 

@@ -56,7 +56,7 @@ def _curves(one: Run, other: Run, names: tuple[str, str]) -> str:
     charts = []
     for title, kind, name, factor, zero in CURVES:
         series = []
-        for run, style, label in ((one, "strong", names[0]), (other, "second", names[1])):
+        for run, style, label in ((one, "strong", _short(names[0])), (other, "second", _short(names[1]))):
             points = [(step, value * factor) for step, value in run.points(kind, name)]
             noisy = kind == "train" and name != "learning_rate"
             series.append(
@@ -67,12 +67,13 @@ def _curves(one: Run, other: Run, names: tuple[str, str]) -> str:
         charts.append(line_chart(title, series, x_label="step", zero=zero))
     difference = _difference(one, other)
     if difference:
-        charts.append(
-            line_chart(
-                f"Loss of {names[1]} less that of {names[0]}", [Series("strong", "", difference)], x_label="step"
-            )
-        )
+        title = "Loss of the second run less that of the first"
+        charts.append(line_chart(title, [Series("strong", "", difference)], x_label="step"))
     return f'<div class="charts">{"".join(charts)}</div><p>Curves of single steps are smoothed.</p>'
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"…{name[-23:]}"
 
 
 def _difference(one: Run, other: Run) -> list[tuple[float, float]]:

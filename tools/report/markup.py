@@ -54,17 +54,7 @@ h2{margin:0 0 12px;font-size:18px}h3{margin:20px 0 6px;font-size:15px}p{margin:6
 .tiles small,.tiles span{display:block;color:var(--soft);font-size:13px}
 .tiles b{display:block;font-size:23px;line-height:1.25;font-variant-numeric:tabular-nums}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(460px,100%),1fr));gap:18px 26px;margin:8px 0 12px}
-figure{margin:0}figcaption{display:flex;justify-content:space-between;gap:12px;flex-wrap:wrap;font-size:14px}
-.legend{color:var(--soft);font-size:13px;display:flex;gap:2px 14px;flex-wrap:wrap}.legend span{white-space:nowrap}
-.legend i{display:inline-block;width:16px;height:3px;margin-right:5px;vertical-align:middle;border-radius:2px}
-i.strong{background:var(--blue)}i.faint{background:var(--pale)}i.second{background:var(--orange)}
-i.limit{background:var(--soft)}
-svg{display:block;width:100%;height:auto;overflow:visible}.grid{stroke:var(--line);stroke-width:1}
-.tick{fill:var(--soft);font-size:12px;font-family:inherit}.mark{stroke:var(--soft);stroke-dasharray:4 4}
-.line{fill:none;stroke-width:2;stroke-linejoin:round}.line.faint{stroke:var(--pale);stroke-width:1.2}
-.line.strong{stroke:var(--blue)}.line.second{stroke:var(--orange)}
-.line.limit{stroke:var(--soft);stroke-width:1.2;stroke-dasharray:2 4}
-.dot{fill:var(--card);stroke-width:2}.dot.second{stroke:var(--orange)}
+svg{display:block;width:100%;height:auto;overflow:visible}
 .scroll{overflow-x:auto;background:linear-gradient(to left,var(--card) 30%,transparent) right/48px 100% no-repeat local,
 linear-gradient(to left,var(--line),transparent) right/12px 100% no-repeat}
 table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
@@ -81,6 +71,6 @@ pre{background:var(--page);border:1px solid var(--line);border-radius:6px;paddin
 white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 pre b{color:var(--blue)}code{background:var(--page);border-radius:4px;padding:1px 5px;font-size:13px}
 summary{cursor:pointer;color:var(--soft)}details{margin-bottom:12px}
-@media(max-width:520px){header,main{padding:0 12px}section{padding:14px 14px 16px}.tick{font-size:19px}
+@media(max-width:520px){header,main{padding:0 12px}section{padding:14px 14px 16px}
 th,td{white-space:normal;padding-right:12px}}
 """

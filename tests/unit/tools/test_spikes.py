@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -62,8 +63,14 @@ def test_settings_that_there_are_not(run: Path, change: str, message: str, capsy
 
 def test_the_picture_shows_both_branches(run: Path) -> None:
     assert main([str(run), "--picture", str(run / "loss.svg")]) == 0
-    lines = ElementTree.parse(run / "loss.svg").getroot().findall(".//{http://www.w3.org/2000/svg}polyline")
-    assert [len(line.attrib["points"].split()) for line in lines] == [70, 5]
+    groups = ElementTree.parse(run / "loss.svg").getroot().iter("{http://www.w3.org/2000/svg}g")
+    ends = {}
+    for group in groups:
+        if group.get("id") in ("kept", "abandoned"):
+            (path,) = group.findall("{http://www.w3.org/2000/svg}path")
+            places = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path.attrib["d"])]
+            ends[group.get("id")] = places[0], places[-1]
+    assert ends["kept"][0] < ends["abandoned"][0] < ends["abandoned"][1] < ends["kept"][1]
 
 
 def test_no_run_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
