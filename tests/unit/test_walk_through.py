@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(?:^`(?P<path>[^`\n]+)`:\n\n)?^```(?P<form>python|diff|yaml)\n(?P<body>.*?)^```\n", re.M | re.S)
 STATEMENTS = "1\n00:00:01,000 --> 00:00:02,500\nIt rose in the night.\n\n2\n00:00:03,000 --> 00:00:04,000\nWhy?\n"
 QUESTIONS = "1\r\n00:00:01,000 --> 00:00:02,500\r\nWho goes there?\r\nIs it you?\r\n"
@@ -42,10 +42,14 @@ def apply_blocks(text: str, folder: Path) -> list[str]:
 def test_the_walk_through_of_contributing_works(tmp_path: Path) -> None:
     for package in ("data_prep", "foundation"):  # with __pycache__: kernels of unchanged files are not compiled again
         shutil.copytree(ROOT / package, tmp_path / package)
+    for package in ("pretrain", "tests"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     written = apply_blocks((ROOT / "CONTRIBUTING.md").read_text(), tmp_path)
     assert [Path(path).name for path in written] == [
         "subtitles.py", "__init__.py", "questions.py", "table.py", "table.py", "statements.py", "__init__.py",
-        "__init__.py", "films.yaml",
+        "__init__.py", "films.yaml", "helium.py", "registry.py", "registry.py", "small.py", "test_reference.py",
+        "test_reference.py",
     ]  # fmt: skip
     (tmp_path / "films").mkdir()
     for name, text in [("a.srt", STATEMENTS), ("b.srt", QUESTIONS), ("c.srt", QUESTIONS), ("d.srt", "\0"), ("e", "")]:
@@ -69,3 +73,16 @@ def test_the_walk_through_of_contributing_works(tmp_path: Path) -> None:
     told = altiplano("why", "films-00000/0000001")
     assert re.search(r"question_line_share +1\n", told)
     assert re.search(r"FAILS +statements\.questions +1 \(question_line_share at most 0\.5; CONTRIBUTING", told)
+
+    judged = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"),
+            *("-k", "helium or complete"),
+            *("tests/unit/pretrain/families/test_reference.py", "tests/unit/pretrain/families/test_registry.py"),
+        ],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert judged.returncode == 0 and "8 passed" in judged.stdout, judged.stdout + judged.stderr
