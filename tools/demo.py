@@ -65,20 +65,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = train.output.parent
     checkpoints, hugging_face = train.output / "checkpoints", run / "hf"
     altiplano = installed_command("altiplano") or [sys.executable, "-m", "tools"]
-    processes = train.parallel.tensor * train.parallel.pipeline * (train.parallel.data or 1)
-    launch = [
-        *(*(installed_command("deepspeed") or ["deepspeed"]), "-q", "--num_gpus", str(processes)),
-        *("--module", "pretrain"),
-        *("--config", str(TRAIN_CONFIG)),
-    ]
-    half = train.schedule.total_steps // 2
+    parallel = train.parallel
+    eight = parallel.tensor * parallel.pipeline * (parallel.data or 1)
+    total, first = train.schedule.total_steps, train.checkpoint.every_steps
+
+    def launch(processes: int, *overrides: str) -> list[str]:
+        program = [*(installed_command("deepspeed") or ["deepspeed"]), "-q", "--num_gpus", str(processes)]
+        return [*program, "--module", "pretrain", "--config", str(TRAIN_CONFIG), *overrides]
 
     step = Steps(console)
     step.run("1. text to token files", [*altiplano, "data", "run", "--config", str(DATA_CONFIG)])
     done = finished_steps(checkpoints)
     for title, last, command in (
-        (f"2. train, and stop half-way at step {half}", half, [*launch, f"stop_after_step={half}"]),
-        ("3. the same command again: go on from the checkpoint", train.schedule.total_steps, launch),
+        (
+            f"2. train on tensor {parallel.tensor} × pipeline {parallel.pipeline} × data {parallel.data}, "
+            f"{eight} processes; stop at step {first}",
+            first,
+            launch(eight, f"stop_after_step={first}"),
+        ),
+        (
+            "3. go on from the checkpoint, on data 2: another topology, the same training",
+            total,
+            launch(2, "parallel.tensor=1", "parallel.pipeline=1", "batch.micro_batch_size=4"),
+        ),
     ):
         if done >= last:
             step.skip(title, f"{checkpoints} has step {done}")

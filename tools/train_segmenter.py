@@ -169,10 +169,10 @@ def _tell(name: str, sentences: Sequence[tuple[str, Sequence[str]]]) -> None:
 
 
 def word_spans(parts: Sequence[str], text: str | None = None) -> set[tuple[int, int]]:
-    """Where in a text the words of some parts of it lie; those without letter or number are none.
+    """Ranges of characters of the words, which are the parts that contain a letter or number.
 
     Args:
-        text: with what lies between the parts; None where nothing does.
+        text: the parts and whatever is between them; None: nothing is between them.
     """
     spans, at = set(), 0
     for part in parts:

@@ -1,12 +1,12 @@
-"""How far the numbers of one way of training are from those of another."""
+"""Differences between the results of two ways to train the same model."""
 
 from __future__ import annotations
 
 import numpy as np
 
 LAST_PLACE = 2.0**-23
-"""Of a weight in fp32. An update is the difference of two weights, of which those of norms are ten thousand times as
-large, so that one more or less in the last place of a single one is a large part of it."""
+"""Relative rounding unit of an fp32 weight. An update is the difference of two weights; those of norms are ten thousand
+times as large as their updates, so that rounding in the last place is a visible part of the update."""
 
 
 def worst_difference(

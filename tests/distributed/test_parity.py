@@ -67,7 +67,7 @@ TOLERANCE = {
 SCALARS = ("loss", "gradient_norm", "largest_logit", "evaluation")
 SCALAR_TOLERANCE = {"fp32": 1e-6, "bf16": 2e-3}
 LOGIT_TOLERANCE = {"fp32": 1e-5, "bf16": 2**-7}
-"""Of a single number that nothing is averaged into: in bf16 one step between two neighbours."""
+"""Tolerance of a single number, over which nothing is averaged: in bf16, the step between two neighbours."""
 
 TOPOLOGIES = [
     Topology(pipe=1, data=1, tensor=2),
@@ -123,7 +123,7 @@ def trained(topology: Topology) -> dict[Case, dict[str, Any]]:
 
 @cache
 def references() -> dict[Case, dict[str, Any]]:
-    """Of every case there is."""
+    """Names of all cases."""
     return run_cases(ONE, tuple(dict.fromkeys(case.reference for case in ALL)))
 
 

@@ -14,14 +14,13 @@ from tools.bench.page import PageError, check_page, circumstances, write_page
 
 
 class Area(NamedTuple):
-    """What is timed together; a module of this package with `main(arguments) -> int`, which hands its tables to
-    `page.show`."""
+    """Contenders that are timed together: a module of this package whose `main(arguments) -> int` calls `page.show`."""
 
     compares: str
     packages: tuple[str, ...]
-    """Whose versions stand beside the tables."""
+    """Packages whose versions are printed with the tables."""
     quick: str
-    """Settings with which it runs to its end in a minute or so."""
+    """Settings with which the area ends within about a minute."""
 
 
 _TRAINING = ("torch", "deepspeed", "megatron-core")
@@ -107,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     parser = make_parser()
     given, rest = parser.parse_known_args(arguments)
     if given.area is None or (given.help and given.area == "all"):
@@ -135,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _all(page: Path | None, is_quick: bool, rest: list[str]) -> int:
-    """Every area in a process of its own; one that fails does not keep the others from running."""
+    """Run every area in a process of its own; a failing area does not stop the others."""
     if rest:
         print(f"error: {' '.join(rest)}: all areas are run with their own settings; name one area", file=sys.stderr)
         return 2
@@ -145,7 +144,7 @@ def _all(page: Path | None, is_quick: bool, rest: list[str]) -> int:
         print(f"== {name}: {area.compares}", flush=True)
         if subprocess.run([sys.executable, "-m", "tools.bench", name, *options]).returncode:
             failed.append(name)
-    told = f" and stand in {page}" if page else ""
+    told = f" and written into {page}" if page else ""
     print(f"failed: {', '.join(failed)}; see above" if failed else f"all {len(AREAS)} areas were measured{told}")
     return 1 if failed else 0
 

@@ -21,14 +21,14 @@ _shown: list[Shown] = []
 
 
 def show(title: str, rows: Iterable[Sequence[object]], columns: Sequence[str]) -> None:
-    """Print a table, which belongs on the page."""
+    """Print a table and remember it for the page."""
     table = (title, [list(row) for row in rows], list(columns))
     _shown.append(table)
     summary_table(*table)
 
 
 def circumstances(command: str, packages: Sequence[str]) -> str:
-    """What was run when and where: date, processor, load before, system, commit, and versions of packages."""
+    """Describe a measurement: command, date, processor, load before it, commit, and versions of packages."""
     versions = []
     for package in packages:
         try:
@@ -52,7 +52,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Of the code that runs, and whether it has been changed since."""
+    """Commit of the running code, and whether files differ from it."""
 
     def git(*arguments: str) -> str | None:
         folder = Path(__file__).parent
@@ -87,7 +87,7 @@ class PageError(ValueError):
 
 
 def check_page(page: Path, area: str) -> None:
-    """That the page has a place for the area, before hours are spent on measuring.
+    """Check that the page has a place for the area, before hours are spent on measuring.
 
     Raises:
         PageError: it is missing, or has no place.
@@ -96,13 +96,13 @@ def check_page(page: Path, area: str) -> None:
 
 
 def write_page(page: Path, area: str, heading: str) -> None:
-    """Put all tables that were shown, under a heading, in the area's place on the page instead of what is there."""
+    """Replace the area's tables on the page by those that were shown, under a heading."""
     before, after = _cut(page, area)
     write_text(page, f"{before}\n{heading}\n\n{markdown(_shown)}\n\n{after}")
 
 
 def _cut(page: Path, area: str) -> tuple[str, str]:
-    """What comes before and after an area's place, with the two marks."""
+    """Return the text before and after an area's tables, each with its mark."""
     begin, end = f"<!-- tables of {area} -->\n", f"<!-- end of {area} -->\n"
     try:
         text = page.read_text(encoding="utf-8")

@@ -197,19 +197,19 @@ def time_in_communication(profile: cProfile.Profile) -> dict[str, float]:
         if COMMUNICATION not in function[2]:
             continue
         for caller, (_, _, own, _) in called.items():
-            asker = who_asked(caller, callers)
-            seconds[f"{asker[2]} ({Path(asker[0]).name})"] += own
+            origin = caller_of(caller, callers)
+            seconds[f"{origin[2]} ({Path(origin[0]).name})"] += own
     return dict(seconds)
 
 
-def who_asked(function: Function, callers: dict[Function, Any]) -> Function:
-    """Of those that reach `function` through functions that only hand a call on, the one that spent most time so."""
-    handing_on, asking = [function], Counter[Function]()
-    for passed in handing_on:
+def caller_of(function: Function, callers: dict[Function, Any]) -> Function:
+    """The function that spends most time in `function`, not counting functions that only pass a call on."""
+    passing_on, callers_found = [function], Counter[Function]()
+    for passed in passing_on:
         if any(part in passed[0] for part in PASSED_ON):
             for caller, (_, _, _, spent) in callers.get(passed, {}).items():
                 if not any(part in caller[0] for part in PASSED_ON):
-                    asking[caller] += spent
-                elif caller not in handing_on:
-                    handing_on.append(caller)
-    return asking.most_common(1)[0][0] if asking else function
+                    callers_found[caller] += spent
+                elif caller not in passing_on:
+                    passing_on.append(caller)
+    return callers_found.most_common(1)[0][0] if callers_found else function

@@ -133,7 +133,7 @@ def time_one(folder: Path, asked: tuple[str, str, str], memory_bytes: int) -> di
 
 
 def _processor_seconds() -> float:
-    """Of this process; what its workers take is known when they end."""
+    """Processor time of this process; that of its workers is known when they end."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

@@ -149,7 +149,7 @@ def _covered(grams: Iterable[Sequence[Word]]) -> int:
 
 
 def _top_characters(grams: Sequence[Sequence[Word]]) -> int:
-    """Of the n-gram that is most frequent (of equals, that gets so frequent first), if it is repeated at all."""
+    """Characters covered by the most frequent n-gram, the first to reach its count; 0 if none is repeated."""
     counts: Counter[Sequence[Word]] = Counter()
     best: Sequence[Word] = ()
     for gram in grams:
@@ -160,7 +160,7 @@ def _top_characters(grams: Sequence[Sequence[Word]]) -> int:
 
 
 def _repeated_characters(words: Sequence[Word], n: int) -> int:
-    """Of all n-grams that occurred before."""
+    """Characters covered by n-grams that occurred before."""
     seen: set[Sequence[Word]] = set()
     grams = [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
     return _covered([gram for gram in grams if gram in seen or seen.add(gram)])  # type: ignore[func-returns-value]

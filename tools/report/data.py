@@ -10,7 +10,7 @@ from tools.report.markup import missing, table
 from tools.report.run import Run
 
 REASON_STYLES = 8
-"""So many reasons have a colour of their own; the rest share one."""
+"""Number of reasons with a colour of their own; the others share one."""
 
 SHOWN_ROWS = 12
 """Longer tables are folded or summed up from here on."""

@@ -103,7 +103,7 @@ def events_part(run: Run) -> str:
 
 
 def _clock(line: dict[str, Any]) -> str:
-    """When it was, in UTC; nothing for runs of a version that did not write it."""
+    """Time of an event in UTC; empty for runs of versions that did not record it."""
     return datetime.fromtimestamp(line["time"], timezone.utc).strftime("%m-%d %H:%M:%S") if "time" in line else ""
 
 

@@ -107,7 +107,7 @@ def test_how_many_anchors_are_enough() -> None:
 
 @pytest.mark.skipif(not CORPUS.is_file(), reason=f"no corpus at {CORPUS.name}")
 def test_recall_on_parts_of_real_documents(tmp_path: Path) -> None:
-    """Of parts of 100 words and more of real documents, at least 98 % are found inside the whole."""
+    """At least 98 % of excerpts of 100 words and more are found inside the documents they were taken from."""
     with pa.input_stream(str(CORPUS), compression="zstd") as stream:
         rows = [json.loads(line) for line in io.TextIOWrapper(stream, encoding="utf-8")]
     generator = np.random.default_rng(7)

@@ -23,7 +23,7 @@ from tests.distributed.processes import run_processes
 
 
 def test_the_shared_memory_collective(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a compiler is found, DeepSpeed builds the collective while it starts, and calls it without a group."""
+    """With a compiler at hand, DeepSpeed builds the collective while it starts, and calls it without a group."""
     backend: Any = import_module("deepspeed.comm.torch")
     built = []
     builder = SimpleNamespace(

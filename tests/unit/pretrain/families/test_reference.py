@@ -80,7 +80,7 @@ def test_equals_transformers(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name.startswith(("baichuan", "glm"))])
 def test_equals_the_twin(name: str) -> None:
-    """Where transformers has no such model: a plain one of our own, written from the paper."""
+    """Families that transformers lacks are compared with a plain model of ours, written from the paper."""
     config = small_model(name)
     tokens = random_tokens(config)
     logits, gradients = ours(config, tokens)

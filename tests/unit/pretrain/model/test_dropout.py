@@ -31,7 +31,7 @@ def test_the_rate_and_the_mean_are_right(rate: float) -> None:
 
 
 def test_masks_of_samples_sites_places_and_heads_are_independent() -> None:
-    """Of two masks of probability a half, half of the places agree; so do neighbours within one."""
+    """Two masks of probability 1/2 agree at half of the places, and so do neighbours within one mask."""
     length, hidden = 64, 512
     x = torch.ones(length, 3, hidden)
     masks = [drop_hidden(x, 0.5, keys(4, 5, 6), site)[:, sample] == 0 for site in (0, 1, 2, 5) for sample in range(3)]
@@ -46,7 +46,7 @@ def test_masks_of_samples_sites_places_and_heads_are_independent() -> None:
 
 
 def test_a_part_has_its_part_of_the_whole_mask() -> None:
-    """Of positions under sequence parallelism, of heads under tensor parallelism, of samples under data parallelism."""
+    """Slices of positions (sequence parallelism), heads (tensor) and samples (data) equal those of the whole mask."""
     x = torch.randn(24, 4, 32)
     whole = drop_hidden(x, 0.3, keys(0, 1, 2, 3), 5)
     assert torch.equal(drop_hidden(x[8:16, 2:], 0.3, keys(2, 3), 5, first_position=8), whole[8:16, 2:])

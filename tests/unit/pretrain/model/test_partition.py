@@ -18,7 +18,7 @@ def test_merge_undoes_shard(dim: int, blocks: tuple[int, ...], degree: int) -> N
 
 
 def test_a_rank_has_its_part_of_every_block() -> None:
-    """Of fused queries, keys and values, not the first half of them all."""
+    """A rank gets its share of the queries, of the keys and of the values, not the first half of the fused matrix."""
     rows = torch.arange(8.0).unsqueeze(1)
     assert Partition(0, (4, 2, 2)).shard(rows, 1, 2).flatten().tolist() == [2, 3, 5, 7]
 

@@ -115,7 +115,7 @@ def test_addresses_and_overlong_words_are_taken_out() -> None:
 
 
 def test_letters_that_are_special_in_one_case() -> None:
-    """Of U+0413 the capital letter is special, of U+00F8 the small one."""
+    """ROOTS lists only the capital of U+0413, and only the small letter of U+00F8."""
     assert measure("\u0413\u0434\u0435 " * 6, "xx")["roots_word_count"] == 6
     assert measure("\u0413 a", "xx")["roots_word_count"] == 1
     assert measure("\u00d8 a", "xx")["roots_word_count"] == 2
