@@ -43,6 +43,7 @@ TRAIN = [
     "torch>=2.6",
 ]
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
+STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
@@ -50,7 +51,10 @@ BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, 
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]
 DEV = [
     *PERPLEXITY,
+    *STORAGE,
+    "flask-cors>=5",  # what moto's server needs
     "hypothesis>=6.100",
+    "moto[s3]>=5",  # an S3 server
     "mypy>=1.10",
     "pytest>=8",
     "pytest-randomly>=3.16",
@@ -86,6 +90,7 @@ setup(
         "bench": BENCH,
         "perplexity": PERPLEXITY,
         "ray": RAY,
+        "storage": STORAGE,
         "eval": EVAL,
     },
     classifiers=[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from data_prep.languages import canonical_setting
 from data_prep.rules import known_rule_set, rules_named
 from data_prep.sources import known_kind
+from data_prep.sources.storage import checked_address, scheme_of
 from foundation.configuration import Settings
 
 TokenizerKind = Literal["byte_level_bpe", "sentencepiece_bpe"]
@@ -18,16 +18,16 @@ TokenizerKind = Literal["byte_level_bpe", "sentencepiece_bpe"]
 
 def _refuse_address(value: object) -> object:
     """Return a path unchanged; refuse an address such as `s3://bucket`."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", str(value))
+    scheme = scheme_of(str(value))
     if scheme:
         raise ValueError(
-            f"{str(value)!r}: addresses ({scheme[1]}://) are not supported; mount the storage as a folder, or copy the "
-            "files first, and name the folder"
+            f"{str(value)!r}: {scheme}:// is supported for input only; mount the storage as a folder, or copy the "
+            "files when the run is done"
         )
     return value
 
 
-InputPath = Annotated[str, BeforeValidator(_refuse_address)]
+InputPath = Annotated[str, AfterValidator(checked_address)]
 LocalPath = Annotated[Path, BeforeValidator(_refuse_address)]
 """Path in the file system."""
 
@@ -49,7 +49,9 @@ class SourceConfig(Settings):
     """Kind of raw text, which decides how files become documents, see `data_prep/sources`."""
     """One of `data_prep.sources.KINDS`."""
     paths: tuple[InputPath, ...] = Field(min_length=1)
-    """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen.
+    """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen;
+    on this machine's file systems, or at an address: `s3://bucket/folder/`, `gs://bucket/*.parquet`,
+    `https://host/file.warc.gz`.
 
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
     matches nothing on this machine is reported; it is an error only if no source has any input.

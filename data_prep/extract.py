@@ -20,9 +20,11 @@ from data_prep.run.commit_records import Stage
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import DOCUMENTS
 from data_prep.run.executors import run_units
+from data_prep.run.inputs import current_tag
 from data_prep.run.manifest import Manifest, Shard, freeze_manifest, manifest_at
 from data_prep.sources import Document, Fault, reader_of
 from data_prep.sources.compression import PACKED_BY
+from data_prep.sources.storage import retries
 from foundation.atomic_files import room_for
 
 VERSION = 2
@@ -62,14 +64,33 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
 def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
     """Extract one shard: documents in the order of the manifest, numbered in that order."""
     run = stage.run
-    shard = manifest_at(run.manifest, stage.inputs).shard(name)
+    manifest = manifest_at(run.manifest, stage.inputs)
+    shard = manifest.shard(name)
+    for piece in shard.ranges:
+        _refuse_other_input(piece.path, manifest)
+    repeated = retries.total()
     corpus = run.corpus / f"{name}.parquet"
     quarantine = run.quarantine / f"{name}.jsonl"
     digests: dict[Path, str] = {}
     new_file = stage.new_file(digests)
     with new_file(corpus) as corpus_partial, new_file(quarantine) as quarantine_partial:
         counts = _write(shard, maximum_document_bytes, corpus_partial, quarantine_partial)
+    if retries.total() > repeated:  # not in the record, which is the same however the network was
+        print(f"{name}: {retries.total() - repeated} requests to the store were repeated", file=sys.stderr)
     stage.commit(name, [corpus, quarantine], counts, digests=digests)
+
+
+def _refuse_other_input(path: str, manifest: Manifest) -> None:
+    """Refuse a file that is gone, and an object that is not the frozen one."""
+    frozen = manifest.objects.get(path)
+    if frozen is None:
+        if not os.path.exists(path):
+            raise ValueError(f"{path}: removed after it was frozen; restore it, or run with `--restart extract`")
+        return
+    tag = current_tag(frozen)
+    if tag != frozen.sha256:
+        what = "removed" if tag is None else "changed"
+        raise ValueError(f"{path}: {what} after it was frozen; restore it, or run with `--restart extract`")
 
 
 def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
@@ -89,8 +110,6 @@ def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: 
 def _read(shard: Shard, maximum_document_bytes: int, counts: Counter[str]) -> Iterator[Document | Fault]:
     reader = reader_of(shard.kind)
     for piece in shard.ranges:
-        if not os.path.exists(piece.path):
-            raise ValueError(f"{piece.path}: removed after it was frozen; restore it, or run with `--restart extract`")
         try:
             passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]
             for what, count in (passed_over or {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from data_prep.config import SourceConfig
 from data_prep.sources import reader_of
 from data_prep.sources.compression import refuse_other_compression
+from data_prep.sources.storage import NoObjectError, RemoteObject, list_objects, remote_object, scheme_of
 from foundation.atomic_files import sha256_file
 
 PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
@@ -27,11 +29,20 @@ _NEVER_ENTERED = frozenset({"__pycache__", "site-packages", "dist-packages", "no
 
 @dataclass(frozen=True)
 class InputFile:
-    """Raw file as it was when it was frozen."""
+    """Raw file as it was when it was frozen.
+
+    Attributes:
+        path: path, or address of an object.
+        sha256: digest of the content; of an object the word `tag` and its entity tag, see `storage`.
+    """
 
     path: str
     size: int
     sha256: str
+
+    @property
+    def is_object(self) -> bool:
+        return scheme_of(self.path) is not None
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,17 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     """
     accepts = reader_of(source.kind).accepts
     names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is
+    objects: dict[str, RemoteObject] = {}
     missing: list[str] = []
     skipped: dict[str, int] = {}
     for pattern in source.paths:
+        if scheme_of(pattern) is not None:
+            found = list(_find_objects(pattern, accepts, skipped))
+            objects.update({entry.path: entry for entry in found})
+            names.update({entry.path: entry.path for entry in found})
+            if not found:
+                missing.append(pattern)
+            continue
         resolved = resolve(pattern)
         before = len(names)
         roots = sorted(glob.glob(resolved, recursive=True)) if glob.has_magic(resolved) else [resolved]
@@ -117,10 +136,14 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
         if len(names) == before and not any(os.path.exists(root) for root in roots):
             missing.append(pattern)
 
-    sizes = {path: os.path.getsize(path) for path in sorted(names) if os.path.isfile(path)}
+    sizes = {
+        path: objects[path].size if path in objects else os.path.getsize(path)
+        for path in sorted(names)
+        if path in objects or os.path.isfile(path)
+    }
     if len(sizes) < len(names):
         skipped["(broken link)"] = len(names) - len(sizes)
-    forbidden = [path for path in sizes if not os.access(path, os.R_OK)]
+    forbidden = [path for path in sizes if path not in objects and not os.access(path, os.R_OK)]
     if forbidden:
         more = f", nor may {len(forbidden) - 1} other files of this source" if len(forbidden) > 1 else ""
         raise ValueError(
@@ -130,7 +153,8 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     chosen = sorted(sizes)
     if source.maximum_bytes is not None:
         chosen = _choose(sizes, names, source.maximum_bytes, f"{seed}:{source.name}")
-    files = tuple(InputFile(path, sizes[path], "") for path in chosen)
+    tags = {path: f"tag {entry.tag}" for path, entry in objects.items()}
+    files = tuple(InputFile(path, sizes[path], tags.get(path, "")) for path in chosen)
     return SourceFiles(
         name=source.name,
         kind=source.kind,
@@ -142,6 +166,35 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     )
 
 
+def _find_objects(pattern: str, accepts: Callable[[str], bool], skipped: dict[str, int]) -> Iterator[RemoteObject]:
+    """Yield the object of an address, those of a folder (an address that ends in `/`), or of a pattern."""
+    if not glob.has_magic(pattern):
+        if not pattern.endswith("/"):
+            with contextlib.suppress(NoObjectError):
+                yield remote_object(pattern)
+            return
+        for entry in list_objects(pattern):
+            if accepts(entry.path):
+                yield entry
+            else:
+                suffix = os.path.splitext(entry.path)[1].lower() or "(none)"
+                skipped[suffix] = skipped.get(suffix, 0) + 1
+        return
+    matches = re.compile(_glob_expression(pattern)).fullmatch
+    yield from (entry for entry in list_objects(re.split(r"[*?\[]", pattern)[0]) if matches(entry.path))
+
+
+def _glob_expression(pattern: str) -> str:
+    """Translate a glob pattern: `*` and `?` stay within a folder, `**/` matches any folders."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", pattern)
+    special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+
+    def translated(part: str) -> str:
+        return part.replace("[!", "[^") if part.startswith("[") else special.get(part, re.escape(part))
+
+    return "".join(map(translated, parts))
+
+
 def with_digests(source: SourceFiles, advance: Callable[[int], None], threads: int = 1) -> SourceFiles:
     """Add the digest of each file; `advance` is called with the bytes read.
 
@@ -150,7 +203,9 @@ def with_digests(source: SourceFiles, advance: Callable[[int], None], threads: i
     """
     files = []
     with ThreadPoolExecutor(threads) as pool:  # hashing releases the GIL
-        for file, sha256 in zip(source.files, pool.map(_sha256, source.files), strict=True):
+        # the store has computed the tag of an object: reading terabytes from it only to hash them would double the cost
+        digests = pool.map(lambda file: file.sha256 if file.is_object else _sha256(file), source.files)
+        for file, sha256 in zip(source.files, digests, strict=True):
             files.append(replace(file, sha256=sha256))
             advance(file.size)
     return replace(source, files=tuple(files))
@@ -183,6 +238,14 @@ def _choose(sizes: Mapping[str, int], names: Mapping[str, str], maximum_bytes: i
         chosen.append(path)
         total += sizes[path]
     return sorted(chosen)
+
+
+def current_tag(file: InputFile) -> str | None:
+    """Return the tag that an object has now, in the form of `sha256`; None if it does not exist."""
+    try:
+        return f"tag {remote_object(file.path).tag}"
+    except NoObjectError:
+        return None
 
 
 def stamp_of(path: str) -> list[int] | None:

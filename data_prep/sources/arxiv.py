@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from data_prep.sources import latex
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader, decode, excerpt_of, read_whole, usable
+from data_prep.sources.storage import open_input, size_of
 
 _SUFFIXES = (".tar", ".tar.gz", ".gz", ".tex")
 _NUMBER = re.compile(r"(\d{4}\.\d{4,5}|[a-z-]{1,20}\d{7})(v\d+)?")
@@ -35,7 +36,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
         yield content if isinstance(content, Fault) else _paper(path, path, content, maximum_document_bytes)
         return
     try:
-        with tarfile.open(path, "r:") as papers:
+        with open_input(path) as file, tarfile.open(fileobj=file, mode="r:") as papers:
             for member in papers:
                 if member.isfile() and member.name.lower().endswith(_SUFFIXES):
                     yield _member(path, papers, member, maximum_document_bytes)
@@ -63,8 +64,8 @@ def _member(path: str, papers: tarfile.TarFile, member: tarfile.TarInfo, maximum
 
 def _has_end(path: str) -> bool:
     """Return whether the archive ends with two empty blocks (POSIX.1-2008, pax, ustar interchange format)."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - 1024))
+    with open_input(path) as file:
+        file.seek(max(0, size_of(path) - 1024))
         return file.read() == bytes(1024)
 
 

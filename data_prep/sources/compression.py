@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from data_prep.sources.storage import open_input, size_of
+
 _BLOCK_BYTES = 1 << 18
 _GZIP_INPUT_BYTES = 1 << 16
 """Number of bytes that are decompressed at a time: small, so that the members after a short one are not copied for
@@ -69,10 +71,10 @@ class _Range(io.RawIOBase):
 
     def __init__(self, path: str, start: int, end: int | None) -> None:
         self.name = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._file = open_input(path, buffering=0)
         self._file.seek(start)
         self._start, self._position = start, start
-        self._end = os.path.getsize(path) if end is None else end
+        self._end = size_of(path) if end is None else end
 
     def readable(self) -> bool:
         return True
@@ -417,7 +419,7 @@ def _zstd_dictionary(path: str) -> Any:
     """
     import zstandard
 
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         head = file.read(8)
         if len(head) < 8 or int.from_bytes(head[:4], "little") != _ZSTD_DICTIONARY_FRAME:
             return None

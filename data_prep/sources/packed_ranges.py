@@ -7,7 +7,6 @@ member's first bytes is not, because they may occur inside another member.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from data_prep.sources.compression import (
     suffix_of,
 )
 from data_prep.sources.ranges import FileRange, at_places
+from data_prep.sources.storage import open_input, size_of
 
 _BLOCK_BYTES = 1 << 16
 
@@ -87,8 +87,8 @@ def _zstd_frames(path: str) -> Iterator[_Piece]:
     Raises:
         DamagedFileError: a frame is truncated or invalid; raised after the frames before it.
     """
-    end = os.path.getsize(path)
-    with open(path, "rb", buffering=64) as file:
+    end = size_of(path)
+    with open_input(path, buffering=64) as file:
 
         def number(count: int) -> int:
             taken = file.read(count)
@@ -132,7 +132,7 @@ def _gzip_members(path: str) -> Iterator[_Piece]:
     Raises:
         DamagedFileError: a member is truncated or invalid; raised after the members before it.
     """
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         start, unpacked, position = 0, 0, 0
         unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
         while block := file.read(_BLOCK_BYTES):
@@ -143,7 +143,7 @@ def _gzip_members(path: str) -> Iterator[_Piece]:
                         block = block.lstrip(b"\0")  # padding after a member, as on tapes
                         start = position - len(block)
                     unpacked += len(unpacker.decompress(block, _BLOCK_BYTES))
-                    while unpacker.unconsumed_tail:
+                    while unpacker.unconsumed_tail and not unpacker.eof:  # at its end, the tail is the next member
                         unpacked += len(unpacker.decompress(unpacker.unconsumed_tail, _BLOCK_BYTES))
                     block = unpacker.unused_data if unpacker.eof else b""
                     if unpacker.eof:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from data_prep.sources.parquet_columns import is_text, texts_of, values_of
 from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
+from data_prep.sources.storage import StorageError, open_input, scheme_of
 
 _ROWS_AT_A_TIME = 256  # documents may be megabytes
 
@@ -23,8 +24,11 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
     """Divide a file into ranges of whole row groups; a file whose footer cannot be read is one range, whose reader
     reports it."""
     try:
-        metadata = pq.read_metadata(path)
+        with open_input(path) as file:
+            metadata = pq.read_metadata(file)
         places = [_start_of(metadata.row_group(group)) for group in range(metadata.num_row_groups)]
+    except StorageError:
+        raise
     except (pa.ArrowException, OSError):
         places = []
     return at_places(path, size, shard_bytes, places)
@@ -46,7 +50,9 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     """
     path = piece.path
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(open_input(path) if scheme_of(path) else path)
+    except StorageError:
+        raise
     except (pa.ArrowException, OSError) as error:
         yield Fault("damaged_file", f"not a whole Parquet file ({_first_line(error)}); none of it is read", path)
         return
@@ -62,6 +68,8 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
                         {name: values[i] for name, values in columns.items()}, path, row, maximum_document_bytes
                     )
                     row += 1
+        except StorageError:
+            raise
         except (pa.ArrowException, OSError) as error:
             total = file.metadata.num_rows
             detail = f"cannot be read on ({_first_line(error)}); rows {first} to {row} of {total} are read"

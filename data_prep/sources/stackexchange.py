@@ -22,6 +22,7 @@ import numpy.typing as npt
 from data_prep.sources.lines import Line, read_lines
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
+from data_prep.sources.storage import open_input
 
 _QUESTION, _ANSWER = "1", "2"
 _PARENT = re.compile(rb' ParentId="(\d+)"')
@@ -36,7 +37,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     """Yield the questions of a site."""
     answers = _Answers(piece, maximum_document_bytes)
     site = os.path.basename(os.path.dirname(piece.path))
-    with open(piece.path, "rb") as file:
+    with open_input(piece.path) as file:
         for line in read_lines(piece, maximum_document_bytes):
             row = _row(line, piece.path)
             if isinstance(row, Fault):

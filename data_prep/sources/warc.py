@@ -20,6 +20,7 @@ from data_prep.sources.html import main_text
 from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
+from data_prep.sources.storage import open_input
 from data_prep.sources.warc_records import LONGEST_HEADER, MAGIC, BadRecord, Record, headers_of, read_records
 from data_prep.sources.web_encodings import decode_page
 
@@ -65,7 +66,7 @@ def _begins_record(piece: FileRange) -> bool:
 def _starts(path: str, size: int) -> Iterator[int]:
     """Yield where the records of an uncompressed file start, by their lengths, up to the first wrong one."""
     start = 0
-    with open(path, "rb") as file:
+    with open_input(path) as file:
         while start < size:
             file.seek(start)
             if not file.readline(LONGEST_HEADER).startswith(MAGIC):

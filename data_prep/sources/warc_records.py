@@ -9,7 +9,6 @@ Source: ISO 28500:2017 (WARC 1.1), section 5 and annex A.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 
 from data_prep.sources.compression import ByteStream, DamagedFileError, suffix_of
 from data_prep.sources.ranges import FileRange
+from data_prep.sources.storage import open_input, size_of
 
 MAGIC = b"WARC/"
 LONGEST_HEADER = 1 << 16
@@ -228,10 +228,10 @@ class _Records:
 
     def _follows(self, place: int) -> bool:
         """Return whether a record, or the end, is at a byte of an uncompressed file."""
-        size = min(self._piece.end, os.path.getsize(self._piece.path))
+        size = min(self._piece.end, size_of(self._piece.path))
         if place > size:
             return False
-        with open(self._piece.path, "rb") as file:
+        with open_input(self._piece.path) as file:
             file.seek(place)
             behind = file.read(min(size - place, 16)).lstrip(b"\r\n")
         return not behind or behind.startswith(MAGIC)

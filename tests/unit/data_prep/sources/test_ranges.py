@@ -136,6 +136,14 @@ def test_packed_pieces_are_found_and_small_ones_stay_together(tmp_path: Path, su
     assert max(piece.end - piece.start for piece in ranges) < 7500
 
 
+def test_a_short_member_of_much_text_before_another_one(tmp_path: Path) -> None:
+    """Its text is longer than what is decompressed at a time, and the next member is in the same block of the file."""
+    members = [gzip.compress(mark * 300_000) for mark in (b"a\n", b"b\n", b"c\n")]
+    (path := tmp_path / "file.jsonl.gz").write_bytes(b"".join(members))
+    ranges = divide_packed(str(path), path.stat().st_size, len(members[0]), of_lines=False)
+    assert [piece.start for piece in ranges] == [0, len(members[0]), len(members[0]) + len(members[1])]
+
+
 def test_a_member_inside_of_a_member_is_no_place_to_enter(tmp_path: Path) -> None:
     # a packed page that was not packed again stands there byte for byte, with a valid header and checksum
     inner = b"".join(gzip.compress(random.Random(number).randbytes(500)) for number in range(20))
