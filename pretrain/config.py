@@ -327,12 +327,57 @@ class OptimizerConfig(Settings):
 class ScheduleConfig(Settings):
     """Length of the run and schedule of the learning rate, see `pretrain/schedule.py`."""
 
+    kind: Literal["cosine", "linear", "constant", "inverse_square_root", "wsd"] = "cosine"
+    """Shape after the warm-up: half a cosine (arXiv:1608.03983, equation 5) or a line to the lowest rate at the last
+    step; the highest rate; that times sqrt(warm-up / samples so far) (Vaswani et al. 2017, arXiv:1706.03762, section
+    5.3); or the highest rate until the last `decay_steps` (warmup-stable-decay: Hu et al. 2024, arXiv:2404.06395,
+    section 4)."""
     total_steps: int = Field(gt=0)
     """Number of steps of the run; the learning rate has its lowest value at the last one."""
     warmup_steps: int = Field(ge=0)
     """Number of steps in which the learning rate rises linearly to its highest value."""
-    minimum_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the end, relative to the highest one."""
+    decay_steps: int | None = Field(default=None, gt=0)
+    """Number of last steps in which the rate of kind `wsd` falls; a tenth to a fifth of the run is enough (Hägele et
+    al. 2024, arXiv:2405.18392, section 4)."""
+    decay_shape: Literal["one_minus_square_root", "linear"] | None = None
+    """Shape of the decay of kind `wsd`: 1 - sqrt(share of the decay), the default, or a line (Hägele et al. 2024,
+    arXiv:2405.18392, section 3)."""
+    minimum_learning_rate_ratio: float | None = Field(default=None, ge=0, le=1)
+    """Learning rate at the end, relative to the highest one; left out: 0.1 for the kinds that fall to it (Touvron et
+    al. 2023, arXiv:2302.13971, section 2.3)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("kind", "cosine")
+        defaults: dict[str, Any] = {"decay_shape": "one_minus_square_root"} if kind == "wsd" else {}
+        if kind not in ("constant", "inverse_square_root"):
+            defaults["minimum_learning_rate_ratio"] = 0.1
+        return {**defaults, **{name: value for name, value in values.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> ScheduleConfig:
+        for name, kinds in (
+            ("decay_steps", ("wsd",)),
+            ("decay_shape", ("wsd",)),
+            ("minimum_learning_rate_ratio", ("cosine", "linear", "wsd")),
+        ):
+            if getattr(self, name) is not None and self.kind not in kinds:
+                raise ValueError(f"{name}: has no effect with kind {self.kind}, only with {' and '.join(kinds)}")
+        if self.kind == "wsd" and self.decay_steps is None:
+            raise ValueError("decay_steps: missing; kind wsd needs the number of steps in which the rate falls")
+        if self.decay_steps is not None and self.decay_steps > self.total_steps - self.warmup_steps:
+            raise ValueError(
+                f"decay_steps: {self.decay_steps} is more than the {self.total_steps - self.warmup_steps} steps after "
+                "the warm-up"
+            )
+        if self.kind == "inverse_square_root" and not self.warmup_steps:
+            raise ValueError(
+                "warmup_steps: kind inverse_square_root needs a warm-up, whose end its rate is relative to"
+            )
+        return self
 
 
 class EvaluationConfig(Settings):
@@ -434,6 +479,9 @@ class TrainConfig(Settings):
     initial_weights: Path | None = None
     """Checkpoint whose weights a new run starts from, for example an imported one; its step, optimizer state and data
     are not used."""
+    branch_from: Path | None = None
+    """Checkpoint of another run that a new run goes on from as if it were its own, with step, optimizer state and
+    place in the data: to decay the learning rate from there, for example, while the other run continues."""
     recomputation: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of saving them: those of the attention's scores
     (selective), or of whole blocks (full) (Korthikanti et al. 2022, arXiv:2205.05198, section 5)."""
@@ -453,6 +501,12 @@ class TrainConfig(Settings):
             batch_size: samples of the step; None: the full global batch.
         """
         return (batch_size or self.batch.global_batch_size) // (self.batch.micro_batch_size * data_size)
+
+    @model_validator(mode="after")
+    def _starts_from_one_model(self) -> TrainConfig:
+        if self.initial_weights is not None and self.branch_from is not None:
+            raise ValueError("branch_from: a run starts from initial_weights or from branch_from, not from both")
+        return self
 
     @model_validator(mode="after")
     def _axes_divide_the_model(self) -> TrainConfig:

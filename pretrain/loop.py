@@ -126,22 +126,15 @@ def begin(run: Run, start: Start) -> None:
             peak_source=peak.source,
             time=time.time(),
         )
-    if start.step == 0 and run.spikes.enabled:
-        save(run, 0, start.samples)  # a spike before the first checkpoint needs one to go back to
+    if start.is_new and run.spikes.enabled:
+        save(run, start.step, start.samples)  # a spike before the first checkpoint needs one to go back to
 
 
 def plan_step(run: Run, step: int, samples: int) -> StepPlan:
     """The step after `step` finished steps and `samples` consumed samples."""
-    config, training, schedule = run.config, run.data.training, run.config.schedule
+    config, training = run.config, run.data.training
     first_sample, batch_size = int(training.skipped.samples_at(samples)), config.batch.sizes.at(samples)
-    rate = learning_rate(
-        step,
-        config.batch.sizes,
-        peak=config.optimizer.learning_rate,
-        warmup_steps=schedule.warmup_steps,
-        total_steps=schedule.total_steps,
-        minimum_ratio=schedule.minimum_learning_rate_ratio,
-    )
+    rate = learning_rate(step, config.batch.sizes, config.optimizer.learning_rate, config.schedule)
     return StepPlan(
         step=step + 1,
         first_sample=first_sample,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pretrain.config import ScheduleConfig
 from pretrain.data.batch_sizes import BatchSizes
 
 
@@ -35,25 +36,36 @@ class StepPlan:
     consumed_tokens: int
 
 
-def learning_rate(
-    step: int, sizes: BatchSizes, *, peak: float, warmup_steps: int, total_steps: int, minimum_ratio: float
-) -> float:
-    """Learning rate of the update after `step` finished ones: linear warm-up, then half a cosine.
+def learning_rate(step: int, sizes: BatchSizes, peak: float, schedule: ScheduleConfig) -> float:
+    """Learning rate of the update after `step` finished ones: linear warm-up, then the shape of `schedule.kind`.
 
-    Both count samples, as BLOOM's schedule does (`--lr-warmup-samples`, `--lr-decay-samples`): while the batch grows, a
-    step of half as many samples changes the rate half as much. With a constant batch size this equals counting steps.
-    Update number `warmup_steps` has `peak`; number `total_steps`, and any after it, has `peak * minimum_ratio`.
+    Steps are counted in samples, as in BLOOM's schedule (`--lr-warmup-samples`, `--lr-decay-samples`): while the batch
+    grows, a step of half as many samples changes the rate half as much. With a constant batch size this equals counting
+    steps. Update number `warmup_steps` has `peak`. Where the rate falls to a lowest one, update number `total_steps`,
+    and any after it, has that.
 
     Args:
         step: number of finished updates.
         sizes: batch sizes of the run.
+        peak: highest rate.
 
-    Source: Touvron et al. 2023, arXiv:2302.13971, section 2.3 (2000 warm-up steps, final rate a tenth of the peak);
-    Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5.
+    Source: see the fields of `ScheduleConfig`.
     """
-    done, warmup, total = (sizes.after(steps) for steps in (step + 1, warmup_steps, total_steps))
+    total_steps = schedule.total_steps
+    done, warmup, total = (sizes.after(steps) for steps in (step + 1, schedule.warmup_steps, total_steps))
     if done <= warmup:
         return peak * (done / warmup)
-    share = min((done - warmup) / (total - warmup), 1.0)
-    ratio = minimum_ratio + (1.0 - minimum_ratio) * 0.5 * (1.0 + math.cos(math.pi * share))
-    return peak * ratio
+    if schedule.kind == "constant":
+        return peak
+    if schedule.kind == "inverse_square_root":
+        return peak * math.sqrt(warmup / done)
+    start = warmup if schedule.decay_steps is None else sizes.after(total_steps - schedule.decay_steps)
+    share = min(max(done - start, 0) / (total - start), 1.0)
+    if schedule.kind == "cosine":
+        height = 0.5 * (1.0 + math.cos(math.pi * share))
+    elif schedule.decay_shape == "one_minus_square_root":
+        height = 1.0 - math.sqrt(share)
+    else:
+        height = 1.0 - share
+    assert schedule.minimum_learning_rate_ratio is not None
+    return peak * (schedule.minimum_learning_rate_ratio + (1.0 - schedule.minimum_learning_rate_ratio) * height)

@@ -1,4 +1,5 @@
-"""Where a run starts: its newest whole checkpoint, the weights of another model, or its own initial weights."""
+"""Where a run starts: its newest whole checkpoint, that of another run, the weights of another model, or its own
+initial weights."""
 
 from __future__ import annotations
 
@@ -25,20 +26,23 @@ class Start:
     Attributes:
         step: finished steps.
         samples: consumed samples.
-        index: content of the `checkpoint.json` that the run resumes from; empty for a new run.
+        is_new: whether the run has no checkpoint of its own yet.
+        index: content of the `checkpoint.json` that the run goes on from; empty if there is none.
         origin: what the run keeps of the imported model that it started from, see `origin_of`.
         notes: what the person at the terminal should know about it.
     """
 
     step: int = 0
     samples: int = 0
+    is_new: bool = True
     index: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
 def load_start(engine: Engine, training: SampleReader) -> Start:
-    """Load the newest whole checkpoint of the run; without one, `initial_weights` where they are given. Collective.
+    """Load the newest whole checkpoint of the run; without one, that of `branch_from`, or `initial_weights`, where they
+    are given. Collective.
 
     Args:
         training: the train samples, with the ranges that are skipped.
@@ -50,7 +54,10 @@ def load_start(engine: Engine, training: SampleReader) -> Start:
     config = engine.config
     reader, notes = newest_whole(config.output / "checkpoints")
     if reader is not None:
-        return _resume(engine, training, reader, notes)
+        return _go_on(engine, training, reader, notes, is_new=False)
+    if config.branch_from is not None:
+        reader = _verified(config.branch_from)
+        return _go_on(engine, training, reader, [f"the run branches off {reader.path}"], is_new=True)
     if config.initial_weights is not None:
         return _start_from_weights(engine, training, config.initial_weights)
     return Start()
@@ -84,14 +91,16 @@ def _verified(folder: Path) -> CheckpointReader:
     return reader
 
 
-def _resume(engine: Engine, training: SampleReader, reader: CheckpointReader, notes: list[str]) -> Start:
+def _go_on(
+    engine: Engine, training: SampleReader, reader: CheckpointReader, notes: list[str], *, is_new: bool
+) -> Start:
     settings = engine.config.model_dump(mode="json")
     reached = training.reached(reader.consumed_samples)
     changes = agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
     agreed(lambda: check_same_past(reader, training.skipped))
     load_checkpoint(engine, reader)
     notes += [f"changed since {reader.path.name}: {change}" for change in changes]
-    return Start(reader.step, reader.consumed_samples, reader.index, origin_of(reader), tuple(notes))
+    return Start(reader.step, reader.consumed_samples, is_new, reader.index, origin_of(reader), tuple(notes))
 
 
 def _start_from_weights(engine: Engine, training: SampleReader, path: Path) -> Start:

@@ -135,15 +135,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
     training, seconds = batches("train").training(0, batch.sizes), []
     for step in range(config.schedule.total_steps):
         started = time.perf_counter()
-        rate = learning_rate(
-            step,
-            batch.sizes,
-            peak=config.optimizer.learning_rate,
-            warmup_steps=config.schedule.warmup_steps,
-            total_steps=config.schedule.total_steps,
-            minimum_ratio=config.schedule.minimum_learning_rate_ratio,
-        )
-        engine.train_step(training, rate)
+        engine.train_step(training, learning_rate(step, batch.sizes, config.optimizer.learning_rate, config.schedule))
         seconds.append(time.perf_counter() - started)
     speed = batch.global_batch_size * length / sorted(seconds)[len(seconds) // 2]
     return Learnt(name, parameter_count(config.model), first_loss, held_out_loss(), speed)
