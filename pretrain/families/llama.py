@@ -41,15 +41,15 @@ def grouped_heads(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rope_theta(config: Mapping[str, Any], default: float) -> float:
+def rope_theta(config: Mapping[str, Any], default: float | None) -> float:
     """Base of the rotary frequencies: from `rope_parameters` (transformers 5), `rope_scaling`, or `rope_theta`.
 
     Args:
-        default: the architecture's default in transformers.
+        default: the architecture's default in transformers; None where its versions disagree, so that it must be given.
 
     Raises:
         ValueError: the frequencies are scaled or rotate a part of a head only, which our block does not compute; or two
-            entries contradict each other.
+            entries contradict each other, or there is none and no default.
     """
     known(config, "partial_rotary_factor", 1.0)
     found = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
@@ -69,7 +69,13 @@ def rope_theta(config: Mapping[str, Any], default: float) -> float:
     if len({float(value) for value in values.values()}) > 1:
         shown = ", ".join(f"{name} {value}" for name, value in values.items())
         raise ValueError(f"config.json: {shown}: these must be equal")
-    return float(next(iter(values.values()), default))
+    value = next(iter(values.values()), default)
+    if value is None:
+        raise ValueError(
+            "config.json: rope_theta: missing, and versions of transformers have different defaults for this "
+            "architecture; add the value that the model was trained with"
+        )
+    return float(value)
 
 
 # Rows are copied unchanged: our rotary positions rotate the two halves of a head, as transformers does, so that queries

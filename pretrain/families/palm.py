@@ -24,12 +24,10 @@ _LLAMA_ONLY = ("rms_norm_eps", "initializer_range", "tie_word_embeddings")
 """Entries of LLaMA that PaLM lacks: its initialisation sets every standard deviation, and its embedding is always
 tied."""
 
-_ROPE_THETA = 500000.0
-"""Base of the rotary frequencies, default of transformers' Cohere."""
-
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**llama.grouped_heads(config), "rope_theta": llama.rope_theta(config, _ROPE_THETA)}
+    # No default: that of transformers 4 is 10000, that of transformers 5 is 500000.
+    return {**llama.grouped_heads(config), "rope_theta": llama.rope_theta(config, None)}
 
 
 FORMAT = replace(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from pretrain.checkpoint.read import CheckpointReader
@@ -175,6 +176,10 @@ def cohere(draw: Draw) -> Case:
     )
     if config.get("use_qk_norm"):
         case.twists.append("q and k norms")
+    if draw.chance(0.9):
+        config.setdefault("rope_theta", (config.get("rope_parameters") or {}).get("rope_theta", 500.0))
+    if "rope_theta" not in config and "rope_theta" not in (config.get("rope_parameters") or {}):
+        case.twists.append("rope_theta is left to a default that depends on the version")
     return case
 
 
@@ -330,6 +335,9 @@ def write(case: Case, folder: Path, seed: int) -> bool:
         return False
     finally:
         shutil.rmtree(folder / "built")
+    nested = case.config.get("rope_parameters") or case.config.get("rope_scaling") or {}
+    if transformers.__version__ < "5" and "rope_theta" in nested and "rope_theta" not in case.config:
+        return False  # transformers 4 ignores this spelling, which is that of transformers 5
     torch.manual_seed(seed)
     tensors = {}
     for name, tensor in model.state_dict().items():
