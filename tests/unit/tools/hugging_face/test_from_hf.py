@@ -40,6 +40,17 @@ def export(checkpoint: InMemory | CheckpointReader, out: Path, tokenizer: Path, 
     )
 
 
+def test_a_base_of_the_frequencies_that_depends_on_the_reader_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    """Without `rope_theta`, transformers 4 takes 10000 for Cohere, and transformers 5 takes 500000."""
+    export(InMemory(small_model("palm")), tmp_path / "hf", tokenizer)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    for entry in ("rope_theta", "rope_parameters"):
+        del config[entry]
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="rope_theta: missing, and versions of transformers have different"):
+        from_hugging_face(tmp_path / "hf", tmp_path / "imported")
+
+
 @pytest.mark.parametrize("name", CONVERTIBLE)
 def test_there_and_back_and_there_again(name: str, tmp_path: Path, tokenizer: Path) -> None:
     original = InMemory(small_model(name))
