@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_prep.conversations.cleaning import known_cleaning
+from data_prep.conversations.forms import Form
+from data_prep.conversations.templates import Learnt
 from data_prep.languages import canonical_setting
 from data_prep.rules import known_rule_set, rules_named
 from data_prep.sources import known_kind
@@ -62,6 +65,51 @@ class SourceConfig(Settings):
     """Weight in the training mixture, relative to other sources; left out: in proportion to real tokens."""
     maximum_bytes: int | None = Field(default=None, gt=0)
     """Largest number of bytes of raw files to read; files are chosen by a hash of their path and the seed."""
+    form: Form | None = None
+    """Form of the records of kind `conversations`, see `data_prep/conversations/forms.py`."""
+    question_field: str | None = None
+    """Field with the question, of form `pairs`; left out: one of the usual names."""
+    answer_field: str | None = None
+    """Field with the answer, of form `pairs`; given if `question_field` is."""
+    oasst_paths: Literal["best", "all"] = "best"
+    """Conversations of a tree of form `oasst`: that of the best ranked messages, or one for each leaf."""
+    clean: Annotated[tuple[str, ...], AfterValidator(known_cleaning)] = ()
+    """Rules that change or set aside conversations, applied in the order of `data_prep/conversations/cleaning.py`;
+    `sharegpt` names those of FastChat."""
+
+    @property
+    def is_conversations(self) -> bool:
+        return self.kind == "conversations"
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """Settings that are for sources of this kind alone; None: there are none."""
+        if not self.is_conversations:
+            return None
+        return {name: _plain(getattr(self, name)) for name in _OF_CONVERSATIONS}
+
+    @model_validator(mode="after")
+    def _settings_are_of_the_kind(self) -> SourceConfig:
+        for name in _OF_CONVERSATIONS:
+            if not self.is_conversations and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: has no effect: kind is {self.kind!r}, not conversations")
+        if not self.is_conversations:
+            return self
+        if self.form is None:
+            raise ValueError(f"form: missing; kind conversations needs one of {', '.join(get_args(Form))}")
+        for name, form in (("question_field", "pairs"), ("answer_field", "pairs"), ("oasst_paths", "oasst")):
+            if self.form != form and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: has no effect: form is {self.form!r}, not {form}")
+        if (self.question_field is None) != (self.answer_field is None):
+            raise ValueError("question_field: must be given together with answer_field")
+        return self
+
+
+_OF_CONVERSATIONS = ("form", "question_field", "answer_field", "oasst_paths", "clean")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 class LanguageConfig(Settings):
@@ -217,6 +265,18 @@ class TokensConfig(Settings):
 
     heldout_share: float = Field(default=0.02, ge=0, lt=1)
     """Share of each source's kept documents, chosen by a hash of the id, that is never trained on."""
+    template: str | None = Field(default=None, min_length=1)
+    """Chat template of conversations: the name of one in `configs/templates`, or the path of a `.yaml` file."""
+    learn: Learnt = "all_assistant"
+    """What the loss counts of a conversation: what the template marks as learnt in every answer or in the last one, or
+    everything."""
+    pack: int | None = Field(default=None, ge=2)
+    """Tokens of a pack: conversations are put together, whole, so that they fill packs, which training takes as its
+    samples (`data.sequence_length` must be the same). Left out: conversations follow one another, and samples cut
+    them anywhere."""
+    long_round: Literal["drop", "cut_question"] = "drop"
+    """What is done with a question and its answer that together are longer than a pack: they are dropped, or the
+    question is cut from the left. Longer conversations are split between rounds in any case."""
 
 
 class DataConfig(Settings):
@@ -253,6 +313,22 @@ class DataConfig(Settings):
                 rules_named(self, source.rules)
             except ValueError as error:
                 raise ValueError(f"sources.{place}.rules: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _conversations_have_a_template(self) -> DataConfig:
+        named = [source.name for source in self.sources if source.is_conversations]
+        if named and self.tokens.template is None:
+            raise ValueError(
+                f"tokens.template: missing; source {named[0]} has conversations, and a template decides how their "
+                "turns become tokens: name one of configs/templates, such as alpaca or vicuna-1.1"
+            )
+        fields = TokensConfig.model_fields
+        for name in ("template", "learn", "pack", "long_round"):
+            if not named and getattr(self.tokens, name) != fields[name].default:
+                raise ValueError(f"tokens.{name}: has no effect: no source is of kind conversations")
+        if self.tokens.pack is None and self.tokens.long_round != fields["long_round"].default:
+            raise ValueError("tokens.long_round: has no effect without tokens.pack")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from data_prep.signals.pii.find import is_character_bound, redact
-from data_prep.sources.reading import NO_LOSS
+from data_prep.sources.reading import NO_LOSS, characters_to_bytes
 
 
 def merge_cuts(cuts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -51,11 +51,7 @@ def edit(text: bytes, spans: Sequence[tuple[str, int, int]], cuts: Sequence[tupl
 def no_loss_of(metadata: str, text: bytes) -> list[tuple[int, int]]:
     """Return the ranges of a document that are excluded from the loss, in bytes of its UTF-8 text, from its JSON
     metadata."""
-    ranges = json.loads(metadata).get(NO_LOSS) or []
-    if text.isascii():
-        return [(start, stop) for start, stop in ranges]
-    characters = text.decode()
-    return [(len(characters[:start].encode()), len(characters[:stop].encode())) for start, stop in ranges]
+    return characters_to_bytes(text.decode(), json.loads(metadata).get(NO_LOSS) or [])
 
 
 def edit_marked(
@@ -63,15 +59,18 @@ def edit_marked(
     spans: Sequence[tuple[str, int, int]],
     cuts: Sequence[tuple[int, int]],
     marks: Sequence[tuple[int, int]],
+    *,
+    keep_empty: bool = False,
 ) -> tuple[bytes, tuple[tuple[int, int], ...]]:
     """Edit a text and return where some of its ranges are in the result.
 
     Args:
         marks: half-open ranges in bytes, in order, without overlaps. A span that crosses the end of one is replaced on
             both sides.
+        keep_empty: keep the marks that have become empty.
 
     Returns:
-        The edited text and its marks, in bytes; marks that have become empty are omitted.
+        The edited text and its marks, in bytes.
     """
     if not marks:
         return edit(text, spans, cuts), ()
@@ -89,4 +88,4 @@ def edit_marked(
         moved.append(moved[-1] + len(pieces[-1]))
     place = dict(zip(ends, moved, strict=True))
     kept = ((place[start], place[stop]) for start, stop in marks)
-    return b"".join(pieces), tuple((start, stop) for start, stop in kept if start < stop)
+    return b"".join(pieces), tuple((start, stop) for start, stop in kept if keep_empty or start < stop)

@@ -22,7 +22,7 @@ from data_prep.run.documents import DOCUMENTS
 from data_prep.run.executors import run_units
 from data_prep.run.inputs import current_tag
 from data_prep.run.manifest import Manifest, Shard, freeze_manifest, manifest_at
-from data_prep.sources import Document, Fault, reader_of
+from data_prep.sources import Document, Fault, Reader, reader_of
 from data_prep.sources.compression import PACKED_BY
 from data_prep.sources.storage import retries
 from foundation.atomic_files import room_for
@@ -69,12 +69,13 @@ def extract_shard(name: str, stage: Stage, maximum_document_bytes: int) -> None:
     for piece in shard.ranges:
         _refuse_other_input(piece.path, manifest)
     repeated = retries.total()
+    reader = reader_of(shard.kind, manifest.options(shard.source))
     corpus = run.corpus / f"{name}.parquet"
     quarantine = run.quarantine / f"{name}.jsonl"
     digests: dict[Path, str] = {}
     new_file = stage.new_file(digests)
     with new_file(corpus) as corpus_partial, new_file(quarantine) as quarantine_partial:
-        counts = _write(shard, maximum_document_bytes, corpus_partial, quarantine_partial)
+        counts = _write(shard, reader, maximum_document_bytes, corpus_partial, quarantine_partial)
     if retries.total() > repeated:  # not in the record, which is the same however the network was
         print(f"{name}: {retries.total() - repeated} requests to the store were repeated", file=sys.stderr)
     stage.commit(name, [corpus, quarantine], counts, digests=digests)
@@ -93,10 +94,10 @@ def _refuse_other_input(path: str, manifest: Manifest) -> None:
         raise ValueError(f"{path}: {what} after it was frozen; restore it, or run with `--restart extract`")
 
 
-def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
+def _write(shard: Shard, reader: Reader, maximum_document_bytes: int, corpus: Path, quarantine: Path) -> Counter[str]:
     counts: Counter[str] = Counter(documents=0, bytes=0, quarantined=0, raw_bytes=shard.raw_bytes)
     with _Rows(corpus) as rows, open(quarantine, "w", encoding="utf-8") as aside:
-        for result in _read(shard, maximum_document_bytes, counts):
+        for result in _read(shard, reader, maximum_document_bytes, counts):
             if isinstance(result, Fault):
                 counts["quarantined"] += 1
                 counts[f"quarantine:{result.reason}"] += 1
@@ -107,8 +108,9 @@ def _write(shard: Shard, maximum_document_bytes: int, corpus: Path, quarantine: 
     return counts
 
 
-def _read(shard: Shard, maximum_document_bytes: int, counts: Counter[str]) -> Iterator[Document | Fault]:
-    reader = reader_of(shard.kind)
+def _read(
+    shard: Shard, reader: Reader, maximum_document_bytes: int, counts: Counter[str]
+) -> Iterator[Document | Fault]:
     for piece in shard.ranges:
         try:
             passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]

@@ -4,24 +4,31 @@
     tokens/<source>.heldout.bin|idx   held-out documents, chosen by a hash of their id
     tokens/<source>.loss_mask         only if the loss excludes parts of documents, see `format`
     tokens/<source>.origins.npy       id of each document, see `origins`
+    tokens/<source>.left_out.jsonl    conversations without tokens, and rounds that were too long, with the reason
+    tokens/chat_template.jinja        the template of conversations, for transformers
     tokens/mixture.yaml               counts, weights, checksums
     tokens/encoded/                   encoded shards, until their source is collected
 
 Shards are encoded in parallel; then documents are copied through memory maps in the order of a keyed permutation.
 Neither step needs more than a few megabytes for tokens, and the bytes are the same for any number of workers. Each
 document is decoded as soon as it is encoded, and compared byte by byte.
+
+Conversations are written by a template, see `data_prep/conversations`, and may be packed: `documents` counts packs.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,9 +37,19 @@ import yaml
 
 from data_prep.compile_kernels import ENCODE, compile_kernels
 from data_prep.config import DataConfig
+from data_prep.conversations.encoding import (
+    LEFT_OUT,
+    ROUNDS_LEFT_OUT,
+    ChatSettings,
+    ConversationEncoder,
+    control_names,
+    padding_token,
+)
+from data_prep.conversations.jinja import chat_template
+from data_prep.conversations.templates import load_template
+from data_prep.gathering import Encodings
 from data_prep.indexed_dataset.format import bin_path
-from data_prep.indexed_dataset.origins import origins_path, pack, write_origins
-from data_prep.indexed_dataset.permutation import KeyedPermutation
+from data_prep.indexed_dataset.origins import PADDING, pack, write_origins
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.run.commit_records import Record, Stage, committed_digest
@@ -49,10 +66,6 @@ from foundation.progress import summary_table
 
 VERSION = 3
 
-_GATHERED_TOKENS = 4_000_000
-"""Number of tokens in memory while a source is collected."""
-_GATHERED_DOCUMENTS = 100_000
-
 
 def tokenize(config: DataConfig, run: RunDirectory) -> None:
     """Write `tokens/`. A source without a kept document is left out and reported.
@@ -67,17 +80,33 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
         shards[shard.source].append(shard.name)
     unfinished = [source for source in shards if not stage.is_done(source)]
     to_encode = [shard for source in unfinished for shard in shards[source]]
+    chat = chat_settings(config)
+    chats = {source.name: chat if source.is_conversations else None for source in config.sources}
     if to_encode:
         compile_kernels(ENCODE)  # cold where the tokenizer was trained on another machine
         share = config.tokens.heldout_share
-        encode = partial(encode_shard, stage=stage, seed=config.seed, heldout_share=share)
+        encode = partial(encode_shard, stage=stage, seed=config.seed, heldout_share=share, chats=chats)
         run_units(encode, to_encode, config.workers, "tokenize: encoding", stage)
         _refuse_all_heldout(stage, shards, unfinished, share)
         _say_inexact(stage, to_encode)
-    gather = partial(gather_source, stage=stage, shards=shards, seed=config.seed)
+        _say_conversations(stage, {source: shards[source] for source in unfinished if chats[source]})
+    packs = {source.name: config.tokens.pack for source in config.sources if source.is_conversations}
+    gather = partial(gather_source, stage=stage, shards=shards, seed=config.seed, packs=packs)
     run_units(gather, list(shards), config.workers, "tokenize: shuffling", stage)
     shutil.rmtree(run.tokens / "encoded", ignore_errors=True)
     write_mixture(config, run, stage.records())
+
+
+def chat_settings(config: DataConfig) -> ChatSettings | None:
+    """Return how conversations become tokens; None if no source has any.
+
+    Raises:
+        ConfigError: the template is missing or faulty.
+    """
+    tokens = config.tokens
+    if tokens.template is None:
+        return None
+    return ChatSettings(tokens.template, load_template(tokens.template), tokens.learn, tokens.pack, tokens.long_round)
 
 
 def _refuse_all_heldout(stage: Stage, shards: Mapping[str, list[str]], sources: Sequence[str], share: float) -> None:
@@ -104,10 +133,35 @@ def _say_inexact(stage: Stage, shards: Sequence[str]) -> None:
     print(f"tokenize: all {documents:,} documents decode to their original bytes{exception}")
 
 
+def _say_conversations(stage: Stage, shards: Mapping[str, Sequence[str]]) -> None:
+    """Report what became of conversations."""
+    records = stage.records()
+    for source, names in shards.items():
+        counts: Counter[str] = Counter()
+        for name in names:
+            counts.update(records[name].counts)
+        parts = counts["documents"] + counts["heldout_documents"]
+        print(f"tokenize: source {source}: {counts['conversations']:,} conversations are {parts:,} sequences")
+        for key in sorted(counts):
+            if key.startswith((LEFT_OUT, ROUNDS_LEFT_OUT)):
+                what, reason = key.split(":")
+                print(f"  {what.replace('_', ' ')}: {counts[key]:,} {reason}, see tokens/{source}.left_out.jsonl")
+        if counts["questions_cut"]:
+            print(f"  {counts['questions_cut']:,} questions are cut from the left")
+        if counts["cuts"]:
+            print(
+                f"  {counts['merged']:,} of {counts['cuts']:,} answers begin or end where the tokenizer would have "
+                "merged with the text beside them; their tokens differ from those of the whole text"
+            )
+
+
 def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
     decided = committed_digest(run, "decide", manifest.shard_names)
     tokenizer = committed_digest(run, "train-tokenizer", ["tokenizer"])
-    settings = {"heldout_share": config.tokens.heldout_share, "seed": config.seed}
+    settings: dict[str, Any] = {"heldout_share": config.tokens.heldout_share, "seed": config.seed}
+    chat = chat_settings(config)
+    if chat is not None:
+        settings["chat"] = {**asdict(chat), "template": chat.template.model_dump()}
     return Stage(run, "tokenize", VERSION, settings, inputs=f"{decided}+{tokenizer}")
 
 
@@ -115,52 +169,114 @@ def tokenize_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) ->
 # encode a shard
 
 
-def encode_shard(name: str, stage: Stage, seed: int, heldout_share: float) -> None:
+def encode_shard(
+    name: str,
+    stage: Stage,
+    seed: int,
+    heldout_share: float,
+    chats: Mapping[str, ChatSettings | None] = MappingProxyType({}),
+) -> None:
     """Encode the kept documents of a shard, in its order, and mark held-out ones.
+
+    Args:
+        chats: by source, how its conversations become tokens; None, or left out, for sources of other kinds.
 
     Raises:
         TokenizerError: a document does not decode to its original text.
     """
     run = stage.run
-    prefix, flags_path = _encoded(run, name), _flags(run, name)
+    prefix, flags_path, left_out_path = _encoded(run, name), _flags(run, name), _left_out(run, name)
     encoder, table = _opened(run.tokenizer, stage.inputs)
-    kept = KeptShard(run, name)
+    chat = chats.get(name.rpartition("-")[0])
+    kept = KeptShard(run, name, with_turns=chat is not None)
+    encode = _plain_encoding(encoder, table, kept) if chat is None else _chat_encoding(encoder, table, run, chat)
     new_file = stage.new_file()
     flags: list[bool] = []
     identities: list[str] = []
-    byte_count = inexact = 0
+    left_out: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter(bytes=0, inexact=0)
     with ExitStack() as stack:
         writer: IndexedDatasetWriter | None = None
         for batch in kept.batches():
+            encoded = encode(batch)
+            counts.update(encoded.counts)
+            counts["bytes"] += int(batch.texts.sizes.sum())
+            left_out += encoded.left_out
+            if not len(encoded.sizes):
+                continue
             if writer is None:
                 writer = IndexedDatasetWriter(
                     prefix,
                     encoder.vocabulary_size,
-                    with_loss_mask=kept.has_no_loss,
+                    with_loss_mask=chat is not None or kept.has_no_loss,
                     with_digests=False,
                     keep_first=stage.keeps_first,
                 )
                 stack.enter_context(writer)
-            encoded = encoder.encode(batch.texts)
-            inexact += _count_inexact(table, encoded, batch)
-            mask = table.loss_mask(encoded, batch.no_loss) if kept.has_no_loss else None
-            writer.add_documents(encoded.tokens, encoded.sizes, mask)
-            flags += [id_fraction(seed, "heldout", identity) < heldout_share for identity in batch.identities]
-            identities += batch.identities
-            byte_count += int(batch.texts.sizes.sum())
+            writer.add_documents(encoded.tokens, encoded.sizes, encoded.mask)
+            named = [batch.identities[row] for row in encoded.rows.tolist()]
+            flags += [id_fraction(seed, "heldout", identity) < heldout_share for identity in named]
+            identities += named
     heldout = sum(flags)
-    counts = {
-        "documents": len(flags) - heldout,
-        "heldout_documents": heldout,
-        "bytes": byte_count,
-        "inexact": inexact,
-    }
-    if writer is None:
-        stage.commit(name, [], counts)
-        return
-    write_array(flags_path, np.array(flags), new_file)
-    origins = write_origins(prefix, pack(identities), new_file)
-    stage.commit(name, [], counts, scratch=[*writer.paths, flags_path, origins])
+    counts.update(documents=len(flags) - heldout, heldout_documents=heldout)
+    written: list[Path] = []
+    if left_out:
+        write_text(left_out_path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in left_out), new_file)
+        written.append(left_out_path)
+    if writer is not None:
+        write_array(flags_path, np.array(flags), new_file)
+        origins = write_origins(prefix, pack(identities), new_file)
+        written += [*writer.paths, flags_path, origins]
+    stage.commit(name, [], counts, scratch=written)
+
+
+@dataclass(frozen=True)
+class _EncodedBatch:
+    """Sequences of a batch; `rows`: index in the batch of the document of each; `mask` None: the loss counts all."""
+
+    tokens: npt.NDArray[np.uint32]
+    sizes: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.bool_] | None
+    rows: npt.NDArray[np.int64]
+    counts: Mapping[str, int]
+    left_out: Sequence[dict[str, Any]] = ()
+
+
+def _plain_encoding(encoder: Encoder, table: TokenBytes, kept: KeptShard) -> Callable[[KeptBatch], _EncodedBatch]:
+    """Return the function that encodes texts: each is a sequence."""
+
+    def encode(batch: KeptBatch) -> _EncodedBatch:
+        encoded = encoder.encode(batch.texts)
+        counts = {"inexact": _count_inexact(table, encoded, batch)}
+        mask = table.loss_mask(encoded, batch.no_loss) if kept.has_no_loss else None
+        return _EncodedBatch(encoded.tokens, encoded.sizes, mask, np.arange(len(encoded.sizes)), counts)
+
+    return encode
+
+
+def _chat_encoding(
+    encoder: Encoder, table: TokenBytes, run: RunDirectory, chat: ChatSettings
+) -> Callable[[KeptBatch], _EncodedBatch]:
+    """Return the function that encodes conversations by a template: each is a sequence, several, or left out."""
+    conversations = ConversationEncoder(chat, ReferenceEncoder(run.tokenizer), encoder, table)
+
+    def encode(batch: KeptBatch) -> _EncodedBatch:
+        encoded = conversations.encode(batch.turns, batch.identities)
+        counts = Counter(
+            conversations=len(batch.turns),
+            inexact=encoded.rewritten,
+            cuts=encoded.cuts,
+            merged=encoded.merged,
+            questions_cut=encoded.questions_cut,
+        )
+        left_out = []
+        for one in encoded.left_out:
+            counts[(LEFT_OUT if one.is_whole else ROUNDS_LEFT_OUT) + one.reason] += 1
+            identity = batch.identities[one.row]
+            left_out.append({"id": identity, "reason": one.reason, "whole": one.is_whole, "detail": one.detail})
+        return _EncodedBatch(encoded.tokens, encoded.sizes, encoded.mask, encoded.rows, counts, left_out)
+
+    return encode
 
 
 @lru_cache(maxsize=1)
@@ -195,92 +311,78 @@ def _count_inexact(table: TokenBytes, encoded: Encoded, batch: KeptBatch) -> int
 # gather a source
 
 
-def gather_source(source: str, stage: Stage, shards: dict[str, list[str]], seed: int) -> None:
-    """Copy the documents of a source into its two files, in the order of a permutation keyed by seed and source."""
+def gather_source(
+    source: str, stage: Stage, shards: dict[str, list[str]], seed: int, packs: Mapping[str, int | None]
+) -> None:
+    """Copy the documents of a source into its two files, in the order of a permutation keyed by seed and source.
+
+    Args:
+        packs: by source of conversations, tokens of a pack; None: they are not packed.
+    """
     run = stage.run
     names = [name for name in shards[source] if bin_path(_encoded(run, name)).is_file()]
     counts = {_key(what, is_heldout): 0 for what in ("documents", "tokens") for is_heldout in (False, True)}
+    if source in packs:
+        counts |= _conversation_counts(stage, shards[source])
+    left_out = _write_left_out(source, stage, shards[source])
     if not names:
-        stage.commit(source, [], counts)
+        stage.commit(source, left_out, counts)
         return
-    datasets = [IndexedDataset(_encoded(run, name)) for name in names]
-    flags = [np.load(_flags(run, name)) for name in names]
-    origins = [np.load(origins_path(_encoded(run, name))) for name in names]
+    length = packs.get(source)
+    reference = ReferenceEncoder(run.tokenizer)
+    encoded = Encodings.open([_encoded(run, name) for name in names], [_flags(run, name) for name in names])
     gathered: dict[bool, list[npt.NDArray[np.int64]]] = {False: [], True: []}
-    vocabulary_size = ReferenceEncoder(run.tokenizer).vocabulary_size
     writers: dict[bool, IndexedDatasetWriter] = {}
     with ExitStack() as stack:
-        for is_heldout in (False, True):
-            if any((flag == is_heldout).any() for flag in flags):
-                writer = IndexedDatasetWriter(
-                    _prefix(run, source, is_heldout),
-                    vocabulary_size,
-                    with_loss_mask=any(dataset.has_loss_mask for dataset in datasets),
-                    keep_first=stage.keeps_first,
-                )
-                writers[is_heldout] = stack.enter_context(writer)
-        for part in _shuffled(datasets, flags, origins, f"{seed}/documents/{source}"):
+        for is_heldout in encoded.splits:
+            writer = IndexedDatasetWriter(
+                _prefix(run, source, is_heldout),
+                reference.vocabulary_size,
+                with_loss_mask=encoded.has_loss_mask,
+                keep_first=stage.keeps_first,
+            )
+            writers[is_heldout] = stack.enter_context(writer)
+        key = f"{seed}/documents/{source}"
+        padding = 0 if length is None else padding_token(reference)
+        for part in encoded.shuffled(key) if length is None else encoded.packed(key, length, padding):
             writer = writers[part.is_heldout]
-            writer.add_documents(part.tokens, part.sizes, part.loss_mask if writer.with_loss_mask else None)
+            mask = part.loss_mask if writer.with_loss_mask else None
+            writer.add_documents(part.tokens, part.sizes, mask, part.groups)
             gathered[part.is_heldout].append(part.origins)
     digests: dict[Path, str] = {}
     outputs: list[Path] = []
     for is_heldout, writer in writers.items():
         IndexedDataset(writer.prefix).check_index()
         digests |= writer.digests
-        outputs.append(write_origins(writer.prefix, np.concatenate(gathered[is_heldout]), stage.new_file(digests)))
+        origins = np.concatenate(gathered[is_heldout])
+        outputs.append(write_origins(writer.prefix, origins, stage.new_file(digests)))
         counts[_key("documents", is_heldout)] = writer.documents
         counts[_key("tokens", is_heldout)] = writer.tokens
-    stage.commit(source, [*digests, *outputs], counts, digests=digests)
+        if length is not None:
+            counts[_key("sequences", is_heldout)] = int(np.count_nonzero(origins != PADDING))
+            sizes = IndexedDataset(writer.prefix).sequence_sizes
+            counts[_key("padding", is_heldout)] = int(sizes[origins == PADDING].sum())
+    stage.commit(source, [*digests, *outputs, *left_out], counts, digests=digests)
 
 
-@dataclass(frozen=True)
-class _Gathered:
-    """Some concatenated documents, [documents] or [tokens]."""
+def _conversation_counts(stage: Stage, shards: Sequence[str]) -> dict[str, int]:
+    """Sum what became of a source's conversations."""
+    records = stage.records()
+    total: Counter[str] = Counter()
+    for shard in shards:
+        total.update(records[shard].counts)
+    kinds = (LEFT_OUT, ROUNDS_LEFT_OUT)
+    return {key: count for key, count in total.items() if key == "conversations" or key.startswith(kinds)}
 
-    is_heldout: bool
-    tokens: npt.NDArray[Any]
-    loss_mask: npt.NDArray[np.bool_]
-    sizes: npt.NDArray[np.int64]
-    origins: npt.NDArray[np.int64]
 
-
-def _shuffled(
-    datasets: Sequence[IndexedDataset],
-    flags: Sequence[npt.NDArray[np.bool_]],
-    origins: Sequence[npt.NDArray[np.int64]],
-    key: str,
-) -> Iterator[_Gathered]:
-    """Yield all documents of the datasets in random order, in batches."""
-    ends = np.cumsum([len(dataset) for dataset in datasets])
-    permutation = KeyedPermutation(int(ends[-1]), key)
-    held: dict[bool, list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_], int]]] = {False: [], True: []}
-    held_tokens = 0
-
-    def release() -> Iterator[_Gathered]:
-        for is_heldout, documents in held.items():
-            if documents:
-                tokens, masks, where = zip(*documents, strict=True)
-                sizes = np.fromiter(map(len, tokens), np.int64, len(documents))
-                yield _Gathered(
-                    is_heldout, np.concatenate(tokens), np.concatenate(masks), sizes, np.array(where, np.int64)
-                )
-                documents.clear()
-
-    for first in range(0, int(ends[-1]), _GATHERED_DOCUMENTS):
-        order = permutation(np.arange(first, min(first + _GATHERED_DOCUMENTS, int(ends[-1]))))
-        dataset_of = np.searchsorted(ends, order, "right")
-        for d, document in zip(dataset_of.tolist(), order.tolist(), strict=True):
-            inner = document - int(ends[d]) + len(datasets[d])
-            start, stop = datasets[d].document_range(inner)
-            mask = datasets[d].loss_mask(start, stop)
-            held[bool(flags[d][inner])].append((datasets[d].tokens(start, stop), mask, int(origins[d][inner])))
-            held_tokens += stop - start
-            if held_tokens >= _GATHERED_TOKENS:
-                yield from release()
-                held_tokens = 0
-        yield from release()
-        held_tokens = 0
+def _write_left_out(source: str, stage: Stage, shards: Sequence[str]) -> list[Path]:
+    """Join the lists of conversations that are left out."""
+    parts = [path for shard in shards if (path := _left_out(stage.run, shard)).is_file()]
+    if not parts:
+        return []
+    path = stage.run.tokens / f"{source}.left_out.jsonl"
+    write_text(path, "".join(part.read_text(encoding="utf-8") for part in parts), stage.new_file())
+    return [path]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -314,12 +416,17 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
     for name, weight in zip(names, weights, strict=True):
         record = records[name]
         has_heldout = record.counts["heldout_documents"] > 0
+        is_packed = "sequences" in record.counts
+        packed = {"packed": config.tokens.pack, "conversations": record.counts["sequences"]} if is_packed else {}
+        if is_packed and has_heldout:
+            packed["heldout_conversations"] = record.counts["heldout_sequences"]
         datasets.append(
             {
                 "name": name,
                 "path": name,
                 "heldout": f"{name}.heldout" if has_heldout else None,
                 **{key: record.counts[key] for key in ("documents", "tokens", "heldout_documents", "heldout_tokens")},
+                **packed,
                 "weight": weight,
                 "sha256": _checksums(run, record, name),
                 "heldout_sha256": _checksums(run, record, f"{name}.heldout") if has_heldout else None,
@@ -332,6 +439,10 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
         "end_of_document": reference.end_of_document,
         "datasets": datasets,
     }
+    chat = chat_settings(config)
+    if chat is not None:
+        controls = control_names(chat.template, chat.name, reference)
+        write_text(run.tokens / "chat_template.jinja", chat_template(chat.template, controls))
     write_text(run.tokens / "mixture.yaml", yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
     summary_table(
         "token files",
@@ -360,6 +471,10 @@ def _key(what: str, is_heldout: bool) -> str:
 
 def _encoded(run: RunDirectory, shard: str) -> Path:
     return run.tokens / "encoded" / shard
+
+
+def _left_out(run: RunDirectory, shard: str) -> Path:
+    return run.tokens / "encoded" / f"{shard}.left_out.jsonl"
 
 
 def _flags(run: RunDirectory, shard: str) -> Path:

@@ -183,9 +183,10 @@ class ObjectiveConfig(Settings):
     weighting: Literal["token", "document", "sample"] = "token"
     """Unit that has equal weight in the loss of a global batch and of an evaluation: the target token (Taori et al.
     2023, Alpaca), the document, whatever its number of targets (Muennighoff et al. 2022, BLOOMZ, arXiv:2211.01786,
-    section 3.1; causal only), or the sample (GLM). See `pretrain/data/weights.py`."""
+    section 3.1; not with kinds that cut documents at random), or the sample (GLM). See `pretrain/data/weights.py`."""
     separate_documents: bool = False
-    """Whether attention and positions start anew with each document of a window; causal only."""
+    """Whether attention and positions start anew with each document of a window; kind causal only, where packs of
+    conversations need it. The other kinds always separate the conversations of packs."""
     short_span_share: float = Field(default=0.3, ge=0, le=1)
     """Share of samples with short blanks; the others have one long blank at the end (GLM-130B, arXiv:2210.02414,
     section 2.2)."""
@@ -203,11 +204,6 @@ class ObjectiveConfig(Settings):
         given = {name: getattr(self, name) for name in BLANK_TOKENS}
         if self.separate_documents and self.kind != "causal":
             raise ValueError(f"separate_documents: only with kind causal; objective.kind is {self.kind}")
-        if self.weighting == "document" and self.kind != "causal":
-            raise ValueError(
-                f"weighting: document needs kind causal, and objective.kind is {self.kind}, whose samples cut "
-                "documents at random; use token or sample"
-            )
         if self.kind == "blank_infilling":
             for name, token in given.items():
                 if token is None:

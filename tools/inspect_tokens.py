@@ -72,17 +72,18 @@ def texts_of(dataset: IndexedDataset, documents: range, tokenizer: Path, charact
     """Lines with the text of documents, and where they are from when that is known."""
     encoder = ReferenceEncoder(tokenizer)
     source = dataset.prefix.name.removesuffix(".heldout")
-    known = origins_path(dataset.prefix).is_file()
-    origins = Origins(dataset.prefix, source, len(dataset)) if known else None
+    has_origins = origins_path(dataset.prefix).is_file()
+    origins = Origins(dataset.prefix, source, len(dataset)) if has_origins else None
     for i in documents:
         tokens = dataset.document(i)
-        name = origins.identity(i) if origins else f"document {i}"
+        known = origins.identity(i) if origins else None
+        name = known or (f"document {i}, padding" if origins else f"document {i}")
         counted = ""
         if dataset.has_loss_mask:
             mask = dataset.loss_mask(*dataset.document_range(i))
             learnt = visible(encoder.decode(tokens[mask]))
             counted = f", the loss counts {int(mask.sum()):,}: {learnt[:60]}{' […]' if len(learnt) > 60 else ''}"
-        yield f"{name}: {len(tokens):,} tokens{_url(dataset.prefix, name) if origins else ''}{counted}"
+        yield f"{name}: {len(tokens):,} tokens{_url(dataset.prefix, known) if known else ''}{counted}"
         text = visible(encoder.decode(tokens))
         shown = text if len(text) <= characters else f"{text[: characters // 2]} […] {text[-characters // 2 :]}"
         yield from (f"    | {line}" for line in shown.splitlines())

@@ -11,7 +11,9 @@
     8 S       byte offset of each sequence in `.bin`, int64
     8 (D + 1) first sequence of each document, int64; the last entry is S
 
-In files of ours a document is one sequence. A third section of S int8 "modes" exists in multimodal files only.
+In files of ours a document is one sequence. In packed ones it is a pack, whose sequences are conversations and at last
+padding, and every pack has the same number of tokens, the last one more. A third section of S int8 "modes" exists in
+multimodal files only.
 
 `.loss_mask` is our addition, if the loss excludes some tokens: a byte for each token of `.bin`, 1 if the loss counts
 its prediction, else 0.

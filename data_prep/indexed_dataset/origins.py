@@ -1,7 +1,8 @@
 """Origins of the documents of a token file: `<prefix>.origins.npy` beside `<prefix>.bin`.
 
 An int64 for each document in the order of the file: number of its shard << 32 | its row in the shard. Together with the
-name of the source this is the document's id, by which text, URL and signals are found.
+name of the source this is the document's id, by which text, URL and signals are found. In packed files it is one for
+each sequence, -1 for padding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from data_prep.indexed_dataset.format import TokenFileError
 from foundation.atomic_files import NewFile, whole_file, write_array
 
+PADDING = -1
+"""Origin of padding."""
 _IDENTITY = re.compile(r".+-(\d+)/(\d+)")
 
 
@@ -67,7 +70,9 @@ class Origins:
         if len(self.packed) != documents:
             raise TokenFileError(f"{path}: {len(self.packed)} documents, but the token file beside it has {documents}")
 
-    def identity(self, document: int) -> str:
-        """Return the id of a document, as in the corpus, the ledger and `why`."""
+    def identity(self, document: int) -> str | None:
+        """Return the id of a document, as in the corpus, the ledger and `why`; None for padding."""
         packed = int(self.packed[document])
+        if packed == PADDING:
+            return None
         return f"{self.source}-{packed >> 32:05d}/{packed & 0xFFFFFFFF:07d}"

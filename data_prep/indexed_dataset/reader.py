@@ -40,13 +40,16 @@ class IndexedDataset:
 
     Args:
         prefix: path without `.bin`.
+        is_packed: the documents of the file are packs, see `data_prep/conversations/packing.py`: its sequences, which
+            are conversations and padding, are taken as documents.
 
     Raises:
         TokenFileError: a file is missing, truncated, or does not match the other one.
     """
 
-    def __init__(self, prefix: Path) -> None:
+    def __init__(self, prefix: Path, *, is_packed: bool = False) -> None:
         self.prefix = Path(prefix)
+        self.is_packed = is_packed
         index, data = idx_path(self.prefix), bin_path(self.prefix)
         for path in (index, data):
             if not path.is_file():
@@ -69,6 +72,11 @@ class IndexedDataset:
         self._check_ends()
         if header.sequences <= _CHECKED_ON_OPENING:
             self.check_index()
+        self.packs = self._documents if is_packed else 0
+        """Number of packs."""
+        if is_packed:
+            self._documents = header.sequences
+            self.document_bounds = np.arange(header.sequences + 1)
         self.token_count = self._bin_bytes // self.dtype.itemsize
         self._tokens = _map(data, self.dtype, self.token_count)
         self._loss_mask: npt.NDArray[np.bool_] | None = None

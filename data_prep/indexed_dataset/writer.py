@@ -1,4 +1,4 @@
-"""Streaming writer of a `.bin/.idx` pair: its memory does not grow with tokens, and takes 4 bytes per document."""
+"""Streaming writer of a `.bin/.idx` pair: its memory does not grow with tokens, and takes 4 bytes per sequence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class IndexedDatasetWriter:
         keep_first: existing files must have the same bytes and are kept, see `whole_file`.
 
     Attributes:
-        documents, tokens: numbers written so far.
+        documents, sequences, tokens: numbers written so far; a document is one sequence unless `groups` says otherwise.
         paths: the files; digests: SHA-256 of each after the `with` block, if `with_digests`.
     """
 
@@ -62,7 +62,9 @@ class IndexedDatasetWriter:
         self.vocabulary_size = vocabulary_size
         self.dtype: np.dtype[Any] = token_dtype(vocabulary_size)
         self.documents = 0
+        self.sequences = 0
         self.tokens = 0
+        self._groups: list[npt.NDArray[np.int64]] = []
         self._full_chunks: list[npt.NDArray[np.int32]] = []
         self._chunk = np.empty(_CHUNK, SIZE_DTYPE)
         self._used = 0
@@ -91,13 +93,15 @@ class IndexedDatasetWriter:
         tokens: npt.NDArray[np.integer[Any]],
         sizes: npt.NDArray[np.integer[Any]],
         loss_mask: npt.NDArray[np.bool_] | None = None,
+        groups: npt.NDArray[np.integer[Any]] | None = None,
     ) -> None:
         """Append many documents at once.
 
         Args:
             tokens: the concatenated documents, [sum of sizes], any integer type.
-            sizes: tokens of each document, [documents], each at least 1.
+            sizes: tokens of each sequence, [sequences], each at least 1.
             loss_mask: whether the loss counts each token, [sum of sizes]; left out: all.
+            groups: number of sequences of each document, [documents], in every call or in none; left out: one.
 
         Raises:
             TokenFileError: an empty or overlong document, an id outside the vocabulary, or a mask that does not fit.
@@ -131,7 +135,11 @@ class IndexedDatasetWriter:
             counted = np.ones(len(tokens), np.bool_) if loss_mask is None else np.ascontiguousarray(loss_mask)
             self._write(loss_mask_path(self.prefix), counted.data.cast("B"))
         self._add_sizes(sizes)
-        self.documents += len(sizes)
+        if groups is not None:
+            assert int(groups.sum()) == len(sizes)
+            self._groups.append(np.asarray(groups, np.int64))
+        self.documents += len(sizes) if groups is None else len(groups)
+        self.sequences += len(sizes)
         self.tokens += len(tokens)
 
     def _add_sizes(self, sizes: npt.NDArray[np.integer[Any]]) -> None:
@@ -176,7 +184,7 @@ class IndexedDatasetWriter:
     def _write_index(self) -> None:
         write = partial(self._write, idx_path(self.prefix))
         chunks = [*self._full_chunks, self._chunk[: self._used]]
-        write(IndexHeader(self.dtype, self.documents, self.documents).pack())
+        write(IndexHeader(self.dtype, self.sequences, self.documents).pack())
         for sizes in chunks:
             write(sizes.tobytes())
         offset = 0
@@ -185,6 +193,11 @@ class IndexedDatasetWriter:
             starts = ends - sizes
             write(((starts + offset) * self.dtype.itemsize).astype(POINTER_DTYPE).tobytes())
             offset += int(ends[-1])
+        if self._groups:
+            bounds = np.concatenate([[0], np.cumsum(np.concatenate(self._groups))])
+            assert len(bounds) == self.documents + 1, "groups are given in every call or in none"
+            write(bounds.astype(POINTER_DTYPE).tobytes())
+            return
         for start in range(0, self.documents + 1, _CHUNK):
             stop = min(start + _CHUNK, self.documents + 1)
             write(np.arange(start, stop, dtype=POINTER_DTYPE).tobytes())

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import yaml
 
 from data_prep.config import DataConfig
+from data_prep.conversations.encoding import LEFT_OUT
+from data_prep.indexed_dataset.origins import PADDING, origins_path
 from data_prep.ledger.samples import Draw, largest_clusters, show_samples
 from data_prep.run.commit_records import Stage, committed_digest, read_records
 from data_prep.run.directory import RunDirectory
@@ -194,13 +197,18 @@ def count_tokens(run: RunDirectory, accounts: Accounts) -> dict[str, Any] | None
     if not path.is_file():
         return None
     datasets = yaml.safe_load(path.read_text(encoding="utf-8"))["datasets"]
-    by_source: dict[str, dict[str, int]] = {}
+    by_source: dict[str, dict[str, Any]] = {}
     for dataset in datasets:
         counts = {name: int(dataset[name]) for name in ("documents", "tokens", "heldout_documents", "heldout_tokens")}
         by_source[dataset["name"]] = counts
+    records = read_records(run, "tokenize")
     for name, account in accounts.by_source.items():
         found = by_source.get(name, {})
-        documents = found.get("documents", 0) + found.get("heldout_documents", 0)
+        counted = records[name].counts if name in records else {}
+        if "conversations" in counted:
+            documents, found["left_out"] = _conversations(run, name, counted)
+        else:
+            documents = found.get("documents", 0) + found.get("heldout_documents", 0)
         if documents != account.kept:
             raise LedgerError(f"source {name}: {account.kept} documents were kept, {documents} are in its token files")
     return {
@@ -208,6 +216,18 @@ def count_tokens(run: RunDirectory, accounts: Accounts) -> dict[str, Any] | None
         "heldout": sum(counts["heldout_tokens"] for counts in by_source.values()),
         "by_source": by_source,
     }
+
+
+def _conversations(run: RunDirectory, source: str, counts: Mapping[str, int]) -> tuple[int, dict[str, int]]:
+    """Return the number of conversations in token files or on the list of those left out, and the latter by reason.
+
+    A conversation that is split has several sequences, which have its id.
+    """
+    left_out = {key.removeprefix(LEFT_OUT): count for key, count in counts.items() if key.startswith(LEFT_OUT)}
+    prefixes = (run.tokens / source, run.tokens / f"{source}.heldout")
+    packed = [np.load(path) for prefix in prefixes if (path := origins_path(prefix)).is_file()]
+    found = np.unique(np.concatenate(packed)) if packed else np.empty(0, np.int64)
+    return int(np.count_nonzero(found != PADDING)) + sum(left_out.values()), left_out
 
 
 def write_ledger(config: DataConfig, run: RunDirectory) -> None:

@@ -67,6 +67,11 @@ class Manifest:
         """Input that is in object stores, by its address."""
         return {file.path: file for source in self.sources for file in source.files if file.is_object}
 
+    def options(self, source: str) -> Mapping[str, Any] | None:
+        """Return the settings of a source that are for its kind alone."""
+        options: Mapping[str, Any] | None = self.settings["sources"][source].get("options")
+        return options
+
     def shard(self, name: str) -> Shard:
         if name not in self._by_name:
             raise ValueError(f"shard {name!r} is not in the manifest; it has {len(self.shards)} shards")
@@ -108,21 +113,30 @@ def _manifest_settings(config: DataConfig) -> dict[str, Any]:
         "seed": config.seed,
         "shard_bytes": config.shard_bytes,
         "sources": {
-            source.name: {"kind": source.kind, "paths": list(source.paths), "maximum_bytes": source.maximum_bytes}
+            source.name: {
+                "kind": source.kind,
+                "paths": list(source.paths),
+                "maximum_bytes": source.maximum_bytes,
+                **({"options": source.options} if source.options else {}),
+            }
             for source in config.sources
         },
     }
 
 
 def divide(
-    source: SourceFiles, shard_bytes: int, threads: int = 1, advance: Callable[[int], None] = lambda size: None
+    source: SourceFiles,
+    shard_bytes: int,
+    threads: int = 1,
+    advance: Callable[[int], None] = lambda size: None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Shard, ...]:
     """Divide files into shards of about `shard_bytes`: small files are grouped, large ones divided as far as their kind
     allows.
 
     `advance` is called with the bytes of each large file.
     """
-    divide_file = reader_of(source.kind).divide
+    divide_file = reader_of(source.kind, options).divide
     large = [file for file in source.files if file.size > shard_bytes]
     divided: dict[str, list[FileRange]] = {}
     with ThreadPoolExecutor(threads) as pool:  # decompression releases the GIL
@@ -180,7 +194,9 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
     with Progress("divide large files", large_bytes, "bytes") if large_bytes else contextlib.nullcontext() as progress:
         advance = progress.advance if progress else lambda size: None
         shards = tuple(
-            shard for source in sources for shard in divide(source, config.shard_bytes, config.workers, advance)
+            shard
+            for source, configured in zip(sources, config.sources, strict=True)
+            for shard in divide(source, config.shard_bytes, config.workers, advance, configured.options)
         )
     manifest = Manifest(sources, shards, settings)
     run.root.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader
@@ -19,6 +21,7 @@ KINDS = (
     "python",
     "docstrings",
     "catalogue",
+    "conversations",
 )
 """Kinds of sources; each is the name of its module in this package."""
 
@@ -34,12 +37,16 @@ def known_kind(kind: str) -> str:
     return known_name(kind, KINDS, "source kind")
 
 
-def reader_of(kind: str) -> Reader:
+def reader_of(kind: str, options: Mapping[str, Any] | None = None) -> Reader:
     """Return the reader of one kind; its module and libraries are imported when it is first needed.
+
+    Args:
+        options: settings of a source that are for its kind alone, see `SourceConfig.options`; None: they do not matter.
 
     Raises:
         ValueError: there is no such kind.
     """
     known_kind(kind)
-    reader: Reader = importlib.import_module(f"data_prep.sources.{kind}").READER
+    module = importlib.import_module(f"data_prep.sources.{kind}")
+    reader: Reader = module.reader_with(options) if options else module.READER
     return reader

@@ -104,12 +104,12 @@ def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault
         return fault("missing_text", detail)
     url = value.get("url")
     if not isinstance(url, str) or not url:
-        url = _place(piece, line)
+        url = place_of(piece, line)
     metadata = {key: item for key, item in value.items() if key not in ("text", "url")}
     return usable(value["text"], url, metadata, fault, maximum_bytes)
 
 
-def _place(piece: FileRange, line: Line) -> str:
+def place_of(piece: FileRange, line: Line) -> str:
     """Return a URL for a document without one: the file and the byte after decompression."""
     if suffix_of(piece.path) and piece.start:
         return f"{piece.path}#from={piece.start}&byte={line.offset}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +132,19 @@ def usable(
     if NO_LOSS in metadata and (detail := _wrong_ranges(metadata[NO_LOSS], len(text))):
         return fault("invalid_no_loss", detail)
     return Document(text, url, metadata)
+
+
+def characters_to_bytes(text: str, ranges: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
+    """Return ranges of characters as ranges of bytes of the UTF-8 text; they are in order and do not overlap."""
+    if text.isascii():
+        return [(start, stop) for start, stop in ranges]
+    done = byte = 0
+    found = []
+    for start, stop in ranges:
+        first = byte + len(text[done:start].encode())
+        done, byte = stop, first + len(text[start:stop].encode())
+        found.append((first, byte))
+    return found
 
 
 def _wrong_ranges(value: Any, characters: int) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.conversations.turns import TURNS, Conversation, Turn, turns_of
 from data_prep.edits import edit_marked, no_loss_of
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import read_columns, text_bytes
@@ -46,6 +48,8 @@ class KeptBatch:
     texts: Texts
     languages: list[str]
     no_loss: list[tuple[tuple[int, int], ...]]
+    turns: list[Conversation] = field(default_factory=list)
+    """Turns of each conversation; empty for documents of other kinds."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,14 @@ def read_kept(
 class KeptShard:
     """Kept documents of a shard, in batches. Unedited text is not copied from Arrow's buffers.
 
+    Args:
+        with_turns: the documents are conversations, whose turns are read.
+
     Raises:
         ValueError: signals and verdicts of the shard are of different documents.
     """
 
-    def __init__(self, run: RunDirectory, shard: str) -> None:
+    def __init__(self, run: RunDirectory, shard: str, *, with_turns: bool = False) -> None:
         self._corpus = run.corpus / f"{shard}.parquet"
         self._verdicts_path = run.verdicts / self._corpus.name
         verdicts, signals = _aligned(run, shard, ["pii_spans"])
@@ -99,7 +106,8 @@ class KeptShard:
             [column.combine_chunks() for column in known.columns], known.column_names
         )
         with pq.ParquetFile(self._corpus) as file:
-            self._no_loss = dict(_metadata_with_no_loss(file))
+            self._no_loss = dict(_metadata_with(NO_LOSS, file)) if not with_turns else {}
+            self._turns = dict(_metadata_with(TURNS, file)) if with_turns else {}
 
     @property
     def has_no_loss(self) -> bool:
@@ -133,6 +141,8 @@ class KeptShard:
 
     def _edited(self, texts: Texts, rows: npt.NDArray[np.int64], about: pa.RecordBatch) -> KeptBatch:
         """Edit some documents."""
+        if self._turns:
+            return self._edited_conversations(texts, rows, about)
         marked = [i for i, row in enumerate(rows.tolist()) if row in self._no_loss] if self._no_loss else []
         changed = np.zeros(len(texts), np.bool_)
         changed[marked] = True
@@ -147,8 +157,7 @@ class KeptShard:
             found, cut = (about[name].take(places).to_pylist() for name in ("pii_spans", "cuts"))
             for i, spans, ranges in zip(places.tolist(), found, cut, strict=True):
                 text = bytes(data[offsets[i] : offsets[i + 1]])
-                personal = [(span["kind"], span["start"], span["end"]) for span in spans]
-                left_out = [(one["start"], one["end"]) for one in ranges]
+                personal, left_out = _edits(spans, ranges)
                 metadata = self._no_loss.get(int(rows[i]))
                 marks = no_loss_of(metadata, text) if metadata else []
                 edited, no_loss[i] = edit_marked(text, personal, left_out, marks)
@@ -159,6 +168,36 @@ class KeptShard:
             texts = Texts(np.frombuffer(b"".join(parts), np.uint8), np.concatenate(([0], np.cumsum(sizes))))
         return KeptBatch(about["id"].to_pylist(), texts, about["language"].to_pylist(), no_loss)
 
+    def _edited_conversations(self, texts: Texts, rows: npt.NDArray[np.int64], about: pa.RecordBatch) -> KeptBatch:
+        identities: list[str] = about["id"].to_pylist()
+        edited: list[bytes] = []
+        conversations: list[Conversation] = []
+        found, cut = about["pii_spans"].to_pylist(), about["cuts"].to_pylist()
+        for row, identity, view, spans, ranges in zip(
+            rows.tolist(), identities, texts.as_bytes(), found, cut, strict=True
+        ):
+            text = bytes(view)
+            try:
+                places, roles = turns_of(self._turns.get(row, "{}"), text)
+            except ValueError as error:
+                raise ValueError(f"{self._corpus}: document {identity}: {error}; `--restart extract`") from None
+            if spans or ranges:
+                text, moved = edit_marked(text, *_edits(spans, ranges), places, keep_empty=True)
+                places = list(moved)
+            edited.append(text)
+            turns = zip(roles, places, strict=True)
+            conversations.append(tuple(Turn(role, text[start:stop].decode()) for role, (start, stop) in turns))
+        nothing: list[tuple[tuple[int, int], ...]] = [()] * len(rows)
+        return KeptBatch(identities, Texts.of_bytes(edited), about["language"].to_pylist(), nothing, conversations)
+
+
+def _edits(
+    spans: Sequence[dict[str, Any]], cuts: Sequence[dict[str, int]]
+) -> tuple[list[tuple[str, int, int]], list[tuple[int, int]]]:
+    """Return personal data and cuts as `edit` takes them."""
+    personal = [(span["kind"], span["start"], span["end"]) for span in spans]
+    return personal, [(one["start"], one["end"]) for one in cuts]
+
 
 def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     """Yield ids and texts of all rows, at most a row group at a time, however documents differ in size."""
@@ -168,11 +207,11 @@ def _some_rows(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(at_once, [group], ["id", "text"], use_threads=False)
 
 
-def _metadata_with_no_loss(file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
-    """Yield row and metadata of documents with parts that the loss excludes; most sources have none."""
+def _metadata_with(key: str, file: pq.ParquetFile) -> Iterator[tuple[int, str]]:
+    """Yield row and metadata of documents that have a key in it, such as parts that the loss excludes."""
     first = 0
     for batch in file.iter_batches(columns=["metadata"], use_threads=False):
-        for row in np.flatnonzero(pc.match_substring(batch["metadata"], f'"{NO_LOSS}"')).tolist():
+        for row in np.flatnonzero(pc.match_substring(batch["metadata"], f'"{key}"')).tolist():
             yield first + row, batch["metadata"][row].as_py()
         first += len(batch)
 

@@ -178,9 +178,9 @@ class Batches:
         places = self.reader.locate(samples)
         rows = list(zip(places.dataset.tolist(), places.window.tolist(), strict=True))
         weights = opens = None
-        if with_weights and self._objective.is_causal:
+        if with_weights and self._weights.are_of_stream:
             weights = np.stack([self._weights.of_window(dataset, window, length) for dataset, window in rows])
-        if self._objective.config.separate_documents:
+        if self._objective.config.separate_documents or self.reader.is_packed:
             end_of_document = self.reader.mixture.end_of_document
             opens = np.stack(
                 [

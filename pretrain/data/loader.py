@@ -61,7 +61,8 @@ class SampleReader:
         skipped: half-open ranges of train samples that are not trained on, see `pretrain.data.skips`.
 
     Raises:
-        ValueError: a train dataset, or the held-out part as a whole, is shorter than one window; or files are damaged.
+        ValueError: a train dataset, or the held-out part as a whole, is shorter than one window; files are damaged, or
+            packed to another length.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SampleReader:
         self.mixture = mixture
         self.sequence_length = sequence_length
         self.split = split
+        self._refuse_other_packs({sequence_length, *(phase.sequence_length or sequence_length for phase in phases)})
         opened = [(entry, mixture.open(entry, split)) for entry in mixture.datasets]
         datasets = [(entry, dataset) for entry, dataset in opened if dataset is not None]
         if split == "heldout":
@@ -106,6 +108,21 @@ class SampleReader:
                 self.order = SampleOrder(seed, self.names, token_counts, built)
             except ValueError as error:
                 raise ValueError(f"{mixture.path}: {error}") from None
+
+    def _refuse_other_packs(self, lengths: set[int]) -> None:
+        for entry in self.mixture.datasets:
+            for length in sorted(lengths):
+                if entry.packed is not None and length != entry.packed:
+                    raise ValueError(
+                        f"{self.mixture.path}: dataset {entry.name!r} is packed to {entry.packed} tokens, but "
+                        f"data.sequence_length is {length}, or that of a phase: use {entry.packed}, or tokenize again "
+                        f"with tokens.pack={length}"
+                    )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether each dataset is packed."""
+        return all(dataset.is_packed for dataset in self.datasets)
 
     @property
     def sample_count(self) -> int | None:

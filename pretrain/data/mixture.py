@@ -37,9 +37,15 @@ class DatasetEntry(Settings):
     heldout: str | None
     """Prefix of the held-out part; None: nothing of this source is held out."""
     documents: int = Field(ge=1)
+    """Number of documents of the `.idx`; of packed files, the packs."""
     tokens: int = Field(ge=1)
     heldout_documents: int = Field(ge=0)
     heldout_tokens: int = Field(ge=0)
+    packed: int | None = Field(default=None, ge=2)
+    """Tokens of a pack; None: not packed."""
+    conversations: int | None = Field(default=None, ge=1)
+    """Number of conversations in the packs."""
+    heldout_conversations: int | None = Field(default=None, ge=0)
     weight: float = Field(gt=0)
     sha256: Checksums
     heldout_sha256: Checksums | None
@@ -104,14 +110,21 @@ class MixtureFile:
         prefix = self.prefix(entry, split)
         if prefix is None:
             return None
-        dataset = IndexedDataset(prefix)
+        dataset = IndexedDataset(prefix, is_packed=entry.packed is not None)
+        found = dataset.packs if entry.packed else len(dataset)
         documents, tokens = (
             (entry.documents, entry.tokens) if split == "train" else (entry.heldout_documents, entry.heldout_tokens)
         )
-        if (len(dataset), dataset.token_count) != (documents, tokens):
+        if (found, dataset.token_count) != (documents, tokens):
             raise TokenFileError(
-                f"{bin_path(prefix)}: {len(dataset)} documents and {dataset.token_count} tokens, but {self.path} "
+                f"{bin_path(prefix)}: {found} documents and {dataset.token_count} tokens, but {self.path} "
                 f"counts {documents} and {tokens}; one of them belongs to another run of `tokenize`"
+            )
+        if entry.packed and tokens != documents * entry.packed + 1:
+            raise TokenFileError(
+                f"{bin_path(prefix)}: {documents} packs of {entry.packed} tokens and one more token make "
+                f"{documents * entry.packed + 1}, but it has {tokens}: `packed` of {entry.name!r} in {self.path} is "
+                "wrong"
             )
         recorded = entry.sha256 if split == "train" else entry.heldout_sha256
         if dataset.has_loss_mask != bool(recorded and recorded.loss_mask):

@@ -40,7 +40,8 @@ class Windows:
     Attributes:
         tokens: tokens of the windows, [B, S + 1].
         samples: numbers of the samples, [B].
-        weights: relative weight of each target, [B, S]; None: all targets have the same weight.
+        weights: relative weight of each target, [B, S]; None: all targets have the same weight, or, of a kind that is
+            not causal, the objective weighs them.
         opens: whether the input opens a document, [B, S]; None: documents are not separated.
     """
 
@@ -93,7 +94,10 @@ class Objective:
 
     def batch(self, windows: Windows) -> Batch:
         """Inputs and labels of a micro-batch. Weights in the labels are relative, fp64 [B, S]."""
-        inputs, labels = self._next_token(windows) if self.is_causal else self._arranged(windows)
+        if self.is_causal:
+            inputs, labels = self._next_token(windows)
+        else:
+            inputs, labels = self._arranged(windows) if windows.weights is None else self._packed(windows)
         if not self._dropout:
             return inputs, labels
         keys = np.array([dropout_key(self.seed, self.split, sample) for sample in windows.samples.tolist()])
@@ -118,7 +122,6 @@ class Objective:
         return inputs, targets
 
     def _arranged(self, windows: Windows) -> Batch:
-        assert windows.weights is None, "loss masks are for causal samples; open_data refuses others"
         made = []
         for window, sample in zip(windows.tokens, windows.samples.tolist(), strict=True):
             random = self._random(sample)
@@ -137,6 +140,16 @@ class Objective:
             targets,
             torch.from_numpy(weights if self.config.weighting == "sample" else is_predicted.astype(np.float64)),
         )
+
+    def _packed(self, windows: Windows) -> Batch:
+        """Conversations whose question attends to itself in both directions and whose answer is predicted."""
+        assert windows.opens is not None and windows.weights is not None
+        inputs, targets = windows.tokens[:, :-1], windows.tokens[:, 1:]
+        layout = answer_layout(
+            inputs, windows.opens, windows.weights > 0, self.config, two_dimensional=self._two_dimensional
+        )
+        tokens, predicted = (torch.from_numpy(np.ascontiguousarray(part)) for part in (inputs, targets))
+        return (tokens, torch.from_numpy(layout)), (predicted, torch.from_numpy(windows.weights))
 
     def _random(self, sample: int) -> np.random.RandomState:
         """Random numbers of a sample. RandomState's streams are frozen, so that every numpy version builds the same
@@ -163,6 +176,55 @@ def separate_documents(opens: Booleans) -> Integers:
     layout[..., SEEN_END] = places + 1
     layout[..., POSITION] = places - first
     return layout
+
+
+def answer_layout(
+    tokens: Integers, opens: Booleans, learnt: Booleans, config: ObjectiveConfig, *, two_dimensional: bool
+) -> Integers:
+    """Layout of packed conversations of kind `prefix` or `blank_infilling`, [B, S, C].
+
+    The question, up to the first learnt token, attends to itself in both directions; everything after it attends to
+    what comes before it. In blank infilling the question ends with a mask token, and the answer, after a start token,
+    is the content of that blank (Du et al. 2021, arXiv:2103.10360, section 2.3). A conversation without learnt tokens,
+    such as padding, attends to what comes before each token.
+
+    Args:
+        tokens: inputs, [B, S].
+        opens: whether a conversation begins at this input, [B, S].
+        learnt: whether the target of this input counts, [B, S].
+
+    Raises:
+        ValueError: in blank infilling, an answer does not follow a mask token and the start token.
+    """
+    layout = separate_documents(opens)
+    places = np.arange(tokens.shape[1])
+    is_blank = config.kind == "blank_infilling"
+    for row in range(len(tokens)):
+        firsts = np.unique(np.append(np.flatnonzero(opens[row]), 0))
+        for first, stop in zip(firsts.tolist(), [*firsts[1:].tolist(), len(places)], strict=True):
+            answers = np.flatnonzero(learnt[row, first:stop])
+            if not len(answers):
+                continue
+            begin = first + int(answers[0])  # this input predicts the first learnt token
+            if is_blank:
+                _check_blank(tokens[row], first, begin, config)
+            question = slice(first, begin if is_blank else begin + 1)
+            layout[row, question, SEEN_END] = question.stop
+            if is_blank and two_dimensional:
+                layout[row, begin:stop, POSITION] = begin - 1 - first
+                layout[row, begin:stop, BLOCK_POSITION] = places[begin:stop] - begin + 1
+    return layout
+
+
+def _check_blank(tokens: Integers, first: int, begin: int, config: ObjectiveConfig) -> None:
+    masks = (config.mask_token, config.long_mask_token)
+    found = tokens[max(first, begin - 1) : begin + 1].tolist()
+    if len(found) < 2 or found[0] not in masks or found[1] != config.start_token:
+        raise ValueError(
+            f"objective.kind blank_infilling: the answer of a conversation follows the tokens {found}; it must follow "
+            f"mask_token {masks[0]} or long_mask_token {masks[1]} and start_token {config.start_token}: tokenize with "
+            "a template such as glm, or set these tokens to those of the template"
+        )
 
 
 def dropout_key(seed: int, split: str, sample: int) -> np.int64:

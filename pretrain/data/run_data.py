@@ -53,17 +53,43 @@ def open_data(config: TrainConfig, topology: Topology, rank: int) -> RunData:
     check_vocabulary(config, mixture.vocabulary_size)
     length = config.data.sequence_length
     training = SampleReader(mixture, length, config.seed, phases=config.data.phases)
-    if training.has_loss_masks and config.objective.kind != "causal":
-        raise ValueError(
-            f"objective.kind: {config.objective.kind} cannot be trained on {mixture.path}: its token files have loss "
-            "masks, which mark the tokens whose prediction counts, and only causal samples predict every token"
-        )
+    _check_objective(config, training)
     batches = _batches(config, topology, rank, training)
     if not any(entry.heldout for entry in mixture.datasets):
         return RunData(batches, None)
     held_out = _batches(config, topology, rank, SampleReader(mixture, length, config.seed, "heldout"))
     count = config.evaluation.batches * config.batch.global_batch_size
     return RunData(batches, HeldOut(held_out, held_out.held_out_parts(count)))
+
+
+def _check_objective(config: TrainConfig, training: SampleReader) -> None:
+    """Refuse an objective that the token files do not allow.
+
+    Raises:
+        ValueError: names the setting and the dataset.
+    """
+    objective, path = config.objective, training.mixture.path
+    if objective.kind == "causal":
+        packed = [entry.name for entry in training.mixture.datasets if entry.packed]
+        if packed and not objective.separate_documents:
+            raise ValueError(
+                f"objective.separate_documents: must be true for {path}: dataset {packed[0]!r} is packed, and "
+                "conversations in a pack must not attend to one another"
+            )
+        return
+    if training.is_packed:
+        return
+    if training.has_loss_masks:
+        raise ValueError(
+            f"objective.kind: {objective.kind} cannot be trained on {path}: its token files have loss masks, which "
+            "mark the tokens whose prediction counts; only causal samples predict every token, and only packs of "
+            "conversations (tokens.pack) have a question to read and an answer to predict"
+        )
+    if objective.weighting == "document":
+        raise ValueError(
+            f"objective.weighting: document needs kind causal or packs of conversations; samples of kind "
+            f"{objective.kind} cut documents at random: use token or sample"
+        )
 
 
 def _batches(config: TrainConfig, topology: Topology, rank: int, reader: SampleReader) -> Batches:

@@ -46,6 +46,9 @@ class TargetWeights:
         self._objective = objective
         self._weighting = objective.config.weighting
         self._separate = objective.config.separate_documents
+        self.are_of_stream = objective.is_causal or all(dataset.is_packed for dataset in datasets)
+        """Whether weights belong to tokens of the streams: each token, or each learnt one of a pack, is predicted at
+        one place."""
         self._learnt_tokens = lru_cache(_REMEMBERED_DOCUMENTS)(self._count_learnt_tokens)
 
     @property
@@ -59,7 +62,7 @@ class TargetWeights:
         )
 
     def of_window(self, dataset: int, window: int, length: int) -> Floats:
-        """Weights of the targets of one causal sample, fp64 [length]."""
+        """Weights of the targets of a sample whose weights are of the stream, fp64 [length]."""
         start = window * length + 1
         counted = self._counted(dataset, start, start + length)
         weights = counted.astype(np.float64)
@@ -80,7 +83,7 @@ class TargetWeights:
         """Sum of the weights of all these samples, and the number of their targets."""
         if self.are_equal:
             targets = len(samples) * length
-        elif self._objective.is_causal:
+        elif self.are_of_stream:
             rows = zip(places.dataset.tolist(), places.window.tolist(), strict=True)
             targets = sum(int(np.count_nonzero(self.of_window(*row, length))) for row in rows)
         else:
@@ -96,7 +99,7 @@ class TargetWeights:
         for dataset, window, sample in rows:
             if self.are_equal:
                 yield float(length if self._weighting == "token" else 1)
-            elif self._objective.is_causal:
+            elif self.are_of_stream:
                 yield float(self.of_window(dataset, window, length).sum())
             else:
                 yield float(self._objective.predicted_tokens(sample, length) if self._weighting == "token" else 1)
@@ -135,6 +138,10 @@ def document_boundaries(
     """
     opens, crosses = np.zeros((2, stop - start), np.bool_)
     begins = dataset.document_starts(start, min(stop + 1, dataset.token_count))
+    if dataset.is_packed:
+        inside = begins[begins < stop] - start
+        opens[inside] = crosses[inside] = True
+        return opens, crosses
     for begin in begins.tolist():
         before = int(dataset.tokens(begin - 1, begin)[0]) if begin else end_of_document
         if before == end_of_document and begin:

@@ -18,7 +18,14 @@ MAY_IMPORT = {
     "data_prep": ("foundation", "data_prep"),
     "data_prep.indexed_dataset": ("foundation", "data_prep.indexed_dataset"),
     "data_prep.kernels": ("foundation", "data_prep.kernels"),
-    "data_prep.sources": ("foundation", "data_prep.sources", "data_prep.config"),
+    "data_prep.sources": ("foundation", "data_prep.sources", "data_prep.config", "data_prep.conversations"),
+    "data_prep.conversations": (
+        "foundation",
+        "data_prep.conversations",
+        "data_prep.kernels",
+        "data_prep.sources",
+        "data_prep.tokenizer.encoding",
+    ),
     "data_prep.tokenizer.encoding": (
         "foundation",
         "data_prep.config",

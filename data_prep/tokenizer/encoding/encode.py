@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer
 
 from data_prep.config import TokenizerKind
-from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerError
+from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, PlainEncoder, TokenizerError
 from data_prep.tokenizer.encoding.piece_encoder import PieceEncoder
 from foundation.atomic_files import sha256_file, write_json
 
@@ -44,9 +45,18 @@ class ReferenceEncoder:
         if not path.is_file():
             raise TokenizerError(f"{path}: no such file; `altiplano data train-tokenizer` writes it")
         self.name = f"tokenizers {version('tokenizers')}"
-        self._tokenizer = Tokenizer.from_str(json.dumps(whole_and_exact(self.content)))
-        self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
+        self._open(whole_and_exact(self.content))
         self.end_of_document = _end_of_document(folder, self._tokenizer)
+
+    def _open(self, content: dict[str, Any]) -> None:
+        self._tokenizer = Tokenizer.from_str(json.dumps(content))
+        self._tokenizer.encode_special_tokens = True  # `</s>` in a text is four characters, no token
+
+    def continuing(self) -> ReferenceEncoder:
+        """Return the encoder of texts that continue a text: without the prefix that is put before a text."""
+        other = copy(self)
+        other._open(without_prefix(whole_and_exact(self.content)))
+        return other
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -94,6 +104,27 @@ def whole_and_exact(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "truncation": None, "padding": None, "model": {**content["model"], "dropout": None}}
 
 
+def without_prefix(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a `tokenizer.json` that puts nothing before a text: SentencePiece's dummy prefix, GPT-2's space."""
+
+    def changed(step: Any) -> Any:
+        if isinstance(step, list):
+            return [changed(one) for one in step if one.get("type") != "Prepend"]
+        if not isinstance(step, dict):
+            return step
+        inner = {name: changed(value) if isinstance(value, list) else value for name, value in step.items()}
+        if step.get("type") == "Metaspace":
+            inner["prepend_scheme"] = "never"
+        if step.get("add_prefix_space"):
+            inner["add_prefix_space"] = False
+        return inner
+
+    normalizer, pre_tokenizer = content["normalizer"], content["pre_tokenizer"]
+    if (normalizer or {}).get("type") == "Prepend":
+        normalizer = None
+    return {**content, "normalizer": changed(normalizer), "pre_tokenizer": changed(pre_tokenizer)}
+
+
 class GigatokenEncoder:
     """Bulk encoder gigatoken. Use it only through `open_encoder`, which requires that it has been proven equal to the
     reference.
@@ -105,13 +136,23 @@ class GigatokenEncoder:
     name = f"gigatoken {version('gigatoken')}"
 
     def __init__(self, folder: Path, end_of_document: int, vocabulary_size: int) -> None:
-        import gigatoken
-
         self.vocabulary_size = vocabulary_size
         self.end_of_document = end_of_document
         content = whole_and_exact(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
         # gigatoken finds control tokens in the text as "added tokens"; it cannot find those that it is not given.
         content["added_tokens"] = []
+        self._content = content
+        self._open(content)
+
+    def continuing(self) -> GigatokenEncoder:
+        """Return the encoder of texts that continue a text."""
+        other = copy(self)
+        other._open(without_prefix(self._content))
+        return other
+
+    def _open(self, content: dict[str, Any]) -> None:
+        import gigatoken
+
         try:
             self._tokenizer = gigatoken.Tokenizer.from_json(json.dumps(content))
         except (RuntimeError, ValueError) as error:
@@ -151,7 +192,7 @@ class SentencePieceEncoder:
         return _with_end_of_document(tokens, sizes, self.end_of_document)
 
 
-def prove_equal(reference: Encoder, bulk: Encoder, texts: Iterable[str]) -> dict[str, Any]:
+def prove_equal(reference: PlainEncoder, bulk: PlainEncoder, texts: Iterable[str]) -> dict[str, Any]:
     """Encode every text with both encoders and compare every token.
 
     Returns:
@@ -297,7 +338,7 @@ def _same(one: Encoded, other: Encoded) -> bool:
     return np.array_equal(one.tokens, other.tokens)
 
 
-def _show_difference(reference: Encoder, bulk: Encoder, text: str) -> str:
+def _show_difference(reference: PlainEncoder, bulk: PlainEncoder, text: str) -> str:
     right, given = reference.encode([text]).tokens, bulk.encode([text]).tokens
     shorter = min(len(right), len(given))
     differs = np.flatnonzero(right[:shorter] != given[:shorter])

@@ -86,13 +86,21 @@ class Encoded:
     sizes: npt.NDArray[np.int64]
 
 
-class Encoder(Protocol):
+class PlainEncoder(Protocol):
     """Encoder of documents to tokens, with an end-of-document token after each."""
 
     name: str
+
+    def encode(self, texts: Sequence[str]) -> Encoded: ...
+
+
+class Encoder(PlainEncoder, Protocol):
+    """Encoder that token files are written with."""
+
     end_of_document: int
 
     @property
     def vocabulary_size(self) -> int: ...
 
-    def encode(self, texts: Sequence[str]) -> Encoded: ...
+    def continuing(self) -> Encoder:
+        """Return the encoder of texts that continue a text: without the prefix that is put before a text."""

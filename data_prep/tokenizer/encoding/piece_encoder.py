@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,12 @@ class PieceEncoder:
             self._mark = lambda data, size: mark_by_pattern(data, size, *tables)
         self._neighbours = Neighbours.of(entries)
         self._memory = Memory(_lines_of_cache(MEMORY_SETS), _lines_of_cache(2 * LONG_MEMORY_SLOTS))
+
+    def continuing(self) -> PieceEncoder:
+        """Return the encoder of texts that continue a text; pieces are cached together."""
+        other = copy(self)
+        other._spelling = replace(self._spelling, prefix=b"")
+        return other
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         spelling, held = self._spelling, Texts.of(texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data_prep import gathering
 from data_prep import tokenize as stage_module
 from data_prep.config import DataConfig
 from data_prep.indexed_dataset.format import TokenFileError
@@ -49,18 +50,6 @@ def prepared(
     config, run, manifest = make_run(tmp_path_factory.mktemp("run"), sources, dropped, spans, SETTINGS)
     train_tokenizer(config, run)
     return config, run, manifest
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units one after another in this process, so that a test does not wait for worker processes to start."""
-
-    def run_units(function, units, workers, title, stage) -> None:  # type: ignore[no-untyped-def]
-        for unit in units if workers == 1 else reversed(units):
-            if not stage.is_done(unit):
-                function(unit)
-
-    monkeypatch.setattr(stage_module, "run_units", run_units)
 
 
 def read_back(run: RunDirectory, name: str) -> list[str]:
@@ -188,8 +177,8 @@ def test_same_bytes_for_any_order_of_work_and_after_a_kill(
     # Small buffers leave no seam either.
     restart(run, "tokenize")
     monkeypatch.setattr(kept_documents, "_BATCH_BYTES", 100)
-    monkeypatch.setattr(stage_module, "_GATHERED_TOKENS", 50)
-    monkeypatch.setattr(stage_module, "_GATHERED_DOCUMENTS", 7)
+    monkeypatch.setattr(gathering, "_GATHERED_TOKENS", 50)
+    monkeypatch.setattr(gathering, "_GATHERED_DOCUMENTS", 7)
     tokenize(config, run)
     assert files(run) == whole
 

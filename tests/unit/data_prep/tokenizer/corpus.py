@@ -42,6 +42,8 @@ def make_run(
     documents_per_shard: int = 40,
     languages: Mapping[str, Sequence[str]] | None = None,
     metadata: Mapping[str, str] | None = None,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+    cuts: Mapping[str, list[tuple[int, int]]] | None = None,
 ) -> tuple[DataConfig, RunDirectory, Manifest]:
     """Write corpus, signals and verdicts of `sources` (name -> texts) and commit them.
 
@@ -50,6 +52,8 @@ def make_run(
         spans: id -> redactions.
         languages: source -> language of each of its texts; Spanish when left out.
         metadata: id -> JSON.
+        more: source -> its other settings, such as another kind.
+        cuts: id -> ranges of bytes that are left out.
     """
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -59,7 +63,8 @@ def make_run(
         for i in range(shards):
             (raw / f"{name}-{i}.jsonl").write_text('{"text": "x"}'.ljust(99) + "\n")  # a shard each
         weight = {"weight": weights[name]} if weights else {}
-        configured.append({"name": name, "kind": "jsonl", "paths": [str(raw / f"{name}-*.jsonl")], **weight})
+        paths = [str(raw / f"{name}-*.jsonl")]
+        configured.append({"name": name, "kind": "jsonl", "paths": paths, **weight, **(more or {}).get(name, {})})
     config = DataConfig.model_validate(
         {"output": folder / "run", "sources": configured, "shard_bytes": 100, **(settings or {})}
     )
@@ -71,7 +76,7 @@ def make_run(
         for i, shard in enumerate(names):
             rows = slice(i * documents_per_shard, (i + 1) * documents_per_shard)
             spoken = (languages or {}).get(name, ["es"] * len(texts))[rows]
-            write_shard(run, shard, name, texts[rows], dropped, spans or {}, spoken, metadata or {})
+            write_shard(run, shard, name, texts[rows], dropped, spans or {}, spoken, metadata or {}, cuts or {})
             stage.commit(shard, [run.verdicts / f"{shard}.parquet"], {})
     return config, run, manifest
 
@@ -85,6 +90,7 @@ def write_shard(
     spans: Mapping[str, list[tuple[str, int, int]]],
     languages: Sequence[str],
     metadata: Mapping[str, str],
+    cuts: Mapping[str, list[tuple[int, int]]] = {},
 ) -> None:
     for folder in (run.corpus, run.signals, run.verdicts):
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +118,7 @@ def write_shard(
             "kept": identity not in dropped,
             "reasons": ["gopher"] if identity in dropped else [],
             "duplicate_of": None,
-            "cuts": [],
+            "cuts": [{"start": start, "end": end} for start, end in cuts.get(identity, [])],
         }
         for identity, language in zip(ids, languages, strict=True)
     ]

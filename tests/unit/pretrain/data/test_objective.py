@@ -198,8 +198,3 @@ def test_separate_documents_are_trained_on_as_if_alone(name: str) -> None:
 def test_separate_documents_are_for_causal_samples() -> None:
     with pytest.raises(ValueError, match=r"separate_documents: only with kind causal; objective\.kind is prefix"):
         ObjectiveConfig(kind="prefix", separate_documents=True)
-
-
-def test_documents_weigh_alike_in_causal_samples_only() -> None:
-    with pytest.raises(ValueError, match=r"weighting: document needs kind causal, and objective\.kind is prefix"):
-        ObjectiveConfig(kind="prefix", weighting="document")

@@ -1,0 +1,1 @@
+"""Instruction data: forms of conversations, their cleaning, templates, splitting and packing."""

@@ -1,0 +1,153 @@
+"""Conversations to segments by a template: control tokens by id, and texts, each known to be learnt or not.
+
+The texts between two control tokens are a run. A run is encoded by itself, as Hugging Face encodes what is between two
+control tokens of a rendered conversation. Where a run goes from what is read to what is learnt, or back, it is cut: the
+rest is encoded without the prefix that the tokenizer puts before a text. So the prompt at generation, which ends at
+such a cut or at a control token, is a prefix of the training sample. Where the tokenizer would have merged across the
+cut, the tokens differ from those of the whole run; `ConversationEncoder` counts that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from data_prep.conversations.templates import Learnt, Piece, Template, before_answer, pieces_of
+from data_prep.conversations.turns import ASSISTANT, INPUT, SYSTEM, USER, Turn
+
+CONTROL, START, CONTINUE = 0, 1, 2
+"""Kinds of segments: a control token, the text at the beginning of a run, a text after a cut."""
+
+
+class UnrenderableError(ValueError):
+    """A template cannot write a conversation.
+
+    Attributes:
+        reason: name under which it is counted.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Part of a rendered conversation.
+
+    Attributes:
+        text: of a control token, its name.
+        token: of a control token, its id; otherwise -1.
+    """
+
+    kind: int
+    text: str
+    token: int
+    is_learnt: bool
+
+
+class Renderer:
+    """A template with the ids of its control tokens.
+
+    Args:
+        control_ids: id of each of the template's control tokens, by its name in the template.
+        learn: which turns are learnt, see `tokens.learn`.
+    """
+
+    def __init__(self, template: Template, control_ids: Mapping[str, int], learn: Learnt = "all_assistant") -> None:
+        self.template = template
+        self._control_ids = control_ids
+        self._learn = learn
+        self._parts = {
+            name: tuple(pieces_of(getattr(template, name)))
+            for name in ("begin", "system", "user", "user_with_input", "assistant", "end")
+        }
+
+    def segments(self, turns: Sequence[Turn], *, for_generation: bool = False) -> list[Segment]:
+        """Return the segments of a conversation.
+
+        Args:
+            for_generation: add what comes before an answer that the model is to write, and no end; the last turn is a
+                question.
+
+        Raises:
+            UnrenderableError: there is a system turn that the template does not write, or edits have emptied a turn.
+        """
+        for place, turn in enumerate(turns):
+            if not turn.content.strip():
+                raise UnrenderableError(
+                    "emptied_turn", f"nothing is left of turn {place}, of role {turn.role!r}, after redaction and cuts"
+                )
+        run = _Runs(self._control_ids, self._learn == "everything")
+        run.add(self._parts["begin"], {})
+        system, turns = self._system(turns)
+        inside = ""
+        if system is not None and self.template.has_system_inside:
+            inside = "".join(piece.value if piece.kind == "text" else system for piece in self._parts["system"])
+        elif system is not None:
+            run.add(self._parts["system"], {"content": system})
+        last = max((place for place, turn in enumerate(turns) if turn.role == ASSISTANT), default=-1)
+        for place, turn in enumerate(turns):
+            following = turns[place + 1] if place + 1 < len(turns) else None
+            if turn.role == USER:
+                given = following.content if following is not None and following.role == INPUT else None
+                self._add_user(run, turn.content, given, inside)
+                inside = ""
+            elif turn.role == ASSISTANT:
+                run.add(
+                    self._parts["assistant"],
+                    {"content": turn.content},
+                    is_counted=self._learn != "last_assistant" or place == last,
+                )
+        if for_generation:
+            run.add(before_answer(self.template), {})
+        else:
+            run.add(self._parts["end"], {})
+        return run.segments
+
+    def _system(self, turns: Sequence[Turn]) -> tuple[str | None, Sequence[Turn]]:
+        if not turns or turns[0].role != SYSTEM:
+            return self.template.default_system, turns
+        if not self._parts["system"]:
+            raise UnrenderableError(
+                "no_place_for_system",
+                "the conversation has a system turn, and the template has no part `system` to write it; add one, or "
+                "choose another template",
+            )
+        return turns[0].content, turns[1:]
+
+    def _add_user(self, run: _Runs, content: str, given: str | None, system: str) -> None:
+        if given is None:
+            run.add(self._parts["user"], {"content": content, "system": system})
+        elif self._parts["user_with_input"]:
+            run.add(self._parts["user_with_input"], {"content": content, "input": given, "system": system})
+        else:
+            run.add(self._parts["user"], {"content": f"{content}\n{given}", "system": system})
+
+
+class _Runs:
+    """Segments as they are made: texts of the same kind that follow one another are one segment."""
+
+    def __init__(self, control_ids: Mapping[str, int], learns_everything: bool) -> None:
+        self.segments: list[Segment] = []
+        self._control_ids = control_ids
+        self._learns_everything = learns_everything
+        self._was_learnt: bool | None = None  # of the text before, by the template; None after a control token
+
+    def add(self, pieces: Sequence[Piece], contents: Mapping[str, str], *, is_counted: bool = True) -> None:
+        for piece in pieces:
+            is_learnt = self._learns_everything or (piece.is_learnt and is_counted)
+            if piece.kind == "control":
+                self.segments.append(Segment(CONTROL, piece.value, self._control_ids[piece.value], is_learnt))
+                self._was_learnt = None
+                continue
+            text = piece.value if piece.kind == "text" else contents[piece.kind]
+            if not text:
+                continue
+            if self._was_learnt == piece.is_learnt:
+                before = self.segments[-1]
+                self.segments[-1] = Segment(before.kind, before.text + text, -1, before.is_learnt)
+            else:
+                kind = START if self._was_learnt is None else CONTINUE
+                self.segments.append(Segment(kind, text, -1, is_learnt))
+            self._was_learnt = piece.is_learnt
