@@ -43,6 +43,7 @@ TRAIN = [
     "torch>=2.6",
 ]
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
+CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
 STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
@@ -89,6 +90,7 @@ setup(
         "docs": DOCS,
         "bench": BENCH,
         "perplexity": PERPLEXITY,
+        "conversations": CONVERSATIONS,
         "ray": RAY,
         "storage": STORAGE,
         "eval": EVAL,

@@ -180,6 +180,11 @@ def _run(options: argparse.Namespace) -> None:
 
         check_tokenizer(config.tokenizer.path, config.tokenizer)  # before hours of measuring
 
+    if config.tokens.template is not None and "tokenize" in stages:
+        from data_prep.conversations.encoding import check_template
+
+        check_template(config.tokens.template, config.tokenizer.path)  # likewise
+
     if "measure" in stages and share is None:
         from data_prep.signals.language import check_languages
 

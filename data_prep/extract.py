@@ -115,7 +115,7 @@ def _read(
         try:
             passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]
             for what, count in (passed_over or {}).items():
-                counts[f"skipped:{what}"] += count
+                counts[what if what.startswith("changed:") else f"skipped:{what}"] += count
         except OSError as error:
             raise ValueError(
                 f"{piece.path}: cannot be read ({error.strerror or error}); repair it or its disk and run "
@@ -195,6 +195,11 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
         skipped = ", ".join(
             f"{total[key]:,} {key.removeprefix('skipped:')}" for key in sorted(total) if key.startswith("skipped:")
         )
+        changed = ", ".join(
+            f"{total[key]:,} by {key.removeprefix('changed:')}" for key in sorted(total) if key.startswith("changed:")
+        )
+        if changed:
+            print(f"source {source.name}: conversations changed by cleaning: {changed}")
         if skipped:
             print(f"source {source.name}: no documents, and passed over: {skipped}")
         if names and not total["documents"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from data_prep.conversations.rendering import CONTINUE, CONTROL, START, Renderer, Segment, UnrenderableError
 from data_prep.conversations.splitting import shorten_question, split_rounds
-from data_prep.conversations.templates import Learnt, Template
+from data_prep.conversations.templates import Learnt, Template, load_template
 from data_prep.conversations.turns import Conversation
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerError
@@ -113,6 +114,20 @@ def control_names(template: Template, name: str, reference: ReferenceEncoder) ->
             )
         found[token] = called
     return found
+
+
+def check_template(name: str, tokenizer: Path | None) -> None:
+    """Check a template, and whether a tokenizer that exists has its control tokens.
+
+    Args:
+        tokenizer: folder of a tokenizer; None: it will be trained.
+
+    Raises:
+        ConfigError, TokenizerError: the template is missing or faulty, or the tokenizer lacks a control token.
+    """
+    template = load_template(name)
+    if tokenizer is not None and (tokenizer.expanduser() / "tokenizer.json").is_file():
+        control_names(template, name, ReferenceEncoder(tokenizer.expanduser()))
 
 
 def _control_tokens(reference: ReferenceEncoder) -> dict[str, int]:

@@ -181,7 +181,12 @@ def _check(conversation: Conversation) -> None:
 
 
 def reader_with(options: Mapping[str, Any]) -> Reader:
-    """Return the reader of a source with these settings."""
+    """Return the reader of a source with these settings.
+
+    Raises:
+        ValueError: a cleaning rule needs a library that is not installed.
+    """
+    Cleaning(options.get("clean", ()))
     divide = undivided if options["form"] == "oasst" else _divide
     return Reader(jsonl.READER.accepts, partial(read, options=options), divide)
 

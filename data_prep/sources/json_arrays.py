@@ -42,7 +42,7 @@ class _Elements:
         self._line = 1  # of the buffer's beginning
         self._depth = 0
         self._damage: DamagedFileError | None = None
-        self._ends = False
+        self._is_over = False  # the array has ended
 
     def __iter__(self) -> Iterator[Line]:
         with self._stream:
@@ -50,7 +50,7 @@ class _Elements:
                 for mark in iter(self._next_mark, None):
                     if (line := self._at(*mark)) is not None:
                         yield line
-                if not self._more():
+                if (self._is_over and self._buffer.strip()) or not self._more():
                     break
         if self._damage is not None:
             raise self._damage
@@ -62,6 +62,8 @@ class _Elements:
 
     def _next_mark(self) -> tuple[int, int] | None:
         """Return the start of the next mark in the buffer and its end; None: more bytes are needed."""
+        if self._is_over:
+            return None
         match = _MARK.search(self._buffer, self._scanned)
         if match is None:
             self._scanned = len(self._buffer)
@@ -82,6 +84,7 @@ class _Elements:
         elif mark in b"]}":
             self._depth -= 1
             if self._depth == 0:
+                self._is_over = True
                 return self._element(start, stop)
         elif mark == ord(",") and self._depth == 1:
             return self._element(start, stop)

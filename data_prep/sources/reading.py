@@ -49,8 +49,8 @@ class Reader:
     `accepts(path)` returns whether a file in a searched folder is of this kind. `read(range, maximum_document_bytes)`
     yields documents and faults in the order of the file; a file that is obviously of another kind raises ValueError. If
     a file has parts that are not meant to be documents, such as pictures in a web archive, it is a generator that
-    returns their number by type. `divide(path, size, shard_bytes)` divides a file that is larger than a shard into
-    ranges of about that size, if the file allows it.
+    returns their number by type; a number by `changed:…` is of documents that a rule has changed. `divide(path, size,
+    shard_bytes)` divides a file that is larger than a shard into ranges of about that size, if the file allows it.
     """
 
     accepts: Callable[[str], bool]
