@@ -20,8 +20,8 @@ KINDS = (
     "text",
     "python",
     "docstrings",
-    "catalogue",
     "conversations",
+    "catalogue",
 )
 """Kinds of sources; each is the name of its module in this package."""
 
