@@ -67,103 +67,93 @@ class Encodings:
         """Which splits have documents: False is training, True held out."""
         return tuple(split for split in (False, True) if any((flag == split).any() for flag in self.flags))
 
-    @property
-    def _ends(self) -> Integers:
-        return np.cumsum([len(dataset) for dataset in self.datasets])
-
     def shuffled(self, key: str) -> Iterator[Gathered]:
         """Yield all documents in random order, in batches."""
-        total = int(self._ends[-1])
-        permutation = KeyedPermutation(total, key)
-        held = {split: _Held(split) for split in (False, True)}
-        held_tokens = 0
-        for first in range(0, total, _GATHERED_DOCUMENTS):
-            order = permutation(np.arange(first, min(first + _GATHERED_DOCUMENTS, total)))
-            for d, inner in self._places(order):
-                part = held[bool(self.flags[d][inner])]
-                held_tokens += part.add(*self._document(d, inner))
-                if held_tokens >= _GATHERED_TOKENS:
-                    yield from (one.release() for one in held.values() if one.tokens)
-                    held_tokens = 0
-            yield from (one.release() for one in held.values() if one.tokens)
-            held_tokens = 0
+        flags, sizes = self._flags_and_sizes()
+        permutation = KeyedPermutation(len(flags), key)
+        for first in range(0, len(flags), _GATHERED_DOCUMENTS):
+            order = permutation(np.arange(first, min(first + _GATHERED_DOCUMENTS, len(flags))))
+            for batch in _batches(sizes[order]):
+                for is_heldout in (False, True):
+                    chosen = order[batch][flags[order[batch]] == is_heldout]
+                    if len(chosen):
+                        yield self._gathered(chosen, sizes[chosen], is_heldout)
 
     def packed(self, key: str, length: int, padding: int) -> Iterator[Gathered]:
         """Yield packs of `length` tokens in random order, in batches; the last pack of a split has one token more, so
-        that the targets of its last input exist.
+        that the target of its last input exists.
 
         Args:
             padding: token that fills the packs.
         """
-        flags = np.concatenate(self.flags)
-        sizes = np.concatenate([dataset.sizes for dataset in self.datasets])
+        flags, sizes = self._flags_and_sizes()
         order = KeyedPermutation(len(flags), key)(np.arange(len(flags)))
         for is_heldout in self.splits:
             chosen = order[flags[order] == is_heldout]
             packs, count = pack_of_each(sizes[chosen], length)
             place = KeyedPermutation(count, f"{key}/packs/{is_heldout}")(np.arange(count))[packs]
             by_pack = np.argsort(place, kind="stable")
+            chosen, place = chosen[by_pack], place[by_pack]
             groups = np.bincount(place, minlength=count)
-            part = _Held(is_heldout)
-            places = self._places(chosen[by_pack])
-            for number, size in enumerate(groups.tolist()):
-                room = length + (number + 1 == count)
-                for _ in range(size):
-                    room -= part.add(*self._document(*next(places)))
-                if room:
-                    filler = np.full(room, padding, self.datasets[0].dtype)
-                    part.add(filler, np.zeros(room, np.bool_), PADDING)
-                part.groups.append(size + (room > 0))
-                if part.held_tokens >= _GATHERED_TOKENS:
-                    yield part.release()
-            if part.tokens:
-                yield part.release()
+            rooms = length - np.bincount(place, sizes[chosen], count).astype(np.int64)
+            rooms[-1] += 1
+            ends = np.cumsum(groups)
+            at_once = max(1, _GATHERED_TOKENS // length)
+            for first in range(0, count, at_once):
+                here = slice(first, min(first + at_once, count))
+                inside = chosen[ends[first] - groups[first] : ends[here.stop - 1]]
+                # A place for the padding after each pack that is not full.
+                gaps = np.flatnonzero(rooms[here])
+                after = np.cumsum(groups[here])[gaps]
+                documents = np.insert(inside, after, PADDING)
+                filled = np.insert(sizes[inside], after, rooms[here][gaps])
+                yield self._gathered(documents, filled, is_heldout, groups[here] + (rooms[here] > 0), padding)
 
-    def _places(self, documents: Integers) -> Iterator[tuple[int, int]]:
-        """Yield the shard of each document and its index there."""
-        shard = np.searchsorted(self._ends, documents, "right")
-        starts = self._ends - [len(dataset) for dataset in self.datasets]
-        return zip(shard.tolist(), (documents - starts[shard]).tolist(), strict=True)
+    def _flags_and_sizes(self) -> tuple[npt.NDArray[np.bool_], Integers]:
+        return np.concatenate(self.flags), np.concatenate([dataset.sizes for dataset in self.datasets])
 
-    def _document(self, shard: int, inner: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], int]:
-        """Return tokens, mask and origin of a document."""
-        dataset = self.datasets[shard]
-        start, stop = dataset.document_range(inner)
-        return dataset.tokens(start, stop), dataset.loss_mask(start, stop), int(self.origins[shard][inner])
+    def _gathered(
+        self,
+        documents: Integers,
+        sizes: Integers,
+        is_heldout: bool,
+        groups: Integers | None = None,
+        padding: int = 0,
+    ) -> Gathered:
+        """Copy documents, given by their numbers over all shards; `PADDING` is as much padding as its size."""
+        ends = np.cumsum([len(dataset) for dataset in self.datasets])
+        stops = np.cumsum(sizes)
+        tokens = np.full(int(sizes.sum()), padding, self.datasets[0].dtype)
+        mask = np.zeros(len(tokens), np.bool_)
+        origins = np.full(len(documents), PADDING, np.int64)
+        shards = np.searchsorted(ends, documents, "right")
+        shards[documents == PADDING] = -1
+        for shard in np.unique(shards[shards >= 0]).tolist():
+            mine = np.flatnonzero(shards == shard)
+            dataset = self.datasets[shard]
+            inner = documents[mine] - (int(ends[shard]) - len(dataset))
+            source, goal = (
+                _expanded(dataset.starts(inner), sizes[mine]),
+                _expanded(stops[mine] - sizes[mine], sizes[mine]),
+            )
+            tokens[goal] = dataset.tokens(0, dataset.token_count)[source]
+            mask[goal] = dataset.loss_mask(0, dataset.token_count)[source] if dataset.has_loss_mask else True
+            origins[mine] = self.origins[shard][inner]
+        return Gathered(is_heldout, tokens, mask, sizes, origins, groups)
 
 
-class _Held:
-    """Documents of one split that are not yet written."""
+def _batches(sizes: Integers) -> Iterator[slice]:
+    """Yield ranges of documents of about as many tokens as are held at a time; each has at least one document."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        before = int(ends[first - 1]) if first else 0
+        stop = max(first + 1, int(np.searchsorted(ends, before + _GATHERED_TOKENS, "right")))
+        yield slice(first, stop)
+        first = stop
 
-    def __init__(self, is_heldout: bool) -> None:
-        self._is_heldout = is_heldout
-        self._clear()
 
-    def _clear(self) -> None:
-        self.held_tokens = 0
-        self.tokens: list[npt.NDArray[Any]] = []
-        self.groups: list[int] = []
-        self._masks: list[npt.NDArray[np.bool_]] = []
-        self._origins: list[int] = []
-
-    def add(self, tokens: npt.NDArray[Any], mask: npt.NDArray[np.bool_], origin: int) -> int:
-        """Add a sequence; return its number of tokens."""
-        self.tokens.append(tokens)
-        self._masks.append(mask)
-        self._origins.append(origin)
-        self.held_tokens += len(tokens)
-        return len(tokens)
-
-    def release(self) -> Gathered:
-        """Return what is held, and hold nothing."""
-        sizes = np.fromiter(map(len, self.tokens), np.int64, len(self.tokens))
-        made = Gathered(
-            self._is_heldout,
-            np.concatenate(self.tokens),
-            np.concatenate(self._masks),
-            sizes,
-            np.array(self._origins, np.int64),
-            np.array(self.groups, np.int64) if self.groups else None,
-        )
-        self._clear()
-        return made
+def _expanded(starts: Integers, sizes: Integers) -> Integers:
+    """Return the numbers of all tokens of ranges that begin at `starts`, one range after another."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))

@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 
 from data_prep.indexed_dataset.foreign import convert, verify
 from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path
-from data_prep.indexed_dataset.origins import Origins, origins_path
+from data_prep.indexed_dataset.origins import PADDING, Origins, origins_path
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from foundation.atomic_files import sha256_file
 from foundation.terminal import visible
+from pretrain.data.mixture import load_mixture
 from tools.inspect_batch import number_range
 
 _CHUNK = 1 << 24
@@ -39,7 +40,11 @@ def statistics_of(dataset: IndexedDataset, tokenizer: Path | None) -> Iterator[s
     if not len(dataset):
         return
     sequences = len(dataset.sequence_sizes)
-    if sequences != len(dataset):
+    if dataset.is_packed:
+        packs, padding = dataset.packs, _padding(dataset)
+        yield f"  {packs:,} packs, {padding:,} tokens of them padding ({1 - padding / dataset.token_count:.2%} full);"
+        yield "  a document is a conversation here, or the padding of a pack"
+    elif sequences != len(dataset):
         yield f"  sequences  {sequences:,}: some documents are of several"
     quantiles = np.quantile(sizes, _QUANTILES).astype(int).tolist()
     yield "  tokens of a document  " + ", ".join(
@@ -64,8 +69,23 @@ def statistics_of(dataset: IndexedDataset, tokenizer: Path | None) -> Iterator[s
         sample = np.concatenate(looked_at)
         size = len(encoder.decode(sample[sample != encoder.end_of_document]).encode())
         yield f"  bytes per token  {size / max(1, int(np.count_nonzero(sample != encoder.end_of_document))):.3f}"
-        right = "is" if common == encoder.end_of_document else f"IS NOT, that is {encoder.end_of_document},"
-        yield f"  token {common} {right} the end of a document by {tokenizer}"
+        if not dataset.is_packed:
+            right = "is" if common == encoder.end_of_document else f"IS NOT, that is {encoder.end_of_document},"
+            yield f"  token {common} {right} the end of a document by {tokenizer}"
+
+
+def packed_length(prefix: Path) -> int | None:
+    """Tokens of a pack, by the `mixture.yaml` beside the files; None: they are not packed, or there is none."""
+    mixture = prefix.parent / "mixture.yaml"
+    if not mixture.is_file():
+        return None
+    return next((one.packed for one in load_mixture(mixture).datasets if prefix.name in (one.path, one.heldout)), None)
+
+
+def _padding(dataset: IndexedDataset) -> int:
+    source = dataset.prefix.name.removesuffix(".heldout")
+    origins = Origins(dataset.prefix, source, len(dataset))
+    return int(dataset.sequence_sizes[origins.packed == PADDING].sum())
 
 
 def texts_of(dataset: IndexedDataset, documents: range, tokenizer: Path, characters: int) -> Iterator[str]:
@@ -130,13 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     raise ValueError("give --vocabulary-size and --end-of-document, or --tokenizer")
                 encoder = ReferenceEncoder(tokenizer)
                 size, end = size or encoder.vocabulary_size, encoder.end_of_document if end is None else end
+            if given.convert and packed_length(given.prefix):
+                raise ValueError(f"{given.prefix}: is packed here, so there is nothing to convert")
             if given.convert:
                 print(json.dumps(convert(given.prefix, given.convert, size, end), indent=2))
                 return 0
-            findings = verify(given.prefix, size, end)
+            findings = verify(given.prefix, size, end, packed_length(given.prefix))
             print(json.dumps(findings.as_json(), indent=2))
             return 0 if findings.is_clean else 1
-        dataset = IndexedDataset(given.prefix)
+        dataset = IndexedDataset(given.prefix, is_packed=packed_length(given.prefix) is not None)
         dataset.check_index()
         if given.documents is not None:
             if tokenizer is None:

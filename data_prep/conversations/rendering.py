@@ -10,7 +10,7 @@ cut, the tokens differ from those of the whole run; `ConversationEncoder` counts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from data_prep.conversations.templates import Learnt, Piece, Template, before_answer, pieces_of
 from data_prep.conversations.turns import ASSISTANT, INPUT, SYSTEM, USER, Turn
@@ -31,8 +31,7 @@ class UnrenderableError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Part of a rendered conversation.
 
     Attributes:
@@ -62,6 +61,8 @@ class Renderer:
             name: tuple(pieces_of(getattr(template, name)))
             for name in ("begin", "system", "user", "user_with_input", "assistant", "end")
         }
+        self._has_system_inside = template.has_system_inside
+        self._before_answer = before_answer(template)
 
     def segments(self, turns: Sequence[Turn], *, for_generation: bool = False) -> list[Segment]:
         """Return the segments of a conversation.
@@ -82,7 +83,7 @@ class Renderer:
         run.add(self._parts["begin"], {})
         system, turns = self._system(turns)
         inside = ""
-        if system is not None and self.template.has_system_inside:
+        if system is not None and self._has_system_inside:
             inside = "".join(piece.value if piece.kind == "text" else system for piece in self._parts["system"])
         elif system is not None:
             run.add(self._parts["system"], {"content": system})
@@ -100,7 +101,7 @@ class Renderer:
                     is_counted=self._learn != "last_assistant" or place == last,
                 )
         if for_generation:
-            run.add(before_answer(self.template), {})
+            run.add(self._before_answer, {})
         else:
             run.add(self._parts["end"], {})
         return run.segments

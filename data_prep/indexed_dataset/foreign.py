@@ -39,27 +39,32 @@ class Findings:
     """Documents with an id outside the vocabulary; these cannot be copied."""
     several_sequences: int = 0
     """Documents of more than one sequence; a copy joins them."""
+    wrong_pack: int = 0
+    """Packs of another length than they should have."""
     examples: dict[str, list[int]] | None = None
 
     @property
     def is_clean(self) -> bool:
         """Whether the files can be used as they are."""
-        return not (self.empty or self.without_end or self.end_inside or self.outside_vocabulary)
+        return not (self.empty or self.without_end or self.end_inside or self.outside_vocabulary or self.wrong_pack)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "is_clean": self.is_clean}
 
 
-def verify(prefix: Path, vocabulary_size: int, end_of_document: int) -> Findings:
+def verify(prefix: Path, vocabulary_size: int, end_of_document: int, packed: int | None = None) -> Findings:
     """Read every token once, a document at a time.
 
     Args:
         prefix: without `.bin` or `.ds`.
+        packed: tokens of a pack, where the documents are packs of conversations: each must have that many tokens, the
+            last one more, and end-of-document tokens may be anywhere.
 
     Raises:
         TokenFileError: missing or damaged files.
     """
     findings = Findings(examples={})
+    last = len(IndexedDataset(prefix)) - 1 if packed is not None else -1
     for number, (tokens, sequences) in enumerate(documents_of(prefix)):
         findings.documents += 1
         findings.tokens += len(tokens)
@@ -69,13 +74,14 @@ def verify(prefix: Path, vocabulary_size: int, end_of_document: int) -> Findings
         if not len(tokens):
             faults.append("empty")
         else:
-            if tokens[-1] != end_of_document:
-                faults.append("without_end")
-            if np.any(tokens[:-1] == end_of_document):
-                faults.append("end_inside")
+            if packed is not None:
+                faults += ["wrong_pack"] * (len(tokens) != packed + (number == last))
+            else:
+                faults += ["without_end"] * bool(tokens[-1] != end_of_document)
+                faults += ["end_inside"] * bool(np.any(tokens[:-1] == end_of_document))
             if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary_size:
                 faults.append("outside_vocabulary")
-        if sequences > 1:
+        if sequences > 1 and packed is None:
             faults.append("several_sequences")
         for fault in faults:
             setattr(findings, fault, getattr(findings, fault) + 1)

@@ -113,6 +113,10 @@ class IndexedDataset:
             int(self.document_bounds[i + 1])
         )
 
+    def starts(self, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the first token of each of these documents, none of which is empty."""
+        return self._pointers[self.document_bounds[documents]] // self.dtype.itemsize
+
     def tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return tokens [start, stop) of the stream, across documents."""
         if not 0 <= start <= stop <= self.token_count:

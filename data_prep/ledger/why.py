@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -93,7 +94,18 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
         for cut in cuts[:_CUTS_SHOWN]:
             left_out = data[cut["start"] : cut["end"]].decode()[:_CUT_CHARACTERS]
             yield f"  - bytes {cut['start']:,} to {cut['end']:,}: {left_out!r}"
+    for one in _left_out(run, found["source"], identity):
+        yield f"  tokenize: {'left out' if one['whole'] else 'a round is left out'}, {one['reason']}: {one['detail']}"
     yield "  kept" if verdict["kept"] else f"  dropped: {', '.join(verdict['reasons'])} (the first is counted)"
+
+
+def _left_out(run: RunDirectory, source: str, identity: str) -> list[dict[str, Any]]:
+    """Return what the tokenize stage left out of a conversation."""
+    path = run.tokens / f"{source}.left_out.jsonl"
+    if not path.is_file():
+        return []
+    listed = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [one for one in listed if one["id"] == identity]
 
 
 def _measures(pair: dict[str, Any]) -> str:

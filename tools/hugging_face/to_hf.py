@@ -46,6 +46,8 @@ EXAMPLES = """examples:
 
 Form = Literal["own", "llama"]
 """Form of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""Template of conversations, beside a `mixture.yaml` and in an export."""
 
 
 ORIGIN_FILE = "altiplano.json"
@@ -76,6 +78,7 @@ def to_hugging_face(
     shard_bytes: int,
     form: Form = "own",
     imported: Mapping[str, Any] | None = None,
+    chat_template: Path | None = None,
 ) -> None:
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` reads; whole or not at all.
 
@@ -89,6 +92,7 @@ def to_hugging_face(
         shard_bytes: the weights are split over several files, with an index, where they need more.
         imported: `special_tokens`, `generation_config` and, by name, `files` of the tokenizer that a model came with,
             which it keeps; generation stops at `end_of_document` as well, where that is given.
+        chat_template: template of the conversations that the model was trained on, which replaces an imported one.
 
     Raises:
         ValueError: a weight is missing, unknown, or has another shape than the model's settings say; or the family or
@@ -143,6 +147,8 @@ def to_hugging_face(
         for file_name, text in (imported or {}).get("files", {}).items():
             (folder / file_name).parent.mkdir(exist_ok=True)
             write_text(folder / file_name, text)
+        if chat_template is not None:
+            write_text(folder / CHAT_TEMPLATE_FILE, chat_template.read_text(encoding="utf-8"))
         for file_name in SPECIAL_TOKENS_FILES:
             if imported is None and (folder / file_name).is_file():
                 _begin_with_end_of_document(folder / file_name)
@@ -251,6 +257,7 @@ def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtyp
 
     checkpoint = verified_checkpoint(path)
     imported = origin_of(checkpoint)
+    chat_template = None
     if "imported" in checkpoint.index and mixture_path is None:
         tokenizer, end_of_document = checkpoint.path / "tokenizer", None
     else:
@@ -263,6 +270,8 @@ def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtyp
                 f"{checkpoint.config['model']['vocabulary_size']}; give the mixture it was trained on with --mixture"
             )
         tokenizer, end_of_document = mixture.tokenizer, mixture.end_of_document
+        beside = mixture.path.parent / CHAT_TEMPLATE_FILE
+        chat_template = beside if beside.is_file() else None
     to_hugging_face(
         checkpoint,
         out,
@@ -272,6 +281,7 @@ def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtyp
         shard_bytes=SHARD_BYTES,
         form=form,
         imported=imported,
+        chat_template=chat_template,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,7 @@ def without_cuts(ours: ConversationEncoder, conversation: Conversation) -> list[
     runs: list[Segment] = []
     for one in ours.renderer.segments(conversation):
         if one.kind == CONTINUE:
-            runs[-1] = replace(runs[-1], text=runs[-1].text + one.text)
+            runs[-1] = runs[-1]._replace(text=runs[-1].text + one.text)
         else:
             runs.append(one)
     return ours.encode_segments([runs], ["x"]).tokens.tolist()
@@ -159,11 +158,16 @@ def test_the_prompt_is_a_prefix_of_the_sample(folder: Path, preset: str) -> None
 def test_a_cut_that_is_left_out_is_seen(folder: Path) -> None:
     """The fault: the answer is encoded together with the prompt, as one text."""
     ours = encoder_of(folder, "alpaca-no-input")
-    conversation = (Turn(USER, "Why?"), Turn(ASSISTANT, "llama"))
-    prompt = ours.encode_segments([ours.renderer.segments(conversation[:1], for_generation=True)], ["x"]).tokens
-    made = ours.encode([conversation], ["x"])
-    assert made.merged == 1 and made.tokens[: len(prompt)].tolist() == prompt.tolist()
-    assert without_cuts(ours, conversation)[: len(prompt)] != prompt.tolist()
+    prompt = ours.encode_segments([ours.renderer.segments([Turn(USER, "Why?")], for_generation=True)], ["x"]).tokens
+    merged = 0
+    for word in sorted({word for text in TEXTS for word in text.split() if word.isalpha()})[:60]:
+        conversation = (Turn(USER, "Why?"), Turn(ASSISTANT, word))
+        made = ours.encode([conversation], ["x"])
+        assert made.tokens[: len(prompt)].tolist() == prompt.tolist()
+        is_prefix = without_cuts(ours, conversation)[: len(prompt)] == prompt.tolist()
+        assert (made.merged == 0) == is_prefix, "the space before the answer went into its first token"
+        merged += made.merged
+    assert merged > 0
 
 
 def test_an_answer_at_the_beginning(tmp_path: Path) -> None:
