@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from data_prep import gathering
 from data_prep.config import DataConfig
 from data_prep.conversations.packing import pack_of_each
 from data_prep.conversations.turns import ASSISTANT, SYSTEM, USER, Conversation, Turn, joined
+from data_prep.indexed_dataset.foreign import verify
 from data_prep.indexed_dataset.format import bin_path
 from data_prep.indexed_dataset.origins import PADDING, Origins
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.ledger.counts import Account, Accounts, LedgerError, count_tokens
+from data_prep.ledger.why import _left_out
 from data_prep.run.commit_records import StaleOutputError, restart
 from data_prep.run.directory import RunDirectory
 from data_prep.tokenize import tokenize
@@ -27,6 +30,7 @@ from data_prep.tokenizer.train import train_tokenizer
 from pretrain.data.loader import SampleReader
 from pretrain.data.mixture import load_mixture
 from tests.unit.data_prep.tokenizer.corpus import make_run, make_texts
+from tools import inspect_tokens
 
 LENGTH = 96
 SECRET = "write to x@example.org now"
@@ -217,6 +221,26 @@ def test_the_reader_of_megatron_core(packed: tuple[DataConfig, RunDirectory]) ->
     bounds = theirs.document_indices
     sizes = [int(theirs.sequence_lengths[a:b].sum()) for a, b in itertools.pairwise(bounds)]
     assert set(sizes[:-1]) == {LENGTH} and sizes[-1] == LENGTH + 1
+
+
+def test_packs_are_shown_and_verified(
+    packed: tuple[DataConfig, RunDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = packed
+    prefix = str(run.tokens / "talks")
+    assert inspect_tokens.main([prefix, "--verify"]) == 0
+    assert json.loads(capsys.readouterr().out)["wrong_pack"] == 0
+    assert inspect_tokens.main([prefix]) == 0
+    assert re.search(r"\d+ packs, [\d,]+ tokens of them padding \(\d\d\.\d\d% full\)", capsys.readouterr().out)
+    assert inspect_tokens.main([prefix, "--convert", str(tmp_path / "copy")]) == 2
+    assert "talks: is packed here, so there is nothing to convert" in capsys.readouterr().err
+    reference = ReferenceEncoder(run.tokenizer)
+    vocabulary = (reference.vocabulary_size, reference.end_of_document)
+    packs = len(IndexedDataset(run.tokens / "talks"))
+    found = verify(run.tokens / "talks", *vocabulary, packed=LENGTH + 1)
+    assert found.wrong_pack == packs and not found.is_clean, "each pack has another length than this"
+    (only,) = _left_out(run, "talks", "talks-00000/0000006")
+    assert only["reason"] == "emptied_turn" and "nothing is left of turn" in only["detail"]
 
 
 def test_same_bytes_for_any_division_of_work(

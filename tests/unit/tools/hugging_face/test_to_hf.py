@@ -123,6 +123,16 @@ def test_transformers_computes_the_same_logits(tmp_path: Path, tokenizer: Path) 
     assert model.generation_config.eos_token_id == 3
 
 
+def test_the_template_of_conversations_goes_along(tmp_path: Path, tokenizer: Path) -> None:
+    from transformers import AutoTokenizer
+
+    template = tmp_path / "chat_template.jinja"
+    template.write_text("{{- 'Q: ' + messages[0]['content'] + ' A:' -}}\n", encoding="utf-8")
+    export(StandIn(), tmp_path / "hf", tokenizer, chat_template=template)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert loaded.apply_chat_template([{"role": "user", "content": "why?"}], tokenize=False) == "Q: why? A:"
+
+
 def test_large_models_are_split_with_an_index(tmp_path: Path, tokenizer: Path) -> None:
     checkpoint = StandIn()
     export(checkpoint, tmp_path / "hf", tokenizer)
