@@ -13,6 +13,7 @@ from foundation.atomic_files import restrict_file_modes
 from foundation.configuration import load_config
 from foundation.terminal import outlast_terminal
 from pretrain.config import TrainConfig
+from pretrain.launch.environment import prepare_environment, require_launcher_variables
 from pretrain.launch.exit_codes import ExitCode
 
 EXAMPLES = """examples:
@@ -58,12 +59,14 @@ def main() -> int:
     for signal_number in (signal.SIGUSR1, signal.SIGTERM):
         # Until training begins and installs its own handlers, there is nothing to save.
         signal.signal(signal_number, lambda *_: os._exit(ExitCode.REQUEUE))
-    rank = os.environ.get("RANK", "0")
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)
         if arguments.show is not None:
             print(setting(config, arguments.show))
             return ExitCode.DONE
+        require_launcher_variables()
+        prepare_environment(deterministic=config.deterministic)
     except ValueError as error:
         if rank == "0":
             print(f"pretrain: {error}", file=sys.stderr)
@@ -72,12 +75,13 @@ def main() -> int:
 
 
 def _train(config: TrainConfig, rank: str) -> int:
-    from pretrain.launch.node_check import NodeError, exclude_nodes, is_broken_device
+    # Only once the settings are valid, because importing torch takes seconds; and once the environment is complete.
+    from pretrain.device import NO_FIXED_ORDER_SIGNS
+    from pretrain.launch.node_check import NodeError, exclude_nodes, is_broken_device, is_shared_device
+    from pretrain.launch.out_of_memory import explanation, is_out_of_memory, leave_word
     from pretrain.launch.rendezvous import node_name
     from pretrain.launch.stopping import is_lost_peer, leave
-    from pretrain.monitor.replicas import (
-        ReplicaDriftError,
-    )  # only once the settings are valid: importing torch takes seconds
+    from pretrain.monitor.replicas import ReplicaDriftError
     from pretrain.train import train
 
     def report(error: Exception, *, every_rank: bool = False) -> None:
@@ -96,6 +100,18 @@ def _train(config: TrainConfig, rank: str) -> int:
             exclude_nodes(config.output, NodeError([node_name()], str(error).splitlines()[0]))
             report(error, every_rank=True)
             code = ExitCode.EXCLUDE_NODE
+        elif is_out_of_memory(error):
+            full = RuntimeError(explanation(error, config))
+            report(full, every_rank=True)
+            leave_word(config.output, f"rank {rank} on {node_name()}: {full}")
+            code = ExitCode.REFUSED
+        elif is_shared_device(error):
+            shared = RuntimeError("several processes of this node use the same GPU: start one for each visible GPU")
+            report(shared, every_rank=True)
+            code = ExitCode.REFUSED
+        elif any(sign in str(error) for sign in NO_FIXED_ORDER_SIGNS):
+            report(ValueError(f"deterministic: {str(error).splitlines()[0]} Set deterministic=false for this model"))
+            code = ExitCode.REFUSED
         elif is_lost_peer(error):
             report(error, every_rank=True)
             code = ExitCode.REQUEUE

@@ -469,6 +469,18 @@ class TrainConfig(Settings):
     schedule: ScheduleConfig
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the computation; with bf16, master weights, accumulated gradients and optimizer state are fp32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch's compiler fuses the operations of a block, and those of the loss. `auto`: on GPUs only, because
+    CPUs have functions of their own. The first step of each sequence length takes longer, minutes for a large model.
+    Results differ by rounding."""
+    attention_backend: Literal["auto", "flash", "cudnn"] = "auto"
+    """Kernel of torch's fused attention on a GPU, in bf16; `auto`: torch's choice, which the start of the run prints.
+    FlexAttention computes layouts and ALiBi, and has no choice."""
+    deterministic: bool = False
+    """Whether two runs with the same settings, processes and GPUs compute the same bits: torch, cuBLAS, NCCL and
+    attention use algorithms that sum in a fixed order only, and whatever has none is refused. On a GPU it costs speed,
+    most of it in the backward pass of attention. On a CPU results are always the same, and nothing changes. See
+    docs/gpus.md."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
@@ -484,6 +496,17 @@ class TrainConfig(Settings):
     spikes: SpikesConfig = SpikesConfig()
     stop_after_step: int | None = Field(default=None, gt=0)
     """Step after which the run saves and stops; the schedule still extends to `schedule.total_steps`."""
+
+    @property
+    def sequence_lengths(self) -> list[int]:
+        """Sequence lengths of the run, in tokens: that of the start, and those of the phases."""
+        changed = [phase.sequence_length for phase in self.data.phases if phase.sequence_length is not None]
+        return [self.data.sequence_length, *changed]
+
+    @property
+    def has_layout(self) -> bool:
+        """Whether samples have a layout, see `pretrain/model/layout.py`."""
+        return self.objective.kind != "causal" or self.objective.separate_documents
 
     @property
     def last_step(self) -> int:
@@ -515,6 +538,24 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _attention_backend_fits(self) -> TrainConfig:
+        choice = self.attention_backend
+        if choice == "auto":
+            return self
+        for applies, reason in (
+            (self.model.positions == "alibi", "model.positions is alibi, which FlexAttention computes"),
+            (self.has_layout, "the objective has layouts, which FlexAttention computes"),
+            (self.model.attention_dropout > 0, "model.attention_dropout needs all scores"),
+        ):
+            if applies:
+                raise ValueError(f"attention_backend: {choice} has no effect: {reason}")
+        if self.precision == "fp32":
+            raise ValueError(f"attention_backend: {choice} has no kernel for precision fp32")
+        if self.deterministic and choice == "cudnn":
+            raise ValueError("attention_backend: cudnn adds in no fixed order; deterministic needs flash or auto")
+        return self
+
+    @model_validator(mode="after")
     def _objective_fits(self) -> TrainConfig:
         objective = self.objective
         if objective.kind != "causal" and self.data.sequence_length < 16:
@@ -537,8 +578,7 @@ class TrainConfig(Settings):
                 f"data.sequence_length: {self.data.sequence_length} is longer than model.maximum_positions "
                 f"{self.model.maximum_positions}"
             )
-        lengths = [self.data.sequence_length, *(phase.sequence_length or 0 for phase in self.data.phases)]
-        for length in lengths if self.parallel.sequence else []:
+        for length in self.sequence_lengths if self.parallel.sequence else []:
             if length % self.parallel.tensor:
                 raise ValueError(
                     f"parallel.sequence: a sequence length of {length} must be a multiple of parallel.tensor "

@@ -17,6 +17,7 @@ from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.checkpoint.start import load_start
 from pretrain.config import RESOLVED_FILE, TrainConfig, check_world_size
 from pretrain.data.run_data import open_data
+from pretrain.device import use_fixed_order, use_whole_precision
 from pretrain.engine.engine import Engine
 from pretrain.engine.library import versions
 from pretrain.engine.processes import join_processes
@@ -51,6 +52,9 @@ def train(config: TrainConfig) -> ExitCode:
         NodeError: on every rank, when some nodes cannot train and others can.
         SpikeError, FloatingPointError: see `train_loop`.
     """
+    use_whole_precision()
+    if config.deterministic:
+        use_fixed_order()
     check_device()
     world_size = join_processes(int(max(config.monitor.hang.limits.values())) + COLLECTIVE_MARGIN_SECONDS)
     rank = dist.get_rank()

@@ -16,6 +16,7 @@ from pretrain.device import (
     limit_cpu_threads,
     local_device,
     start_alone,
+    use_timeout,
 )
 from pretrain.engine.deepspeed_patches import disable_shared_memory_collective
 from pretrain.engine.library import deepspeed, refuse_faulty_versions
@@ -35,14 +36,16 @@ def join_processes(timeout_seconds: int) -> int:
     on_node = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # torchrun's name, DeepSpeed's name
     limit_cpu_threads(int(on_node or os.environ["WORLD_SIZE"]))
     keep_freed_memory()
-    if local_device().type == "cpu":
+    device = local_device()
+    if device.type == "cpu":
         disable_shared_memory_collective()
     else:
-        torch.cuda.set_device(local_device())
-        # With one hardware queue the tensor-parallel all-reduce starts before the product that it overlaps
-        # (megatron-core).
-        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # which DeepSpeed takes for the index of the GPU
     timeout = timedelta(seconds=timeout_seconds)
+    use_timeout(timeout)
+    # torch ends a process whose NCCL thread does not respond; by default after 8 minutes, before our watchdog reports.
+    os.environ.setdefault("TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC", str(timeout_seconds))
     if alone:
         start_alone(timeout)
     elif not dist.is_initialized():

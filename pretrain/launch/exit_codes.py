@@ -13,7 +13,8 @@ class ExitCode(IntEnum):
     """All steps are done, or those up to `stop_after_step`."""
     REFUSED = 2
     """Needs a person: settings, data or a checkpoint do not fit; the message says which. Also when a node's memory is
-    short from the first step on, or the disk is full; whatever can be saved is saved."""
+    short from the first step on, or the disk is full; whatever can be saved is saved. Also when a GPU's memory is
+    full; then the run's `stop_and_look.txt` says what to change."""
     UNTRUSTED = 3
     """Needs a person: the results cannot be trusted any more (NaN, a loss spike that no automatic answer has helped,
     replicated weights that differ)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain.device import local_device
+from pretrain.device import local_device, local_gpu
 from pretrain.launch.rendezvous import node_name
 
 EXCLUDED_NODES_FILE = "excluded_nodes.txt"
@@ -51,7 +51,7 @@ def check_device() -> None:
     """
     count = torch.cuda.device_count()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available() and local_rank >= count:
+    if torch.cuda.is_available() and local_gpu() >= count:
         raise NodeError([node_name()], f"process {local_rank} of the node finds only {count} GPUs")
     try:
         # Whole numbers that every precision represents exactly: rows of ones and twos times columns of ones.
@@ -70,6 +70,11 @@ def check_device() -> None:
 def is_broken_device(error: BaseException) -> bool:
     """Whether an error means that the device is at fault."""
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in BROKEN_DEVICE_SIGNS)
+
+
+def is_shared_device(error: BaseException) -> bool:
+    """Whether NCCL has found that two processes of a node use one GPU."""
+    return isinstance(error, RuntimeError) and "Duplicate GPU detected" in str(error)
 
 
 def exclude_nodes(output: Path, error: NodeError) -> None:

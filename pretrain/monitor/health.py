@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class Health:
         engine.time_passes(clock.around)
         self._stragglers = StragglerWatch(clock, engine.topology, hosts, settings.straggler_share)
         self._resources = ResourceWatch(hosts[engine.rank], settings.memory_stop_share)
-        self._checks_memory = os.environ.get("LOCAL_RANK", "0") == "0"  # once a node is enough
+        self._checks_memory = hosts.index(hosts[engine.rank]) == engine.rank  # once a node is enough
         self._checks_disk = engine.rank == 0
         self._steps = 0
 

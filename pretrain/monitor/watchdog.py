@@ -3,6 +3,10 @@
 A hang costs days because nothing fails: one rank is stuck, and all others wait for it inside a collective. On each rank
 a thread measures how long the main thread has been in one activity. When that is too long on any rank, all ranks write
 the Python stacks of their threads. Ranks that are not waiting for others, or that do not respond, are the culprits.
+
+With gloo a rank waits inside the collective. NCCL's collectives return at once, and the GPU waits; the host goes on
+until it needs a result, or until the queue of the GPU is full, which can be anywhere. So on a GPU a rank also counts as
+waiting when its stream has unfinished work: a rank that has stopped to feed its GPU has an idle one.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from foundation.atomic_files import write_text
+from pretrain.device import has_busy_gpu
 from pretrain.launch.exit_codes import ExitCode
 
 Activity = Literal["starting", "training", "evaluating", "saving"]
@@ -34,6 +39,18 @@ WAITING_PLACES = (
     "megatron/core/tensor_parallel/layers.py backward",  # waits for the all-reduce that overlaps with a product
 )
 """Files, or files with a function: a stack that ends in one of them is waiting for other ranks."""
+SYNCHRONISING_PLACES = (
+    "pretrain/engine/engine.py train_step",
+    "pretrain/engine/engine.py evaluate",
+    "pretrain/engine/engine.py limited",
+    "pretrain/checkpoint/save.py _share_of",
+    "deepspeed/runtime/utils.py is_invalid_grad_norm",
+    "deepspeed/runtime/utils.py clip_tensors_by_global_norm",
+    "deepspeed/runtime/pipe/engine.py _exec_load_micro_batch",
+    "torch/cuda/",
+)
+"""Functions that need a result of the GPU: a stack whose innermost frame is one of them is waiting for the GPU, and
+the GPU for other ranks. Used for a GPU that has not answered."""
 WORKERS = {
     "pretrain/data/prefetch.py": "prefetch",
     "pretrain/checkpoint/save.py": "checkpoint",
@@ -44,6 +61,7 @@ _POLL_SECONDS = 5.0
 _INNERMOST = 4
 """Number of innermost frames that are searched for a waiting place; only wrappers are between it and the end."""
 _SHOWN_FRAMES = 12
+_GPU_ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class RankState:
     Attributes:
         seconds: time that it had been in its activity.
         frames: frames of the main thread, outermost first, followed by those of the thread that it waits for, if any.
+        has_busy_gpu: whether the rank's GPU had unfinished work; None: it has not answered.
     """
 
     rank: int
@@ -74,12 +93,16 @@ class RankState:
     step: int
     seconds: float
     frames: tuple[Frame, ...]
+    has_busy_gpu: bool | None = False
 
     @property
     def waits(self) -> bool:
         """Whether the rank is waiting for other ranks."""
         innermost = [f"{frame.file} {frame.function}" for frame in self.frames[-_INNERMOST:]]
-        return any(place in text for text in innermost for place in WAITING_PLACES)
+        if self.has_busy_gpu or any(place in text for text in innermost for place in WAITING_PLACES):
+            return True
+        synchronises = any(place in text for text in innermost[-1:] for place in SYNCHRONISING_PLACES)
+        return synchronises and self.has_busy_gpu is None
 
 
 class Watchdog:
@@ -168,6 +191,7 @@ class Watchdog:
             "step": step,
             "seconds": round(time.monotonic() - since, 1),
             "stacks": stacks,
+            "has_busy_gpu": has_busy_gpu(_GPU_ANSWER_SECONDS),
         }
         write_text(self._folder / f"rank-{self._rank:05d}.json", json.dumps(facts, indent=1))
 
@@ -230,12 +254,13 @@ def hang_report(states: Mapping[int, RankState], hosts: Sequence[str]) -> str:
         lines.append(f"culprit: rank {rank} on {hosts[rank]} {reason}")
     if not guilty:
         lines.append("no culprit: all ranks are in the same state, which points to the network or the file system")
-    groups: dict[tuple[tuple[str, str], ...], list[RankState]] = defaultdict(list)
+    groups: dict[tuple[bool, tuple[tuple[str, str], ...]], list[RankState]] = defaultdict(list)
     for _, state in sorted(states.items()):
-        groups[tuple((frame.file, frame.function) for frame in state.frames)].append(state)
+        groups[state.waits, tuple((frame.file, frame.function) for frame in state.frames)].append(state)
     for members in sorted(groups.values(), key=len):
         ranks = ", ".join(str(member.rank) for member in members)
         what = "waiting for others" if members[0].waits else "not waiting for others"
+        what += ", with a busy GPU" if members[0].has_busy_gpu else ""
         lines.append(f"\nrank{'s' * (len(members) > 1)} {ranks}: {members[0].activity}, step {members[0].step}, {what}")
         frames = members[0].frames
         if len(frames) > _SHOWN_FRAMES:

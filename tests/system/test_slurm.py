@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +200,49 @@ def test_what_stays_out_of_the_queue(cluster: Cluster, tmp_path: Path) -> None:
         os.kill(cluster.processes("n2", crashing.number)[0], signal.SIGKILL)
     assert crashing.wait("FAILED")["Restarts"] == "2"
     assert "3 tries in a row have saved nothing" in crashing.text()
+
+
+OUT_OF_MEMORY = """
+import os, sys
+import torch
+from pretrain.__main__ import main
+from pretrain.engine.engine import Engine
+
+step = Engine.train_step
+
+def step_3_is_too_large(engine, *arguments, **settings):
+    if engine.updates == 2 and os.environ["RANK"] == "2":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return step(engine, *arguments, **settings)
+
+Engine.train_step = step_3_is_too_large
+sys.argv = sys.argv[2:]
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_gpu_out_of_memory_stays_out_of_the_queue(cluster: Cluster, tmp_path: Path) -> None:
+    """Also where srun returns the code of a process that has only lost the one without memory."""
+    program = tmp_path / "out_of_memory.py"
+    program.write_text(OUT_OF_MEMORY)
+    job = Job(cluster, tmp_path, "spikes.enabled=false", site_settings=f"PYTHON+=({program})")
+    ended = job.wait("FAILED")
+    assert (ended["ExitCode"], ended["Restarts"]) == ("2:0", "0"), job.text()
+    text = job.text()
+    assert "rank 2 on n2: the GPU's memory is full" in text and "batch.micro_batch_size=1" in text
+    assert "stop and look (exit code 75)" in text and "not queued again" in text
+
+
+@pytest.mark.slow
+def test_srun_without_the_variables_of_a_launcher_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    script = tmp_path / "job.sh"
+    script.write_text(f"#!/bin/bash\nsrun {sys.executable} -m pretrain --config {write_small_run(tmp_path)}\n")
+    number = cluster.submit("--nodes=2", "--ntasks-per-node=2", "--time=30", str(script), log=tmp_path / "job.log")
+    assert cluster.wait(number, "FAILED")["ExitCode"] == "2:0"
+    text = (tmp_path / "job.log").read_text()
+    assert text.count("srun has started 4 tasks without RANK, LOCAL_RANK, WORLD_SIZE") == 1, text
+    assert not (tmp_path / "train").exists()
 
 
 @pytest.mark.slow
