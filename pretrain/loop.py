@@ -16,10 +16,13 @@ from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch
 from pretrain.data.prefetch import prefetch
 from pretrain.data.run_data import RunData
+from pretrain.device import local_device
 from pretrain.engine.engine import Engine, StepResult
 from pretrain.evaluation import evaluate
 from pretrain.launch.exit_codes import ExitCode
 from pretrain.launch.stopping import StopRequests
+from pretrain.model.attention_backend import describe_attention
+from pretrain.model.compilation import is_compiled
 from pretrain.monitor.flops import peak_flops, precision_notes
 from pretrain.monitor.health import Health
 from pretrain.monitor.replicas import check_replicas
@@ -115,7 +118,13 @@ def begin(run: Run, start: Start) -> None:
     """Announce the run, compare the replicas, and save a new run's initial weights. Collective."""
     config, engine, log = run.config, run.engine, run.log
     peak = peak_flops(config)
-    log.start([*start.notes, *precision_notes(config)], peak)
+    notes = [*start.notes, *precision_notes(config)]
+    device = local_device()
+    compiles = is_compiled(config.compile, device)
+    if compiles or device.type == "cuda":
+        compiled = "compiled to one graph a block" if compiles else "not compiled"
+        notes.append(f"attention: {describe_attention(config, device)}; {compiled}")
+    log.start(notes, peak)
     check_replicas(engine.parameters(), engine.coordinate.tensor, start.step)
     if start.step < config.last_step:
         log.event(

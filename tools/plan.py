@@ -177,7 +177,7 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
             # precision of the weights and in fp32.
             head = (tokens + rows) * model.hidden_size
             kept = (between if not layer.tied else 0) + head * dtype.itemsize
-            at_once = min(logits, LOGITS_BYTES)
+            at_once = min(logits, LOGITS_BYTES["cuda"])
             transient = at_once if dtype == torch.float32 else at_once + at_once // dtype.itemsize * 4
             costs.append(LayerCost(layer.flops, weights, kept, transient, is_tied=layer.tied is not None))
             continue

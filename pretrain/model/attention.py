@@ -6,20 +6,28 @@ booleans is needed: on a CPU each block of queries compares positions, on a GPU 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
+from pretrain.model import plain
+from pretrain.model.collectives import GatherHeads
 from pretrain.model.cpu.attention import BlockAttention
 from pretrain.model.dropout import ATTENTION_WEIGHTS, AttentionDropout, site
-from pretrain.model.flex import flex_attention
+from pretrain.model.flex import causal_mask, flex_attention, mask_of
 from pretrain.model.gradients import GatherShared
 from pretrain.model.layout import POSITION
-from pretrain.model.linear import TensorParallel
+from pretrain.model.linear import TensorParallel, product
 from pretrain.model.partition import Partition
+from pretrain.model.plain import uses_plain
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
 from pretrain.model.recomputation import recompute
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def causal_attention(
@@ -29,6 +37,7 @@ def causal_attention(
     slopes_H: torch.Tensor | None = None,
     layout_BSC: torch.Tensor | None = None,
     dropout: AttentionDropout | None = None,
+    tile_mask: BlockMask | None = None,
 ) -> torch.Tensor:
     """Softmax(q kᵀ / sqrt(E) - slope · distance) v. Returns [B, H, S, E].
 
@@ -38,19 +47,26 @@ def causal_attention(
         slopes_H: ALiBi's slopes, fp32; None: no ALiBi.
         layout_BSC: range of positions that each token attends to, see `pretrain/model/layout.py`; None: itself and all
             earlier ones.
-        dropout: dropout of the weights after the softmax. The fused GPU kernels cannot reproduce its masks, so that a
-            GPU uses the query blocks too.
+        dropout: dropout of the weights after the softmax.
+        tile_mask: FlexAttention's mask, see `Attention.tile_mask`; None: another kernel is used.
     """
-    if q_BHSE.is_cuda and dropout is None:
-        if slopes_H is None and layout_BSC is None:
-            return F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True, enable_gqa=True)
-        return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC)
+    if uses_plain(q_BHSE):
+        if dropout is None and slopes_H is None and layout_BSC is None:
+            return plain.causal_attention(q_BHSE, k_BKSE, v_BKSE)
+        if tile_mask is not None:
+            return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, tile_mask)
+        return plain.attention_of_scores(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout)
     groups = q_BHSE.shape[1] // k_BKSE.shape[1]
     if groups > 1:
         k_BKSE = k_BKSE.repeat_interleave(groups, dim=1)
         v_BKSE = v_BKSE.repeat_interleave(groups, dim=1)
     result: torch.Tensor = BlockAttention.apply(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout)
     return result
+
+
+def is_on_gpu(x: torch.Tensor) -> bool:
+    """Whether FlexAttention, which has no gradients on a CPU, can be used."""
+    return x.is_cuda
 
 
 class Attention(nn.Module):
@@ -67,7 +83,8 @@ class Attention(nn.Module):
         super().__init__()
         heads, kv_heads, degree = config.attention_heads, config.key_value_heads, tensor_parallel.degree
         self.dropout = config.attention_dropout
-        self.dropout_site = site(layer_index, ATTENTION_WEIGHTS)
+        # A tensor, so that one compiled graph serves all layers.
+        self.dropout_site = torch.tensor(site(layer_index, ATTENTION_WEIGHTS))
         self.first_head = tensor_parallel.rank * heads // degree
         self.head_size = config.head_size
         q_size, kv_size = heads * self.head_size, kv_heads * self.head_size
@@ -78,6 +95,7 @@ class Attention(nn.Module):
         self.query_key_value = tensor_parallel.column(config.hidden_size, blocks, config.biases)
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
         self.group = tensor_parallel.group
+        self.sequence = tensor_parallel.sequence
         self.recompute_scores = recompute_scores
         self.shared_head = tensor_parallel.rank * kv_heads // degree if kv_heads < degree else None
         self.interleaved = config.positions == "rotary_interleaved"
@@ -89,33 +107,53 @@ class Attention(nn.Module):
         elif config.positions == "alibi":
             self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Attention:
+        """Move the tables with the module, without rounding them."""
+        super()._apply(fn, recurse)
+        device = self.query_key_value.weight.device
+        if self.rotary is not None:
+            self.rotary = self.rotary[0].to(device), self.rotary[1].to(device)
+        if self.slopes is not None:
+            self.slopes = self.slopes.to(device)
+        self.dropout_site = self.dropout_site.to(device)
+        return self
+
+    def tile_mask(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None, keys_B: torch.Tensor | None) -> Any:
+        """The layout's mask for FlexAttention, the same for all layers; None where another kernel computes it."""
+        drops = keys_B is not None and self.dropout > 0 and self.training
+        if not is_on_gpu(x_SBD) or drops or (self.slopes is None and layout_BSC is None):
+            return None
+        length = len(x_SBD) * (self.group.size() if self.sequence else 1)
+        return mask_of(layout_BSC) if layout_BSC is not None else causal_mask(length, x_SBD.device)
+
     def forward(
-        self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
+        self,
+        x_SBD: torch.Tensor,
+        layout_BSC: torch.Tensor | None = None,
+        keys_B: torch.Tensor | None = None,
+        tile_mask: BlockMask | None = None,
     ) -> torch.Tensor:
-        projected, _ = self.query_key_value(x_SBD)
+        projected = product(self.query_key_value, x_SBD)
         length, batch, _ = projected.shape
         parts = projected.split(self.local_blocks, -1)
         q, k, v = (part.reshape(length, batch, -1, self.head_size) for part in (parts[0], *self._own_heads(*parts[1:])))
         if self.rotary is not None:
-            # Moved once: a copy in each forward pass would make the GPU wait.
-            self.rotary = cos, sin = self.rotary[0].to(x_SBD.device), self.rotary[1].to(x_SBD.device)
+            cos, sin = self.rotary
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
-        if self.slopes is not None:
-            self.slopes = self.slopes.to(x_SBD.device)
         q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
         dropout = None
         if keys_B is not None and self.dropout and self.training:
             dropout = AttentionDropout(self.dropout, keys_B, self.dropout_site, self.first_head)
-        arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout)
+        arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout, tile_mask)
         mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
-        mixed, _ = self.output(mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
-        return mixed
+        return product(self.output, mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
 
     def _own_heads(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the heads that this rank's queries attend to."""
         if self.shared_head is None:
             return k, v
-        whole_k, whole_v = (GatherShared.apply(part, self.key_sizes, self.group) for part in (k, v))
+        gather = GatherHeads if torch.compiler.is_compiling() else GatherShared
+        whole_k, whole_v = (gather.apply(part, self.key_sizes, self.group) for part in (k, v))
         own = slice(self.shared_head * self.head_size, (self.shared_head + 1) * self.head_size)
         return whole_k[..., own], whole_v[..., own]

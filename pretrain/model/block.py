@@ -6,7 +6,8 @@ dropout is on. Dropout is active in training mode only.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,10 @@ class Block(nn.Module):
         super().__init__()
         mlp = GatedMLP if config.is_gated else MLP
         self.kind = config.block
-        self.layer_index = layer_index
+        # Tensors, so that one compiled graph serves all layers.
+        self.attention_site, self.mlp_site = (
+            torch.tensor(site(layer_index, place)) for place in (ATTENTION_OUTPUT, MLP_OUTPUT)
+        )
         self.dropout = config.hidden_dropout
         self.tensor_parallel = tensor_parallel
         self.residual_scale = deepnorm_alpha(config.layers)
@@ -109,14 +113,29 @@ class Block(nn.Module):
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
         self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Block:
+        super()._apply(fn, recurse)
+        device = next(self.parameters()).device
+        self.attention_site, self.mlp_site = self.attention_site.to(device), self.mlp_site.to(device)
+        return self
+
+    def compile_graph(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the block to one graph, which all layers share; a part that cannot be compiled is an error."""
+        self._output = torch.compile(self._output, backend=backend, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
+
     def forward(
         self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
     ) -> torch.Tensor:
+        return self._output(x_SBD, layout_BSC, keys_B, self.attention.tile_mask(x_SBD, layout_BSC, keys_B))
+
+    def _output(
+        self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None, keys_B: torch.Tensor | None, tile_mask: Any
+    ) -> torch.Tensor:
         def attention(x: torch.Tensor) -> torch.Tensor:
-            return self._dropped(self.attention(x, layout_BSC, keys_B), keys_B, ATTENTION_OUTPUT)
+            return self._dropped(self.attention(x, layout_BSC, keys_B, tile_mask), keys_B, self.attention_site)
 
         def mlp(x: torch.Tensor) -> torch.Tensor:
-            return self._dropped(self.mlp(x), keys_B, MLP_OUTPUT)
+            return self._dropped(self.mlp(x), keys_B, self.mlp_site)
 
         if self.kind == "parallel":
             normed = self.attention_norm(x_SBD)
@@ -128,11 +147,11 @@ class Block(nn.Module):
         x = x_SBD + attention(self.attention_norm(x_SBD))
         return x + mlp(self.mlp_norm(x))
 
-    def _dropped(self, x_SBD: torch.Tensor, keys_B: torch.Tensor | None, place: int) -> torch.Tensor:
+    def _dropped(self, x_SBD: torch.Tensor, keys_B: torch.Tensor | None, site: torch.Tensor) -> torch.Tensor:
         if keys_B is None or not self.dropout or not self.training:
             return x_SBD
         first_position = self.tensor_parallel.first_position(x_SBD)
-        return drop_hidden(x_SBD, self.dropout, keys_B, site(self.layer_index, place), first_position)
+        return drop_hidden(x_SBD, self.dropout, keys_B, site, first_position)
 
 
 def deepnorm_alpha(layers: int) -> float:

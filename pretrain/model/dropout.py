@@ -23,7 +23,7 @@ class AttentionDropout(NamedTuple):
 
     rate: float
     keys_B: torch.Tensor
-    site: int
+    site: int | torch.Tensor
     first_head: int
 
 
@@ -33,7 +33,7 @@ def site(layer: int, place: int) -> int:
 
 
 def drop_hidden(
-    x_SBD: torch.Tensor, rate: float, keys_B: torch.Tensor, site: int, first_position: int = 0
+    x_SBD: torch.Tensor, rate: float, keys_B: torch.Tensor, site: int | torch.Tensor, first_position: int = 0
 ) -> torch.Tensor:
     """Zero with probability `rate`, else x / (1 - rate) (Srivastava et al. 2014, JMLR 15, section 10).
 
@@ -51,7 +51,7 @@ def drop_attention(
     weights_BHQK: torch.Tensor,
     rate: float,
     keys_B: torch.Tensor,
-    site: int,
+    site: int | torch.Tensor,
     first_head: int,
     first_query: int,
     first_key: int = 0,

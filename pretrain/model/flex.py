@@ -24,22 +24,27 @@ def flex_attention(
     k_BKSE: torch.Tensor,
     v_BKSE: torch.Tensor,
     slopes_H: torch.Tensor | None,
-    layout_BSC: torch.Tensor | None,
+    tile_mask: Any,
 ) -> torch.Tensor:
-    """Compute what `causal_attention` does: compiled on a GPU; uncompiled and slow on a CPU, for tests."""
+    """Compute what `causal_attention` does: compiled on a GPU; uncompiled and slow on a CPU, for tests.
+
+    Args:
+        tile_mask: from `mask_of` or `causal_mask`.
+    """
     from torch.nn.attention import flex_attention as flex
 
     def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
         assert slopes_H is not None
         return score - slopes_H[head] * (query - key).abs()
 
-    attend = _compiled(flex.flex_attention) if q_BHSE.is_cuda else flex.flex_attention
+    is_alone = q_BHSE.is_cuda and not torch.compiler.is_compiling()
+    attend = _compiled(flex.flex_attention) if is_alone else flex.flex_attention
     result: torch.Tensor = attend(
         q_BHSE,
         k_BKSE,
         v_BKSE,
         score_mod=None if slopes_H is None else with_slope,
-        block_mask=_causal_mask(q_BHSE.shape[2], q_BHSE.device) if layout_BSC is None else _mask_of(layout_BSC),
+        block_mask=tile_mask,
         enable_gqa=q_BHSE.shape[1] != k_BKSE.shape[1],
     )
     return result
@@ -50,8 +55,8 @@ def _compiled(function: Any) -> Any:
     return torch.compile(function, dynamic=False)
 
 
-def _mask_of(layout_BSC: torch.Tensor) -> Any:
-    # Cached on the layout, which all layers of a stage share, so that it is built once.
+def mask_of(layout_BSC: torch.Tensor) -> Any:
+    """The tile mask of a layout; cached on it, because all layers of a stage share it."""
     mask = getattr(layout_BSC, "tile_mask", None)
     if mask is None:
         first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
@@ -64,7 +69,9 @@ def _mask_of(layout_BSC: torch.Tensor) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _causal_mask(length: int, device: torch.device) -> Any:
+def causal_mask(length: int, device: torch.device) -> Any:
+    """The tile mask of plain text: each token attends to itself and all earlier ones."""
+
     def is_past(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return key <= query
 

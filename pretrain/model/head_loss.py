@@ -7,14 +7,21 @@ head's three products, and the backward pass only scales the results.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-LOGITS_BYTES = 1 << 26
-"""Bytes of logits in memory at a time. Less slows the head's products down; more only costs memory."""
+from pretrain.model.collectives import summed
+
+LOGITS_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
+"""Bytes of logits in memory at a time, by kind of device. Less slows the head's products down; more only costs memory.
+A GPU needs thousands of rows at a time to fill its multiprocessors."""
+ROW_MULTIPLE = 128
+"""Rows at a time are a multiple of this, the rows of a tile of a product on a GPU."""
 ROW_BYTES = 1 << 20
 """Bytes that the softmax processes at a time on a CPU, so that they stay in the cache between its operations."""
 
@@ -34,6 +41,7 @@ class LossSettings:
         maximum_z_loss: m (Yang et al. 2023, Baichuan 2, arXiv:2309.10305, section 2.3.2).
         largest_logit: fp32 [], raised in place to the largest logit, of real entries and tokens that count, whenever
             gradients are computed; None: not recorded.
+        is_compiled: whether the passes over the logits are compiled, see `losses_and_gradient_plain`.
     """
 
     vocabulary_size: int
@@ -41,6 +49,7 @@ class LossSettings:
     z_loss: float = 0.0
     maximum_z_loss: float = 0.0
     largest_logit: torch.Tensor | None = field(default=None, compare=False)
+    is_compiled: bool = False
 
 
 class HeadLoss(torch.autograd.Function):
@@ -60,14 +69,13 @@ class HeadLoss(torch.autograd.Function):
         grad_x = torch.empty_like(x_ND) if wants_grad else None
         grad_weight: torch.Tensor | None = None
         totals = torch.zeros(2, dtype=torch.float32, device=x_ND.device)
-        at_once = max(1, LOGITS_BYTES // (len(weight_VD) * x_ND.element_size()))
+        at_once = rows_at_once(x_ND.device.type, len(weight_VD) * x_ND.element_size())
         buffer = x_ND.new_empty(min(at_once, len(x_ND)), len(weight_VD))
         for start in range(0, len(x_ND), at_once):
             some = slice(start, start + at_once)
             logits = torch.mm(x_ND[some], weight_VD.T, out=buffer[: len(x_ND[some])])
-            totals += losses_and_gradient(
-                logits, targets_N[some], shares_N[some], group, settings, wants_grad=wants_grad
-            )
+            compute = _compiled_losses_and_gradient if settings.is_compiled else losses_and_gradient
+            totals += compute(logits, targets_N[some], shares_N[some], group, settings, wants_grad=wants_grad)
             if grad_x is None:
                 continue
             torch.mm(logits, weight_VD, out=grad_x[some])
@@ -89,6 +97,84 @@ class HeadLoss(torch.autograd.Function):
         grad_x, grad_weight = ctx.saved_tensors
         # In place: the pipeline runs each backward once.
         return grad_x.mul_(grad_outputs[0]), grad_weight.mul_(grad_outputs[0]), None, None, None, None, None
+
+
+def rows_at_once(device: str, row_bytes: int) -> int:
+    """Number of tokens whose logits are computed at a time."""
+    rows = max(1, LOGITS_BYTES[device] // row_bytes)
+    return max(rows // ROW_MULTIPLE, 1) * ROW_MULTIPLE if device == "cuda" else rows
+
+
+def _compiled_losses_and_gradient(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    shares_N: torch.Tensor,
+    group: dist.ProcessGroup,
+    settings: LossSettings,
+    *,
+    wants_grad: bool,
+) -> torch.Tensor:
+    """`losses_and_gradient`, compiled. On a GPU the compiler reads the logits twice and writes their gradient once."""
+    weights = settings.label_smoothing, settings.z_loss, settings.maximum_z_loss
+    totals, gradient_NV, largest = _plain_graph()(
+        logits_NV, targets_N, shares_N, group, settings.vocabulary_size, *weights
+    )
+    if wants_grad:
+        logits_NV.copy_(gradient_NV)
+        if settings.largest_logit is not None:
+            torch.maximum(settings.largest_logit, largest, out=settings.largest_logit)
+    return totals
+
+
+@lru_cache(maxsize=1)
+def _plain_graph() -> Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    return torch.compile(losses_and_gradient_plain, fullgraph=True, dynamic=False)
+
+
+def losses_and_gradient_plain(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    shares_N: torch.Tensor,
+    group: dist.ProcessGroup,
+    vocabulary_size: int,
+    label_smoothing: float,
+    z_loss: float,
+    maximum_z_loss: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The formulas of `losses_and_gradient` without anything in place: loss and negative log-likelihood [2], gradient
+    of the logits, and the largest logit at tokens that count."""
+    size = logits_NV.shape[1]
+    first = group.rank() * size
+    columns = torch.arange(first, first + size, device=logits_NV.device)
+    is_real = columns < vocabulary_size
+    logits = logits_NV.float()
+    masked = logits.masked_fill(~is_real, float("-inf"))
+    maximum_N = masked.amax(1)
+    largest_N = summed(maximum_N, group, "max") if group.size() > 1 else maximum_N
+    exponentials = (masked - largest_N[:, None]).exp()
+    on_target = columns == targets_N[:, None]
+    sums = torch.stack([
+        exponentials.sum(1), logits.masked_fill(~on_target, 0.0).sum(1), logits.masked_fill(~is_real, 0.0).sum(1)
+    ])  # fmt: skip
+    sum_N, target_N, logit_sum_N = summed(sums, group) if group.size() > 1 else sums
+    log_z_N = sum_N.log() + largest_N
+    nll_N = log_z_N - target_N
+    smoothed_N = (1 - label_smoothing) * nll_N + label_smoothing * (log_z_N - logit_sum_N / vocabulary_size)
+    loss_N = smoothed_N + z_loss * log_z_N.square() + maximum_z_loss * largest_N.square()
+    totals = torch.stack([(loss_N * shares_N).sum(), (nll_N * shares_N).sum()])
+
+    gradient = exponentials * (shares_N * (1 + 2 * z_loss * log_z_N) / sum_N)[:, None]
+    gradient = gradient - torch.where(on_target, (shares_N * (1 - label_smoothing))[:, None], 0.0)
+    if label_smoothing:
+        gradient = gradient - torch.where(is_real, (shares_N * (label_smoothing / vocabulary_size))[:, None], 0.0)
+    if maximum_z_loss:  # among equal logits the first gets the gradient, under any degree
+        beyond = torch.iinfo(torch.int64).max
+        place_N = torch.where(masked == largest_N[:, None], columns, beyond).amin(1)
+        place_N = summed(place_N, group, "min") if group.size() > 1 else place_N
+        on_largest_N1 = (2 * maximum_z_loss * largest_N * shares_N)[:, None]
+        gradient = gradient + torch.where(columns == place_N[:, None], on_largest_N1, 0.0)
+    largest = largest_N.masked_fill(shares_N == 0, float("-inf")).max()
+    return totals, gradient.to(logits_NV.dtype), largest
 
 
 def losses_and_gradient(

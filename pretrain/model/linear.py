@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # megatron-core warns at import about optional libraries that are missing
@@ -19,12 +20,30 @@ with warnings.catch_warnings():
     )
 
 from pretrain.device import prepare_sequence_parallel
+from pretrain.model.collectives import GatherPositions, Sum, SumAndSplitPositions, SumGradients
 from pretrain.model.partition import Partition, mark_sharded, partition_of
 
 
 def _initialised_elsewhere(weight: torch.Tensor) -> None:
     """Do nothing: megatron-core needs an initialiser; ours runs once over the whole model, see
     `pretrain/model/init.py`."""
+
+
+def product(layer: ColumnParallelLinear | RowParallelLinear, x: torch.Tensor) -> torch.Tensor:
+    """Output of a tensor-parallel layer. Compiled code uses the layer's weights only: megatron-core's own function
+    starts a collective beside a product, which torch's compiler cannot follow; it can move the ones used here."""
+    if not torch.compiler.is_compiling():
+        y, _ = layer(x)
+        return y
+    group, is_split = layer.tp_group, layer.tp_group.size() > 1
+    if isinstance(layer, ColumnParallelLinear):
+        if is_split:
+            x = (GatherPositions if layer.sequence_parallel else SumGradients).apply(x, group)
+        return F.linear(x, layer.weight, layer.bias)
+    y = F.linear(x, layer.weight)
+    if is_split:
+        y = (SumAndSplitPositions if layer.sequence_parallel else Sum).apply(y, group)
+    return y if layer.bias is None else y + layer.bias
 
 
 class TensorParallel:
@@ -34,9 +53,17 @@ class TensorParallel:
         group: the process group of the tensor axis.
         dtype: dtype of the weights.
         sequence: sequence parallelism: between the layers, a rank has its share of the positions instead of all.
+        deterministic: the embedding's gradient is summed in a fixed order on a GPU too.
     """
 
-    def __init__(self, group: torch.distributed.ProcessGroup, dtype: torch.dtype, sequence: bool = False) -> None:
+    def __init__(
+        self,
+        group: torch.distributed.ProcessGroup,
+        dtype: torch.dtype,
+        sequence: bool = False,
+        *,
+        deterministic: bool = False,
+    ) -> None:
         self.group = group
         self.degree = group.size()
         self.rank = group.rank()
@@ -49,6 +76,7 @@ class TensorParallel:
             tensor_model_parallel_size=self.degree,
             params_dtype=dtype,
             sequence_parallel=sequence,
+            deterministic_mode=deterministic and torch.cuda.is_available(),
             use_cpu_initialization=True,
             perform_initialization=False,
         )

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.model.gradients import SwiGLU
-from pretrain.model.linear import TensorParallel
+from pretrain.model.linear import TensorParallel, product
+from pretrain.model.plain import swiglu, uses_plain
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "swiglu": F.silu,
@@ -35,13 +36,11 @@ class GatedMLP(nn.Module):
         self.down = tensor_parallel.row(feed_forward_size, hidden_size, biases)
 
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        gate_up, _ = self.gate_up(x_SBD)
+        gate_up = product(self.gate_up, x_SBD)
         if self.activation is F.silu:
-            x, _ = self.down(SwiGLU.apply(gate_up))
-            return x
+            return product(self.down, swiglu(gate_up) if uses_plain(gate_up) else SwiGLU.apply(gate_up))
         gate, up = gate_up.chunk(2, dim=-1)
-        x, _ = self.down(self.activation(gate) * up)
-        return x
+        return product(self.down, self.activation(gate) * up)
 
 
 class MLP(nn.Module):
@@ -56,6 +55,4 @@ class MLP(nn.Module):
         self.down = tensor_parallel.row(feed_forward_size, hidden_size, biases)
 
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        up, _ = self.up(x_SBD)
-        x, _ = self.down(self.activation(up))
-        return x
+        return product(self.down, self.activation(product(self.up, x_SBD)))

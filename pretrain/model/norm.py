@@ -8,6 +8,7 @@ from torch import nn
 
 from pretrain.config import ModelConfig
 from pretrain.model.cpu.rms_norm import FewPassesRMSNorm
+from pretrain.model.plain import uses_plain
 
 
 class RMSNorm(nn.Module):
@@ -22,7 +23,7 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        if x_SBD.is_cuda:
+        if uses_plain(x_SBD):
             return F.rms_norm(x_SBD, self.weight.shape, self.weight, self.epsilon)  # one kernel
         result: torch.Tensor = FewPassesRMSNorm.apply(x_SBD, self.weight, self.epsilon)
         return result

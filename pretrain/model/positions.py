@@ -7,6 +7,7 @@ import math
 import torch
 
 from pretrain.model.gradients import Rotation
+from pretrain.model.plain import rotated, uses_plain
 
 
 def rotary_table(sequence_length: int, head_size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,6 +42,8 @@ def rotate(
         cos, sin = cos[:sequence_length, None, None, :], sin[:sequence_length, None, None, :]
     else:
         cos, sin = cos[positions_SB].unsqueeze(2), sin[positions_SB].unsqueeze(2)
+    if uses_plain(x_SBHE):
+        return rotated(x_SBHE, cos, sin, interleaved)
     result: torch.Tensor = Rotation.apply(x_SBHE, cos, sin, interleaved)
     return result
 

@@ -14,6 +14,10 @@ from pretrain.model.positions import alibi_slopes
 from tests.attention_cases import KINDS, plain_attention, random_heads, seen_by
 
 
+def tile_mask_of(layout: torch.Tensor | None, length: int) -> object:
+    return flex.causal_mask(length, torch.device("cpu")) if layout is None else flex.mask_of(layout)
+
+
 @pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
 @pytest.mark.parametrize("key_value_heads", [1, 4])
 @pytest.mark.parametrize("length", [5, TILE + 70, 3 * TILE])
@@ -27,7 +31,7 @@ def test_is_attention_with_a_plain_mask(
     layout, seen = seen_by(kind, length)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow without being compiled
-        ours = flex_attention(q, k, v, slopes, layout)
+        ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, length))
     reference = plain_attention(q, k, v, seen, slopes)
     torch.testing.assert_close(ours, reference)
     upstream = torch.randn(ours.shape)
@@ -75,7 +79,7 @@ def test_layers_of_a_stage_share_one_mask(monkeypatch: pytest.MonkeyPatch) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(3):
-            flex_attention(q, k, v, None, layout)
+            flex_attention(q, k, v, None, flex.mask_of(layout))
     assert len(made) == 1
 
 
@@ -88,4 +92,5 @@ def test_compiled_it_is_the_same(kind: str, slopes: torch.Tensor | None, monkeyp
     layout, seen = seen_by(kind, 3 * TILE)
     compiled = flex._compiled(torch_flex.flex_attention)
     monkeypatch.setattr(torch_flex, "flex_attention", compiled)
-    torch.testing.assert_close(flex_attention(q, k, v, slopes, layout), plain_attention(q, k, v, seen, slopes))
+    ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, 3 * TILE))
+    torch.testing.assert_close(ours, plain_attention(q, k, v, seen, slopes))

@@ -114,7 +114,7 @@ def test_rotation_depends_on_the_distance_only() -> None:
 def test_loss_and_gradients_are_torchs(
     group: dist.ProcessGroup, dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_loss, "LOGITS_BYTES", at_once)
+    monkeypatch.setitem(head_loss.LOGITS_BYTES, "cpu", at_once)
     monkeypatch.setattr(head_loss, "ROW_BYTES", 2048)
     x = torch.randn(6, 2, 32, dtype=dtype, requires_grad=True)
     weight = torch.randn(256, 32, dtype=dtype, requires_grad=True)
