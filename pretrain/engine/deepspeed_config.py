@@ -20,7 +20,8 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "gradient_accumulation_steps": config.accumulation_steps(data_degree),
         "gradient_clipping": config.optimizer.gradient_clipping,
         "prescale_gradients": False,
-        "bf16": {"enabled": config.precision == "bf16", "immediate_grad_update": False},
+        # A gradient is added to the fp32 sum as soon as it is complete, and freed: no stage has all of them in bf16.
+        "bf16": {"enabled": config.precision == "bf16", "immediate_grad_update": config.precision == "bf16"},
         "fp16": {"enabled": False},
         # Stage 1 and fp32 accumulation are both explicit: without one of them, DeepSpeed silently accumulates in bf16.
         "zero_optimization": {
@@ -35,6 +36,7 @@ def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "pipeline": {"activation_checkpoint_interval": 0, "pipe_partitioned": False, "grad_partitioned": False},
+        "timers": {"throughput": {"enabled": False}},
         "steps_per_print": None,
         "wall_clock_breakdown": False,
         "dump_state": False,

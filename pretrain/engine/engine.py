@@ -16,7 +16,12 @@ from pretrain.config import TrainConfig
 from pretrain.data.objective import Batch
 from pretrain.device import local_device
 from pretrain.engine.deepspeed_config import deepspeed_config
-from pretrain.engine.deepspeed_patches import allow_stages_without_own_weights, norm_without_copies
+from pretrain.engine.deepspeed_patches import (
+    add_gradients_without_copies,
+    allow_stages_without_own_weights,
+    keep_no_times,
+    norm_without_copies,
+)
 from pretrain.engine.library import (
     LOG_LEVEL,
     BackwardPass,
@@ -29,7 +34,9 @@ from pretrain.engine.library import (
 )
 from pretrain.engine.pipeline_module import Pipeline
 from pretrain.engine.settings_check import check_settings
-from pretrain.model.block import HeadFactors
+from pretrain.model.attention_backend import choose_attention
+from pretrain.model.block import Block, HeadFactors
+from pretrain.model.compilation import is_compiled, refuse_fallbacks
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
 from pretrain.model.loss import LossSettings, mean_loss
@@ -120,13 +127,24 @@ class Engine:
         self.rank = dist.get_rank()
         self.coordinate = topology.coordinate(self.rank)
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        tensor_parallel = TensorParallel(_tensor_group(topology), dtype, config.parallel.sequence)
+        tensor_parallel = TensorParallel(
+            _tensor_group(topology), dtype, config.parallel.sequence, deterministic=config.deterministic
+        )
         model = config.model
 
         self._largest_logit = torch.zeros((), device=local_device())
+        choose_attention(config, local_device())
+        compiles = is_compiled(config.compile, local_device())
         settings = LossSettings(
-            model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss, self._largest_logit
+            model.vocabulary_size,
+            model.label_smoothing,
+            model.z_loss,
+            model.maximum_z_loss,
+            compiles,
+            self._largest_logit,
         )
+        if compiles or local_device().type == "cuda":
+            refuse_fallbacks(config.sequence_lengths)
 
         def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
@@ -145,6 +163,10 @@ class Engine:
                 topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
                 loss_fn=loss,
             )
+        if compiles:
+            for module in self._pipeline.modules():
+                if isinstance(module, Block):
+                    module.compile_graph()
         self._parameters = dict(self._pipeline.named_global_parameters())
         self._initialise_weights()
         tensor_parallel.sum_partial_gradients(self._parameters.values())
@@ -163,8 +185,10 @@ class Engine:
                 config=deepspeed_config(config, topology.data),
             )
         check_settings(self._engine, config, topology.data, self._parameter_groups())
+        keep_no_times(self._engine)
         if config.precision == "bf16":
             allow_stages_without_own_weights(self._engine.optimizer)
+            add_gradients_without_copies(self._engine.optimizer)
         else:
             self._share_weights_with_masters()
             if local_device().type == "cpu":

@@ -29,6 +29,7 @@ with warnings.catch_warnings():
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
     from deepspeed.utils import logger as deepspeed_logger
     from deepspeed.utils import safe_get_full_grad
+    from deepspeed.utils.timer import NoopTimer
 
 __all__ = (
     "LOG_LEVEL",
@@ -37,6 +38,7 @@ __all__ = (
     "DeepSpeedZeroOptimizer",
     "ForwardPass",
     "LayerSpec",
+    "NoopTimer",
     "PipeModelDataParallelTopology",
     "PipelineModule",
     "TiedLayerSpec",

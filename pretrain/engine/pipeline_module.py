@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from pretrain.engine.deepspeed_patches import keep_head_gradient
 from pretrain.engine.library import LayerSpec, PipelineModule, TiedLayerSpec, partition_balanced
-from pretrain.model.block import HeadFactors
 from pretrain.model.pipeline import PipelineLayer
 
 
@@ -43,13 +41,8 @@ def _specification(layer: PipelineLayer) -> LayerSpec:
         return LayerSpec(_Built, layer)
     names = [f"inner.{name}" for name in layer.tied_weights]
     return TiedLayerSpec(
-        layer.tied, _Built, layer, forward_fn=lambda built, x: _run(layer, built.inner, x), tied_weight_attr=names
+        layer.tied, _Built, layer, forward_fn=lambda built, x: layer.run(built.inner, x), tied_weight_attr=names
     )
-
-
-def _run(layer: PipelineLayer, module: torch.nn.Module, x: Any) -> Any:
-    y = layer.run(module, x)
-    return keep_head_gradient(y) if isinstance(y, HeadFactors) else y
 
 
 class _Built(torch.nn.Module):
@@ -61,4 +54,4 @@ class _Built(torch.nn.Module):
         self.inner = layer.build()
 
     def forward(self, x: Any) -> Any:
-        return _run(self.layer, self.inner, x)
+        return self.layer.run(self.inner, x)

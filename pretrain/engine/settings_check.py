@@ -17,6 +17,7 @@ _PARSED_GROUPS = {
     "fp16": "float16_config",
     "zero_optimization": "zero_config",
     "pipeline": "pipeline",
+    "timers.throughput": "timers_config",
     "data_types": None,  # kept with the settings without a group
 }
 """Attributes of DeepSpeed's parsed configuration, by group of its dictionary."""

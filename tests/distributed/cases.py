@@ -23,6 +23,7 @@ from pretrain.checkpoint.start import newest_whole
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader
 from pretrain.data.objective import Batch, Objective, Windows
+from pretrain.device import use_fixed_order
 from pretrain.engine.engine import Engine
 from pretrain.engine.processes import join_processes
 from pretrain.model.partition import partition_of
@@ -238,6 +239,13 @@ def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") 
     return train_many([config], topology, steps, fault)[0]
 
 
+def train_in_fixed_order(config: TrainConfig, topology: Topology, steps: int) -> dict[str, Any]:
+    """`train` as a run with `deterministic: true` does it."""
+    use_fixed_order()
+    assert torch.are_deterministic_algorithms_enabled()
+    return train(config, topology, steps)
+
+
 def train_many(configs: Sequence[TrainConfig], topology: Topology, steps: int, fault: str = "") -> list[dict[str, Any]]:
     """`train` one after the other in the same processes, whose start takes longer than a tiny model's steps."""
     join_processes(timeout_seconds=300)
@@ -287,6 +295,47 @@ def _forget_groups() -> None:
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not dist.group.WORLD:
             dist.destroy_process_group(group)
+
+
+def timeouts_of_groups(config: TrainConfig, topology: Topology, timeout_seconds: int) -> list[float]:
+    """Timeout of every process group of a run that this process belongs to, in seconds, in the order of creation."""
+    join_processes(timeout_seconds)
+    engine = Engine(config, topology)
+    CheckpointWriter(engine, Path("unused"))
+    backends = [group._get_backend(torch.device("cpu")) for group in dist.distributed_c10d._world.pg_map]
+    return [backend.options._timeout.total_seconds() for backend in backends]
+
+
+def kept_by_a_step(config: TrainConfig, topology: Topology) -> dict[str, Any]:
+    """Train two steps; numbers of bf16 gradients that are left after each backward pass, bytes of state for each
+    weight, and of DeepSpeed's timings that are kept."""
+    join_processes(timeout_seconds=300)
+    engine = Engine(config, topology)
+    left = []
+
+    def counted(function: Any) -> Any:
+        def run(*arguments: Any, **settings: Any) -> Any:
+            result = function(*arguments, **settings)
+            left.append(sum(parameter.grad is not None for _, parameter in engine.parameters()))
+            return result
+
+        return run
+
+    engine.time_passes(counted)
+    batches = random_batches(config, topology, engine.coordinate.data)
+    for _ in range(2):
+        engine.train_step(batches, 1e-3)
+    optimizer = engine._engine.optimizer
+    state = [*optimizer.bf16_groups_flat, *optimizer.fp32_groups_gradients_flat, *optimizer.fp32_groups_flat_partition]
+    state += [moments[name] for moments in optimizer.optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    weights = sum(parameter.numel() for _, parameter in engine.parameters())
+    timings = getattr(engine._engine.timers("train_batch"), "event_timers", [])
+    throughput = engine._engine.tput_timer
+    return {
+        "bf16 gradients": left,
+        "bytes": sum(part.numel() * part.element_size() for part in state) / weights,
+        "timings": len(timings) + throughput.global_step_count,
+    }
 
 
 FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
@@ -441,13 +490,8 @@ def shared_masters(precision: str, topology: Topology) -> list[bool]:
     ]
 
 
-def head_gradient(precision: str, is_patched: bool) -> np.ndarray:
-    """Gradient of the head's weight in the first step, in one process; with DeepSpeed's hooks on the weight itself when
-    it is not patched."""
-    import pretrain.engine.pipeline_module as module
-
-    if not is_patched:
-        vars(module)["keep_head_gradient"] = lambda head: head
+def head_gradient(precision: str) -> np.ndarray:
+    """Gradient of the head's weight in the first step, in one process."""
     join_processes(timeout_seconds=300)
     config, topology = tiny_config(precision=precision), Topology(1, 1, 1)
     engine = Engine(config, topology)
