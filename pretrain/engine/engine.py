@@ -140,8 +140,8 @@ class Engine:
             model.label_smoothing,
             model.z_loss,
             model.maximum_z_loss,
-            compiles,
             self._largest_logit,
+            compiles,
         )
         if compiles or local_device().type == "cuda":
             refuse_fallbacks(config.sequence_lengths)

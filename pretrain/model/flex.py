@@ -52,7 +52,7 @@ def flex_attention(
 
 @lru_cache(maxsize=1)
 def _compiled(function: Any) -> Any:
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def mask_of(layout_BSC: torch.Tensor) -> Any:

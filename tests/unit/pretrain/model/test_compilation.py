@@ -160,6 +160,17 @@ def test_many_lengths_are_compiled_or_refused(gives_up: bool) -> None:
         assert counter.graphs == 2 * len(lengths) > 8
 
 
+def test_any_function_that_reaches_the_limit_is_an_error() -> None:
+    """Also one that is not compiled as a whole, which torch would otherwise go on to run uncompiled."""
+    refuse_fallbacks([16])
+    counter = Counter()
+    compiled = torch.compile(lambda x: x.sin(), backend=counter, dynamic=False)
+    with pytest.raises(dynamo.exc.FailOnRecompileLimitHit):
+        for length in range(2, 60):
+            compiled(torch.ones(length))
+    assert counter.graphs == VARIANTS_OF_A_LENGTH * 2
+
+
 def test_uncompiled_flex_attention_is_an_error() -> None:
     refuse_fallbacks([16])
     q = torch.randn(1, 2, 16, 16)
