@@ -112,7 +112,11 @@ def test_the_gpu_is_asked_whether_it_is_busy(monkeypatch: pytest.MonkeyPatch, is
 def test_a_driver_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 1, 0, None)
     answer = threading.Event()
-    monkeypatch.setattr(torch.cuda, "set_device", lambda _: answer.wait())
-    monkeypatch.setattr(torch.cuda, "default_stream", lambda _: Stream(True))
+
+    def no_answer(_: torch.device) -> None:
+        answer.wait()
+        raise RuntimeError("the driver was reset")
+
+    monkeypatch.setattr(torch.cuda, "set_device", no_answer)
     assert has_busy_gpu(0.01) is None
     answer.set()
