@@ -51,6 +51,7 @@ EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
 BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]
 DEV = [
+    *CONVERSATIONS,
     *PERPLEXITY,
     *STORAGE,
     "flask-cors>=5",  # what moto's server needs

@@ -27,6 +27,34 @@ else:
     FamilyName = Literal[tuple(FAMILIES)]
 
 
+class RopeScaling(Settings):
+    """Scaling of the rotary frequencies, by which a model is adapted to longer texts than it was trained on."""
+
+    kind: Literal["linear", "llama3"]
+    """linear: all frequencies are divided by `factor` (Chen et al. 2023, arXiv:2306.15595, section 2.3). llama3: only
+    those whose wavelength is long compared with `original_positions`, with a transition between the two factors below
+    (Llama 3.1, arXiv:2407.21783; the formula is that of the authors' released code)."""
+    factor: float = Field(ge=1)
+    """Number by which frequencies are divided."""
+    low_frequency_factor: float | None = Field(default=None, gt=0)
+    """Kind llama3: wavelengths longer than `original_positions` / this are divided by the whole `factor`."""
+    high_frequency_factor: float | None = Field(default=None, gt=0)
+    """Kind llama3: wavelengths shorter than `original_positions` / this stay."""
+    original_positions: int | None = Field(default=None, gt=0)
+    """Kind llama3: length of the sequences before the adaptation."""
+
+    @model_validator(mode="after")
+    def _belongs_to_its_kind(self) -> RopeScaling:
+        for name in ("low_frequency_factor", "high_frequency_factor", "original_positions"):
+            if (getattr(self, name) is None) == (self.kind == "llama3"):
+                verb = "missing; it is needed" if self.kind == "llama3" else "has no effect"
+                raise ValueError(f"{name}: {verb} with kind {self.kind}")
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        if low is not None and high is not None and low >= high:
+            raise ValueError(f"low_frequency_factor: {low} must be less than high_frequency_factor {high}")
+        return self
+
+
 class ModelConfig(Settings):
     """A decoder-only model. `family` sets the defaults of its block, see `pretrain/families/registry.py`."""
 
@@ -54,6 +82,8 @@ class ModelConfig(Settings):
     (2i, 2i + 1). ALiBi: Press et al. 2021, arXiv:2108.12409. Two-dimensional: GLM, arXiv:2103.10360, section 2.3."""
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
+    rope_scaling: RopeScaling | None = None
+    """Scaling of the rotary frequencies, as in Llama 3.1 and 3.2; left out: none."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     """RMSNorm (arXiv:1910.07467), or LayerNorm (arXiv:1607.06450) with or without biases."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
@@ -67,6 +97,8 @@ class ModelConfig(Settings):
     """Activation of the MLP; SwiGLU and GeGLU add a gate (Shazeer 2020, arXiv:2002.05202)."""
     biases: bool = False
     """Whether the linear layers have biases; the head never has one."""
+    query_key_value_biases: bool = False
+    """Whether the projections to queries, keys and values have biases; left out: as `biases`."""
     tied_embedding: bool = False
     """Whether the head uses the embedding's weights."""
     normalised_head: bool = False
@@ -127,7 +159,9 @@ class ModelConfig(Settings):
             return values
         name = values.get("family", cls.model_fields["family"].default)
         block = FAMILIES[name].block if isinstance(name, str) and name in FAMILIES else {}  # an unknown name is refused
-        return {**block, **values}
+        settings = {**block, **values}
+        settings.setdefault("query_key_value_biases", settings.get("biases", False))
+        return settings
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:
@@ -151,6 +185,7 @@ class ModelConfig(Settings):
     def _settings_take_effect(self) -> ModelConfig:
         for name, applies, reason in (
             ("rope_theta", self.is_rotary, f"positions are {self.positions}"),
+            ("rope_scaling", self.is_rotary, f"positions are {self.positions}"),
             ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
             ("normalised_head", not self.tied_embedding, "with tied_embedding there is no separate head"),
         ):

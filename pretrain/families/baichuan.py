@@ -70,6 +70,7 @@ FORMAT = replace(
         **llama.FORMAT.computes,
         "positions": ("rotary", "alibi"),
         "normalised_head": (True, False),
+        "rope_scaling": None,
         "tied_embedding": False,
     },
     computes_by_size=full_heads,

@@ -60,6 +60,7 @@ FORMAT = Format(
         "block": "sequential",
         "activation": ("gelu_tanh", "gelu"),
         "biases": True,
+        "query_key_value_biases": True,
         "tied_embedding": True,
         "logit_scale": 1.0,
     },

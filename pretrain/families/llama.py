@@ -20,16 +20,21 @@ BLOCK: dict[str, Any] = {
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:
-    # `rope_theta` is written twice: transformers 5 reads `rope_parameters`, older versions the plain key.
+    # Written twice: transformers 5 reads `rope_parameters`, older versions `rope_theta` and `rope_scaling`.
+    scaling = {"rope_type": "default"}
+    if model.rope_scaling is not None:
+        given = model.rope_scaling.model_dump(exclude_none=True)
+        scaling = {_SCALING[name]: value for name, value in given.items()}
     return {
         "head_dim": model.head_size,
         "rope_theta": model.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        "rope_parameters": {**scaling, "rope_theta": model.rope_theta},
+        **({} if model.rope_scaling is None else {"rope_scaling": {**scaling, "rope_theta": model.rope_theta}}),
     }
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {**grouped_heads(config), "rope_theta": rope_theta(config, 10000.0)}
+    return {**grouped_heads(config), **rotary_settings(config, 10000.0)}
 
 
 def grouped_heads(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +44,48 @@ def grouped_heads(config: Mapping[str, Any]) -> dict[str, Any]:
         "key_value_heads": config.get("num_key_value_heads", heads),
         "attention_head_size": None if size is None or size * heads == config["hidden_size"] else size,
     }
+
+
+_SCALING = {
+    "kind": "rope_type",
+    "factor": "factor",
+    "low_frequency_factor": "low_freq_factor",
+    "high_frequency_factor": "high_freq_factor",
+    "original_positions": "original_max_position_embeddings",
+}
+"""Settings of `RopeScaling`, and transformers' names for them."""
+
+
+def rotary_settings(config: Mapping[str, Any], default: float) -> dict[str, Any]:
+    """Base and scaling of the rotary frequencies.
+
+    Args:
+        default: see `rope_theta`.
+
+    Raises:
+        ValueError: the frequencies are scaled in a way that our block does not compute, or two entries contradict each
+            other.
+    """
+    theirs = {name: ours for ours, name in _SCALING.items()}
+    found: list[dict[str, Any]] = []
+    plain = dict(config)
+    for entry in ("rope_parameters", "rope_scaling"):
+        settings = config.get(entry)
+        kind = isinstance(settings, Mapping) and settings.get("rope_type", settings.get("type"))
+        if not isinstance(settings, Mapping) or kind not in ("linear", "llama3"):
+            continue
+        if settings.get("type", kind) != kind:
+            raise ValueError(f"config.json: {entry}: rope_type {kind!r} and type {settings['type']!r} must be equal")
+        scaling = {**{name: value for name, value in settings.items() if name in theirs}, "rope_type": kind}
+        missing = [name for name in theirs if kind == "llama3" and scaling.get(name) is None]
+        if missing or scaling.get("factor") is None:
+            raise ValueError(f"config.json: {entry}.{(missing or ['factor'])[0]}: missing, rope_type is {kind!r}")
+        wanted = theirs if kind == "llama3" else ("rope_type", "factor")
+        found.append({theirs[name]: scaling[name] for name in wanted})
+        plain[entry] = {name: value for name, value in settings.items() if name not in (*wanted, "type")}
+    if len(found) == 2 and found[0] != found[1]:
+        raise ValueError("config.json: rope_parameters and rope_scaling scale differently: these must be equal")
+    return {"rope_theta": rope_theta(plain, default), **({"rope_scaling": found[0]} if found else {})}
 
 
 def rope_theta(config: Mapping[str, Any], default: float | None) -> float:
@@ -110,6 +157,7 @@ FORMAT = Format(
         "block": "sequential",
         "activation": "swiglu",
         "biases": False,
+        "query_key_value_biases": False,
         "normalised_head": False,
         "logit_scale": 1.0,
     },

@@ -87,9 +87,9 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
     vocabulary = model.vocabulary_size
     found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
-    def linear(name: str, blocks: tuple[int, ...], columns: int) -> None:
+    def linear(name: str, blocks: tuple[int, ...], columns: int, has_bias: bool = model.biases) -> None:
         found[f"{name}.weight"] = ((sum(blocks), columns), blocks)
-        if model.biases:
+        if has_bias:
             found[f"{name}.bias"] = ((sum(blocks),), blocks)
 
     def norm(name: str) -> None:
@@ -105,7 +105,8 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         norm("embedding_norm")
     for i in range(model.layers):
         norm(f"layers.{i}.attention_norm")
-        linear(f"layers.{i}.attention.query_key_value", (queries, keys, keys), hidden)
+        has_bias = model.query_key_value_biases
+        linear(f"layers.{i}.attention.query_key_value", (queries, keys, keys), hidden, has_bias)
         linear(f"layers.{i}.attention.output", (hidden,), queries)
         if model.block != "parallel":
             norm(f"layers.{i}.mlp_norm")

@@ -48,6 +48,8 @@ FORMAT = replace(
         "block": "parallel",
         "activation": "swiglu",
         "biases": False,
+        "query_key_value_biases": False,
+        "rope_scaling": None,
         "tied_embedding": True,
     },
     entries={

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pretrain.families import baichuan, bloom, glm, gpt3, llama, palm
+from pretrain.families import baichuan, bloom, glm, gpt3, llama, palm, qwen2
 from pretrain.families.format import Format
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     "palm": Family(palm.BLOCK, palm.FORMAT),
     "bloom": Family(bloom.BLOCK, bloom.FORMAT),
     "baichuan": Family(baichuan.BLOCK, baichuan.FORMAT),
+    "qwen2": Family(qwen2.BLOCK, qwen2.FORMAT),
     "glm": Family(glm.BLOCK, None),
 }
 """Every family by the name that `model.family` takes."""

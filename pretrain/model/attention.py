@@ -92,7 +92,7 @@ class Attention(nn.Module):
         partition = Partition(0, blocks)
         self.local_blocks = partition.sizes(tensor_parallel.rank, degree)
         self.key_sizes = [partition.sizes(rank, degree)[1] for rank in range(degree)]
-        self.query_key_value = tensor_parallel.column(config.hidden_size, blocks, config.biases)
+        self.query_key_value = tensor_parallel.column(config.hidden_size, blocks, config.query_key_value_biases)
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
         self.group = tensor_parallel.group
         self.sequence = tensor_parallel.sequence
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.slopes: torch.Tensor | None = None
         if config.is_rotary:
-            self.rotary = rotary_table(config.maximum_positions, self.head_size, config.rope_theta)
+            self.rotary = rotary_table(config.maximum_positions, self.head_size, config.rope_theta, config.rope_scaling)
         elif config.positions == "alibi":
             self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 

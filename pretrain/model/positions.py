@@ -6,18 +6,34 @@ import math
 
 import torch
 
+from pretrain.config import RopeScaling
 from pretrain.model.gradients import Rotation
 from pretrain.model.plain import rotated, uses_plain
 
 
-def rotary_table(sequence_length: int, head_size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_table(
+    sequence_length: int, head_size: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine and sine of every position and frequency, fp32, each [S, E / 2].
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2.
     """
     frequencies = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+    if scaling is not None:
+        frequencies = scaled_frequencies(frequencies, scaling)
     angles = torch.outer(torch.arange(sequence_length, dtype=torch.float64), frequencies)
     return angles.cos().float(), angles.sin().float()
+
+
+def scaled_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
+    """Rotary frequencies, in radians per position, after a scaling; see `RopeScaling` for its sources."""
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    low, high, length = scaling.low_frequency_factor, scaling.high_frequency_factor, scaling.original_positions
+    assert low is not None and high is not None and length is not None
+    turns = length * frequencies / (2 * math.pi)  # within a sequence of the original length
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
 def rotate(

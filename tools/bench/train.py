@@ -202,7 +202,9 @@ class PlainModel(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(model) for _ in range(model.layers))
         self.norm = nn.RMSNorm(model.hidden_size, model.norm_epsilon)
         self.head = nn.Linear(model.hidden_size, model.vocabulary_size, bias=False)
-        self.cos, self.sin = rotary_table(model.maximum_positions, model.head_size, model.rope_theta)
+        self.cos, self.sin = rotary_table(
+            model.maximum_positions, model.head_size, model.rope_theta, model.rope_scaling
+        )
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=model.initial_std)

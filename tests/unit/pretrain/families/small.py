@@ -27,6 +27,20 @@ SMALL: dict[str, dict[str, Any]] = {
         "feed_forward_size": 192,
         "vocabulary_size": 256,
     },
+    "llama-3.1": {
+        "family": "llama",
+        "key_value_heads": 2,
+        "rope_theta": 50.0,
+        "rope_scaling": {
+            "kind": "llama3",
+            "factor": 8.0,
+            "low_frequency_factor": 1.0,
+            "high_frequency_factor": 4.0,
+            "original_positions": 20,
+        },
+    },
+    "llama-linear": {"family": "llama", "rope_scaling": {"kind": "linear", "factor": 4.0}},
+    "qwen2": {"family": "qwen2", "key_value_heads": 2, "tied_embedding": True, "rope_theta": 1e6},
     "palm": {"family": "palm", "key_value_heads": 1, "attention_head_size": 16, "logit_scale": 0.3},
     "baichuan": {"family": "baichuan"},
     "baichuan-alibi": {

@@ -16,6 +16,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from pretrain.config import ModelConfig
@@ -27,6 +29,9 @@ from tests.unit.pretrain.families.small import SMALL, build, random_tokens, smal
 REFERENCES = {
     "llama": (LlamaConfig, LlamaForCausalLM),
     "llama-tied": (LlamaConfig, LlamaForCausalLM),
+    "llama-3.1": (LlamaConfig, LlamaForCausalLM),
+    "llama-linear": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "gpt3": (GPT2Config, GPT2LMHeadModel),
     "bloom": (BloomConfig, BloomForCausalLM),
     "bloom-6": (BloomConfig, BloomForCausalLM),

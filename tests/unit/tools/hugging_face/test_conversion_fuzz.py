@@ -68,8 +68,8 @@ class Draw:
 
 def make_case(seed: int) -> Case:
     draw = Draw(seed)
-    family = draw.of("llama", "llama", "gpt2", "bloom", "cohere")
-    case = {"llama": llama, "gpt2": gpt2, "bloom": bloom, "cohere": cohere}[family](draw)
+    family = draw.of(llama, llama, qwen2, gpt2, bloom, cohere)
+    case = family(draw)
     if draw.chance(0.3):
         twist_weights(draw, case)
     for name in ("use_cache", "torch_dtype", "transformers_version", "_name_or_path"):
@@ -180,6 +180,21 @@ def cohere(draw: Draw) -> Case:
         config.setdefault("rope_theta", (config.get("rope_parameters") or {}).get("rope_theta", 500.0))
     if "rope_theta" not in config and "rope_theta" not in (config.get("rope_parameters") or {}):
         case.twists.append("rope_theta is left to a default that depends on the version")
+    return case
+
+
+def qwen2(draw: Draw) -> Case:
+    case = llama(draw)
+    config = case.config
+    for name in ("mlp_bias", "attention_bias", "pretraining_tp"):
+        config.pop(name, None)
+    config["model_type"] = "qwen2"
+    optional(draw, config, use_sliding_window=False, sliding_window=16, max_window_layers=1)
+    if draw.chance(0.1):
+        config |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+        case.twists.append("windows")
+    if config.get("num_key_value_heads") is None:
+        case.twists.append("key/value heads are left to a default")
     return case
 
 
@@ -344,7 +359,7 @@ def write(case: Case, folder: Path, seed: int) -> bool:
         noise = torch.randn(tensor.shape) * case.scale
         is_norm = "norm" in name or ".ln_" in name
         tensors[name] = noise + 1 if is_norm and name.endswith("weight") else noise
-    prefix = "model." if case.config["model_type"] in ("llama", "cohere") else "transformer."
+    prefix = "model." if case.config["model_type"] in ("llama", "cohere", "qwen2") else "transformer."
     embedding = next(
         name for name in tensors if name.endswith(("embed_tokens.weight", "wte.weight", "embeddings.weight"))
     )
