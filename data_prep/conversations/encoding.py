@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from data_prep.conversations.rendering import CONTINUE, CONTROL, START, Renderer, Segment, UnrenderableError
 from data_prep.conversations.splitting import shorten_question, split_rounds
-from data_prep.conversations.templates import Learnt, Template, load_template
+from data_prep.conversations.templates import Learnt, Template, answer_ends, load_template
 from data_prep.conversations.turns import Conversation
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerError
@@ -114,6 +114,17 @@ def control_names(template: Template, name: str, reference: ReferenceEncoder) ->
             )
         found[token] = called
     return found
+
+
+def end_tokens(template: Template, name: str, reference: ReferenceEncoder) -> list[int]:
+    """Return the tokens that generation stops at: the end of document, and those that a template ends answers with.
+
+    Raises:
+        TokenizerError: the tokenizer lacks a control token of the template, see `control_names`.
+    """
+    known, names = _control_tokens(reference), control_names(template, name, reference)
+    ends = (known[names[token]] for token in answer_ends(template))
+    return list(dict.fromkeys([reference.end_of_document, *ends]))
 
 
 def check_template(name: str, tokenizer: Path | None) -> None:
