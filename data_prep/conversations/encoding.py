@@ -284,10 +284,14 @@ class ConversationEncoder:
         whole = self._encoders[START][0].encode(texts)
         places = np.concatenate([[0], np.cumsum(sizes)])
         ends = np.cumsum(whole.sizes)
-        bounds = (places[first], places[last], ends - whole.sizes, ends - 1)
-        pairs = zip(*(bound.tolist() for bound in bounds), strict=True)
-        merged = sum(not np.array_equal(tokens[a:b], whole.tokens[c:d]) for a, b, c, d in pairs)
-        return len(continued), merged
+        sizes_of_runs = places[last] - places[first]
+        has_same_size = sizes_of_runs == whole.sizes - 1
+        compared = sizes_of_runs[has_same_size]
+        ours = tokens[_ranges(places[first][has_same_size], compared)]
+        theirs = whole.tokens[_ranges((ends - whole.sizes)[has_same_size], compared)]
+        runs = np.repeat(np.arange(len(compared)), compared)
+        differing = len(np.unique(runs[ours != theirs]))
+        return len(continued), int(np.count_nonzero(~has_same_size)) + differing
 
     def _split(
         self, encoded: EncodedConversations, conversations: Sequence[Conversation], names: Sequence[str]
@@ -329,6 +333,12 @@ class ConversationEncoder:
                 replace(part, rows=np.full(len(found), row), cuts=0, merged=0, rewritten=0, questions_cut=questions_cut)
             )
         return replace(_joined(parts), left_out=tuple(left_out))
+
+
+def _ranges(starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the indices of half-open ranges, one range after another."""
+    ends = np.cumsum(sizes)
+    return np.arange(int(sizes.sum())) + np.repeat(starts - ends + sizes, sizes)
 
 
 def _without_ends(encoded: Encoded) -> npt.NDArray[np.uint32]:
