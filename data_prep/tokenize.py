@@ -6,6 +6,7 @@
     tokens/<source>.origins.npy       id of each document, see `origins`
     tokens/<source>.left_out.jsonl    conversations without tokens, and rounds that were too long, with the reason
     tokens/chat_template.jinja        the template of conversations, for transformers
+    tokens/generation_config.json     the tokens that end an answer, for transformers
     tokens/mixture.yaml               counts, weights, checksums
     tokens/encoded/                   encoded shards, until their source is collected
 
@@ -43,6 +44,7 @@ from data_prep.conversations.encoding import (
     ChatSettings,
     ConversationEncoder,
     control_names,
+    end_tokens,
     padding_token,
 )
 from data_prep.conversations.jinja import chat_template
@@ -61,7 +63,7 @@ from data_prep.tokenizer.encoding.encode import ReferenceEncoder, open_encoder
 from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerError
 from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.kept_documents import KeptBatch, KeptShard, id_fraction, mixture_weights
-from foundation.atomic_files import write_array, write_text
+from foundation.atomic_files import write_array, write_json, write_text
 from foundation.progress import summary_table
 
 VERSION = 3
@@ -93,6 +95,7 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
     packs = {source.name: config.tokens.pack for source in config.sources if source.is_conversations}
     gather = partial(gather_source, stage=stage, shards=shards, seed=config.seed, packs=packs)
     run_units(gather, list(shards), config.workers, "tokenize: shuffling", stage)
+    _say_packs(stage, {source: length for source, length in packs.items() if length and source in unfinished})
     shutil.rmtree(run.tokens / "encoded", ignore_errors=True)
     write_mixture(config, run, stage.records())
 
@@ -152,6 +155,24 @@ def _say_conversations(stage: Stage, shards: Mapping[str, Sequence[str]]) -> Non
             print(
                 f"  {counts['merged']:,} of {counts['cuts']:,} answers begin or end where the tokenizer would have "
                 "merged with the text beside them; their tokens differ from those of the whole text"
+            )
+
+
+def _say_packs(stage: Stage, lengths: Mapping[str, int]) -> None:
+    """Report the share of the tokens of packs that is not padding.
+
+    Args:
+        lengths: by source, tokens of a pack.
+    """
+    records = stage.records()
+    for source, length in lengths.items():
+        counts = Counter(records[source].counts)
+        packs, tokens, padding = (
+            counts[what] + counts[_key(what, is_heldout=True)] for what in ("documents", "tokens", "padding")
+        )
+        if packs:
+            print(
+                f"tokenize: source {source}: {packs:,} packs of {length:,} tokens are {1 - padding / tokens:.2%} full"
             )
 
 
@@ -443,6 +464,8 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
     if chat is not None:
         controls = control_names(chat.template, chat.name, reference)
         write_text(run.tokens / "chat_template.jinja", chat_template(chat.template, controls))
+        ends = end_tokens(chat.template, chat.name, reference)
+        write_json(run.tokens / "generation_config.json", {"eos_token_id": ends})
     write_text(run.tokens / "mixture.yaml", yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
     summary_table(
         "token files",

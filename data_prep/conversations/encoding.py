@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from data_prep.conversations.rendering import CONTINUE, CONTROL, START, Renderer, Segment, UnrenderableError
 from data_prep.conversations.splitting import shorten_question, split_rounds
-from data_prep.conversations.templates import Learnt, Template, load_template
+from data_prep.conversations.templates import Learnt, Template, answer_ends, load_template
 from data_prep.conversations.turns import Conversation
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerError
@@ -114,6 +114,17 @@ def control_names(template: Template, name: str, reference: ReferenceEncoder) ->
             )
         found[token] = called
     return found
+
+
+def end_tokens(template: Template, name: str, reference: ReferenceEncoder) -> list[int]:
+    """Return the tokens that generation stops at: the end of document, and those that a template ends answers with.
+
+    Raises:
+        TokenizerError: the tokenizer lacks a control token of the template, see `control_names`.
+    """
+    known, names = _control_tokens(reference), control_names(template, name, reference)
+    ends = (known[names[token]] for token in answer_ends(template))
+    return list(dict.fromkeys([reference.end_of_document, *ends]))
 
 
 def check_template(name: str, tokenizer: Path | None) -> None:
@@ -273,10 +284,14 @@ class ConversationEncoder:
         whole = self._encoders[START][0].encode(texts)
         places = np.concatenate([[0], np.cumsum(sizes)])
         ends = np.cumsum(whole.sizes)
-        bounds = (places[first], places[last], ends - whole.sizes, ends - 1)
-        pairs = zip(*(bound.tolist() for bound in bounds), strict=True)
-        merged = sum(not np.array_equal(tokens[a:b], whole.tokens[c:d]) for a, b, c, d in pairs)
-        return len(continued), merged
+        sizes_of_runs = places[last] - places[first]
+        has_same_size = sizes_of_runs == whole.sizes - 1
+        compared = sizes_of_runs[has_same_size]
+        ours = tokens[_ranges(places[first][has_same_size], compared)]
+        theirs = whole.tokens[_ranges((ends - whole.sizes)[has_same_size], compared)]
+        runs = np.repeat(np.arange(len(compared)), compared)
+        differing = len(np.unique(runs[ours != theirs]))
+        return len(continued), int(np.count_nonzero(~has_same_size)) + differing
 
     def _split(
         self, encoded: EncodedConversations, conversations: Sequence[Conversation], names: Sequence[str]
@@ -318,6 +333,12 @@ class ConversationEncoder:
                 replace(part, rows=np.full(len(found), row), cuts=0, merged=0, rewritten=0, questions_cut=questions_cut)
             )
         return replace(_joined(parts), left_out=tuple(left_out))
+
+
+def _ranges(starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the indices of half-open ranges, one range after another."""
+    ends = np.cumsum(sizes)
+    return np.arange(int(sizes.sum())) + np.repeat(starts - ends + sizes, sizes)
 
 
 def _without_ends(encoded: Encoded) -> npt.NDArray[np.uint32]:

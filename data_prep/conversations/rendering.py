@@ -9,7 +9,7 @@ cut, the tokens differ from those of the whole run; `ConversationEncoder` counts
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from data_prep.conversations.templates import Learnt, Piece, Template, before_answer, pieces_of
@@ -45,6 +45,46 @@ class Segment(NamedTuple):
     is_learnt: bool
 
 
+class _Text(NamedTuple):
+    """Texts and placeholders of a part that follow one another and are all learnt, or all not.
+
+    Attributes:
+        names: the placeholders, in order; texts: what is before, between and after them.
+    """
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    is_learnt: bool
+
+    def written(self, contents: Mapping[str, str]) -> str:
+        if len(self.names) == 1:
+            before, after = self.texts
+            return before + contents[self.names[0]] + after
+        written = self.texts[0]
+        for name, text in zip(self.names, self.texts[1:], strict=True):
+            written += contents[name] + text
+        return written
+
+
+def _texts_together(pieces: Iterable[Piece]) -> tuple[Piece | _Text, ...]:
+    """Return control tokens and the texts between them."""
+    entries: list[Piece | _Text] = []
+    for piece in pieces:
+        if piece.kind == "control":
+            entries.append(piece)
+            continue
+        before = entries[-1] if entries else None
+        if isinstance(before, _Text) and before.is_learnt == piece.is_learnt:
+            entries.pop()
+        else:
+            before = _Text(("",), (), piece.is_learnt)
+        if piece.kind == "text":
+            entries.append(before._replace(texts=(*before.texts[:-1], before.texts[-1] + piece.value)))
+        else:
+            entries.append(before._replace(texts=(*before.texts, ""), names=(*before.names, piece.kind)))
+    return tuple(entries)
+
+
 class Renderer:
     """A template with the ids of its control tokens.
 
@@ -56,13 +96,18 @@ class Renderer:
     def __init__(self, template: Template, control_ids: Mapping[str, int], learn: Learnt = "all_assistant") -> None:
         self.template = template
         self._control_ids = control_ids
+        self._controls = {
+            name: (Segment(CONTROL, name, token, False), Segment(CONTROL, name, token, True))
+            for name, token in control_ids.items()
+        }
         self._learn = learn
         self._parts = {
-            name: tuple(pieces_of(getattr(template, name)))
+            name: _texts_together(pieces_of(getattr(template, name)))
             for name in ("begin", "system", "user", "user_with_input", "assistant", "end")
         }
         self._has_system_inside = template.has_system_inside
-        self._before_answer = before_answer(template)
+        self._before_answer = _texts_together(before_answer(template))
+        self._system_inside = tuple(pieces_of(template.system)) if self._has_system_inside else ()
 
     def segments(self, turns: Sequence[Turn], *, for_generation: bool = False) -> list[Segment]:
         """Return the segments of a conversation.
@@ -79,12 +124,12 @@ class Renderer:
                 raise UnrenderableError(
                     "emptied_turn", f"nothing is left of turn {place}, of role {turn.role!r}, after redaction and cuts"
                 )
-        run = _Runs(self._control_ids, self._learn == "everything")
+        run = _Runs(self._controls, self._learn == "everything")
         run.add(self._parts["begin"], {})
         system, turns = self._system(turns)
         inside = ""
         if system is not None and self._has_system_inside:
-            inside = "".join(piece.value if piece.kind == "text" else system for piece in self._parts["system"])
+            inside = "".join(piece.value if piece.kind == "text" else system for piece in self._system_inside)
         elif system is not None:
             run.add(self._parts["system"], {"content": system})
         last = max((place for place, turn in enumerate(turns) if turn.role == ASSISTANT), default=-1)
@@ -129,26 +174,27 @@ class Renderer:
 class _Runs:
     """Segments as they are made: texts of the same kind that follow one another are one segment."""
 
-    def __init__(self, control_ids: Mapping[str, int], learns_everything: bool) -> None:
+    def __init__(self, controls: Mapping[str, tuple[Segment, Segment]], learns_everything: bool) -> None:
         self.segments: list[Segment] = []
-        self._control_ids = control_ids
+        self._controls = controls  # of each control token, the segment that is not learnt and the one that is
         self._learns_everything = learns_everything
         self._was_learnt: bool | None = None  # of the text before, by the template; None after a control token
 
-    def add(self, pieces: Sequence[Piece], contents: Mapping[str, str], *, is_counted: bool = True) -> None:
-        for piece in pieces:
-            is_learnt = self._learns_everything or (piece.is_learnt and is_counted)
-            if piece.kind == "control":
-                self.segments.append(Segment(CONTROL, piece.value, self._control_ids[piece.value], is_learnt))
-                self._was_learnt = None
+    def add(self, entries: Sequence[Piece | _Text], contents: Mapping[str, str], *, is_counted: bool = True) -> None:
+        segments, was_learnt = self.segments, self._was_learnt
+        for entry in entries:
+            is_learnt = self._learns_everything or (entry.is_learnt and is_counted)
+            if isinstance(entry, Piece):
+                segments.append(self._controls[entry.value][is_learnt])
+                was_learnt = None
                 continue
-            text = piece.value if piece.kind == "text" else contents[piece.kind]
+            text = entry.written(contents)
             if not text:
                 continue
-            if self._was_learnt == piece.is_learnt:
-                before = self.segments[-1]
-                self.segments[-1] = Segment(before.kind, before.text + text, -1, before.is_learnt)
+            if was_learnt == entry.is_learnt:
+                before = segments[-1]
+                segments[-1] = Segment(before.kind, before.text + text, -1, before.is_learnt)
             else:
-                kind = START if self._was_learnt is None else CONTINUE
-                self.segments.append(Segment(kind, text, -1, is_learnt))
-            self._was_learnt = piece.is_learnt
+                segments.append(Segment(START if was_learnt is None else CONTINUE, text, -1, is_learnt))
+            was_learnt = entry.is_learnt
+        self._was_learnt = was_learnt

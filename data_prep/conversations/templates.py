@@ -156,6 +156,13 @@ def before_answer(template: Template) -> list[Piece]:
     return pieces[: next(place for place, piece in enumerate(pieces) if piece.is_learnt)]
 
 
+def answer_ends(template: Template) -> tuple[str, ...]:
+    """Return the names of the control tokens that the model learns to end an answer with."""
+    pieces = list(pieces_of(template.assistant))
+    place = next(place for place, piece in enumerate(pieces) if piece.kind == "content")
+    return tuple(piece.value for piece in pieces[place:] if piece.kind == "control" and piece.is_learnt)
+
+
 def _split(text: str) -> Iterator[tuple[str, str]]:
     literal, done = "", 0
     for match in _BRACES.finditer(text):

@@ -48,7 +48,8 @@ Form = Literal["own", "llama"]
 """Form of the exported files: the family's own; or LLaMA's, for a Baichuan with rotary positions."""
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 """Template of conversations, beside a `mixture.yaml` and in an export."""
-
+GENERATION_FILE = "generation_config.json"
+"""Settings of generation, beside the template and in an export."""
 
 ORIGIN_FILE = "altiplano.json"
 """Version of this program and step of the checkpoint that an export was made from."""
@@ -79,6 +80,7 @@ def to_hugging_face(
     form: Form = "own",
     imported: Mapping[str, Any] | None = None,
     chat_template: Path | None = None,
+    answer_ends: Sequence[int] = (),
 ) -> None:
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` reads; whole or not at all.
 
@@ -93,6 +95,7 @@ def to_hugging_face(
         imported: `special_tokens`, `generation_config` and, by name, `files` of the tokenizer that a model came with,
             which it keeps; generation stops at `end_of_document` as well, where that is given.
         chat_template: template of the conversations that the model was trained on, which replaces an imported one.
+        answer_ends: tokens that end an answer of those conversations; generation stops at each of them as well.
 
     Raises:
         ValueError: a weight is missing, unknown, or has another shape than the model's settings say; or the family or
@@ -106,9 +109,11 @@ def to_hugging_face(
     weights = written.places(model)
     written_config = written.hugging_face_config(model, dtype=dtype, end_of_document=end_of_document)
     generation: dict[str, Any] = dict.fromkeys(SPECIAL_TOKENS, end_of_document)
+    ends = (*(() if end_of_document is None else (end_of_document,)), *answer_ends)
     if imported is not None:
         written_config |= {**dict.fromkeys(SPECIAL_TOKENS), **imported["special_tokens"]}
-        generation = _stopping_at(end_of_document, imported["generation_config"])
+        generation = imported["generation_config"]
+    generation = _stopping_at(ends, generation)
     _check_names(set(checkpoint.names()), set(weights))
     if not any((tokenizer / file_name).is_file() for file_name in TOKENIZERS):
         raise ValueError(f"{tokenizer / TOKENIZERS[0]}: no such file; the tokenizer belongs to the exported model")
@@ -142,7 +147,7 @@ def to_hugging_face(
         write_json(folder / CHECKSUM_FILE, checksums)
         write_json(folder / "config.json", written_config)
         write_json(folder / ORIGIN_FILE, {"program": program(), "step": checkpoint.step, "family": model.family})
-        write_json(folder / "generation_config.json", generation)
+        write_json(folder / GENERATION_FILE, generation)
         copy_tokenizer(tokenizer, folder)
         for file_name, text in (imported or {}).get("files", {}).items():
             (folder / file_name).parent.mkdir(exist_ok=True)
@@ -154,13 +159,32 @@ def to_hugging_face(
                 _begin_with_end_of_document(folder / file_name)
 
 
-def _stopping_at(token: int | None, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of generation that stop at a token too, with which every text in training ended."""
+def _stopping_at(ends: Iterable[int], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of generation that stop at these tokens too, with which texts and answers in training ended."""
     before = generation.get("eos_token_id")
     stops = before if isinstance(before, list) else [] if before is None else [before]
-    if token is None or token in stops:
+    missing = [token for token in dict.fromkeys(ends) if token not in stops]
+    if not missing:
         return dict(generation)
-    return {**generation, "eos_token_id": [*stops, token] if stops else token}
+    return {**generation, "eos_token_id": [*stops, *missing] if len(stops) + len(missing) > 1 else missing[0]}
+
+
+def _answer_ends(template: Path) -> list[int]:
+    """Tokens that end an answer, as `tokenize` wrote them beside the template of conversations.
+
+    Raises:
+        ValueError: they are missing.
+    """
+    path = template.parent / GENERATION_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; it names the tokens at which generation stops, and `altiplano data tokenize` "
+            f"writes it beside {template.name}: run it again with `--restart tokenize`"
+        )
+    ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    if not isinstance(ends, list) or not ends or not all(type(token) is int for token in ends):
+        raise ValueError(f"{path}: eos_token_id: {ends!r}; it must be a list of token ids")
+    return ends
 
 
 def _begin_with_end_of_document(path: Path) -> None:
@@ -282,6 +306,7 @@ def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtyp
         form=form,
         imported=imported,
         chat_template=chat_template,
+        answer_ends=() if chat_template is None else _answer_ends(chat_template),
     )
 
 

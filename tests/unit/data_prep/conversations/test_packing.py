@@ -223,6 +223,25 @@ def test_the_reader_of_megatron_core(packed: tuple[DataConfig, RunDirectory]) ->
     assert set(sizes[:-1]) == {LENGTH} and sizes[-1] == LENGTH + 1
 
 
+def test_tokenize_prints_how_full_the_packs_are(
+    tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, run = prepare(tmp_path)
+    tokenize(config, run)
+    found = re.search(r"source talks: (\d+) packs of 96 tokens are (\d+\.\d\d)% full", capsys.readouterr().out)
+    assert found
+    packs = tokens = content = 0
+    for name in ("talks", "talks.heldout"):
+        dataset, origins = read_split(run, name)
+        packs += dataset.packs
+        tokens += dataset.token_count
+        content += sum(len(dataset.document(i)) for i in range(len(dataset)) if origins.identity(i) is not None)
+    assert int(found[1]) == packs
+    assert float(found[2]) == pytest.approx(100 * content / tokens, abs=0.005)
+    tokenize(config, run)
+    assert "% full" not in capsys.readouterr().out, "only of what was packed now"
+
+
 def test_packs_are_shown_and_verified(
     packed: tuple[DataConfig, RunDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

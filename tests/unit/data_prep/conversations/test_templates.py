@@ -127,6 +127,20 @@ def test_tokens_and_masks_are_those_of_transformers(folder: Path, preset: str) -
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_many_conversations_at_once_are_each_alone(folder: Path, preset: str) -> None:
+    ours = encoder_of(folder, preset)
+    given = list(conversations(ODD, 60, with_system=bool(load_template(preset).system)))
+    alone = [ours.encode([conversation], ["x"]) for conversation in given]
+    together = ours.encode(given, ["x"] * len(given))
+    np.testing.assert_array_equal(together.sizes, [len(one.tokens) for one in alone])
+    np.testing.assert_array_equal(together.tokens, np.concatenate([one.tokens for one in alone]))
+    np.testing.assert_array_equal(together.mask, np.concatenate([one.mask for one in alone]))
+    assert (together.cuts, together.merged) == (sum(one.cuts for one in alone), sum(one.merged for one in alone))
+    if preset == "alpaca-no-input":  # its answers follow a space
+        assert 0 < together.merged < together.cuts
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_text_never_becomes_a_control_token(folder: Path, preset: str) -> None:
     ours, tokenizer = encoder_of(folder, preset), transformers_of(folder, preset)
     template = load_template(preset)
