@@ -55,5 +55,5 @@ def test_a_checkpoint_cannot_have_other_files_written(tmp_path: Path, name: str)
 
 @pytest.mark.parametrize(("before", "after"), [(None, 9), (2, [2, 9]), ([2, 3], [2, 3, 9]), (9, 9), ([2, 9], [2, 9])])
 def test_generation_stops_at_the_end_of_a_document_too(before: object, after: object) -> None:
-    assert _stopping_at(9, {"eos_token_id": before, "top_p": 0.9}) == {"eos_token_id": after, "top_p": 0.9}
-    assert _stopping_at(None, {"eos_token_id": before}) == {"eos_token_id": before}
+    assert _stopping_at((9,), {"eos_token_id": before, "top_p": 0.9}) == {"eos_token_id": after, "top_p": 0.9}
+    assert _stopping_at((), {"eos_token_id": before}) == {"eos_token_id": before}
