@@ -240,7 +240,7 @@ def other_run(run: Path, folder: Path) -> Path:
     path.write_text(path.read_text(encoding="utf-8").replace('"loss": 4.5', '"loss": 4.75'), encoding="utf-8")
     config = folder / "train" / "config.resolved.yaml"
     text = config.read_text(encoding="utf-8")
-    config.write_text(text.replace("learning_rate: 0.005", "learning_rate: 0.006"), encoding="utf-8")
+    config.write_text(text.replace("learning_rate: 0.004", "learning_rate: 0.006"), encoding="utf-8")
     return folder
 
 
@@ -251,7 +251,7 @@ def test_two_runs_in_one_page(run: Path, tmp_path: Path) -> None:
     Balanced().feed(text)
     for shown in (
         "<th>demo</th><th>other</th>",
-        "<td>optimizer.learning_rate</td><td>0.005</td><td>0.006</td>",
+        "<td>optimizer.learning_rate</td><td>0.004</td><td>0.006</td>",
         "Of 6 common steps the loss differs most at step 2: by +0.25.",
         "Loss of the second run less that of the first",
     ):

@@ -193,6 +193,8 @@ def qwen2(draw: Draw) -> Case:
     if draw.chance(0.1):
         config |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
         case.twists.append("windows")
+    if config.get("num_key_value_heads") is None and draw.chance(0.9):
+        config["num_key_value_heads"] = config["num_attention_heads"]
     if config.get("num_key_value_heads") is None:
         case.twists.append("key/value heads are left to a default")
     return case
