@@ -4,7 +4,7 @@ Addresses are `s3://bucket/key`, `gs://bucket/key` and `https://host/path`. Cred
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …), never from an address, which ends up in
 records and messages.
 
-An object is read in ranges, each of which asks for the entity tag that the object had when it was opened: an object
+An object is read in ranges, and each answer must have the entity tag that the object had when it was opened: an object
 that changes meanwhile is an error, not a mixture. A failed or truncated request is repeated.
 """
 
@@ -208,12 +208,12 @@ class _RemoteFile(io.RawIOBase):
     def _range(self, start: int, stop: int) -> bytes:
         import obstore
 
-        options: Any = {"range": (start, stop)}
-        if not self._object.tag.startswith("changed "):
-            options["if_match"] = self._object.tag
-
         def get() -> bytes:
-            content = bytes(obstore.get(self._store, self._key, options=options).bytes())
+            result = obstore.get(self._store, self._key, options={"range": (start, stop)})
+            # not If-Match, which servers refuse for a weak tag
+            if _described(self.name, result.meta).tag != self._object.tag:
+                raise StorageError(f"{self.name}: changed while it was read")
+            content = bytes(result.bytes())
             if len(content) != stop - start:
                 raise _ShortAnswerError(f"{len(content):,} bytes instead of {stop - start:,}")
             return content
@@ -264,8 +264,6 @@ def _repeated(path: str, request: Any) -> Any:
             return request()
         except (exceptions.NotFoundError, FileNotFoundError):
             raise NoObjectError(f"{path}: no such object") from None
-        except exceptions.PreconditionError:
-            raise StorageError(f"{path}: changed while it was read") from None
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
             raise StorageError(
                 f"{path}: access denied; credentials are taken from the environment (AWS_ACCESS_KEY_ID, "

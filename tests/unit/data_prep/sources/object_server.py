@@ -31,6 +31,7 @@ class ObjectServer:
         self.fault: Callable[[int], str | None] = lambda number: None
         self.counts: Counter[str] = Counter()
         self.gets = 0
+        self.has_weak_tags = False
         self.lock = threading.Lock()
 
     @contextmanager
@@ -95,8 +96,10 @@ class ObjectServer:
         if content is None:
             return 404, {}, b""
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        if request.headers.get("If-Match", tag) != tag:
-            return 412, {}, b""
+        if self.has_weak_tags:
+            tag = f"W/{tag}"
+        if "If-Match" in request.headers and (self.has_weak_tags or request.headers["If-Match"] != tag):
+            return 412, {}, b""  # RFC 9110, section 13.1.1: a weak tag never matches
         headers = {"ETag": tag, "Last-Modified": formatdate(0, usegmt=True), "Accept-Ranges": "bytes"}
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
         if not found:

@@ -120,6 +120,16 @@ def test_every_kind_reads_the_same(
         assert not storage.retries
 
 
+def test_a_server_with_weak_tags(server: tuple[ObjectServer, str]) -> None:
+    one, address = server
+    one.files["a.txt"], one.has_weak_tags = lines(400), True
+    with storage.open_input(f"{address}/a.txt") as file:
+        assert file.read(5000) == lines(400)[:5000]
+        one.files["a.txt"] = lines(401)
+        with pytest.raises(storage.StorageError, match="changed while it was read"):
+            file.read()
+
+
 def configuration(folder: Path, paths: list[str]) -> DataConfig:
     source = {"name": "web", "kind": "jsonl", "paths": paths}
     return DataConfig.model_validate({"output": folder, "sources": [source], "shard_bytes": 20_000, "workers": 1})
