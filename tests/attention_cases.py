@@ -1,4 +1,4 @@
-"""What tokens may see, as a layout and as a plain mask: for the tests of the attention's two ways."""
+"""Attention layouts with the masks they stand for, for the tests of both attention implementations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KINDS = ("causal", "prefix", "documents", "ranges")
 
 
 def seen_by(kind: str, length: int) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Two samples: layout [2, S, 2], none where each token sees what is before it; and who sees whom [2, S, S]."""
+    """Two samples: a layout [2, S, 2] (None: plain causal attention) and the mask [2, S, S] that it stands for."""
     places = torch.arange(length)
     seen = (places <= places[:, None]).expand(2, length, length)
     if kind == "prefix":
@@ -20,7 +20,7 @@ def seen_by(kind: str, length: int) -> tuple[torch.Tensor | None, torch.Tensor]:
         starts = torch.stack([places // 40 * 40, places // 3 * 3])
         layout = torch.stack([starts, (places + 1).expand(2, length)], -1)
         return layout, seen & (places >= starts[..., None])
-    if kind == "ranges":  # any that hold the token itself
+    if kind == "ranges":  # any boundaries that leave each token visible to itself
         back, ahead = torch.randint(0, 200, (2, 2, length), generator=torch.Generator().manual_seed(3))
         first, end = (places - back).clamp_min(0), (places + 1 + ahead).clamp_max(length)
         return torch.stack([first, end], -1), (places >= first[..., None]) & (places < end[..., None])
@@ -30,7 +30,7 @@ def seen_by(kind: str, length: int) -> tuple[torch.Tensor | None, torch.Tensor]:
 def plain_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, slopes: torch.Tensor | None
 ) -> torch.Tensor:
-    """By torch's attention with a mask of all positions."""
+    """Reference: torch's attention with a full mask."""
     places = torch.arange(q.shape[2])
     bias = torch.zeros(len(q), 1, *seen.shape[1:]).masked_fill(~seen[:, None], float("-inf"))
     if slopes is not None:

@@ -1,4 +1,4 @@
-"""Settings of all tests: no time limits, no process that outlives pytest, a share of the slow tests by turns."""
+"""Settings for all tests: no time limits, no process that outlives pytest, and one share of the slow tests in turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 import pytest
 from hypothesis import settings
 
-# Tests run beside each other, and threads of torch that wait for a core spin: that costs ten times the work they share.
+# Tests run side by side, and torch threads spin while they wait for a core: that costs ten times their own work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No test has a time limit: on a busy machine the same example takes ten times as long.
@@ -17,7 +17,7 @@ settings.register_profile("altiplano", deadline=None)
 settings.load_profile("altiplano")
 
 MARK = "ALTIPLANO_TEST_SESSION"
-"""Variable in the environment of every process that the tests start, by which they are found."""
+"""Environment variable of every process that the tests start, by which leftovers are found."""
 _REAPER = """
 import os, signal, sys
 os.setsid()
@@ -42,10 +42,10 @@ while left:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_outlives_pytest() -> None:
-    """Kill what the tests have started once pytest is gone, also when it is killed: worker processes would spin on."""
+    """Kill what the tests have started once pytest is gone, even by SIGKILL: worker processes would keep spinning."""
     if os.path.isdir("/proc/self"):
         mark = uuid.uuid4().hex
-        ended, _never_written = os.pipe()  # the second end is closed with this process
+        ended, _never_written = os.pipe()  # the other end closes when this process ends
         command = [sys.executable, "-S", "-c", _REAPER, f"{MARK}={mark}"]
         os.posix_spawn(sys.executable, command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, ended, 0)])
         os.close(ended)
@@ -56,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--slow-share",
         metavar="K/N",
-        help="of the slow tests, run the K-th, the (K + N)-th and so on (0 <= K < N), and no others",
+        help="run only the slow tests number K, K + N, K + 2N and so on (0 <= K < N)",
     )
 
 

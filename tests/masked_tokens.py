@@ -1,4 +1,4 @@
-"""Token files with loss masks, such as those of conversations: many windows have little to learn or nothing."""
+"""Token files with loss masks, as conversations have them: many windows have few targets or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 
 END = 2
 Documents = list[tuple[list[int], list[bool]]]
-"""Tokens of each document, and which of them are learnt."""
+"""Tokens of each document, and which of them are targets."""
 
 
 def write_masked(folder: Path, pack: int | None = None, **sources: Documents) -> Path:

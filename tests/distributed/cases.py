@@ -1,4 +1,4 @@
-"""What the processes of the distributed tests do: train a tiny model and hand back whole tensors by name."""
+"""Code run by the processes of the distributed tests: train a tiny model and return whole tensors by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ END_OF_DOCUMENT = 2
 
 
 def tiny_config(**changes: Any) -> TrainConfig:
-    """Four layers, two groups of key/value heads, a vocabulary with padding rows, clipping that bites."""
+    """Four layers, two groups of key/value heads, a padded vocabulary, and a clipping threshold that is exceeded."""
     settings: dict[str, Any] = {
         "output": "unused",
         "seed": 7,
@@ -90,7 +90,7 @@ def random_batches(config: TrainConfig, topology: Topology, data_rank: int, firs
 
 
 def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarray] | None:
-    """Every parameter-like tensor of the model put together from all ranks; on rank 0."""
+    """Every parameter-shaped tensor of the model, gathered from all ranks; on rank 0."""
     mine = []
     parameters = dict(engine.parameters())
     for name, shard in shards.items():
@@ -126,7 +126,7 @@ def whole(engine: Engine, shards: dict[str, torch.Tensor]) -> dict[str, np.ndarr
 
 
 def masters(engine: Engine) -> dict[str, np.ndarray] | None:
-    """The fp32 weights that the optimizer updates, put together from all ranks; on rank 0."""
+    """The fp32 weights that the optimizer updates, gathered from all ranks; on rank 0."""
     mine = [
         (f.name, f.shape, f.partition, engine.coordinate.tensor, f.start, f.states["weight"].cpu().numpy())
         for f in engine.fragments()
@@ -155,7 +155,7 @@ def masters(engine: Engine) -> dict[str, np.ndarray] | None:
 
 
 def put_in(fault: str) -> None:
-    """Break one thing in this process, to see that a test notices."""
+    """Plant a fault in this process, to see that a test notices it."""
     import pretrain.engine.engine as engine
     import pretrain.engine.library as library
     import pretrain.model.linear as linear
@@ -240,14 +240,14 @@ def train(config: TrainConfig, topology: Topology, steps: int, fault: str = "") 
 
 
 def train_in_fixed_order(config: TrainConfig, topology: Topology, steps: int) -> dict[str, Any]:
-    """`train` as a run with `deterministic: true` does it."""
+    """`train` with the settings of `deterministic: true`."""
     use_fixed_order()
     assert torch.are_deterministic_algorithms_enabled()
     return train(config, topology, steps)
 
 
 def train_many(configs: Sequence[TrainConfig], topology: Topology, steps: int, fault: str = "") -> list[dict[str, Any]]:
-    """`train` one after the other in the same processes, whose start takes longer than a tiny model's steps."""
+    """`train` several times in the same processes, which take longer to start than a tiny model takes to train."""
     join_processes(timeout_seconds=300)
     put_in(fault)
     results = []
@@ -290,7 +290,7 @@ def _train(engine: Engine, steps: int) -> dict[str, Any]:
 
 
 def _forget_groups() -> None:
-    """Close the process groups of an engine that is gone: each holds threads and sockets."""
+    """Close the process groups of a discarded engine: each holds threads and sockets."""
     gc.collect()
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not dist.group.WORLD:
@@ -342,7 +342,7 @@ FACTS: dict[str, Any] = {"data_digest": "none", "versions": {}}
 
 
 def drifted(topology: Topology, name: str) -> str:
-    """Train a step, change the last bits of one weight on the last rank, and give back what the check says."""
+    """Train a step, change the last bits of one weight on the last rank, and return what the check reports."""
     join_processes(timeout_seconds=300)
     config = tiny_config(precision="bf16", model__tied_embedding=topology.pipe > 1)
     engine = Engine(config, topology)
@@ -394,7 +394,7 @@ def lost_keys(precision: str) -> list[str]:
 
 
 def refused_starts(config: str) -> dict[str, str]:
-    """What a start says when the last rank was given something else than the others, by what it was."""
+    """What start-up reports when the last rank was given something different, by what differs."""
     import pretrain.train as module
 
     rank, last = dist.get_rank(), dist.get_world_size() - 1
@@ -419,12 +419,12 @@ def refused_starts(config: str) -> dict[str, str]:
 
 
 def train_command(config: str, overrides: Sequence[str]) -> None:
-    """What `python -m pretrain` does, in a process that has its environment already."""
+    """Run `python -m pretrain` in a process whose environment is already set up."""
     train_run(load_config(TrainConfig, Path(config), overrides))
 
 
 def newest_step(folder: str) -> tuple[int | None, list[str]]:
-    """Step of the newest whole checkpoint, and what is said about newer ones."""
+    """Step of the newest complete checkpoint, and what is reported about newer ones."""
     reader, notes = newest_whole(Path(folder))
     return None if reader is None else reader.step, notes
 
@@ -478,7 +478,7 @@ def state_memory(topology: Topology) -> int:
 
 
 def shared_masters(precision: str, topology: Topology) -> list[bool]:
-    """Whether each master on this rank, after a step, is the very memory of the weight that it belongs to."""
+    """Whether each master weight on this rank still shares its memory with the weight after a step."""
     join_processes(timeout_seconds=600)
     config = tiny_config(precision=precision, parallel__data=topology.data)
     engine = Engine(config, topology)

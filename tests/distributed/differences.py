@@ -12,10 +12,11 @@ times as large as their updates, so that rounding in the last place is a visible
 def worst_difference(
     ours: dict[str, np.ndarray], reference: dict[str, np.ndarray], weights: dict[str, np.ndarray] | None = None
 ) -> tuple[float, str]:
-    """The largest relative difference of any one parameter, in the Euclidean norm, and which one it is.
+    """The largest relative difference of any one parameter, in the Euclidean norm, and the parameter's name.
 
     Args:
-        weights: of updates, the weights that they are differences of; the last place of the largest one does not count.
+        weights: for updates, the weights they are differences of; rounding in the last place of the largest weight is
+        disregarded.
     """
     assert ours.keys() == reference.keys()
 
@@ -23,7 +24,7 @@ def worst_difference(
         found = np.linalg.norm(ours[name] - reference[name])
         if weights is not None:
             found = max(found - LAST_PLACE * np.abs(weights[name]).max(), 0)
-        # Biases start at zero, so nothing may differ from nothing.
+        # Biases start at zero: when one norm is zero, the difference must be exactly zero.
         return float(found / max(np.linalg.norm(reference[name]), 1e-30))
 
     return max((difference(name), name) for name in reference)

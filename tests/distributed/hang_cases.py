@@ -1,4 +1,4 @@
-"""Training runs in which one rank stops moving, in the processes of the distributed tests."""
+"""Training runs in which one rank hangs, in the processes of the distributed tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HUNG_RANK = 2
 
 
 def hang(config: str, overrides: tuple[str, ...], kind: str, fifo: str) -> None:
-    """Train, with rank 2 stopping to move in its third step, its first evaluation or its first save."""
+    """Train, with rank 2 hanging in its third step, its first evaluation or its first save."""
     if dist.get_rank() == HUNG_RANK:
         _put_in(kind, fifo)
     train(load_config(TrainConfig, Path(config), overrides))
@@ -59,7 +59,9 @@ def _put_in(kind: str, fifo: str) -> None:
 
         def stops_in_step_3(engine: Engine, *arguments: Any, **settings: Any) -> Any:
             if engine.updates == 2:
-                os.kill(os.getpid(), signal.SIGSTOP)  # as a node that has lost power: connections stay, answers do not
+                os.kill(
+                    os.getpid(), signal.SIGSTOP
+                )  # like a node that has lost power: connections stay open, nothing answers
             return step(engine, *arguments, **settings)
 
         Engine.train_step = stops_in_step_3  # type: ignore[method-assign]
@@ -73,5 +75,5 @@ def spin_for_ever() -> None:
 
 
 def wait_for_storage(fifo: str) -> None:
-    with open(fifo):  # a pipe that nobody writes to does not open, like a file of a server that is gone
+    with open(fifo):  # opening a pipe without a writer blocks, as does a file on a server that is gone
         pass

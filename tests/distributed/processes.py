@@ -63,7 +63,7 @@ _LOOK_EVERY_SECONDS = 5
 
 
 def _refuse_dead(processes: list[Any], results: dict[int, Any]) -> None:
-    """A process that was killed says nothing more; without this the others would be waited for for ever."""
+    """Watch for killed processes, which report nothing: without this the others would be waited for forever."""
     for rank, process in enumerate(processes):
         if rank not in results and process.exitcode not in (None, 0):
             raise RuntimeError(f"rank {rank} of {len(processes)} ended with {process.exitcode} and no result")

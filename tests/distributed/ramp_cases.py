@@ -1,4 +1,4 @@
-"""A batch that grows from step to step: by the engine, and by a plain twin without shards, stages or accumulation."""
+"""A batch size that grows from step to step: by the engine, and by a plain twin without shards or accumulation."""
 
 from __future__ import annotations
 

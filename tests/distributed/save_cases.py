@@ -1,4 +1,4 @@
-"""Saving while training goes on, in the processes of the distributed tests."""
+"""Saving while training continues, in the processes of the distributed tests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def save_while_training(
 
 
 def fail_to_save(config: TrainConfig, topology: Topology, folder: str, background: bool) -> list[str]:
-    """What every rank hears when the disk of one is full: at the next save, and when it is waited for."""
+    """What every rank reports when the disk of one is full: at the next save, and when waiting for the save."""
     try:
         save_while_training(config, topology, folder, background, "the disk of rank 1 is full")
     except CheckpointError as error:

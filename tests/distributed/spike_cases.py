@@ -1,4 +1,4 @@
-"""Whole training runs on data with poison in it, in the processes of the distributed tests."""
+"""Whole training runs on poisoned data, in the processes of the distributed tests."""
 
 from __future__ import annotations
 

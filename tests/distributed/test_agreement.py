@@ -1,4 +1,4 @@
-"""What happens on some ranks only is known on all of them."""
+"""What only some ranks observe becomes known on all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint that is written while training goes on is the one that training would have waited for."""
+"""A checkpoint written in the background equals one that training waits for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_training_goes_on_and_changes_nothing(tmp_path: Path, waited_for: Path) 
 
 
 def test_without_the_copy_it_would(tmp_path: Path, waited_for: Path) -> None:
-    """The two steps that are done meanwhile are in the file, if nothing is copied: the comparison can fail."""
+    """Without the copy, the file contains the two steps done meanwhile: the comparison can fail."""
     run_processes(2, save_cases.save_while_training, cases.tiny_config(), TWO, str(tmp_path), True, "no copy")
     with pytest.raises(AssertionError, match="step 2"):
         assert_same(tmp_path, waited_for)

@@ -1,4 +1,4 @@
-"""A growing batch: loss, gradients, norm and update of every step are a plain twin's, which takes it in one piece."""
+"""A growing batch: loss, gradients, norm and update of every step equal those of a plain twin."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def test_every_step_equals_the_twin_everywhere(topology: Topology, precision: st
 
 @pytest.mark.parametrize("fault", ["gradients keep the first divisor", "loss keeps the first divisor"])
 def test_a_divisor_that_does_not_follow_is_seen(fault: str) -> None:
-    """DeepSpeed divides by the number of micro-batches in two places, and both must read it anew."""
+    """DeepSpeed divides by the number of micro-batches in two places, and both must use the current number."""
     with pytest.raises(AssertionError):
         assert_equals_twin(trained(Topology(1, 1, 1), "fp32", fault), "fp32")

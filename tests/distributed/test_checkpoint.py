@@ -1,4 +1,4 @@
-"""Resumed equals uninterrupted; a checkpoint is whole or refused by name."""
+"""A resumed run equals an uninterrupted one; a checkpoint is complete or refused by name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_ten_steps_are_five_and_five(tmp_path: Path, precision: str) -> None:
 
 
 def test_without_the_moments_the_resume_differs(tmp_path: Path) -> None:
-    """The bit-exact test can fail: forget what AdamW remembers, and it does."""
+    """The bit-exact test can fail: it does when AdamW's moments are dropped."""
     config = cases.tiny_config(precision="fp32")
     (whole, *_) = run_processes(1, cases.train_in_parts, config, Topology(1, 1, 1), str(tmp_path / "whole"), 0, 4)
     run_processes(1, cases.train_in_parts, config, Topology(1, 1, 1), str(tmp_path / "parts"), 0, 2)
@@ -82,7 +82,8 @@ def test_goes_on_under_another_topology(tmp_path: Path, checkpoint: Path, topolo
 def test_reshaped_beforehand_is_resumed_the_same(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cut for other tensor degrees and back: the same numbers, and a run goes on from them bit by bit alike."""
+    """Resharded to other tensor degrees and back: the same numbers, and a run that continues from either has the same
+    bits."""
     reference = CheckpointReader(checkpoint)
     for number, (source, degree) in enumerate([(checkpoint, 4), (tmp_path / "0", 1), (tmp_path / "1", 2)]):
         out = str(tmp_path / str(number))
@@ -126,7 +127,7 @@ def test_what_cannot_be_reshaped_is_named(tmp_path: Path, checkpoint: Path, caps
 
 
 def test_any_stretch_of_any_shard(checkpoint: Path) -> None:
-    """Read under every degree, it is what cutting the whole parameter gives."""
+    """Read under every tensor degree, it equals a slice of the whole parameter."""
     reader, random = CheckpointReader(checkpoint), np.random.default_rng(5)
     dimensions = set()
     for name in reader.names():
@@ -143,7 +144,7 @@ def test_any_stretch_of_any_shard(checkpoint: Path) -> None:
                 shard = partition.shard(whole, rank, degree).reshape(-1)
                 for start, stop in [(0, len(shard)), *np.sort(random.integers(0, len(shard), (10, 2))).tolist()]:
                     found = reader.shard_range(name, "weight", rank, degree, start, stop, partition)
-                    if name in BY_TOKEN:  # what the padding rows of the checkpoint hold counts for nothing
+                    if name in BY_TOKEN:  # the contents of the checkpoint's padding rows do not matter
                         first = sum(partition.sizes(other, degree)[0] for other in range(rank)) * whole.shape[1]
                         real = max(0, reader.shape(name)[0] * whole.shape[1] - first - start)
                         assert torch.equal(found[:real], shard[start:stop][:real])
@@ -157,7 +158,7 @@ CONTINUITY = {"fp32": 5e-6, "bf16": 1e-3}
 
 
 def assert_continuous(folder: Path, written_by: Topology, goes_on: Topology, precision: str, fault: str = "") -> None:
-    """The losses of 20 steps after a resume under another topology are those of the run that was not interrupted."""
+    """The losses of 20 steps after a resume under another topology equal those of the uninterrupted run."""
     config, rate = cases.tiny_config(precision=precision), 1e-3
 
     def part(name: str, topology: Topology, first: int, last: int, fault: str = "") -> list[float]:
@@ -200,7 +201,7 @@ def test_every_rank_saves_its_share_once(checkpoint: Path) -> None:
 
 
 def test_logits_equal_transformers(checkpoint: Path) -> None:
-    """The whole model against transformers' own LLaMA, on weights that have been trained."""
+    """The whole trained model against transformers' own LLaMA."""
     reader = CheckpointReader(checkpoint)
     config = cases.tiny_config().model
     theirs = LlamaForCausalLM(

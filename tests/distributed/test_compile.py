@@ -1,4 +1,4 @@
-"""Compiled blocks and losses compute what the CPU's functions do, under every axis, layout and objective."""
+"""Compiled blocks and losses compute the same as the CPU's functions, for every axis, layout and objective."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each family under tensor, pipeline and data degrees equals itself in one process."""
+"""Each family under tensor, pipeline and data parallelism equals itself in one process."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_the_embedding_takes_larger_steps_and_decays_as_the_others() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_last_stage_of_a_tied_head_alone(precision: str) -> None:
-    """A large vocabulary leaves the last stage nothing but norm and head, whose weights are counted on the first."""
+    """With a large vocabulary the last stage has only norm and head, whose weights are counted on the first stage."""
     model = {f"model__{key}": value for key, value in FAMILIES["gpt3"].items()}
     config = cases.tiny_config(precision=precision, model__vocabulary_size=20_000, **model)
     (reference, *_) = run_processes(1, cases.train, config, Topology(1, 1, 1), 2)

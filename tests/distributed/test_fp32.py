@@ -1,4 +1,4 @@
-"""What the engine does otherwise in fp32: weights are their own masters, and norms are taken without large copies."""
+"""What differs in fp32: weights are their own masters, and norms are computed without large copies."""
 
 from __future__ import annotations
 

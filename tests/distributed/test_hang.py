@@ -1,4 +1,4 @@
-"""A hang is found, the stacks of all ranks are written, the culprit is named and every process ends."""
+"""A hang is detected, the stacks of all ranks are written, the culprit is named and every process ends."""
 
 from __future__ import annotations
 

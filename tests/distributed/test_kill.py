@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a run ends with the same bits."""
+"""A run killed at any moment and started again ends with the same bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Moment = Callable[[Path], None]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A folder with a finished run, and how many seconds it took."""
+    """Folder with a finished run, and the seconds that the run took."""
     folder = tmp_path_factory.mktemp("undisturbed")
     config = write_small_run(folder)
     run_processes(PROCESSES, cases.train_command, str(config), SETTINGS)  # the first one waits for imports

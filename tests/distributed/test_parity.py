@@ -23,7 +23,7 @@ ONE = Topology(pipe=1, data=1, tensor=1)
 
 @dataclass(frozen=True)
 class Case:
-    """One model and way of training it. A global batch has 12 samples under any topology and accumulation."""
+    """A model and the way to train it. The global batch has 12 samples under any topology and accumulation."""
 
     precision: str = "fp32"
     accumulation: int = 1
@@ -53,7 +53,7 @@ class Case:
 
     @property
     def reference(self) -> Case:
-        """The same model in one process, one micro-batch, nothing split and nothing computed twice."""
+        """The same model in one process and one micro-batch, without any sharding or recomputation."""
         return replace(self, accumulation=1, sequence=False, recomputation="none")
 
 
@@ -128,7 +128,7 @@ def references() -> dict[Case, dict[str, Any]]:
 
 
 def differences(case: Case, ours: dict[str, Any]) -> list[str]:
-    """What is further from one process than it may be."""
+    """Differences from one process that exceed their bounds."""
     reference = references()[case.reference]
     found = []
     if worst_difference(ours["initial"], reference["initial"])[0]:
@@ -179,7 +179,7 @@ def test_pipeline_is_bit_identical(stages: int) -> None:
 
 
 def test_clipping_bites_and_dropout_drops() -> None:
-    """Else the parity of the clipped update and of the masks would prove nothing."""
+    """Otherwise the parity of the clipped update and of the masks would prove nothing."""
     for case, result in references().items():
         assert min(result["gradient_norm"]) > case.config(ONE).optimizer.gradient_clipping
         if case.regularised:
@@ -202,7 +202,7 @@ def test_clipping_bites_and_dropout_drops() -> None:
     ],
 )
 def test_a_fault_is_seen(fault: str, topology: Topology, case: Case, broken: str) -> None:
-    """Each kind of number that the parity test holds, with a fault that only it can see."""
+    """For each kind of number that the parity test compares, a fault that only this comparison detects."""
     try:
         ours = run_cases(topology, (case,), fault)[case]
     except (RuntimeError, AssertionError) as error:  # copies that drift apart are found while they are gathered

@@ -1,4 +1,4 @@
-"""The state that `altiplano plan` counts is what DeepSpeed's engine really holds."""
+"""The state that `altiplano plan` counts is what DeepSpeed's engine really allocates."""
 
 from __future__ import annotations
 

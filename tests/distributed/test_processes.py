@@ -1,4 +1,4 @@
-"""What runs the distributed tests says when a process is gone, and does not wait for it."""
+"""The runner of the distributed tests reports a process that has died and does not wait for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_process_that_dies_without_a_word_is_named() -> None:
 
 
 def test_every_process_group_has_our_timeout() -> None:
-    """Ours, DeepSpeed's and the checkpoints'; torch's default for NCCL is shorter than what an evaluation may take."""
+    """Ours, DeepSpeed's and the checkpoints'; torch's default for NCCL is shorter than an evaluation may take."""
     config = cases.tiny_config(parallel__tensor=2, parallel__pipeline=2, model__tied_embedding=True)
     found = run_processes(4, cases.timeouts_of_groups, config, Topology(2, 1, 2), 2100)
     assert all(len(seconds) > 5 for seconds in found)

@@ -1,4 +1,4 @@
-"""Weights that drift apart between processes, and starts that are not alike, are found and named."""
+"""Replicated weights that drift apart, and ranks that start differently, are detected and named."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_drift_is_named_on_every_rank(topology: Topology, name: str, message: st
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_deepspeed_understood_is_held_to_what_was_asked(precision: str) -> None:
-    """Each key of the dictionary, lost on the way, is an error that names it; and so is another optimizer."""
+    """Each key dropped from the dictionary is an error that names it; so is a different optimizer."""
     (lost,) = run_processes(1, cases.lost_keys, precision)
     assert lost == []
 

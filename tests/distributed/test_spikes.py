@@ -1,4 +1,4 @@
-"""A run mends itself, and what comes out is the run that never saw the bad samples, bit for bit."""
+"""A run recovers from a spike by itself, with the bits of a run that never saw the bad samples."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_it_ends_as_if_it_had_never_seen_the_range(tmp_path: Path, mixture: Path
     assert told(tmp_path / "told") == []
     assert_same_end(mended, tmp_path / "told")
     assert steps_of(mended) == steps_of(tmp_path / "told")
-    # The detector has forgotten the abandoned branch as well.
+    # The detector has also forgotten the abandoned branch.
     ours, reference = (CheckpointReader(path / "checkpoints").index["spikes"] for path in (mended, tmp_path / "told"))
     assert ours["detector"] == reference["detector"]
 
     unwatched = spike_config(tmp_path / "unwatched", mixture, spikes__enabled=False, **FOUR)
     run_processes(4, spike_cases.run_training, unwatched)
-    with pytest.raises(AssertionError):  # so that the comparison above says something
+    with pytest.raises(AssertionError):  # so that the comparison above can fail
         assert_same_end(mended, tmp_path / "unwatched")
 
 
@@ -194,7 +194,7 @@ def test_another_batch_size_skips_the_same_samples(tmp_path: Path, mixture: Path
 
 
 def test_a_transient_spike_costs_nothing(tmp_path: Path) -> None:
-    """One poisoned batch: noted, and nothing else is different from a run that nobody watches."""
+    """One poisoned batch: recorded, and otherwise nothing differs from an unwatched run."""
     mixture = write_mixture(tmp_path / "tokens", (30 * BATCH, 31 * BATCH))
     watched, unwatched = (
         spike_config(tmp_path / name, mixture, spikes__enabled=name == "watched") for name in ("watched", "unwatched")
@@ -227,7 +227,7 @@ def test_its_update_can_be_dropped(tmp_path: Path, precision: str) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_not_a_number_never_reaches_the_weights(tmp_path: Path, precision: str) -> None:
-    """One step gives NaN: its update is dropped, and a resume knows that AdamW has done one update less."""
+    """One step yields NaN: its update is dropped, and a resume knows that AdamW has done one update fewer."""
     mixture = write_mixture(tmp_path / "tokens", (0, 1))
     config = spike_config(tmp_path / "run", mixture, precision=precision, batch__micro_batch_size=8)
     run_processes(1, spike_cases.run_training, config, "one NaN", 32)
@@ -262,7 +262,7 @@ def test_what_cannot_be_mended_stops_with_a_report(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_not_gone_back_to(tmp_path: Path, mixture: Path) -> None:
-    """Each rank looks at its part of the files; what the second finds, both act on."""
+    """Each rank scans its part of the files; all ranks act on what the second rank finds."""
     run_processes(2, spike_cases.run_training, spike_config(tmp_path, mixture, stop_after_step=28))
     file = tmp_path / "checkpoints" / "step-00000025" / "rank-00001.safetensors"
     content = bytearray(file.read_bytes())

@@ -1,4 +1,4 @@
-"""One rank's signal stops all at the same step; a slow node and a broken one are named."""
+"""One rank's signal stops all ranks at the same step; a slow node and a faulty one are named."""
 
 from __future__ import annotations
 

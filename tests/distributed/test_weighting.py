@@ -59,7 +59,7 @@ def test_the_loss_is_one_mean_over_the_global_batch(weighting: str, layout: str,
         assert found[key] == pytest.approx(expected[key], rel=TOLERANCE), key
     assert found["datasets"] == pytest.approx(expected["datasets"], rel=TOLERANCE)
     assert worst_difference(found["gradients"], expected["gradients"]) < (TOLERANCE, "")
-    # An untrained model knows nothing: its loss is that of a guess, also where most windows have nothing to learn.
+    # An untrained model has the loss of a guess, even where most windows have no targets.
     assert expected["loss"] == pytest.approx(np.log(300), rel=0.02)
     assert expected["evaluation"] == pytest.approx(np.log(300), rel=0.02)
 

@@ -1,4 +1,4 @@
-"""Training runs that are told to stop on one rank, have a slow node or a broken one."""
+"""Training runs that are told to stop on one rank, or have a slow or a faulty node."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def signalled(config: str, overrides: tuple[str, ...], number: int) -> int:
 
 
 def slow_node(config: str, overrides: tuple[str, ...]) -> int:
-    """Train; the passes of rank 1's node take longer than those of the others."""
+    """Train; forward and backward passes on rank 1's node are slowed down."""
     os.environ["SLURMD_NODENAME"] = f"n{dist.get_rank()}"
     if dist.get_rank() == ODD_RANK:
         around = PassClock.around
@@ -53,7 +53,7 @@ def slow_node(config: str, overrides: tuple[str, ...]) -> int:
 
 
 def blind_node(config: str, blind: tuple[int, ...]) -> tuple[str, tuple[str, ...]]:
-    """The nodes of these ranks do not see the token files. Returns the error's kind and the nodes that it names."""
+    """The nodes of these ranks do not see the token files. Returns the kind of error and the nodes that it names."""
     os.environ["SLURMD_NODENAME"] = f"n{dist.get_rank()}"
     if dist.get_rank() in blind:
 

@@ -1,4 +1,4 @@
-"""What the processes of `test_weighting.py` run."""
+"""Code run by the processes of `test_weighting.py`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def train_weighted(config: TrainConfig, topology: Topology, mixture: Path, fault
 
 
 def _mean_of_means(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The fault that was here: each micro-batch is averaged by itself, and one without targets counts as zero."""
+    """The fault: each micro-batch is averaged on its own, and one without targets counts as zero."""
     for inputs, (targets, weights) in batches:
         yield inputs, (targets, weights * (len(weights) / max(float(weights.sum()), 1e-9)))

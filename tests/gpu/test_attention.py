@@ -1,4 +1,4 @@
-"""On a GPU: the attention and whole models against what the CPU computes."""
+"""On a GPU: attention and whole models against the CPU."""
 
 from __future__ import annotations
 

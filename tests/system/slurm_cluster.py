@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this host, in a temporary folder: controller, two slurmd and a munge of their own."""
+"""A real two-node Slurm cluster on this host, in a temporary folder: controller, two slurmd and their own munge."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 class NoSlurm(RuntimeError):
-    """Slurm cannot be had here; the message says why."""
+    """Slurm is not available; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Cluster:
     """A running cluster.
 
     Attributes:
-        environment: with which its commands reach it.
+        environment: environment variables with which Slurm commands reach it.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ class Cluster:
             time.sleep(POLL_SECONDS)
 
     def wait_for_all(self, number: int) -> set[str]:
-        """Wait until a job, or every task of an array, is completed; the nodes that they ran on."""
+        """Wait until a job, or every task of an array, has completed; return the nodes that it ran on."""
         while True:
             lines = self.call("scontrol", "--oneliner", "show", "job", str(number)).splitlines()
             tasks = [dict(field.split("=", 1) for field in line.split(" ") if "=" in field) for line in lines]
@@ -134,10 +134,10 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster() -> Iterator[Cluster]:
-    """Start a cluster, installing Slurm where that can be done, and end all of it afterwards.
+    """Start a cluster, installing Slurm if possible, and stop all of it afterwards.
 
     Raises:
-        NoSlurm: there is no Slurm and none can be installed, or it does not start.
+        NoSlurm: Slurm is not installed and cannot be, or it does not start.
     """
     _require_programs()
     folder = Path(tempfile.mkdtemp(prefix="altiplano-slurm-"))
@@ -186,7 +186,7 @@ def _start(folder: Path, services: list[subprocess.Popen[bytes]]) -> Cluster:
     key.chmod(0o400)
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
     for name in [name for name in environment if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"]:
-        del environment[name]  # of a job that the tests themselves run in
+        del environment[name]  # set when the tests themselves run in a job
 
     def serve(*command: str) -> None:
         with open(folder / f"{command[0]}.out", "ab") as out:
@@ -204,7 +204,7 @@ def _start(folder: Path, services: list[subprocess.Popen[bytes]]) -> Cluster:
 
 
 def cluster_is_idle(cluster: Cluster) -> bool:
-    """Whether both nodes wait for work."""
+    """Whether both nodes are idle."""
     command = ["sinfo", "--noheader", "--Node", "--format", "%N %T"]
     result = subprocess.run(command, env=cluster.environment, capture_output=True, text=True)
     states = dict(line.split() for line in result.stdout.splitlines())
@@ -222,7 +222,7 @@ def _until(condition: Any, services: list[subprocess.Popen[bytes]], folder: Path
 
 
 def _end_orphans(folder: Path) -> None:
-    """slurmstepd and what it runs outlive their slurmd; all of them carry the folder in their environment."""
+    """Kill slurmstepd and its children, which outlive their slurmd; the folder is in the environment of each."""
     marker = f"SLURM_CONF={folder}/slurm.conf"
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
@@ -246,5 +246,5 @@ def site_file(folder: Path, settings: str = "") -> Path:
 
 
 def describe(cluster: Cluster) -> str:
-    """What there is, for a failing test."""
+    """State of the cluster, for a failing test."""
     return json.dumps({"queue": cluster.call("squeue"), "nodes": cluster.call("sinfo", "--Node", "--long")})

@@ -1,4 +1,4 @@
-"""Two hosts behind a real sshd on this machine, as `deepspeed --hostfile` needs them, in a temporary folder."""
+"""Two hosts behind a real sshd on this machine, for `deepspeed --hostfile`, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 from tests.system.test_pretrain import free_port
 
-SSHD = "/usr/sbin/sshd"  # it insists on being called by its whole path
+SSHD = "/usr/sbin/sshd"  # sshd must be started by its absolute path
 PROGRAMS = ("ssh", "ssh-keygen", "pdsh")
 
 SERVER = """
@@ -47,7 +47,7 @@ Host *
   LogLevel ERROR
 """
 MARKER = "ALTIPLANO_SSH_HOSTS"
-"""In the environment of whatever runs on the two hosts, also when its connection is gone."""
+"""Environment variable of everything that runs on the two hosts, even after its connection is gone."""
 # DeepSpeed's pdsh runner ends its processes by `pkill -f PYTHON -u -m deepspeed.launcher.launch`, which would hit every
 # launcher of this machine, whoever started it. This one reaches what runs on these two hosts, by process id.
 PKILL = """#!{python}
@@ -68,7 +68,7 @@ for process in processes_on_hosts(Path("{folder}")):
 
 
 class NoSsh(RuntimeError):
-    """There is no sshd to be had here; the message says why."""
+    """sshd is not available; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class SshHosts:
 
 
 def processes_on_hosts(folder: Path) -> list[psutil.Process]:
-    """What has been started through the sshd of this folder and still runs."""
+    """Processes started through this folder's sshd that are still running."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -102,7 +102,7 @@ def processes_on_hosts(folder: Path) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def ssh_hosts(folder: Path) -> Iterator[SshHosts]:
-    """Start an sshd on a free port of the loopback, and end it with all that was started through it.
+    """Start an sshd on a free loopback port, and end it with everything started through it.
 
     Raises:
         NoSsh: a program is not installed, or sshd does not start.

@@ -1,4 +1,4 @@
-"""A run branches off another one's checkpoint: the same bits as one run with both schedules in a row."""
+"""A run branches off another run's checkpoint, with the bits of one run that has both schedules in a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed anywhere and run again, data preparation writes the same bytes; so it does with any number of workers."""
+"""Killed anywhere and run again, data preparation writes the same bytes, with any number of workers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make_corpus(folder: Path) -> None:
 def start(
     corpus: Path, folder: Path, workers: int, *settings: str, largest_file: int | None = None
 ) -> subprocess.Popen[str]:
-    """A whole run in `folder`, so that its output has the same relative name wherever it is."""
+    """Do a whole run in `folder`, so that its output has the same relative path wherever the folder is."""
     folder.mkdir(exist_ok=True)
 
     def limit() -> None:
@@ -96,7 +96,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
-    """Digest of every output, without what says how it was run: locks, times of the input, settings as resolved."""
+    """Digest of every output, except locks, input time stamps and resolved settings, which describe how it was run."""
     run = folder / "run"
     return {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -173,7 +173,7 @@ def test_a_full_disk_is_a_clear_error_and_what_is_done_stays(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
+    """A small file system of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)

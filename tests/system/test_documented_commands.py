@@ -1,4 +1,4 @@
-"""Every command line in the README and the documentation is one that its program accepts, as typed."""
+"""Every command line in the README and the documentation is accepted by its program, as typed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocks(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The command lines of a page, without comments; a line that ends with a backslash goes on in the next one."""
+    """Command lines of a page, without comments; a trailing backslash continues a line."""
     for language, content in blocks(page):
         if language:
             continue
@@ -68,7 +68,7 @@ LAUNCHED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), LAUNCHED)
 def test_launchers_start_the_program_as_typed(page: str, command: list[str]) -> None:
-    """With `--show` behind it, so that each process prints one setting and ends."""
+    """With `--show` appended, so that each process prints one setting and ends."""
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(REPOSITORY)
     done = subprocess.run(
@@ -80,7 +80,7 @@ def test_launchers_start_the_program_as_typed(page: str, command: list[str]) -> 
 
 @pytest.mark.slow
 def test_the_tutorial_works_from_top_to_bottom(tmp_path: Path) -> None:
-    """Its files and its commands, in their order; only shorter training."""
+    """The tutorial's files and commands, in order, with less training."""
     notes = tmp_path / "notes"
     notes.mkdir()
     library = Path(os.__file__).parent

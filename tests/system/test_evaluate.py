@@ -1,4 +1,4 @@
-"""lm-eval, an optional extra, on an exported model: what it measures is what our own model computes."""
+"""lm-eval (an optional extra) measures on an exported model what our own model computes."""
 
 from __future__ import annotations
 

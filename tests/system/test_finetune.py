@@ -1,4 +1,4 @@
-"""A model goes to Hugging Face's format and back, and goes on training under another topology."""
+"""A model goes to Hugging Face's format and back, and continues training under another topology."""
 
 from __future__ import annotations
 

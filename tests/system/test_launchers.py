@@ -1,4 +1,5 @@
-"""Stopped by a person or a scheduler under each launcher, the run is saved once and goes on; two nodes without ssh."""
+"""A run stopped under each launcher, by a person or a scheduler, is saved once and can be resumed; two nodes without
+ssh."""
 
 from __future__ import annotations
 
@@ -84,11 +85,11 @@ def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_g
     process = launch(*commands[launcher], log=log)
     wait_for_step(tmp_path, 3, process, log)
     assert addresses_listened_on(process.pid) <= {"127.0.0.1"}
-    if whole_group:  # a terminal's Ctrl-C goes to every process of the foreground group
+    if whole_group:  # Ctrl-C in a terminal reaches every process of the foreground group
         os.killpg(process.pid, number)
     else:
         target = process.pid
-        if launcher == "deepspeed":  # its front end does not pass signals on, its launcher on the node does
+        if launcher == "deepspeed":  # deepspeed's front end does not forward signals; its launcher on the node does
             target = int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0])
         os.kill(target, number)
     process.wait()
@@ -103,7 +104,7 @@ def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_g
 
 
 def addresses_listened_on(pid: int) -> set[str]:
-    """By a process and all that it has started."""
+    """Bytes written by a process and all its descendants."""
     front = psutil.Process(pid)
     connections = [c for one in (front, *front.children(recursive=True)) for c in one.net_connections("inet")]
     found = {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}

@@ -1,4 +1,4 @@
-"""The training command as a person types it: launched, stopped, gone on with, and given what it cannot use."""
+"""The training command as a person types it: launched, stopped, resumed, and given unusable input."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
     assert "changed since step-00000006: schedule.total_steps: 6 -> 7" in more.stdout
     assert CheckpointReader(run / "train" / "checkpoints").step == 7
 
-    # A file of the newest checkpoint is lost: said by name, and the one before is taken.
+    # A file of the newest checkpoint is missing: reported by name, and the one before is used.
     (run / "train" / "checkpoints" / "step-00000007" / "rank-00000.safetensors").unlink()
     again = pretrain(run, "schedule.total_steps=7")
     assert again.returncode == 0, again.stderr
     assert "rank-00000.safetensors: missing" in again.stdout
     assert "continuing from the checkpoint of step 6" in again.stdout
 
-    # None is whole: nothing is trained over it.
+    # No checkpoint is complete: the run refuses to train over them.
     for folder in (run / "train" / "checkpoints").glob("step-*"):
         (folder / "rank-00000.safetensors").unlink()
     message = refused(run, "schedule.total_steps=8")
@@ -123,7 +123,7 @@ def test_stopped_and_gone_on_is_the_same_as_never_stopped(run: Path) -> None:
 
 
 def assert_kept_to_itself(output: Path, said: str) -> None:
-    """No secret of the environment in a file or on the terminal, and no file that others may write."""
+    """Secrets of the environment appear in no file and not on the terminal; no file is writable by others."""
     assert main([str(output.parent)]) == 0
     files = [*output.rglob("*"), output.parent / "report.html"]
     assert len(files) > 10

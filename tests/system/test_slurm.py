@@ -1,4 +1,4 @@
-"""Jobs on a real Slurm with two nodes: trained, signalled, killed, cancelled, and queued again."""
+"""Jobs on a real two-node Slurm: trained, signalled, killed, cancelled, and requeued."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_signalled_job_is_queued_again_and_ends_with_the_bits_of_an_undisturbed_
 
 @pytest.mark.slow
 def test_the_time_limit_itself(cluster: Cluster, tmp_path: Path) -> None:
-    """Slurm signals up to a minute early, so a turn may be over before its first step; what was saved stays."""
+    """Slurm signals up to a minute early, so a turn may end before its first step; what was saved is kept."""
     (tmp_path / "job").mkdir()
     limit = ("--nodes=2", "--ntasks-per-node=2", "--time=4", "--signal=B:USR1@60")
     endless = ("schedule.total_steps=100000", "evaluation.every_steps=100000", "checkpoint.every_steps=100000")

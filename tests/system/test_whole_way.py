@@ -1,4 +1,4 @@
-"""Text to exported model by the commands of the README, small; with bad documents among the good ones."""
+"""Text to exported model with the README's commands, small; with bad documents among the good ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes from elsewhere runs no code here, and what is written lets nobody else in."""
+"""Foreign input runs no code here, and outputs are accessible to their owner only."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_pickled_weights_are_refused_and_not_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pytorch_model.bin is a pickle, which can run code when it is read"):
         _Tensors(tmp_path, format_of_type("llama"))
     assert not trace.exists()
-    pickle.loads(pickle.dumps(Mischief(trace)))  # the trap does work
+    pickle.loads(pickle.dumps(Mischief(trace)))  # the trap itself works
     assert trace.exists()
 
 

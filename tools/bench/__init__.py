@@ -1,1 +1,1 @@
-"""Our programs beside their peers, in one run on one machine; what counts is the ratio. Results: docs/benchmarks.md."""
+"""Our programs beside their peers, timed in one run on one machine: read the ratios. Results: docs/benchmarks.md."""

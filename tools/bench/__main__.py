@@ -14,13 +14,13 @@ from tools.bench.page import PageError, check_page, circumstances, write_page
 
 
 class Area(NamedTuple):
-    """Contenders that are timed together: a module of this package whose `main(arguments) -> int` calls `page.show`."""
+    """Contenders timed together: a module of this package whose `main(arguments) -> int` calls `page.show`."""
 
     compares: str
     packages: tuple[str, ...]
     """Packages whose versions are printed with the tables."""
     quick: str
-    """Settings with which the area ends within about a minute."""
+    """Settings under which the area finishes within about a minute."""
 
 
 _TRAINING = ("torch", "deepspeed", "megatron-core")
@@ -86,22 +86,24 @@ EXAMPLES = """examples:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         prog="altiplano bench",
         description="Time our programs beside their peers.",
         epilog="\n".join(["areas:", *(f"  {name:10} {area.compares}" for name, area in AREAS.items()), "", EXAMPLES]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,  # AREA --help is the area's
+        add_help=False,  # `AREA --help` shows the area's own help
     )
     parser.add_argument(
-        "area", nargs="?", choices=["all", *AREAS], help="what to time; each has settings of its own, see AREA --help"
+        "area", nargs="?", choices=["all", *AREAS], help="what to time; each area has its own settings, see AREA --help"
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this text, or the settings of an area")
     parser.add_argument(
-        "--page", type=Path, help="a Markdown page into which the tables are written, such as docs/benchmarks.md"
+        "--page", type=Path, help="a Markdown page to write the tables into, such as docs/benchmarks.md"
     )
-    parser.add_argument("--quick", action="store_true", help="little work: shows that all runs, and measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="run every area on very little work: proves that it runs, measures nothing"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""How long training stands still for a checkpoint: ours in the background, ours waited for, and a plain torch.save."""
+"""How long a checkpoint stops training: in the background, in the foreground, and with a plain torch.save."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tools.bench.page import show
 
 SEQUENCE_LENGTH = 128
 Times = tuple[float, float, float]
-"""Seconds that training stood still, until the checkpoint was whole, and of a step meanwhile."""
+"""Seconds for which training stopped, seconds until the checkpoint was complete, and seconds of a step meanwhile."""
 
 
 def main(arguments: list[str]) -> int:
-    """Save in each way in turns and print medians."""
+    """Save in each way in turn and print the medians."""
     parser = argparse.ArgumentParser(prog="altiplano bench checkpoint", description=__doc__)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)

@@ -1,7 +1,7 @@
-"""Seconds to compile all kernels from an empty cache: by kernel, by group, and in total, as first use takes.
+"""Seconds to compile all kernels from an empty cache: by kernel, by group, and in total as on first use.
 
-Each group is compiled in a process of its own for the first table, whose seconds are of that process alone; kernels are
-shown without what they call. The total is of all groups in two processes at once, imports included.
+The first two tables compile each group in a process of its own; a kernel's time excludes the functions it calls. The
+total compiles all groups in two processes at once, imports included.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tools.bench.page import show
 
 
 class _Seconds(event.Listener):
-    """Sums the time of each function without that of the functions compiled for it."""
+    """Sums the compile time of each function, excluding the functions compiled on its behalf."""
 
     def __init__(self) -> None:
         self.by_function: dict[str, float] = defaultdict(float)
@@ -44,9 +44,9 @@ class _Seconds(event.Listener):
 
 
 def main(arguments: list[str]) -> int:
-    """Compile in processes of their own, and print the tables."""
+    """Compile in separate processes and print the tables."""
     parser = argparse.ArgumentParser(prog="altiplano bench compile", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="of the total, the fastest of which counts")
+    parser.add_argument("--rounds", type=int, default=3, help="number of timed totals; the fastest counts")
     parser.add_argument("--kernels", type=int, default=25, help="rows of the table of kernels")
     parser.add_argument("--one", nargs="+", metavar="GROUP", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(parts: list[list[str]]) -> list[str]:
-    """Compile each part in a process of its own, all at once, with an empty cache; return what they print."""
+    """Compile each part in its own process, all at once, with an empty cache; return their standard output."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
         command = [sys.executable, "-m", "tools.bench", "compile", "--one"]

@@ -1,8 +1,8 @@
 """Statistics and rules, language, MinHash with verified removal, and `measure` as a whole: ours beside the peers.
 
-Every contender runs in a process of its own on one core, in turns; what is timed begins when the texts are in memory,
-as its own readers hand them over (an Arrow column for ours, Python strings for the peers), and the code is imported and
-compiled, and ends with the last result. MB are of UTF-8 text.
+Every contender runs in a process of its own on one core, in turn. Timing starts once the texts are in memory in the
+form that the contender's own reader produces (an Arrow column for ours, Python strings for the peers) and the code is
+imported and compiled; it ends with the last result. MB are of UTF-8 text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from foundation.progress import Progress
 from tools.bench.page import show
 
 CORPUS = Path("runs/demo")
-"""The demo's text, which `make bench` prepares where it is missing."""
+"""The demo's text; `make bench` prepares it when it is missing."""
 CORPUS_HELP = "a run of data_prep that has been measured, or JSON lines (zstd) with `text` and `lang`"
 FILTERS = ("c4", "gopher_quality", "gopher_repetition", "fineweb")
 _SINGLE_THREAD = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "ARROW_NUM_THREADS")
@@ -33,11 +33,15 @@ Work = Callable[[], Any]
 
 
 def main(arguments: list[str]) -> int:
-    """Time the contenders and print medians, ratios, and where the verdicts of the peer differ from ours."""
+    """Time the contenders and print medians, ratios, and how the peer's verdicts differ from ours."""
     parser = argparse.ArgumentParser(prog="altiplano bench data", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
-    parser.add_argument("--megabytes", type=float, default=8, help="of the corpus, taken in equal steps")
-    parser.add_argument("--slow-megabytes", type=float, default=2, help="for the peers that take a second for 1 MB")
+    parser.add_argument(
+        "--megabytes", type=float, default=8, help="megabytes of the corpus to use, sampled at equal steps"
+    )
+    parser.add_argument(
+        "--slow-megabytes", type=float, default=2, help="megabytes for the peers that need a second for 1 MB"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=sorted(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--one", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
@@ -76,11 +80,11 @@ def main(arguments: list[str]) -> int:
         rows.append((title, f"{speed:.3g}", ratio, results[name][0]["MB"], told))
     show("MB/s of one core", rows, ("what", "MB/s", "times the peer", "MB read", "result"))
     ours = [name for name in failures if CONTENDERS[name][2]]
-    return 1 if ours else 0  # a peer that fails is a row
+    return 1 if ours else 0  # a peer that fails gets a row saying so
 
 
 def time_one(name: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Run one contender once; CPU seconds of this process, so that a neighbour on the machine counts little."""
+    """Run one contender once; CPU seconds of this process, so that other load on the machine matters little."""
     _, is_slow, _, prepare = CONTENDERS[name]
     texts = load(given.corpus, given.slow_megabytes if is_slow else given.megabytes)
     work = prepare(texts)
@@ -92,7 +96,7 @@ def time_one(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def no_corpus(path: Path) -> str | None:
-    """Why there is no text at this place, and what to do; None when there is."""
+    """Why there is no text at this path and how to get it; None when it is there."""
     if path.is_file() or any((path / "signals").glob("*.parquet")):
         return None
     return (
@@ -102,7 +106,7 @@ def no_corpus(path: Path) -> str | None:
 
 
 def load(path: Path, megabytes: float) -> list[tuple[str, str]]:
-    """Texts and labels of language, in equal steps through the corpus."""
+    """Texts with their language labels, sampled from the corpus at equal steps."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -122,7 +126,7 @@ def load(path: Path, megabytes: float) -> list[tuple[str, str]]:
 
 
 def concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
-    """Bytes and offsets of texts, as Arrow keeps a string column."""
+    """Bytes and offsets of texts, the layout of an Arrow string column."""
     import pyarrow as pa
 
     from data_prep.run.documents import text_bytes
@@ -131,7 +135,7 @@ def concatenated(texts: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
 
 
 def our_columns(data: Any, offsets: Any, with_roots: bool, languages: Sequence[str]) -> dict[str, Any]:
-    """The signals that rules ask for, of texts whose languages are known."""
+    """The signals that the rules need, for texts of known languages."""
     import numpy as np
 
     from data_prep.signals.roots.statistics import ROOTS_STATISTICS, measure_roots
@@ -198,7 +202,7 @@ def _datatrove_filters(texts: Sequence[tuple[str, str]]) -> Work:
     def work() -> dict[str, Any]:
         kept = 0
         for document in documents:
-            # every filter is asked of the whole text, as our rules are; C4 rewrites the text, so it comes last
+            # every filter sees the whole text, as our rules do; C4 rewrites the text, so it comes last
             verdicts = [filters[name].filter(document) for name in (*FILTERS[1:], FILTERS[0])]
             kept += all(verdict is True for verdict in verdicts)
         return {"kept": kept}
@@ -273,7 +277,7 @@ def _datatrove_minhash(texts: Sequence[tuple[str, str]]) -> Work:
         with tempfile.TemporaryDirectory() as folder:
             signatures, pairs, removed = (f"{folder}/{name}" for name in ("signatures", "pairs", "removed"))
             sign = MinhashDedupSignature(signatures, config=config)
-            # its own call breaks with xxhash 4, which takes no strings
+            # datatrove's own call breaks with xxhash 4, which does not accept strings
             sign._hash_func = lambda shingle: xxhash.xxh64_intdigest(shingle.encode())
             sign.run(documents, 0, 1)
             for rank in range(config.num_buckets):
@@ -319,7 +323,7 @@ def _fasttext(texts: Sequence[tuple[str, str]]) -> Work:
 
 
 def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
-    """Document shards in, files of signals out: the stage's own function, Parquet and disk included."""
+    """Time the stage's own function from document shards to signal files, Parquet and disk included."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -362,7 +366,7 @@ CONTENDERS: dict[str, tuple[str, bool, str, Callable[[Sequence[tuple[str, str]]]
     "fasttext": ("fastText: language of the whole text", False, "", _fasttext),
     "measure": ("measure: every signal, Parquet to Parquet", False, "", _our_measure),
 }
-"""Name -> title, whether it is slow, the peer it is compared with, and what prepares it."""
+"""Name -> title, whether it is slow, the peer it is compared with, and the function that prepares it."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Each family learns: a tiny model of each, tensor 2 × pipeline 2, on the demo's tokens; loss and speed in a table."""
+"""Each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; losses and speed in a table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHAPE: dict[str, Any] = {
     "maximum_positions": 128,
 }
 GATED = {"feed_forward_size": 384}
-"""A gated MLP has three matrices instead of two: about two thirds of the inner size."""
+"""A gated MLP has three matrices instead of two, so its inner size is about two thirds."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "LLaMA": {"family": "llama", **GATED},
@@ -66,8 +66,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "block": "deepnorm",
         "activation": "geglu",
         "initialisation": "deepnorm",
-        # Tied, as the published model, its residual keeps the embedding of the token that was read, whose own logit is
-        # then the largest: such a model first learns how frequent tokens are, and long no more.
+        # With tied embeddings, as in the published model, the residual stream keeps the embedding of the input token,
+        # and that token gets the largest logit: for a long time such a model learns only how frequent tokens are.
         "tied_embedding": False,
     },
     "GLM 10B, blanks": {"family": "glm"},
@@ -76,8 +76,8 @@ BLANKS = {"kind": "blank_infilling", "mask_token": 4, "long_mask_token": 5, "sta
 """Reserved entries of the demo's tokenizer."""
 
 BOUND = 1.25
-"""Nats by which the held-out losses of the causal runs may lie above the lowest after 200 steps: the recipe is the same
-for all, tuned for none, and some are quicker at the beginning."""
+"""Nats by which a causal run's held-out loss may exceed the lowest after 200 steps: all share one recipe that is tuned
+for none of them, and some learn faster at the beginning."""
 
 
 EVALUATION_BATCHES = 8
@@ -85,7 +85,7 @@ EVALUATION_BATCHES = 8
 
 @dataclass(frozen=True)
 class Learnt:
-    """One run: weights, held-out loss in nats before training and at the end, median speed."""
+    """One run: number of weights, held-out loss in nats before training and at the end, median speed."""
 
     name: str
     parameters: int
@@ -95,7 +95,7 @@ class Learnt:
 
 
 def config_of(name: str, mixture: Path, steps: int) -> TrainConfig:
-    """The run of one row: the same recipe for all."""
+    """Configuration of one row; the recipe is the same for all."""
     model = {**SHAPE, "vocabulary_size": load_mixture(mixture).vocabulary_size, **MODELS[name]}
     return TrainConfig.model_validate(
         {
@@ -142,7 +142,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
 
 
 def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
-    """All rows in these four processes; returns 0 when every causal run ends within the bound of the best."""
+    """Train all rows in these four processes; returns 0 when every causal run ends within the bound of the best."""
     from pretrain.engine.processes import join_processes
 
     join_processes(timeout_seconds=1800)
@@ -164,11 +164,11 @@ def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; starts four processes and returns their exit code."""
+    """Start four processes and return their exit code."""
     parser = argparse.ArgumentParser(prog="altiplano bench families", description=__doc__)
     parser.add_argument("--mixture", type=Path, default=Path("runs/demo/tokens/mixture.yaml"))
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--only", nargs="+", choices=list(MODELS), help="names of the table's rows; all when left out")
+    parser.add_argument("--only", nargs="+", choices=list(MODELS), help="rows of the table to run; default: all")
     given = parser.parse_args(arguments)
     if "RANK" in os.environ:
         return learn_all(given.only or list(MODELS), given.mixture, given.steps)

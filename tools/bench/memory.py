@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, and what of it is no mapped file."""
+"""Memory of this process: its peak, and the part that is not file mappings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _LOOK_EVERY_SECONDS = 0.02
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident, in bytes.
+    """Peak resident memory of this process, in bytes.
 
-    Linux counts to `ru_maxrss` what the process that started this one had at that time, which may be more; where there
-    is no /proc, it is all that there is.
+    Without /proc this is `ru_maxrss`, in which Linux also counts the memory that the parent process had at the fork.
     """
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class OwnMemory:
-    """Watches the memory that cannot be taken away from this process, unlike pages of files that it has mapped.
+    """Watches the anonymous memory of this process, which the kernel cannot reclaim as it can the pages of mapped
+    files.
 
     Attributes:
-        peak_bytes: the most of it, looked at every `_LOOK_EVERY_SECONDS`; 0 where there is no /proc.
+        peak_bytes: the largest value seen, sampled every `_LOOK_EVERY_SECONDS`; 0 where there is no /proc.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class OwnMemory:
 
 
 def _status(name: str) -> int:
-    """Bytes of a field of the kernel's status of this process, 0 where there is none."""
+    """Bytes of one field of this process's /proc status; 0 where there is none."""
     if not _STATUS.is_file():
         return 0
     found = re.search(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The tables of the benchmark page: printed where they are measured, and written into the page with circumstances."""
+"""Tables of the benchmark page: printed after each measurement and written into the page with its circumstances."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Commit of the running code, and whether files differ from it."""
+    """Commit of the running code, with a note when files differ from it."""
 
     def git(*arguments: str) -> str | None:
         folder = Path(__file__).parent
@@ -70,7 +70,7 @@ def _commit() -> str:
 
 
 def markdown(tables: Sequence[Shown]) -> str:
-    """The tables one after the other, each under its title."""
+    """Render tables one after the other, each under its title."""
     parts = []
     for title, rows, columns in tables:
         lines = [f"{title}:", "", _row(columns), _row(["---"] * len(columns))]
@@ -87,22 +87,22 @@ class PageError(ValueError):
 
 
 def check_page(page: Path, area: str) -> None:
-    """Check that the page has a place for the area, before hours are spent on measuring.
+    """Check that the page has a place for the area before hours are spent on measuring.
 
     Raises:
-        PageError: it is missing, or has no place.
+        PageError: the page is missing or has no such place.
     """
     _cut(page, area)
 
 
 def write_page(page: Path, area: str, heading: str) -> None:
-    """Replace the area's tables on the page by those that were shown, under a heading."""
+    """Replace the area's tables on the page with those shown in this process, under a heading."""
     before, after = _cut(page, area)
     write_text(page, f"{before}\n{heading}\n\n{markdown(_shown)}\n\n{after}")
 
 
 def _cut(page: Path, area: str) -> tuple[str, str]:
-    """Return the text before and after an area's tables, each with its mark."""
+    """Return the text before and after an area's tables, including the marks."""
     begin, end = f"<!-- tables of {area} -->\n", f"<!-- end of {area} -->\n"
     try:
         text = page.read_text(encoding="utf-8")

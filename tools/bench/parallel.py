@@ -1,4 +1,4 @@
-"""What tensor, pipeline and data parallelism cost at two processes: speed against one process, and where time goes."""
+"""What tensor, pipeline and data parallelism cost with two processes: speed relative to one, and time by call."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pipeline 2": {"pipeline": 2},
     "data 2": {"data": 2},
 }
-"""What is timed, by the keys of `parallel` in a run's configuration; the first is what the others are compared with."""
+"""Layouts to time, as the keys of `parallel` in a run's configuration; the first is the reference."""
 
 LEARNING_RATE = 3e-4
 COMMUNICATION = "_distributed_c10d"
-"""In the profiler's name of every call into torch's process groups, `Work.wait` among them."""
+"""Part of the profiler's name for every call into torch's process groups, `Work.wait` included."""
 PASSED_ON = ("torch/distributed/", "deepspeed/comm/", "deepspeed/utils/", "typing_extensions.py", "contextlib.py")
-"""Files whose functions hand a call on to the process group for somebody else."""
+"""Files whose functions only forward a call to the process group."""
 
 Function = tuple[str, int, str]
-"""File, line and name, as the profiler has them."""
+"""File, line and name, as in the profiler's statistics."""
 
 
 def main(arguments: list[str]) -> int:
-    """Time every layout in processes of its own, in turns, and print medians."""
+    """Time every layout in its own processes, in turn, and print the medians."""
     parser = argparse.ArgumentParser(prog="altiplano bench parallel", description=__doc__)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--micro-batch", type=int, default=2)
     parser.add_argument("--global-batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=2, help="timed steps of a round, after one that is not")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of all layouts, one after the other")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps per round, after one untimed step")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over all layouts")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--one", choices=list(LAYOUTS), help=argparse.SUPPRESS)
@@ -73,7 +73,11 @@ def main(arguments: list[str]) -> int:
 
 
 def run_layout(name: str, arguments: list[str]) -> list[dict[str, Any]]:
-    """One launch: what each rank measured, in order. Raises RuntimeError with what the launch printed when it fails."""
+    """Launch one layout and return what each rank measured, by rank.
+
+    Raises:
+        RuntimeError: the launch failed; the message contains its standard error.
+    """
     processes = Topology(*(LAYOUTS[name].get(axis, 1) for axis in ("pipeline", "data", "tensor"))).world_size
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "tools.bench"]
     command = [sys.executable, "-W", "ignore", "-m", *launch, "parallel", *arguments, "--one", name]
@@ -86,7 +90,7 @@ def run_layout(name: str, arguments: list[str]) -> list[dict[str, Any]]:
 
 
 def print_results(given: argparse.Namespace, results: dict[str, list[list[dict[str, Any]]]]) -> None:
-    """The table of medians, then for each layout which calls of the process groups its ranks stood still in."""
+    """Print the table of medians, then the process-group calls in which the ranks of each layout waited."""
     tokens = given.global_batch * given.sequence
     wall = {name: statistics.median(ranks[0]["seconds"] for ranks in rounds) for name, rounds in results.items()}
     worked = {
@@ -121,7 +125,7 @@ def print_results(given: argparse.Namespace, results: dict[str, list[list[dict[s
 
 
 def time_one(given: argparse.Namespace) -> None:
-    """Called in each process of a launch; the first one prints what all measured as a line of JSON."""
+    """Measure in one process of a launch; rank 0 prints the results of all ranks as a line of JSON."""
 
     from pretrain.engine.engine import Engine
     from pretrain.engine.processes import join_processes
@@ -188,7 +192,7 @@ def time_one(given: argparse.Namespace) -> None:
 
 
 def time_in_communication(profile: cProfile.Profile) -> dict[str, float]:
-    """Seconds inside of torch's process groups, by the function that our code, megatron-core or DeepSpeed called."""
+    """Seconds inside torch's process groups, by the function of ours, megatron-core or DeepSpeed that made the call."""
     stats: Any = pstats.Stats(profile)
     stats.calc_callees()
     callers = {function: called for function, (_, _, _, _, called) in stats.stats.items()}
@@ -203,7 +207,7 @@ def time_in_communication(profile: cProfile.Profile) -> dict[str, float]:
 
 
 def caller_of(function: Function, callers: dict[Function, Any]) -> Function:
-    """The function that spends most time in `function`, not counting functions that only pass a call on."""
+    """The caller that spends most time in `function`, skipping functions that only forward the call."""
     passing_on, callers_found = [function], Counter[Function]()
     for passed in passing_on:
         if any(part in passed[0] for part in PASSED_ON):

@@ -1,9 +1,9 @@
-"""Stages as they are run, from files to files: speed of one process and of two, and memory as the corpus grows.
+"""Stages as users run them, from files to files: speed of one and two processes, and memory as the corpus grows.
 
-Speed is of the corpus four times over, so that two processes have enough shards to end at about the same time. Memory
-is of its lines, each of them a document, so that there are many: a quarter of them, and all. Every figure is of a
-process of its own, which has first done the stage on a small corpus, so that imports, compiled code and worker
-processes are there. MB are of UTF-8 text.
+Speed is measured on four copies of the corpus, so that two processes have enough shards to finish at about the same
+time. Memory is measured with every line of the corpus as a document, to have many of them: on a quarter of the lines
+and on all. Every figure comes from a process of its own that has first run the stage on a small corpus, so that
+imports, compilation and starting workers are not counted. MB are of UTF-8 text.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ _TIMES = 4
 
 
 def main(arguments: list[str]) -> int:
-    """Make the corpora, run each stage in processes of its own, and print two tables."""
+    """Make the corpora, run each stage in its own processes, and print two tables."""
     parser = argparse.ArgumentParser(prog="altiplano bench stages", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
-    parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
+    parser.add_argument(
+        "--megabytes", type=float, default=50, help="megabytes of the corpus to use, sampled at equal steps"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-bytes", type=int, default=10_000_000, help="dedup.memory_bytes")
+    parser.add_argument("--memory-bytes", type=int, default=10_000_000, help="value of dedup.memory_bytes")
     parser.add_argument("--one", nargs=3, metavar=("CORPUS", "STAGE", "WORKERS"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -106,7 +108,7 @@ def _extract(folder: Path, name: str, texts: Sequence[str]) -> None:
 
 
 def time_one(folder: Path, asked: tuple[str, str, str], memory_bytes: int) -> dict[str, Any]:
-    """Do a stage on the small corpus, then on the named one, which alone is timed; the peak is of the whole process."""
+    """Run a stage on the small corpus, then time it on the named one; the peak is that of the whole process."""
     name, stage, workers = asked
     for corpus in (_WARM, name):
         config = _config(folder, corpus, int(workers), memory_bytes)
@@ -133,13 +135,13 @@ def time_one(folder: Path, asked: tuple[str, str, str], memory_bytes: int) -> di
 
 
 def _processor_seconds() -> float:
-    """Processor time of this process; that of its workers is known when they end."""
+    """Processor seconds of this process and of its workers that have ended."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def print_results(found: dict[tuple[str, str, int], list[dict[str, Any]]]) -> None:
-    """Medians of speed, and peaks of memory."""
+    """Print the medians of speed and the peaks of memory."""
     alone, together = found["texts", "measure", 1], found["texts", "measure", 2]
     size = alone[0]["bytes"] / 1e6
     wall = [statistics.median(run["seconds"] for run in runs) for runs in (alone, together)]

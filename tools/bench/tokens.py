@@ -1,10 +1,10 @@
-"""Text to token files, and token files to batches: ours, and the routes of Megatron-LM and datatrove.
+"""Text to token files, and token files to batches: ours beside the routes of Megatron-LM and datatrove.
 
-All encode the same text with the same tokenizer: theirs from JSONL, ours as the stage `tokenize` of data_prep does it,
-from the Parquet shards that `extract` has made of the same JSONL, each document decoded again and compared. Time is
-processor time of the whole process after imports and tables, so that others on the machine disturb little; of ours,
-after the first of four shards, when its memory is mapped and it has met the frequent pieces. Encoding alone is timed
-from the first document on.
+All contenders encode the same text with the same tokenizer. The peers read JSONL; ours runs data_prep's `tokenize`
+stage on the Parquet shards that `extract` made of the same JSONL, including the check that each document decodes to its
+original bytes. The figure is the processor time of the whole process after imports and table building, so that other
+load on the machine matters little; ours starts counting after the first of four shards, when its memory is mapped and
+the frequent pieces are cached. "Encoding alone" starts at the first document.
 """
 
 from __future__ import annotations
@@ -45,19 +45,21 @@ CONTENDERS = {
     "hf-encode": "HF tokenizers, encoding only",
     "gigatoken-encode": "gigatoken, encoding only, cold",
 }
-"""The first four write `.bin/.idx`; the others only encode."""
+"""Contenders and their titles: the first four write `.bin/.idx`, the others only encode."""
 _SLOW = ("megatron", "datatrove", "hf-encode")
-"""Contenders that are given a quarter of the text."""
+"""Contenders that get a quarter of the text."""
 
 _BATCH_DOCUMENTS = 100
 _TRILLION = 10**12
 
 
 def main(arguments: list[str]) -> int:
-    """Run every contender in a process of its own, in turns, and print its fastest round: neighbours slow some."""
+    """Run every contender in its own process, in turn, and print its fastest round: other load slows some rounds."""
     parser = argparse.ArgumentParser(prog="altiplano bench tokens", description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a run of data_prep with its tokenizer")
-    parser.add_argument("--megabytes", type=float, default=48.0, help="of text; slow peers get a quarter of it")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="a finished data_prep run with its tokenizer"
+    )
+    parser.add_argument("--megabytes", type=float, default=48.0, help="megabytes of text; slow peers get a quarter")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "JSONL"), help=argparse.SUPPRESS)
@@ -91,7 +93,7 @@ def main(arguments: list[str]) -> int:
     best = {name: max(r["megabytes_per_second"] for r in rows) for name, rows in results.items() if rows}
     rows: list[tuple[str, ...]] = []
     for name, found in results.items():
-        if not found:  # a peer that fails is a row
+        if not found:  # a peer that fails gets a row saying so
             rows.append((CONTENDERS[name], "failed", "", ""))
             continue
         ours = best.get("ours-encode" if name.endswith("-encode") else "ours")
@@ -104,7 +106,7 @@ def main(arguments: list[str]) -> int:
 
 
 def write_jsonl(path: Path, corpus: Path, size: float) -> None:
-    """About `size` bytes of text of the corpus, in turns from each shard; does nothing where the file is already."""
+    """Write about `size` bytes of the corpus, taken from its shards in turn; does nothing when the file exists."""
     if path.exists():
         return
     shards = [pq.read_table(shard, columns=["text"])["text"].to_pylist() for shard in sorted(corpus.glob("*.parquet"))]
@@ -119,7 +121,7 @@ def write_jsonl(path: Path, corpus: Path, size: float) -> None:
 
 
 def prepare_run(folder: Path, path: Path, tokenizer: Path) -> Path:
-    """Everything before `tokenize`, by data_prep itself, without rules; the configuration."""
+    """Run everything before `tokenize`, without rules, and return the configuration."""
     configuration = folder / "data.yaml"
     settings = {
         "output": str(folder / "run"),
@@ -137,7 +139,7 @@ def prepare_run(folder: Path, path: Path, tokenizer: Path) -> Path:
 
 
 def read_jsonl(path: Path) -> Iterator[str]:
-    """The texts of a JSONL file."""
+    """Texts of a JSONL file."""
     with open(path, encoding="utf-8") as stream:
         for line in stream:
             yield json.loads(line)["text"]
@@ -155,7 +157,8 @@ def time_one(name: str, path: Path, tokenizer: Path) -> dict[str, float]:
 
 
 def prepare(name: str, path: Path, tokenizer: Path, folder: Path) -> Callable[[], int]:
-    """Import and compile what a contender needs; what it returns is timed, and says how many bytes of text it took."""
+    """Import and compile what a contender needs; the returned function is timed and returns the bytes of text it
+    encoded."""
     if name == "ours":
         return _ours(path)
     reference = ReferenceEncoder(tokenizer)
@@ -210,7 +213,7 @@ def _encode_only(encode: Callable[[list[str]], object], path: Path) -> Callable[
 
 
 def _megatron(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEncoder) -> Callable[[], None]:
-    """What Megatron-LM's tools/preprocess_data.py does with one worker, without its process pool."""
+    """The work of Megatron-LM's tools/preprocess_data.py with one worker, without its process pool."""
     import torch
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
     from tokenizers import Tokenizer
@@ -229,8 +232,8 @@ def _megatron(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEnc
 
 
 def _megatron_fast(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEncoder) -> Callable[[], None]:
-    """What Megatron-LM's tools/preprocess_data_fast.py of August 2026 does with one worker: gigatoken takes the whole
-    file, and all documents are written at once, which megatron-core's builder has no call for before 0.19."""
+    """The work of Megatron-LM's tools/preprocess_data_fast.py (August 2026) with one worker: gigatoken encodes the
+    whole file and all documents are written in one call, which megatron-core's builder supports from 0.19 on."""
     import awkward  # type: ignore[import-untyped]
     import gigatoken
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
@@ -253,7 +256,8 @@ def _megatron_fast(path: Path, tokenizer: Path, folder: Path, reference: Referen
 
 
 def _for_gigatoken(tokenizer: Path) -> str:
-    """A `tokenizer.json` that gigatoken takes: it refuses BLOOM's pieces, so the same merges with GPT-2's."""
+    """A `tokenizer.json` that gigatoken accepts: it refuses BLOOM's pre-tokenizer, so this has the same merges with
+    GPT-2's."""
     content = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
     if content["pre_tokenizer"] is not None:
         content["pre_tokenizer"] = {
@@ -287,7 +291,7 @@ def _datatrove(path: Path, tokenizer: Path, folder: Path, reference: ReferenceEn
 
 
 def loader() -> None:
-    """Batches out of the page cache, and the first batch of a trillion tokens (sparse files)."""
+    """Time batches from the page cache, and the first batch of a trillion tokens (sparse files)."""
     from pretrain.config import ObjectiveConfig
     from pretrain.data.batch_sizes import BatchSizes
     from pretrain.data.batches import Batches
@@ -330,7 +334,7 @@ def loader() -> None:
 
 
 def waiting(batches: Iterator[object], ahead: int) -> float:
-    """Median seconds that a step of some 50 ms of products on one thread waits for its batch."""
+    """Median seconds that a step waits for its batch, when a step is some 50 ms of matrix products on one thread."""
     import torch
 
     from pretrain.data.prefetch import prefetch
@@ -350,7 +354,7 @@ def waiting(batches: Iterator[object], ahead: int) -> float:
 
 
 def write_mixture(folder: Path, datasets: int, tokens: int, sparse: bool) -> Path:
-    """A mixture of equal datasets; sparse ones are all zeros and take no space."""
+    """A mixture of datasets of equal size; sparse ones are all zeros and take no disk space."""
     folder.mkdir()
     entries = []
     document_tokens = min(tokens, 2 * 10**9)

@@ -1,4 +1,4 @@
-"""Training steps of one process by processor time: ours, a plain PyTorch loop, transformers; plain and compiled."""
+"""Training steps of one process, by processor time: ours, a plain PyTorch loop, transformers; eager and compiled."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ MATMUL_SIZE = 2048
 LEARNING_RATE = 3e-4
 
 Step = Callable[[torch.Tensor, torch.Tensor], float]
-"""tokens [B, S] and targets [B, S], int64 -> loss, after the update"""
+"""tokens [B, S] and targets [B, S], int64 -> loss after the update"""
 
 
 def main(arguments: list[str]) -> int:
-    """Run every contender in a process of its own, in turns, and print medians and ratios."""
+    """Run every contender in its own process, in turn, and print medians and ratios."""
     parser = argparse.ArgumentParser(prog="altiplano bench train", description=__doc__)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
@@ -42,8 +42,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--sequence", type=int, default=512)
     parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a round, after two that are not")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of all contenders, one after the other")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per round, after two untimed steps")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over all contenders")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
         ours = statistics.median(result["tokens_per_second"] for result in results["ours", precision])
         for name in given.contenders:
             found = results[name, precision]
-            if not found:  # a peer that fails is a row
+            if not found:  # a peer that fails gets a row saying so
                 rows.append((name, precision, "failed", "", "", ""))
                 continue
             speed = statistics.median(result["tokens_per_second"] for result in found)
@@ -102,19 +102,20 @@ def main(arguments: list[str]) -> int:
 
 
 def time_one(name: str, precision: str, model: ModelConfig, micro_batch: int, steps: int) -> dict[str, float]:
-    """Tokens per processor second, peak memory, and this machine's product of two matrices in the same precision."""
+    """Tokens per processor second, peak memory, and the speed of a matrix product in the same precision on this
+    machine."""
     torch.manual_seed(1)
     step = MAKERS[name](model, precision, micro_batch)
     tokens = torch.randint(0, model.vocabulary_size, (micro_batch, model.maximum_positions + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     for _ in range(2):
         loss = step(inputs, targets)
-    # Processor time: on a machine that does other work too, the clock on the wall measures that work.
+    # Processor time: wall time would include whatever else runs on the machine.
     started = time.process_time()
     for _ in range(steps):
         loss = step(inputs, targets)
     seconds = time.process_time() - started
-    if not loss < math.log(model.vocabulary_size):  # the same batch six times over: it must have learnt something
+    if not loss < math.log(model.vocabulary_size):  # six steps on the same batch: the loss must have fallen
         raise RuntimeError(f"{name} {precision}: loss {loss} after {steps + 2} steps on one batch: it does not train")
     return {
         "tokens_per_second": steps * inputs.numel() / seconds,
@@ -136,7 +137,7 @@ def matmul_flops(dtype: torch.dtype) -> float:
 
 
 def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
-    """The trainer's engine with one process."""
+    """Our engine with one process."""
     from pretrain.engine.engine import Engine
     from pretrain.engine.processes import join_processes
     from pretrain.topology import Topology
@@ -165,14 +166,14 @@ def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
 
 
 def plain_rotation(x_BSHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions as a formula, which a compiler takes into its graph; ours has a gradient of its own."""
+    """Rotary embedding as a plain formula that a compiler fuses into its graph; ours has a gradient of its own."""
     first, second = x_BSHE.float().chunk(2, -1)
     cos, sin = cos[: x_BSHE.shape[1], None], sin[: x_BSHE.shape[1], None]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x_BSHE.dtype)
 
 
 class PlainBlock(nn.Module):
-    """LLaMA's block as one writes it for a single device."""
+    """A LLaMA block as one would write it for a single device."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()

@@ -1,18 +1,18 @@
-"""Our rules beside datatrove's, rule by rule and document by document, and where they differ, why.
+"""Our rules beside datatrove's, rule by rule and document by document, with the reasons for the differences.
 
-Each rule of datatrove's C4, Gopher and FineWeb filters is asked alone (the others are switched off), of the English
-documents of the corpus, and compared with the rule of ours that has the same threshold. Then both are asked once more
-with the known differences taken away:
+Each rule of datatrove's C4, Gopher and FineWeb filters runs alone, with the others switched off, on the English
+documents of the corpus and is compared with our rule of the same threshold. Then both run again with the known
+differences removed:
 
-- our words in place of spaCy's tokens, of which punctuation marks are some; for the stop words in lower case, as the
-  paper's eight are found at the beginning of a sentence too; for the share of alphabetic words with the signs between
-  them, as we count those among all;
-- no white space at the ends of lines and of the text: datatrove compares lines as they stand, so that ". " ends no
-  sentence, and what follows the last line feed is a line;
-- n-grams as the paper has them: one that occurs once is no repetition, and the characters of repeated ones are counted
-  once, with the blanks inside.
+- Words are ours, not spaCy's tokens, some of which are punctuation marks. For stop words they are lower-cased, because
+  the paper's eight also occur at the beginning of a sentence; for the share of alphabetic words, punctuation between
+  words counts too, as it does in ours.
+- There is no white space at the ends of lines or of the text: datatrove compares raw lines, so that ". " does not end a
+  sentence and a final line feed starts another line.
+- n-grams follow the paper: one that occurs once is not a repetition, and characters of repeated n-grams are counted
+  once, blanks included.
 
-What then still differs is listed with a beginning of the text.
+Remaining differences are listed with the beginning of the text.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Pair:
-    """A rule of datatrove's, and those of ours that ask the same."""
+    """One rule of datatrove and our rules that test the same property."""
 
     filter: str
     settings: dict[str, Any]
     ours: tuple[str, ...]
     name: str
     words: str = "words"
-    """Which words of ours are put in: `words`, `lower` or `runs`."""
+    """Form of our words that it is given: `words`, `lower` or `runs`."""
 
 
 _QUALITY = (
@@ -86,7 +86,7 @@ def _fineweb(name: str, ours: str) -> Pair:
 
 
 PAIRS = (
-    # the released dataset's numbers, which our c4_dataset has; datatrove's defaults are the paper's
+    # thresholds of the released dataset, as in our c4_dataset; datatrove's defaults are the paper's
     Pair(
         "C4QualityFilter",
         {"min_num_sentences": 3, "min_words_per_line": 5},
@@ -116,14 +116,14 @@ PAIRS = (
 
 
 class Word(str):
-    """A word that knows where in its text it stands."""
+    """A word with its position in the text."""
 
     start: int
     stop: int
 
 
 def our_words(text: str, kind: str = "words") -> list[Word]:
-    """The words that our statistics count, without the signs around them; as `runs` with them, signs alone too."""
+    """Words as our statistics count them, without surrounding punctuation; `runs` keeps punctuation, even alone."""
     from data_prep.signals.segmentation import divide
 
     words, at = [], 0
@@ -140,7 +140,7 @@ def our_words(text: str, kind: str = "words") -> list[Word]:
 
 
 def _covered(grams: Iterable[Sequence[Word]]) -> int:
-    """Characters of some n-grams in the order of the text, none counted twice, with what stands between words."""
+    """Characters covered by n-grams given in text order, each counted once, including what separates the words."""
     total, done = 0, 0
     for gram in grams:
         total += gram[-1].stop - max(gram[0].start, done)
@@ -149,7 +149,7 @@ def _covered(grams: Iterable[Sequence[Word]]) -> int:
 
 
 def _top_characters(grams: Sequence[Sequence[Word]]) -> int:
-    """Characters covered by the most frequent n-gram, the first to reach its count; 0 if none is repeated."""
+    """Characters covered by the most frequent n-gram (the first to reach its count); 0 if none is repeated."""
     counts: Counter[Sequence[Word]] = Counter()
     best: Sequence[Word] = ()
     for gram in grams:
@@ -160,7 +160,7 @@ def _top_characters(grams: Sequence[Sequence[Word]]) -> int:
 
 
 def _repeated_characters(words: Sequence[Word], n: int) -> int:
-    """Characters covered by n-grams that occurred before."""
+    """Characters covered by n-grams that have occurred before."""
     seen: set[Sequence[Word]] = set()
     grams = [tuple(words[k : k + n]) for k in range(len(words) - n + 1)]
     return _covered([gram for gram in grams if gram in seen or seen.add(gram)])  # type: ignore[func-returns-value]
@@ -168,7 +168,7 @@ def _repeated_characters(words: Sequence[Word], n: int) -> int:
 
 @contextmanager
 def _patched(split: Callable[[str], list[Any]], is_reconciled: bool) -> Iterator[None]:
-    """datatrove's filters with another function that splits words, and with n-grams as the paper has them."""
+    """Run datatrove's filters with another word splitter, and with n-grams as in the paper."""
     repetition = importlib.import_module(f"{_FILTERS}.gopher_repetition_filter")
     others = (importlib.import_module(f"{_FILTERS}.{name}_quality_filter") for name in ("gopher", "fineweb"))
     with ExitStack() as patches:
@@ -185,7 +185,7 @@ def _patched(split: Callable[[str], list[Any]], is_reconciled: bool) -> Iterator
 
 
 def _theirs(pair: Pair, texts: Sequence[str]) -> list[bool]:
-    """For each text whether datatrove drops it by this rule alone."""
+    """Whether datatrove drops each text by this rule alone."""
     from datatrove.data import Document
 
     asked = getattr(importlib.import_module(_FILTERS), pair.filter)(**pair.settings)
@@ -193,7 +193,7 @@ def _theirs(pair: Pair, texts: Sequence[str]) -> list[bool]:
     for k, text in enumerate(texts):
         try:
             drops.append(asked.filter(Document(text=text, id=str(k))) is not True)
-        except ZeroDivisionError:  # a text in which its tokenizer finds no word: it has no answer, and drops nothing
+        except ZeroDivisionError:  # datatrove finds no word in the text: it has no verdict and drops nothing
             drops.append(False)
     return drops
 
@@ -209,11 +209,11 @@ def _ours(texts: Sequence[str]) -> Callable[[Pair], list[bool]]:
 
 
 Drops = tuple[list[bool], list[bool]]
-"""What ours and theirs say of each text."""
+"""Whether ours and theirs drop each text."""
 
 
 def as_they_are(texts: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> Iterator[Drops]:
-    """Ask every pair of rules of every text, which are taken as English; none is empty or blank."""
+    """Apply every pair of rules to every text, taken as English; no text may be empty or blank."""
     from datatrove.utils.text import split_into_words
 
     ours, split = _ours(texts), lru_cache(maxsize=None)(split_into_words)
@@ -224,7 +224,7 @@ def as_they_are(texts: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> Iterator
 
 
 def reconciled(texts: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> Iterator[Drops]:
-    """The same without the known differences."""
+    """Apply every pair of rules with the known differences removed."""
     trimmed = ["\n".join(line.strip() for line in text.split("\n")).strip() for text in texts]
     ours, split = _ours(trimmed), lru_cache(maxsize=None)(our_words)
     for pair in pairs:
@@ -234,17 +234,19 @@ def reconciled(texts: Sequence[str], pairs: Sequence[Pair] = PAIRS) -> Iterator[
 
 
 def differing(drops: Drops) -> tuple[list[int], list[int]]:
-    """The texts that only ours drops, and that only theirs does."""
+    """Indices of texts that only ours drops, and of those that only theirs drops."""
     pairs = list(enumerate(zip(*drops, strict=True)))
     return [k for k, (a, b) in pairs if a and not b], [k for k, (a, b) in pairs if b and not a]
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table of all rules and the documents that remain."""
+    """Print the table of all rules and the documents that still differ."""
     parser = argparse.ArgumentParser(prog="altiplano bench verdicts", description=__doc__)
     parser.add_argument("--corpus", type=Path, default=CORPUS, help=CORPUS_HELP)
-    parser.add_argument("--megabytes", type=float, default=50, help="of the corpus, taken in equal steps")
-    parser.add_argument("--shown", type=int, default=3, help="documents shown of each rule and side that remain")
+    parser.add_argument(
+        "--megabytes", type=float, default=50, help="megabytes of the corpus to use, sampled at equal steps"
+    )
+    parser.add_argument("--shown", type=int, default=3, help="differing documents to show per rule and side")
     given = parser.parse_args(arguments)
     if fault := no_corpus(given.corpus):
         print(fault, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Slow plain twins of kernels that have none elsewhere, written after the definitions in their modules."""
+"""Slow plain twins of kernels that have none elsewhere, written from the definitions in their modules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def candidates(data: bytes) -> list[tuple[int, int]]:
 
 
 def normalised_lines(text: str) -> list[tuple[str, int, int]]:
-    """Each line as duplicates of lines are compared, and where it lies in bytes, its line feed included."""
+    """Each line in the form in which lines are compared for duplicates, and its byte range, line feed included."""
     lines, start = [], 0
     for line in text.split("\n"):
         stop = start + len(line.encode()) + 1
@@ -82,7 +82,7 @@ def sentences(line: str) -> int:
 
 
 def c4_line(line: str, variant: int) -> tuple[int, str]:
-    """Sentences of a line, 0 where it goes; and what else the dataset's code says of the page: "{", "lorem" or ""."""
+    """Number of sentences of a line, 0 if it is removed; and what the page fails by: "{", "lorem" or ""."""
     line = _CITATION.sub("", line.strip())
     if not line.endswith((".", "?", "!", '"')) or line.endswith("..."):
         return 0, ""

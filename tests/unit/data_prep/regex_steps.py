@@ -1,6 +1,6 @@
-"""Steps that a backtracking matcher takes, counted: Python's own does not tell, and a clock depends on the machine.
+"""Counts the steps of a backtracking matcher: Python's own does not report them, and a clock depends on the machine.
 
-Of a pattern of `re` as Python parses it, every step tries one element at one place, as the C matcher does.
+The pattern is parsed by Python's `re`; each step tries one element at one position, as the C matcher does.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class StepCounter:
         return self._one[key](place)
 
     def _compiled(self, item: Any) -> Callable[[int], bool]:
-        """Whether the one character at a place fits, by a table of the answers that `re` gave."""
+        """Whether the character at a position matches, from a table of what `re` answered."""
         answers: dict[Any, bool] = {}
         name, argument = str(item[0]), item[1]
         flags = self._pattern.flags

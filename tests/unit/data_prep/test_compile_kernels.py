@@ -1,4 +1,4 @@
-"""What is compiled before workers start is what the workers call."""
+"""The kernels compiled before workers start are the ones that workers call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges that the loss leaves out, through redactions and cuts, and from a source's file."""
+"""Ranges excluded from the loss: through redactions and cuts, and from a source's own file."""
 
 from __future__ import annotations
 

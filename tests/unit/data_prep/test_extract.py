@@ -1,4 +1,4 @@
-"""Bad input, and the promise that the bytes do not depend on how the work was done."""
+"""Bad input, and bytes that do not depend on how the work was divided."""
 
 from __future__ import annotations
 

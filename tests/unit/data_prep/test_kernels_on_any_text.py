@@ -1,8 +1,8 @@
-"""Every kernel that takes text, through its public entry, on texts made to leave its arrays.
+"""Every kernel that takes text, through its public entry, on texts made to break out of its arrays.
 
-A row group is many texts one behind another. Its bounds are moved by a few bytes, so that characters are cut in two.
-What a kernel says of a document must be what its plain twin says, and what it says of a copy that stands alone; run
-with ALTIPLANO_CHECKED_KERNELS=1 (as `.ci/run` does), an access outside of an array is an error as well.
+A row group is many texts in one buffer. Its bounds are moved by a few bytes, so that characters are cut in two. A
+kernel's result for a document must equal its plain twin's, and its own for a copy of the document alone. With
+ALTIPLANO_CHECKED_KERNELS=1 (as in `.ci/run`) any access outside an array is an error as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every model's labels, and every person's codes, name the same languages."""
+"""The labels of every model and the codes that people use name the same languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time grows with the input, and with nothing else: work is counted at one length and at four times as much."""
+"""Work grows linearly with the input: it is counted at one length and at four times that length."""
 
 from __future__ import annotations
 

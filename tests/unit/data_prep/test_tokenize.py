@@ -1,4 +1,4 @@
-"""The stage as a whole: what is kept comes out once, shuffled and redacted, the same for any division of work."""
+"""The whole stage: each kept document appears once, shuffled and redacted, the same for any division of work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file is whole or not there, whatever happens while it is written."""
+"""A file is complete or absent, whatever happens while it is written."""
 
 from __future__ import annotations
 

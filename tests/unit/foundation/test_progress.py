@@ -1,4 +1,4 @@
-"""Progress reads well on a terminal and in a log."""
+"""Progress is readable on a terminal and in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program goes on when nobody reads what it prints."""
+"""A program continues when nobody reads its output."""
 
 from __future__ import annotations
 

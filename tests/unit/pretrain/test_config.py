@@ -1,4 +1,4 @@
-"""Every rule between settings is held, with a message that names field, value and rule."""
+"""Every rule between settings is enforced, with a message that names field, value and rule."""
 
 from __future__ import annotations
 

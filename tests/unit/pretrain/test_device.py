@@ -1,4 +1,4 @@
-"""Which GPU a process uses, and what it asks of `torch.distributed`."""
+"""Which GPU a process uses, and its arguments to `torch.distributed`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which error of a GPU ends the processes with which exit code, and what they say."""
+"""The exit code and message for each kind of GPU error."""
 
 from __future__ import annotations
 

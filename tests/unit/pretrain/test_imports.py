@@ -1,4 +1,4 @@
-"""What a training process needs: token files of data preparation, and nothing else of it."""
+"""A training process imports the token file format of data preparation, and nothing else of it."""
 
 from __future__ import annotations
 

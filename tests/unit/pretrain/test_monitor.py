@@ -1,4 +1,4 @@
-"""Metrics survive kills and resumes with each step once; progress reads well; FLOPs follow their formula."""
+"""Metrics survive kills and resumes with each step once; progress is readable; FLOPs follow their formula."""
 
 from __future__ import annotations
 

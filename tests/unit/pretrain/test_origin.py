@@ -1,4 +1,4 @@
-"""What an imported model has beside its weights goes with the run that starts from it."""
+"""What an imported model has beside its weights is passed on to runs that start from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting weights and token files that were made with two tokenizers are told apart, whatever kinds these are."""
+"""Starting weights and token files made with different tokenizers are detected, whatever their kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of the benchmark page: each area has its place, and what is measured takes it whole."""
+"""Tables of the benchmark page: each area has its place, and measurements are written there completely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a step back to the documents, against the token files and the corpus themselves."""
+"""From a step back to its documents, compared with the token files and the corpus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token files that keep the rules and files that break them, on the command line and against megatron-core's writer."""
+"""Valid and broken token files on the command line, some written by megatron-core."""
 
 from __future__ import annotations
 

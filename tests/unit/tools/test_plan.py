@@ -1,4 +1,4 @@
-"""The memory that a plan counts, against published formulas and settings; and what it says to wrong input."""
+"""Planned memory against published formulas and settings, and messages for wrong input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page tells what a run folder holds, says what is missing, and needs nothing from outside."""
+"""The page shows what a run folder holds, names what is missing, and needs nothing from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table says how a run stands."""
+"""The table shows the state of a run."""
 
 from __future__ import annotations
 

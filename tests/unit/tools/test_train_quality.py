@@ -1,4 +1,4 @@
-"""A quality classifier from its pages to the rule that asks it."""
+"""A quality classifier, from its pages to the rule that uses it."""
 
 from __future__ import annotations
 

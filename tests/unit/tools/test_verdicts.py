@@ -1,4 +1,4 @@
-"""Our rules give datatrove's verdicts, once the known differences are taken away."""
+"""Our rules give datatrove's verdicts once the known differences are removed."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ ODD = (
     "'\"\\n",    "    indented\n\tcode", "a\u00a0b", "### Response:", "USER: ASSISTANT:", "x" * 300,
 )  # fmt: skip
 NAMES = ("</s>", "a <s> b", "<|im_start|>assistant\n", "[gMASK]<sop>")
-"""Texts that spell control tokens, which transformers makes tokens of, and we do not."""
+"""Texts that spell control tokens: transformers turns them into control tokens, ours does not."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -185,7 +185,7 @@ def test_a_cut_that_is_left_out_is_seen(folder: Path) -> None:
 
 
 def test_an_answer_at_the_beginning(tmp_path: Path) -> None:
-    """transformers 5.23 masks a whole sequence whose first token is learnt ; ours does not."""
+    """transformers 5.23 masks a whole sequence whose first token is learnt; ours does not."""
     folder = make_tokenizer("byte_level", tmp_path)
     answer = {"learn": ["{content}", {"token": "eos"}]}
     template = Template.model_validate({"user": ["{content}"], "assistant": [answer]})

@@ -1,4 +1,4 @@
-"""From texts to what is found, as the stage does it, without its files."""
+"""Runs deduplication on texts in memory, as the stage does on files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FINGERPRINTS = FingerprintConfig()
 
 @dataclass(frozen=True)
 class Found(Decided):
-    """What is decided of all texts, and the pairs that were found."""
+    """Decisions for all texts, and the pairs that were found."""
 
     pairs: npt.NDArray[np.void]
 
@@ -31,7 +31,7 @@ def find(
     memory_bytes: int = 10**9,
     fails: tuple[int, ...] = (),
 ) -> tuple[Found, Finder]:
-    """What is decided of the texts, of which those of the numbers `fails` fail their rules."""
+    """Decisions for the texts; those with an index in `fails` fail their rules."""
     encoded = [text.encode() for text in texts]
     offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
     data = np.frombuffer(b"".join(encoded), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Documents inside of others: pages of books, short ones in long ones, and what is no containment."""
+"""Documents inside others: pages of books, short ones in long ones, and what is not containment."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_page_of_a_book_goes_and_the_book_stays(tmp_path: Path) -> None:
     assert evidence.measures[:2, 1].tolist() == [containment(sets[d], sets[3]) for d in (0, 1)]
     assert evidence.measures[0].tolist() == pytest.approx([116 / 59_996, 1], abs=1e-5)
     for fails, stays in (((3,), [-1, -1, -1, -1]), ((0, 3), [3, -1, -1, -1])):
-        # a book that its rules refuse takes nothing with it that passes them
+        # a book that fails its rules removes no page that passes them
         folder = tmp_path / str(fails)
         folder.mkdir()
         assert find(folder, texts, minimum_containment=0.9, fails=fails)[0].duplicate_of.tolist() == stays
@@ -61,7 +61,7 @@ def test_what_is_short_or_below_the_threshold_stays(tmp_path: Path) -> None:
 
 
 def test_what_goes_is_contained_in_one_that_stays(tmp_path: Path) -> None:
-    """Parts of parts: nothing goes because of something that goes itself."""
+    """Parts of parts: a document that is itself removed removes nothing."""
     generator = np.random.default_rng(5)
     texts = []
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Crowds: the same decisions as comparing everybody with everybody, at far fewer comparisons."""
+"""Crowds: the same decisions as comparing all pairs, with far fewer comparisons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pages(generator: np.random.Generator, count: int, template: int, own: tuple[
 def test_a_crowd_is_decided_as_any_other_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: tuple[int, int], containment: float | None
 ) -> None:
-    """Similarities from far below the threshold of 0.8 to above it, sizes alike and different."""
+    """Similarities from far below the threshold of 0.8 to above it, of equal and of different sizes."""
     texts = pages(np.random.default_rng(own[0]), 500, 200, own, copies=0.2)
     fails = tuple(range(0, 500, 7))
     (tmp_path / "crowd").mkdir()
@@ -50,7 +50,7 @@ def test_a_crowd_is_decided_as_any_other_bucket(
 
 
 def test_comparisons_grow_with_the_crowd_and_not_with_its_square(tmp_path: Path) -> None:
-    """Pages of one template, J about 0.65, all of them kept; likewise with sizes that vary by a fifth."""
+    """Pages of one template, J about 0.65, all of them kept; also with sizes that vary by a fifth."""
     for own in ((55, 56), (50, 60)):
         counts = []
         for documents in (1000, 4000):
@@ -64,7 +64,7 @@ def test_comparisons_grow_with_the_crowd_and_not_with_its_square(tmp_path: Path)
 
 
 def test_prefixes_are_as_short_as_they_can_be() -> None:
-    """Similarity exactly at the threshold: the short prefix holds every rare shingle, and one of the template."""
+    """Similarity exactly at the threshold: the shortest prefix, with every rare shingle and one of the template."""
     documents, common, own = crowds.CROWD + 1, 200, 40
     generator = np.random.default_rng(4)
     values = generator.choice(2**62, size=common + documents * own, replace=False).astype(np.uint64)

@@ -1,4 +1,4 @@
-"""Shared lines: what is equal, which go, and a bound of memory that changes nothing."""
+"""Shared lines: which are equal, which are removed, and a memory bound that changes nothing."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_what_goes_is_similar_to_one_that_stays(tmp_path: Path) -> None:
     (evidence, _), sets = find(tmp_path, texts), sets_of(texts)
     duplicate_of = evidence.duplicate_of
     stays: list[int] = []
-    for d in range(len(texts)):  # the twin compares with everything that stays, without bands
+    for d in range(len(texts)):  # the twin compares with every kept document, without bands
         similar = [(jaccard(sets[s], sets[d]), -s) for s in stays if jaccard(sets[s], sets[d]) >= 0.8]
         if similar:
             best, place = max(similar)
@@ -64,7 +64,7 @@ def test_nothing_goes_because_of_a_chain(tmp_path: Path) -> None:
     duplicate_of, sets = find(tmp_path, chain)[0].duplicate_of, sets_of(chain)
     assert jaccard(sets[0], sets[1]) >= 0.8
     assert jaccard(sets[0], sets[7]) < 0.6
-    # the first stays, each that is far enough from all that stay begins anew
+    # the first is kept; each one far enough from all kept ones starts a new cluster
     assert duplicate_of[1] == 0
     staying = [d for d in range(8) if duplicate_of[d] < 0]
     assert len(staying) >= 3
@@ -127,7 +127,7 @@ def test_the_first_of_equal_texts_stays_and_one_that_passes_the_rules_before_it(
 
 
 def test_a_bound_of_memory_changes_nothing(tmp_path: Path) -> None:
-    """Some hundred small files and batches give what one of each gives."""
+    """Hundreds of small files and batches give the same result as one of each."""
     generator = np.random.default_rng(8)
     texts = []
     for group in range(60):
@@ -197,7 +197,7 @@ print(*(peak_of(Path(sys.argv[2]) / str(shards), shards) for shards in (16, 64))
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    """In a process of its own: what other tests have left in Python's tables is no memory of ours."""
+    """Runs in its own process, so that memory left over from other tests is not counted."""
     command = [sys.executable, "-c", PEAKS, __file__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The stage on a small corpus: which copy stays, what is written down, and how it resumes."""
+"""The stage on a small corpus: which copy is kept, what is recorded, and how it resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keyed permutation as properties, and against the same arithmetic in unbounded integers."""
+"""The keyed permutation: its properties, and the same arithmetic in unbounded integers."""
 
 from __future__ import annotations
 

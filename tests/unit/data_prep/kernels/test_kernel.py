@@ -1,4 +1,4 @@
-"""The checked mode catches what leaves an array, and every kernel that takes text stays inside of its own."""
+"""The checked mode catches every access outside an array, and every text kernel stays inside its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ for name, (function, array, last) in CASES.items():
     outcomes = [outcome(access, array, i) for i in (0, last, last + 1, len(array), 1 << 40, -len(array) - 1)]
     print(name, *outcomes, sep=",")
 """
-"""Every way to reach memory, at places inside and outside; run in a process of its own, in checked mode."""
+"""Every kind of memory access, at indices inside and outside; run in its own process, in checked mode."""
 
 
 def _run(program: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -145,7 +145,7 @@ print(near._hash_bands.stats.cache_path)
 
 
 def test_a_changed_file_that_kernels_import_makes_a_new_cache(tmp_path: Path) -> None:
-    """numba looks at the file of the kernel alone, and would run old code of the others."""
+    """numba checks only the kernel's own file for changes, and would run stale code of the functions it calls."""
     root = Path(__file__).parents[4]
     for package in ("data_prep", "foundation"):
         shutil.copytree(root / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

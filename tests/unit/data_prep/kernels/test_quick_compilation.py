@@ -1,4 +1,4 @@
-"""What numba does once instead of many times while kernels are compiled, and that no array is lost by it."""
+"""What numba does once instead of many times during compilation, and that no array is lost by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`decide --what-if` on a small corpus, and the lines that C4 takes out of what is kept."""
+"""`decide --what-if` on a small corpus, and the lines that C4 removes from kept documents."""
 
 from __future__ import annotations
 

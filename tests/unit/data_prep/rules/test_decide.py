@@ -1,4 +1,4 @@
-"""Verdicts: every reason in its order, and counts that balance."""
+"""Verdicts: every reason in order, and counts that balance."""
 
 from __future__ import annotations
 

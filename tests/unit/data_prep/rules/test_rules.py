@@ -33,7 +33,7 @@ PROSE = (
     "in the year; even the oldest woman of the village, who kept a record of every winter, only shook her head."
 )
 
-# The papers' numbers once more, written down apart from the tables: (rule, value that passes, value that does not)
+# The papers' numbers again, independent of the tables in the code: (rule, value that passes, value that fails)
 GOPHER = [
     ("gopher.minimum_words", 50, 49),
     ("gopher.maximum_words", 100_000, 100_001),

@@ -1,4 +1,4 @@
-"""A source in many shards: no stage's work grows faster than their number, and its open files do not grow at all."""
+"""A source with many shards: work grows no faster than their number, and open files do not grow at all."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, dict[st
             run = RunDirectory(config.output)
             taken[shards] = {}
             for stage in STAGES:
-                if stage != "report-tokenizer":  # it learns tokenizers, which is no matter of shards
+                if stage != "report-tokenizer":  # it trains tokenizers, which does not depend on the number of shards
                     function = STAGES[stage].load()
                     with Work() as taken_work:
                         function(config, run)

@@ -1,4 +1,4 @@
-"""Two processes at work on one unit, be it by mistake: what a commit record says is true at every moment."""
+"""Two processes on one unit, even by mistake: a commit record is true at every moment."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def meet(
     has_links: bool,
     at: int,
 ) -> bool:
-    """One process stops before name change `at`, another does all of the unit, then the first goes on.
+    """One process pauses before name change `at`, another does the whole unit, then the first continues.
 
     Returns:
-        Whether the first came that far.
+        Whether the first process reached that point.
     """
     root = freeze(folder)
     first: Future[int] = processes[0].submit(work_at, root, work, 0, has_links, at)

@@ -1,4 +1,4 @@
-"""Language identification: what is right, what is sampled, and what a broken model says."""
+"""Language identification: correct labels, the sampled part of the text, and errors for a broken model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals of a table of documents are those of each text alone."""
+"""The signals of documents in a table equal those of each text alone."""
 
 from __future__ import annotations
 

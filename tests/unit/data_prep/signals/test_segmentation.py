@@ -93,7 +93,7 @@ def test_gold_sentences(language: str, least: float) -> None:
 
 
 def test_what_is_learnt_divides_as_it_was_taught() -> None:
-    """Two letters that always stand together, and two that never do."""
+    """Two letters that always occur together, and two that never do."""
     documents = [["甲乙", "丙", "丁"], ["丙", "甲乙", "丁"], ["丁", "丙", "甲乙"]] * 20
     weights = train(documents, features=100)
     total = sum(sum(window.values()) for window in weights.values())

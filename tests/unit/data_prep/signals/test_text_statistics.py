@@ -116,7 +116,7 @@ def plain_statistics(text: str) -> dict[str, float]:
         if n <= 4:
             frequent, top = Counter(grams), None
             seen: Counter[tuple[str, ...]] = Counter()
-            for gram in grams:  # of equals the first to become that frequent
+            for gram in grams:  # among equals, the first to reach the count
                 seen[gram] += 1
                 if top is None and seen[gram] == max(frequent.values()) > 1:
                     top = gram

@@ -1,4 +1,4 @@
-"""Damaged and unusual files: everything good in them is read, and every fault is counted once."""
+"""Damaged and unusual files: every good record is read, and every fault is counted once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However a file is divided, each record of it is read once, in order."""
+"""However a file is divided, each of its records is read exactly once, in order."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def files() -> dict[str, tuple[str, bytes]]:
 
 
 def read_all(kind: str, path: str, size: int) -> list[str]:
-    """Everything that the reader yields of all ranges, with the path left out."""
+    """Everything the reader yields for all ranges, without the path."""
     reader = reader_of(kind)
     return [
         repr(result).replace(path, "PATH")

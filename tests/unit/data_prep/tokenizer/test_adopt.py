@@ -1,4 +1,4 @@
-"""A tokenizer that is there already: taken as it is, held to the corpus, and refused where it cannot serve."""
+"""An existing tokenizer: used unchanged, checked on the corpus, and refused where it cannot work."""
 
 from __future__ import annotations
 

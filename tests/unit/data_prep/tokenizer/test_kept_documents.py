@@ -1,4 +1,4 @@
-"""Kept documents: edited where something is to be edited, and the bytes that were read everywhere else."""
+"""Kept documents: edited where edits apply, and byte for byte the input everywhere else."""
 
 from __future__ import annotations
 

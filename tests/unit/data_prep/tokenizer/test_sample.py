@@ -1,4 +1,4 @@
-"""Samples: bounded, in the asked proportions, the same for any order of work."""
+"""Samples: bounded, in the requested proportions, the same for any order of work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SentencePiece BPE: what it learns and leaves alone, and that every form of it encodes the same."""
+"""SentencePiece BPE: what it learns and ignores, and that every form of it encodes the same."""
 
 from __future__ import annotations
 

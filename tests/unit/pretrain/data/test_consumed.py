@@ -1,4 +1,4 @@
-"""What was consumed, counted from the plan, is what counting sample by sample gives."""
+"""Consumption computed from the plan equals counting sample by sample."""
 
 from __future__ import annotations
 

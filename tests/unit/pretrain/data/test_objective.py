@@ -1,4 +1,4 @@
-"""Samples of each objective: what is seen, what is predicted, and GLM's own arrangement."""
+"""Samples of each objective: visible tokens, targets, and GLM's own arrangement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A pack is trained on as its conversations alone are: logits, loss and gradients, for every family and objective."""
+"""Training on a pack equals training on its conversations alone: logits, loss and gradients, every family and
+objective."""
 
 from __future__ import annotations
 

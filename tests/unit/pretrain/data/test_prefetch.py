@@ -1,4 +1,4 @@
-"""Batches made ahead: the same ones, in time, and nothing left running."""
+"""Batches made ahead: the same batches, in time, and no thread left running."""
 
 from __future__ import annotations
 

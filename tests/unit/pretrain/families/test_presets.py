@@ -1,4 +1,4 @@
-"""Every published size counts as many weights as published, and our mapping counts what the model has."""
+"""Every published size has the published number of weights, and our formula counts what the model has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain single-device models written from the papers, one sequence of whole tensors at a time and no library of ours.
+"""Plain single-device models written from the papers: one sequence of whole tensors at a time, no other code of ours.
 
 S sequence, D hidden size, H heads, E head size.
 """

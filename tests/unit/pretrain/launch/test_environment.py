@@ -1,4 +1,4 @@
-"""What is set before torch, and so CUDA, is loaded; and starts that would train alone are refused."""
+"""What is set before torch, and so CUDA, is loaded; and launches that would train unconnected copies are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node that computes wrongly, or whose device is broken, is named and left out."""
+"""A node that computes wrong results, or has a broken device, is named and excluded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GPU without memory is told from other errors, and the message names settings that help this run."""
+"""A GPU out of memory is told from other errors, and the message names settings that help this run."""
 
 from __future__ import annotations
 

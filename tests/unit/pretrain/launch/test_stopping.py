@@ -1,4 +1,4 @@
-"""Signals and the stop file, as one process sees them; what all make of them together is in tests/distributed."""
+"""Signals and the stop file, as one process sees them; what all processes do with them is in tests/distributed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel of the attention is chosen, described and, where the choice has no effect, refused."""
+"""The attention kernel is chosen, described and, where the choice has no effect, refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of dropout: as often as asked, alike where a tensor is cut, unlike everywhere else."""
+"""Dropout masks: the requested rate, equal where a tensor is sharded, different everywhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FlexAttention, the GPU's way, on a CPU: against torch's attention with a plain mask."""
+"""FlexAttention, the GPU's implementation, on a CPU: against torch's attention with a full mask."""
 
 from __future__ import annotations
 

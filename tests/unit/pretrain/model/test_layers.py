@@ -1,4 +1,4 @@
-"""The pieces of the model against torch's own."""
+"""Layers of the model against torch's own."""
 
 from __future__ import annotations
 

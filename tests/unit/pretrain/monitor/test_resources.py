@@ -1,4 +1,4 @@
-"""Memory within a job's own limit, and the disk."""
+"""Memory within a job's own limit, and disk space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which group of ranks is slower than those that do the same work."""
+"""Which group of ranks is slower than others that do the same work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is named, and what the report says; that it all happens is in tests/distributed/test_hang.py."""
+"""Who is named, and the report's contents; the whole course of a hang is in tests/distributed/test_hang.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The detector on curves whose truth is known: what it must see, when, and what it must not take for a spike."""
+"""The detector on curves with known truth: what it must detect, when, and what it must not take for a spike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = DetectorSettings()
 
 @dataclass
 class Seen:
-    """What the detector said about a curve, ends of spikes only; `first` is the step of the first suspicion."""
+    """What the detector reported for a curve, ends of spikes only; `first` is the step of the first suspicion."""
 
     verdicts: list[tuple[int, Verdict]]
     first: int | None

@@ -1,4 +1,4 @@
-"""The ledger survives kills, and two copies of it are one story or an error."""
+"""The ledger survives kills, and two copies of it agree or raise an error."""
 
 from __future__ import annotations
 

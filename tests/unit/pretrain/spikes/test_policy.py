@@ -1,4 +1,4 @@
-"""Rollback, skip, escalation, budget: what is decided from what."""
+"""Rollback, skip, escalation, budget: which decision follows from which facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of an export finds a difference when there is one."""
+"""Verification of an export detects a difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exported model writes is made of whole characters."""
+"""Text written by an exported model consists of whole characters."""
 
 from __future__ import annotations
 

@@ -408,7 +408,7 @@ def planted(kind: str, count: int, seed: int = 20) -> list[Planted]:
 
 
 def is_found(example: Planted, spans: list[tuple[str, int, int]]) -> bool:
-    """Whether a span of the kind covers all of the value, and no more of the text than a few signs beside it."""
+    """Whether a span of this kind covers the whole value and only a few characters beside it."""
     start = len(example.text[: example.text.index(example.value)].encode())
     end = start + len(example.value.encode())
     return any(kind == example.kind and begin <= start and end <= stop for kind, begin, stop in spans)

@@ -1,4 +1,4 @@
-"""Personal data: what is found, what is left alone, and that spans are sound."""
+"""Personal data: what is found, what is left alone, and that spans are valid."""
 
 from __future__ import annotations
 
@@ -337,6 +337,6 @@ def test_is_found_although_it_looks_like_something_else(text: str, redacted: str
 
 
 def test_the_words_of_a_long_value_are_looked_at_once() -> None:
-    """A pattern that divides letters in more than one way never comes back from this."""
+    """A pattern with more than one way to divide the letters would backtrack forever here."""
     value = "abcdefghijklmnopqrstuvwxyz" * 9 + "123456_1.x"
     assert find_pii(f"token = {value}") == [Span("KEY", 8, 8 + len(value))]

@@ -1,4 +1,4 @@
-"""ROOTS: a plain twin written after its code, and cases by hand."""
+"""ROOTS: a plain twin written after its code, and cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_repetition_by_hand() -> None:
 
 def test_addresses_and_overlong_words_are_taken_out() -> None:
     assert measure("see www.example.org now", "en")["roots_word_count"] == 2
-    assert measure("see www.example.org now", "xx")["roots_word_count"] == 3  # the default parameters take nothing out
+    assert measure("see www.example.org now", "xx")["roots_word_count"] == 3  # the default parameters remove nothing
     assert measure(f"see {'x' * 26} now", "en")["roots_word_count"] == 2
     assert measure(f"see {'x' * 25}, now", "en")["roots_word_count"] == 3  # the sign at its end does not count
 
@@ -128,7 +128,7 @@ def test_words_of_one_language_are_not_those_of_another() -> None:
     assert measure("the of and", "en")["roots_stop_word_share"] == 1.0
     assert measure("the of and", "fr")["roots_stop_word_share"] == 0.0
     assert measure("The OF And", "en")["roots_stop_word_share"] == 1.0
-    assert measure("the of and", "de")["roots_stop_word_share"] == 1.0  # there is no list, so nothing is asked
+    assert measure("the of and", "de")["roots_stop_word_share"] == 1.0  # there is no list, so the rule does not apply
 
 
 def test_chinese_is_divided_and_looked_up_in_pairs() -> None:

@@ -1,4 +1,4 @@
-"""What tokens stand for: a wrong token is found, and the loss counts what it should."""
+"""The bytes of tokens: a wrong token is found, and the loss counts the right bytes."""
 
 from __future__ import annotations
 
