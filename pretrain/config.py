@@ -84,16 +84,26 @@ class ModelConfig(Settings):
     """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
     rope_scaling: RopeScaling | None = None
     """Scaling of the rotary frequencies, as in Llama 3.1 and 3.2; left out: none."""
+    rotary_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of a head, from its beginning, that rotary positions rotate: 1/4 in GPT-NeoX (Black et al. 2022,
+    arXiv:2204.06745, section 2.1), 1/2 in ChatGLM 2 and 3."""
+    query_key_norm: Literal["none", "per_head", "all_heads"] = "none"
+    """RMSNorm of queries and keys before their positions: of each head, with one weight for all heads (Qwen 3,
+    arXiv:2505.09388, section 2), or over all heads at once (OLMo 2, arXiv:2501.00656, section 2.1)."""
+    sliding_window: int | None = Field(default=None, gt=0)
+    """Number of tokens that a token attends to at most, itself included (Mistral 7B, arXiv:2310.06825, section 2); left
+    out: all earlier ones."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     """RMSNorm (arXiv:1910.07467), or LayerNorm (arXiv:1607.06450) with or without biases."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
     """Number added to the variance, or to the mean of squares, before the root."""
     embedding_norm: bool = False
     """Whether a norm follows the embedding (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
-    block: Literal["sequential", "parallel", "deepnorm"] = "sequential"
-    """Form of the block. Parallel: x + attention(norm(x)) + mlp(norm(x)). DeepNorm: norm(alpha x + attention(x)), and
-    likewise for the MLP."""
-    activation: Literal["swiglu", "geglu", "gelu", "gelu_tanh"] = "swiglu"
+    block: Literal["sequential", "parallel", "parallel_two_norms", "deepnorm", "post_norm"] = "sequential"
+    """Form of the block. Sequential: x + attention(norm(x)), then likewise for the MLP. Parallel: x +
+    attention(norm(x)) + mlp(norm(x)), with one norm or one for each. DeepNorm: norm(alpha x + attention(x)), then the
+    MLP. Post-norm: x + norm(attention(x)), then the MLP (OLMo 2, arXiv:2501.00656, section 2.1)."""
+    activation: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu"] = "swiglu"
     """Activation of the MLP; SwiGLU and GeGLU add a gate (Shazeer 2020, arXiv:2002.05202)."""
     biases: bool = False
     """Whether the linear layers have biases; the head never has one."""
@@ -133,6 +143,17 @@ class ModelConfig(Settings):
     def head_size(self) -> int:
         return self.attention_head_size or self.hidden_size // self.attention_heads
 
+    @property
+    def rotary_size(self) -> int:
+        """Entries of a head that rotary positions rotate."""
+        return int(self.head_size * self.rotary_share)
+
+    def attended_length(self, sequence_length: int) -> int:
+        """Length of the sequence for the cost of attention: that of a text, or of a shorter one that costs as much as
+        the sliding window."""
+        window = min(self.sliding_window or sequence_length, sequence_length)
+        return 2 * window - window**2 // sequence_length
+
     def padded_vocabulary_size(self, tensor_degree: int = 1) -> int:
         """Rows of the embedding and of the head under a tensor degree: the vocabulary, and after it rows that no token
         uses. The padding belongs to the running topology: a checkpoint fits any padding, and an export has none."""
@@ -147,6 +168,11 @@ class ModelConfig(Settings):
     def is_gated(self) -> bool:
         """Whether the MLP has a gate: three matrices instead of two."""
         return self.activation in ("swiglu", "geglu")
+
+    @property
+    def has_mlp_norm(self) -> bool:
+        """Whether attention and MLP have a norm each."""
+        return self.block != "parallel"
 
     @property
     def is_rotary(self) -> bool:
@@ -170,10 +196,15 @@ class ModelConfig(Settings):
                 f"hidden_size: {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}, unless "
                 "attention_head_size is given"
             )
-        if self.is_rotary and self.head_size % 2:
+        if self.is_rotary and self.rotary_share == 1 and self.head_size % 2:
             raise ValueError(
                 f"hidden_size: {self.hidden_size} / attention_heads {self.attention_heads} makes a head size of "
                 f"{self.head_size}; rotary positions rotate pairs, so it must be even"
+            )
+        if self.is_rotary and (self.rotary_size % 2 or not self.rotary_size):
+            raise ValueError(
+                f"rotary_share: {self.rotary_share} of a head of {self.head_size} is {self.rotary_size}; rotary "
+                "positions rotate pairs, so it must be even and at least 2"
             )
         if self.attention_heads % self.key_value_heads:
             raise ValueError(
@@ -186,6 +217,7 @@ class ModelConfig(Settings):
         for name, applies, reason in (
             ("rope_theta", self.is_rotary, f"positions are {self.positions}"),
             ("rope_scaling", self.is_rotary, f"positions are {self.positions}"),
+            ("rotary_share", self.is_rotary, f"positions are {self.positions}"),
             ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
             ("normalised_head", not self.tied_embedding, "with tied_embedding there is no separate head"),
         ):

@@ -15,7 +15,7 @@ HELP = f"""\
 usage: altiplano COMMAND …            altiplano {VERSION}: from raw text to a trained language model
 
 see it work, on this machine's own text:
-  demo                  every step below; about ten minutes on two cores
+  demo                  every step below; six minutes on two cores
   configs list|copy     the configurations that come with Altiplano
 
 1. text to token files:

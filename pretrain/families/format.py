@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 REQUIRED: Any = object()
 """Placeholder of a default: the entry is required."""
 
+ANY: Any = object()
+"""Placeholder in `Format.computes`: every value of the setting is computed."""
+
+COMPUTED_BY_ALL: Mapping[str, Any] = {"rotary_share": 1.0, "query_key_norm": "none", "sliding_window": None}
+"""Settings that an architecture computes unless its format says otherwise."""
+
 
 def _nothing(_: Any) -> dict[str, Any]:
     return {}
@@ -29,15 +35,17 @@ class Format:
         name: name of the architecture, for messages.
         model_type, architecture: entries of `config.json`.
         prefix: prefix of all weights but the head's; files of a model without a head omit it.
+        head: name of the head's weight; some files have a copy of a tied one.
         weights: sources of our weights by our name, with `{}` for the layer's index.
         computes: settings of `ModelConfig` that the architecture computes, a tuple where it computes several; a model
-            with others is refused.
+            with others is refused. See also `COMPUTED_BY_ALL`.
         computes_by_size: further such settings, which depend on the model's sizes.
         entries: entries of `config.json` that are one of our settings under another name: our name, and the value that
             applies where the entry is missing.
         aliases: other names of entries, used in some released files.
         constants: entries that are written, and refused when they are read with another value; they may be missing.
         unread: entries that are written only.
+        nullable: entries whose null differs from their absence; `from_config` gets the null.
         to_config, from_config: entries, and settings, that need more than a name.
         ignored: patterns of names of weights that contain nothing trained.
     """
@@ -57,9 +65,8 @@ class Format:
     to_config: Callable[[ModelConfig], dict[str, Any]] = _nothing
     from_config: Callable[[Mapping[str, Any]], dict[str, Any]] = _nothing
     ignored: tuple[str, ...] = ()
-
-    head = "lm_head.weight"
-    """Name of the head's weight; some files have a copy of a tied one."""
+    head: str = "lm_head.weight"
+    nullable: tuple[str, ...] = ()
 
     def places(self, model: ModelConfig) -> dict[str, Weight]:
         """Mapping of every weight of the model, by our name and in the model's order.
@@ -67,9 +74,9 @@ class Format:
         Raises:
             ValueError: the architecture does not compute one of the model's settings; names it.
         """
-        for setting, value in {**self.computes, **self.computes_by_size(model)}.items():
+        for setting, value in {**COMPUTED_BY_ALL, **self.computes, **self.computes_by_size(model)}.items():
             found, allowed = getattr(model, setting), value if isinstance(value, tuple) else (value,)
-            if found not in allowed:
+            if value is not ANY and found not in allowed:
                 wanted = " or ".join(map(str, allowed))
                 raise ValueError(f"model.{setting}: {found} cannot be expressed as {self.name}, which has {wanted}")
         return map_weights(model, self.weights)
@@ -96,7 +103,7 @@ class Format:
         Raises:
             ValueError: an entry is missing, or needs something that our block does not compute.
         """
-        given = {name: value for name, value in config.items() if value is not None}
+        given = {name: value for name, value in config.items() if value is not None or name in self.nullable}
         for alias, name in self.aliases.items():
             if alias in given and given.setdefault(name, given[alias]) != given[alias]:
                 raise ValueError(f"config.json: {alias}: {given[alias]!r} and {name}: {given[name]!r} must be equal")

@@ -19,7 +19,7 @@ BLOCK: dict[str, Any] = {
 """Touvron et al. 2023, arXiv:2302.13971, section 2.2, and arXiv:2307.09288, section 2.2."""
 
 
-def _to_config(model: ModelConfig) -> dict[str, Any]:
+def to_config(model: ModelConfig) -> dict[str, Any]:
     # Written twice: transformers 5 reads `rope_parameters`, older versions `rope_theta` and `rope_scaling`.
     scaling = {"rope_type": "default"}
     if model.rope_scaling is not None:
@@ -56,11 +56,12 @@ _SCALING = {
 """Settings of `RopeScaling`, and transformers' names for them."""
 
 
-def rotary_settings(config: Mapping[str, Any], default: float) -> dict[str, Any]:
-    """Base and scaling of the rotary frequencies.
+def rotary_settings(config: Mapping[str, Any], default: float, share: float = 1.0) -> dict[str, Any]:
+    """Base and scaling of the rotary frequencies, and the share of a head that they rotate.
 
     Args:
         default: see `rope_theta`.
+        share: the architecture's default of the share.
 
     Raises:
         ValueError: the frequencies are scaled in a way that our block does not compute, or two entries contradict each
@@ -68,7 +69,10 @@ def rotary_settings(config: Mapping[str, Any], default: float) -> dict[str, Any]
     """
     theirs = {name: ours for ours, name in _SCALING.items()}
     found: list[dict[str, Any]] = []
-    plain = dict(config)
+    plain, shares = _without_shares(config)
+    if len(set(shares.values())) > 1:
+        shown = ", ".join(f"{name} {value}" for name, value in shares.items())
+        raise ValueError(f"config.json: {shown}: these must be equal")
     for entry in ("rope_parameters", "rope_scaling"):
         settings = config.get(entry)
         kind = isinstance(settings, Mapping) and settings.get("rope_type", settings.get("type"))
@@ -85,7 +89,27 @@ def rotary_settings(config: Mapping[str, Any], default: float) -> dict[str, Any]
         plain[entry] = {name: value for name, value in settings.items() if name not in (*wanted, "type")}
     if len(found) == 2 and found[0] != found[1]:
         raise ValueError("config.json: rope_parameters and rope_scaling scale differently: these must be equal")
-    return {"rope_theta": rope_theta(plain, default), **({"rope_scaling": found[0]} if found else {})}
+    return {
+        "rope_theta": rope_theta(plain, default),
+        "rotary_share": next(iter(shares.values()), share),
+        **({"rope_scaling": found[0]} if found else {}),
+    }
+
+
+_SHARE = "partial_rotary_factor"
+
+
+def _without_shares(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The configuration without the share of a head that is rotated, and the share by the entry that names it."""
+    plain, shares = dict(config), {}
+    if plain.get(_SHARE) is not None:
+        shares[_SHARE] = float(plain.pop(_SHARE))
+    for entry in ("rope_parameters", "rope_scaling"):
+        settings = plain.get(entry)
+        if isinstance(settings, Mapping) and settings.get(_SHARE) is not None:
+            plain[entry] = {name: value for name, value in settings.items() if name != _SHARE}
+            shares[f"{entry}.{_SHARE}"] = float(settings[_SHARE])
+    return plain, shares
 
 
 def rope_theta(config: Mapping[str, Any], default: float | None) -> float:
@@ -175,7 +199,7 @@ FORMAT = Format(
     },
     constants={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     unread={"attention_dropout": 0.0},
-    to_config=_to_config,
+    to_config=to_config,
     from_config=_from_config,
     ignored=(r".*rotary_emb\.inv_freq",),
 )

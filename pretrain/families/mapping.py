@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pretrain.config import ModelConfig
 
-Layout = Literal["rows", "transposed", "by_head"]
+Layout = Literal["rows", "transposed", "by_head", "after_two"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Rows:
 
     Attributes:
         layout: rows: the same rows. transposed: inputs first (GPT-2's Conv1D). by_head: ours has all queries, then all
-            keys, then all values; theirs has query, key and value of each head together (BLOOM).
+            keys, then all values; theirs has query, key and value of each head together (BLOOM). after_two: theirs has
+            two rows before ours, which are used for padding only (OPT's positions) and are zero in what we write.
         heads: number of heads, for the by_head layout.
     """
 
@@ -33,6 +34,8 @@ class Rows:
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of `name` in the other format, for our weight of shape `ours`."""
         shape = (self.stop - self.start, *ours[1:])
+        if self.layout == "after_two":
+            return (shape[0] + 2, *shape[1:])
         return shape[::-1] if self.layout == "transposed" else shape
 
     def to_theirs(self, part: torch.Tensor) -> torch.Tensor:
@@ -41,6 +44,10 @@ class Rows:
             return part.T
         if self.layout == "by_head":
             return part.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        if self.layout == "after_two":
+            import torch
+
+            return torch.nn.functional.pad(part, (0, 0, 2, 0))
         return part
 
     def from_theirs(self, part: torch.Tensor) -> torch.Tensor:
@@ -49,6 +56,8 @@ class Rows:
             return part.T
         if self.layout == "by_head":
             return part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        if self.layout == "after_two":
+            return part[2:]
         return part
 
 
@@ -82,8 +91,8 @@ def with_bias(ours: str, theirs: str, layout: Layout = "rows") -> dict[str, Sour
 def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Whole shape, without padding rows, and sizes of the blocks of rows (queries, keys, values; gate, up) of every
     weight, by our name and in the model's order."""
-    hidden, inner, size = model.hidden_size, model.feed_forward_size, model.head_size
-    queries, keys = model.attention_heads * size, model.key_value_heads * size
+    hidden, inner, head = model.hidden_size, model.feed_forward_size, model.head_size
+    queries, keys = model.attention_heads * head, model.key_value_heads * head
     vocabulary = model.vocabulary_size
     found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
@@ -108,7 +117,10 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         has_bias = model.query_key_value_biases
         linear(f"layers.{i}.attention.query_key_value", (queries, keys, keys), hidden, has_bias)
         linear(f"layers.{i}.attention.output", (hidden,), queries)
-        if model.block != "parallel":
+        for part, size in (("query", queries), ("key", keys)) if model.query_key_norm != "none" else ():
+            width = head if model.query_key_norm == "per_head" else size
+            found[f"layers.{i}.attention.{part}_norm.weight"] = ((width,), (width,))
+        if model.has_mlp_norm:
             norm(f"layers.{i}.mlp_norm")
         if model.is_gated:
             linear(f"layers.{i}.mlp.gate_up", (inner, inner), hidden)

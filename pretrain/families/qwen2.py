@@ -20,7 +20,7 @@ BLOCK: dict[str, Any] = {
 """Yang et al. 2024, arXiv:2407.10671, section 2.2; norm_epsilon from the released configurations."""
 
 
-def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     kinds = config.get("layer_types", [])
     windowed = [kind for kind in kinds if kind != "full_attention"]
     if windowed:
@@ -49,5 +49,5 @@ FORMAT = replace(
         "max_position_embeddings": ("maximum_positions", 32768),
     },
     constants={"hidden_act": "silu", "use_sliding_window": False},
-    from_config=_from_config,
+    from_config=from_config,
 )

@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pretrain.families import baichuan, bloom, glm, gpt3, llama, palm, qwen2
+from pretrain.families import (
+    baichuan,
+    bloom,
+    chatglm,
+    glm,
+    gpt3,
+    gpt_neox,
+    llama,
+    mistral,
+    olmo2,
+    opt,
+    palm,
+    qwen2,
+    qwen3,
+)
 from pretrain.families.format import Format
 
 if TYPE_CHECKING:
@@ -33,6 +47,12 @@ FAMILIES: dict[str, Family] = {
     "bloom": Family(bloom.BLOCK, bloom.FORMAT),
     "baichuan": Family(baichuan.BLOCK, baichuan.FORMAT),
     "qwen2": Family(qwen2.BLOCK, qwen2.FORMAT),
+    "qwen3": Family(qwen3.BLOCK, qwen3.FORMAT),
+    "mistral": Family(mistral.BLOCK, mistral.FORMAT),
+    "olmo2": Family(olmo2.BLOCK, olmo2.FORMAT),
+    "gpt_neox": Family(gpt_neox.BLOCK, gpt_neox.FORMAT),
+    "opt": Family(opt.BLOCK, opt.FORMAT),
+    "chatglm": Family(chatglm.BLOCK, chatglm.FORMAT),
     "glm": Family(glm.BLOCK, None),
 }
 """Every family by the name that `model.family` takes."""

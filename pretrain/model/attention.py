@@ -19,8 +19,9 @@ from pretrain.model.cpu.attention import BlockAttention
 from pretrain.model.dropout import ATTENTION_WEIGHTS, AttentionDropout, site
 from pretrain.model.flex import causal_mask, flex_attention, mask_of
 from pretrain.model.gradients import GatherShared
-from pretrain.model.layout import POSITION
+from pretrain.model.layout import POSITION, windowed
 from pretrain.model.linear import TensorParallel, product
+from pretrain.model.norm import make_head_norm
 from pretrain.model.partition import Partition
 from pretrain.model.plain import uses_plain
 from pretrain.model.positions import alibi_slopes, rotary_table, rotate
@@ -94,6 +95,12 @@ class Attention(nn.Module):
         self.key_sizes = [partition.sizes(rank, degree)[1] for rank in range(degree)]
         self.query_key_value = tensor_parallel.column(config.hidden_size, blocks, config.query_key_value_biases)
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
+        self.normalises_all_heads = config.query_key_norm == "all_heads"
+        if config.query_key_norm == "none":
+            self.query_norm = self.key_norm = nn.Identity()
+        else:
+            self.query_norm, self.key_norm = (make_head_norm(config, n, tensor_parallel) for n in (heads, kv_heads))
+        self.window = config.sliding_window
         self.group = tensor_parallel.group
         self.sequence = tensor_parallel.sequence
         self.recompute_scores = recompute_scores
@@ -103,7 +110,8 @@ class Attention(nn.Module):
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
         self.slopes: torch.Tensor | None = None
         if config.is_rotary:
-            self.rotary = rotary_table(config.maximum_positions, self.head_size, config.rope_theta, config.rope_scaling)
+            size = config.rotary_size
+            self.rotary = rotary_table(config.maximum_positions, size, config.rope_theta, config.rope_scaling)
         elif config.positions == "alibi":
             self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 
@@ -118,13 +126,22 @@ class Attention(nn.Module):
         self.dropout_site = self.dropout_site.to(device)
         return self
 
+    def seen(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None) -> torch.Tensor | None:
+        """The layout with this layer's sliding window, if it has one."""
+        if self.window is None:
+            return layout_BSC
+        return windowed(layout_BSC, self.window, self._length(x_SBD), x_SBD.device)
+
+    def _length(self, x_SBD: torch.Tensor) -> int:
+        """Length of the whole sequence, of which sequence parallelism gives a rank a share."""
+        return len(x_SBD) * (self.group.size() if self.sequence else 1)
+
     def tile_mask(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None, keys_B: torch.Tensor | None) -> Any:
         """The layout's mask for FlexAttention, the same for all layers; None where another kernel computes it."""
         drops = keys_B is not None and self.dropout > 0 and self.training
         if not is_on_gpu(x_SBD) or drops or (self.slopes is None and layout_BSC is None):
             return None
-        length = len(x_SBD) * (self.group.size() if self.sequence else 1)
-        return mask_of(layout_BSC) if layout_BSC is not None else causal_mask(length, x_SBD.device)
+        return mask_of(layout_BSC) if layout_BSC is not None else causal_mask(self._length(x_SBD), x_SBD.device)
 
     def forward(
         self,
@@ -135,8 +152,12 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         projected = product(self.query_key_value, x_SBD)
         length, batch, _ = projected.shape
-        parts = projected.split(self.local_blocks, -1)
-        q, k, v = (part.reshape(length, batch, -1, self.head_size) for part in (parts[0], *self._own_heads(*parts[1:])))
+        q, k, v = projected.split(self.local_blocks, -1)
+        if self.normalises_all_heads:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k, v = (part.reshape(length, batch, -1, self.head_size) for part in (q, *self._own_heads(k, v)))
+        if not self.normalises_all_heads:
+            q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary is not None:
             cos, sin = self.rotary
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T

@@ -87,7 +87,7 @@ class EmbeddedPositions(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block: attention and MLP in sequence, in parallel, or each followed by its norm (DeepNorm).
+    """A transformer block: attention and MLP in sequence or in parallel, with the norms that `model.block` names.
 
     DeepNorm is LayerNorm(alpha · x + f(x)) (GLM-130B, arXiv:2210.02414, section 2.1). As in the released model, the
     norm after an MLP is the first norm of the next block, or the final norm, and the norm after the embedding is the
@@ -109,7 +109,7 @@ class Block(nn.Module):
         self.residual_scale = deepnorm_alpha(config.layers)
         self.attention_norm = make_norm(config, tensor_parallel.dtype)
         self.attention = Attention(config, tensor_parallel, layer_index, recompute_scores=recompute_scores)
-        if config.block != "parallel":
+        if config.has_mlp_norm:
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
         self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)
 
@@ -126,6 +126,7 @@ class Block(nn.Module):
     def forward(
         self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
     ) -> torch.Tensor:
+        layout_BSC = self.attention.seen(x_SBD, layout_BSC)
         return self._output(x_SBD, layout_BSC, keys_B, self.attention.tile_mask(x_SBD, layout_BSC, keys_B))
 
     def _output(
@@ -140,6 +141,11 @@ class Block(nn.Module):
         if self.kind == "parallel":
             normed = self.attention_norm(x_SBD)
             return x_SBD + attention(normed) + mlp(normed)
+        if self.kind == "parallel_two_norms":
+            return x_SBD + attention(self.attention_norm(x_SBD)) + mlp(self.mlp_norm(x_SBD))
+        if self.kind == "post_norm":
+            x = x_SBD + self.attention_norm(attention(x_SBD))
+            return x + self.mlp_norm(mlp(x))
         if self.kind == "deepnorm":
             x = self.attention_norm(x_SBD)
             x = self.mlp_norm(self.residual_scale * x + attention(x))

@@ -6,6 +6,10 @@ token attends to itself and all earlier tokens, and its position is its place in
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
+
 FIRST_SEEN = 0
 """Column: first position that the token attends to."""
 SEEN_END = 1
@@ -16,3 +20,33 @@ POSITION = 2
 BLOCK_POSITION = 3
 """Column: GLM's second position, the place within a blank, from 1; 0 outside (arXiv:2103.10360, section 2.3)."""
 COLUMNS = 4
+
+
+def windowed(layout_BSC: torch.Tensor | None, window: int, length: int, device: torch.device) -> torch.Tensor | None:
+    """The layout in which a token attends to the last `window` tokens at most, itself included.
+
+    Args:
+        layout_BSC: None: plain text, whose result is [1, S, C], the same for every sample.
+        length: S.
+    """
+    if window >= length:
+        return layout_BSC
+    if layout_BSC is None:
+        return _windowed_text(window, length, device)
+    result: torch.Tensor | None = getattr(layout_BSC, "windowed", None)
+    if result is None:  # kept with the layout, because all layers share it
+        result = layout_BSC.clone()
+        first = torch.arange(length, device=device) - (window - 1)
+        result[..., FIRST_SEEN] = torch.maximum(result[..., FIRST_SEEN], first)
+        layout_BSC.windowed = result  # type: ignore[attr-defined]
+    return result
+
+
+@lru_cache(maxsize=4)
+def _windowed_text(window: int, length: int, device: torch.device) -> torch.Tensor:
+    places = torch.arange(length, device=device)
+    layout_SC = torch.zeros(length, COLUMNS, dtype=torch.int64, device=device)
+    layout_SC[:, FIRST_SEEN] = (places - (window - 1)).clamp_min(0)
+    layout_SC[:, SEEN_END] = places + 1
+    layout_SC[:, POSITION] = places
+    return layout_SC[None]

@@ -146,8 +146,8 @@ class TensorParallel:
         """Sum the gradients of replicated weights over the group, in fp32, in each backward pass.
 
         Under sequence parallelism a rank processes only some of the positions, so that its gradients of norms, of
-        biases after a sum and of positions are partial sums. Without this sum the loss and the gradient norm hardly
-        differ, but these weights are trained wrongly.
+        biases after a sum and of positions are partial sums; those of norms of single heads always are. Without this
+        sum the loss and the gradient norm hardly differ, but these weights are trained wrongly.
         """
 
         def summed(grad_output: torch.Tensor) -> torch.Tensor:
@@ -156,5 +156,6 @@ class TensorParallel:
             return total.to(grad_output.dtype)
 
         for parameter in parameters:
-            if self.sequence and partition_of(parameter) is None:
+            is_partial = self.sequence or getattr(parameter, "has_partial_gradient", False)
+            if is_partial and self.degree > 1 and partition_of(parameter) is None:
                 parameter.register_hook(summed)

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
+from pretrain.model.collectives import Sum, SumGradients
 from pretrain.model.cpu.rms_norm import FewPassesRMSNorm
+from pretrain.model.linear import TensorParallel
+from pretrain.model.partition import Partition, mark_partial, mark_sharded
 from pretrain.model.plain import uses_plain
 
 
@@ -43,6 +46,33 @@ class LayerNorm(nn.Module):
 
     def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x_SBD, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class SplitRMSNorm(nn.Module):
+    """RMSNorm over a width that is split over the tensor axis, each rank with its part of the weight."""
+
+    def __init__(self, width: int, epsilon: float, tensor_parallel: TensorParallel) -> None:
+        super().__init__()
+        (own,) = Partition(0, (width,)).sizes(tensor_parallel.rank, tensor_parallel.degree)
+        self.weight = nn.Parameter(torch.empty(own, dtype=tensor_parallel.dtype))
+        mark_sharded(self.weight, 0, (width,))
+        self.width, self.epsilon, self.group = width, epsilon, tensor_parallel.group
+
+    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
+        x32 = x_SBD.float()
+        squares = x32.square().sum(-1, keepdim=True)
+        if self.group.size() > 1:  # every rank uses the sum, so its gradient is a sum over the ranks too
+            squares = SumGradients.apply(Sum.apply(squares, self.group), self.group)
+        return (x32 * (squares / self.width + self.epsilon).rsqrt()).to(x_SBD.dtype) * self.weight
+
+
+def make_head_norm(config: ModelConfig, heads: int, tensor_parallel: TensorParallel) -> nn.Module:
+    """The norm of queries or keys that `model.query_key_norm` names."""
+    if config.query_key_norm == "all_heads":
+        return SplitRMSNorm(heads * config.head_size, config.norm_epsilon, tensor_parallel)
+    norm = RMSNorm(config.head_size, config.norm_epsilon, tensor_parallel.dtype)
+    mark_partial(norm.weight)  # a rank applies it to its own heads only
+    return norm
 
 
 def make_norm(config: ModelConfig, dtype: torch.dtype) -> nn.Module:

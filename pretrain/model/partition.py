@@ -82,6 +82,12 @@ def mark_sharded(parameter: torch.nn.Parameter, dim: int, blocks: tuple[int, ...
     parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
 
 
+def mark_partial(parameter: torch.nn.Parameter) -> None:
+    """Record that each tensor rank has a part of a replicated parameter's gradient, also without sequence
+    parallelism."""
+    parameter.has_partial_gradient = True  # type: ignore[attr-defined]
+
+
 def partition_of(parameter: torch.nn.Parameter) -> Partition | None:
     """The recorded partition; None for a parameter that is replicated on every tensor rank."""
     return getattr(parameter, "partition", None)

@@ -65,7 +65,7 @@ def pipeline_layers(
     mlp = (3 if config.is_gated else 2) * hidden * config.feed_forward_size
     weights = qkv + hidden * head_size * config.attention_heads + mlp
     # Two products of the scores' shape; half of each is masked.
-    attention = 2 * head_size * config.attention_heads * sequence_length // 2
+    attention = 2 * head_size * config.attention_heads * config.attended_length(sequence_length) // 2
     block_flops = 2 * (weights + attention)
     head_flops = 2 * hidden * config.padded_vocabulary_size(tensor_parallel.degree)
     tied = "embedding" if config.tied_embedding else None

@@ -12,13 +12,16 @@ from pretrain.model.plain import rotated, uses_plain
 
 
 def rotary_table(
-    sequence_length: int, head_size: int, theta: float, scaling: RopeScaling | None = None
+    sequence_length: int, size: int, theta: float, scaling: RopeScaling | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of every position and frequency, fp32, each [S, E / 2].
+    """Cosine and sine of every position and frequency, fp32, each [S, size / 2].
+
+    Args:
+        size: entries of a head that are rotated.
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2.
     """
-    frequencies = theta ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+    frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
     if scaling is not None:
         frequencies = scaled_frequencies(frequencies, scaling)
     angles = torch.outer(torch.arange(sequence_length, dtype=torch.float64), frequencies)
@@ -44,15 +47,19 @@ def rotate(
     interleaved: bool = False,
     positions_SB: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Rotate each pair of a head by the angle of its position.
+    """Rotate each pair of a head, or of its first part, by the angle of its position.
 
     Computed in fp32, because neighbouring late positions at low frequencies differ by less than bf16 resolves.
 
     Args:
-        cos, sin: [maximum positions, E / 2].
-        interleaved: the pairs are (2i, 2i + 1), as in transformers' Cohere, else (i, i + E/2), as in its LLaMA.
+        cos, sin: [maximum positions, R / 2] for the first R entries of a head; the others stay as they are.
+        interleaved: the pairs are (2i, 2i + 1), as in transformers' Cohere, else (i, i + R/2), as in its LLaMA.
         positions_SB: position of each token; None: its place in the sequence.
     """
+    size = 2 * cos.shape[-1]
+    if size < x_SBHE.shape[-1]:
+        first, rest = x_SBHE.split([size, x_SBHE.shape[-1] - size], dim=-1)
+        return torch.cat([rotate(first, cos, sin, interleaved=interleaved, positions_SB=positions_SB), rest], dim=-1)
     sequence_length = x_SBHE.shape[0]
     if positions_SB is None:
         cos, sin = cos[:sequence_length, None, None, :], sin[:sequence_length, None, None, :]

@@ -46,7 +46,8 @@ def model_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     6 N + 12 L H Q T, with N the weights that take part in products, L layers, H attention heads of size Q and T the
     sequence length. N excludes the embedding, because a look-up is no product, unless it is tied to the head, as in
     PaLM; and it excludes learned positions. Recomputed activations are not counted, and attention counts in full
-    although half of it is masked, so that MFU, the share of peak speed, is comparable with published figures.
+    although half of it is masked, so that MFU, the share of peak speed, is comparable with published figures. With a
+    sliding window, T is the length of a text whose attention costs as much.
 
     Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B.
     """
@@ -137,7 +138,8 @@ def _forward_of_blocks(model: ModelConfig) -> int:
 
 
 def _forward_of_attention(model: ModelConfig, sequence_length: int) -> int:
-    return 4 * model.layers * model.attention_heads * model.head_size * sequence_length
+    attended = model.attended_length(sequence_length)
+    return 4 * model.layers * model.attention_heads * model.head_size * attended
 
 
 def _forward_of_head(model: ModelConfig) -> int:

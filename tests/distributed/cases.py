@@ -228,6 +228,14 @@ def put_in(fault: str) -> None:
             return done
 
         vars(head_loss)["dist"] = SimpleNamespace(**{**vars(dist), "all_reduce": not_the_sum})
+    elif fault == "norms of all heads see one rank's":
+        import pretrain.model.norm as norm
+
+        vars(norm)["Sum"] = SimpleNamespace(apply=lambda x, group: x * group.size())
+    elif fault == "the sum's gradient is one rank's":
+        import pretrain.model.norm as norm
+
+        vars(norm)["SumGradients"] = SimpleNamespace(apply=lambda x, group: x)
     elif fault == "partial gradients are not summed":
         linear.TensorParallel.sum_partial_gradients = lambda self, parameters: None  # type: ignore[method-assign]
     elif fault:

@@ -35,6 +35,13 @@ SLOW: dict[str, tuple[str, Topology, dict[str, Any]]] = {
     "ALiBi, NormHead, maximum z-loss": ("baichuan-alibi", Topology(2, 1, 1), {}),
     "ALiBi and prefix": ("bloom-prefix", TENSOR, {}),
     "separate documents": ("gpt3-documents", TENSOR, {}),
+    "norms of single heads": ("qwen3", TENSOR, {"parallel__sequence": True}),
+    "norms of all heads, post-norm": ("olmo2", BOTH, {}),
+    "sliding window": ("mistral", TENSOR, {}),
+    "sliding window, separate documents": ("mistral-documents", ONE, {}),
+    "two norms in parallel, part of a head rotated": ("gpt_neox", TENSOR, {"parallel__sequence": True}),
+    "ReLU": ("opt", ONE, {}),
+    "half of a head rotated, interleaved": ("chatglm", TENSOR, {}),
     "blanks": ("glm-blanks", BOTH, {}),
     "deepnorm, rotary, blanks": ("glm-deepnorm-blanks", ONE, REGULARISED),
 }  # fmt: skip

@@ -40,6 +40,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "initialisation": "deepnorm",
     },
 }
+# Attention and block in other forms. A single key/value head for two tensor ranks, whose keys have norms.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "qwen3": {"family": "qwen3", "key_value_heads": 1, "attention_head_size": 16},
+    "olmo2": {"family": "olmo2", "key_value_heads": 1},
+    "mistral": {"family": "mistral", "key_value_heads": 2, "sliding_window": 5},
+    "gpt_neox": {"family": "gpt_neox", "key_value_heads": 4},
+    "opt": {"family": "opt", "key_value_heads": 4},
+    "chatglm": {"family": "chatglm", "key_value_heads": 2},
+}
 BLANKS = {"kind": "blank_infilling", "mask_token": 1, "long_mask_token": 2, "start_token": 3, "end_token": 4}
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     # Both kinds of blanks in a batch: samples differ in how many tokens they predict.
@@ -48,6 +57,8 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom-prefix": ("bloom", {"kind": "prefix"}),
     # Learned positions, so that their reset shows.
     "gpt3-documents": ("gpt3", {"separate_documents": True}),
+    # Windows within documents.
+    "mistral-documents": ("mistral", {"separate_documents": True}),
 }
 TOPOLOGIES = [
     Topology(pipe=1, data=1, tensor=2),
@@ -60,7 +71,7 @@ TOLERANCE = 1e-5
 
 def config_of(name: str, **changes: Any) -> TrainConfig:
     family, objective = OBJECTIVES.get(name, (name, {"kind": "causal"}))
-    model = {f"model__{key}": value for key, value in FAMILIES[family].items()}
+    model = {f"model__{key}": value for key, value in {**FAMILIES, **VARIANTS}[family].items()}
     # An epsilon of the gradients' size, see test_parity.
     optimizer = {"learning_rate": 1e-2, "epsilon": 1e-2, "gradient_clipping": 0.3}
     return cases.tiny_config(objective=objective, optimizer=optimizer, **{**model, **changes})
@@ -88,6 +99,41 @@ CASES.append(("llama", Topology(pipe=1, data=1, tensor=4)))
 @pytest.mark.parametrize(("name", "topology"), CASES, ids=str)
 def test_equals_one_process(name: str, topology: Topology) -> None:
     held_to_one_process(name, trained(name, topology))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_equals_one_process(name: str) -> None:
+    if name in ("qwen3", "olmo2"):  # its norms are sums over the tensor axis without sequence parallelism too
+        held_to_one_process(name, trained(name, Topology(pipe=1, data=1, tensor=2)))
+    topology = Topology(pipe=2, data=1, tensor=2)
+    held_to_one_process(name, trained(name, topology, "", parallel__sequence=True, parallel__tensor=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_under_every_topology_equals_one_process(name: str) -> None:
+    for topology in TOPOLOGIES:
+        held_to_one_process(name, trained(name, topology))
+    topology = Topology(pipe=1, data=1, tensor=2)
+    for recomputation in ("selective", "full"):
+        held_to_one_process(name, trained(name, topology, "", parallel__tensor=2, recomputation=recomputation))
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("qwen3", "partial gradients are not summed"),
+        ("olmo2", "norms of all heads see one rank's"),
+        ("olmo2", "the sum's gradient is one rank's"),
+    ],
+)
+def test_a_fault_in_the_norms_of_heads_is_seen(name: str, fault: str) -> None:
+    try:
+        ours = trained(name, Topology(1, 1, 2), fault)
+    except RuntimeError as error:  # copies that drift apart are found while they are gathered
+        assert "differs" in str(error)
+        return
+    assert worst_difference(ours["gradients"], trained(name, Topology(1, 1, 1))["gradients"])[0] > TOLERANCE
 
 
 def held_to_one_process(name: str, ours: dict[str, Any]) -> None:

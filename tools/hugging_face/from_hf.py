@@ -119,7 +119,7 @@ class _Tensors:
             for stored in opened.keys():  # noqa: SIM118
                 if ignored.fullmatch(stored):
                     continue
-                name = f"{there.prefix}{stored}" if _is_bare(stored, there.prefix) else stored
+                name = f"{there.prefix}{stored}" if _is_bare(stored, there) else stored
                 if name in self._place:
                     raise ValueError(f"{file}: tensor {stored!r} stands in another file too")
                 self._place[name] = opened, stored
@@ -156,8 +156,8 @@ class _Tensors:
         del self._place[head]
 
 
-def _is_bare(name: str, prefix: str) -> bool:
-    return not name.startswith((prefix, "lm_head."))
+def _is_bare(name: str, there: Format) -> bool:
+    return not name.startswith((there.prefix, there.head))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ class FewPassesRMSNorm(torch.autograd.Function):
         size = x.shape[-1]
         normed = x.float() * inverse
         grad_normed = grad_outputs[0].float()
-        product = (grad_normed * normed).view(-1, size)
+        product = (grad_normed * normed).reshape(-1, size)
         weight32 = weight.float()
         along = (product @ weight32).div_(size).view(inverse.shape)
         grad_x = (grad_normed * weight32).addcmul_(normed, along, value=-1).mul_(inverse)

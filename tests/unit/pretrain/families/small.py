@@ -41,6 +41,13 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "llama-linear": {"family": "llama", "rope_scaling": {"kind": "linear", "factor": 4.0}},
     "qwen2": {"family": "qwen2", "key_value_heads": 2, "tied_embedding": True, "rope_theta": 1e6},
+    "qwen3": {"family": "qwen3", "key_value_heads": 2, "attention_head_size": 16},
+    "mistral": {"family": "mistral", "key_value_heads": 2, "sliding_window": 20},
+    "olmo2": {"family": "olmo2", "key_value_heads": 2},
+    "gpt_neox": {"family": "gpt_neox"},
+    "gpt_neox-sequential": {"family": "gpt_neox", "block": "sequential", "rotary_share": 0.5, "tied_embedding": True},
+    "opt": {"family": "opt"},
+    "chatglm": {"family": "chatglm", "key_value_heads": 2},
     "palm": {"family": "palm", "key_value_heads": 1, "attention_head_size": 16, "logit_scale": 0.3},
     "baichuan": {"family": "baichuan"},
     "baichuan-alibi": {

@@ -46,6 +46,32 @@ EXACT = {
     "qwen2.5-0.5b": 494_032_768,
     "qwen2.5-1.5b": 1_543_714_304,
     "qwen2.5-7b": 7_615_616_512,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "mistral-7b": 7_241_732_096,
+    "olmo2-1b": 1_484_916_736,
+    "olmo2-7b": 7_298_617_344,
+    "olmo2-13b": 13_716_198_400,
+    "chatglm2-6b": 6_243_584_000,
+    "chatglm3-6b": 6_243_584_000,
+    # Biderman et al. 2023, table 1, and Black et al. 2022, section 2.
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
+    "pythia-1.4b": 1_414_647_808,
+    "pythia-2.8b": 2_775_208_960,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-12b": 11_846_072_320,
+    "gpt-neox-20b": 20_554_567_680,
+    # As loaded by transformers, less the two rows of positions that only padding uses.
+    "opt-125m": 125_239_296 - 2 * 768,
+    "opt-1.3b": 1_315_758_080 - 2 * 2048,
+    "opt-2.7b": 2_651_596_800 - 2 * 2560,
+    "opt-6.7b": 6_658_473_984 - 2 * 4096,
+    "opt-13b": 12_853_473_280 - 2 * 5120,
 }
 ROUNDED = {
     # Brown et al. 2020, table 2.1: two or three digits.
@@ -57,6 +83,9 @@ ROUNDED = {
     "gpt3-6.7b": (6.7e9, 0.05e9),
     "gpt3-13b": (13.0e9, 0.1e9),
     "gpt3-175b": (175.0e9, 0.5e9),
+    # Zhang et al. 2022, table 1.
+    "opt-30b": (30e9, 0.05e9),
+    "opt-66b": (66e9, 0.5e9),
     # Chowdhery et al. 2022, table 1.
     "palm-8b": (8.63e9, 0.005e9),
     "palm-62b": (62.50e9, 0.005e9),

@@ -12,12 +12,24 @@ from transformers import (
     BloomForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from pretrain.config import ModelConfig
@@ -32,11 +44,19 @@ REFERENCES = {
     "llama-3.1": (LlamaConfig, LlamaForCausalLM),
     "llama-linear": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "olmo2": (Olmo2Config, Olmo2ForCausalLM),
+    "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "gpt_neox-sequential": (GPTNeoXConfig, GPTNeoXForCausalLM),
+    "opt": (OPTConfig, OPTForCausalLM),
     "gpt3": (GPT2Config, GPT2LMHeadModel),
     "bloom": (BloomConfig, BloomForCausalLM),
     "bloom-6": (BloomConfig, BloomForCausalLM),
     "palm": (CohereConfig, CohereForCausalLM),
 }
+RENAMED = {"embed_out.weight": "lm_head.weight"}
+"""Names in files that transformers 5 changes when it loads them."""
 TOLERANCE = 2e-5
 """Largest difference relative to the largest value, fp32: sums in another order through two layers."""
 
@@ -69,6 +89,7 @@ def test_equals_transformers(name: str) -> None:
     state = {}
     for key, parameter in build(config).named_global_parameters():
         state.update(mapping.to_hugging_face(key, weights[key], without_padding(config, key, parameter.detach())))
+    state = {RENAMED.get(key, key): tensor for key, tensor in state.items()}
     missing, unexpected = reference.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     reference.tie_weights()
@@ -78,9 +99,66 @@ def test_equals_transformers(name: str) -> None:
     expected = reference(tokens, use_cache=False).logits
     loss(expected, tokens).backward()
     assert_close(logits, expected.detach(), "logits")
-    theirs = {key: parameter.grad for key, parameter in reference.named_parameters()}
+    here = {theirs: ours for ours, theirs in RENAMED.items()} if name.startswith("gpt_neox") else {}
+    theirs = {here.get(key, key): parameter.grad for key, parameter in reference.named_parameters()}
     for key, gradient in gradients.items():
         assert_close(gradient, mapping.from_hugging_face(key, weights[key], theirs.__getitem__), key)
+
+
+GLM_NAMES = {
+    "transformer.embedding.word_embeddings": "model.embed_tokens",
+    "transformer.encoder.layers.": "model.layers.",
+    "transformer.encoder.final_layernorm": "model.norm",
+    "transformer.output_layer": "lm_head",
+    ".self_attention.dense.": ".self_attn.o_proj.",
+    ".mlp.dense_h_to_4h.": ".mlp.gate_up_proj.",
+    ".mlp.dense_4h_to_h.": ".mlp.down_proj.",
+}
+"""Parts of ChatGLM's names, and what transformers' GLM-4, which has the same block, calls them."""
+
+
+def test_chatglm_equals_glm_4_of_transformers() -> None:
+    config = small_model("chatglm")
+    reference = GlmForCausalLM(
+        GlmConfig(
+            vocab_size=config.vocabulary_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.feed_forward_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.attention_heads,
+            num_key_value_heads=config.key_value_heads,
+            head_dim=config.head_size,
+            rms_norm_eps=config.norm_epsilon,
+            pad_token_id=None,
+        )
+    ).eval()
+    sizes = [heads * config.head_size for heads in (config.attention_heads, *[config.key_value_heads] * 2)]
+
+    def split(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        for theirs, glm in GLM_NAMES.items():
+            name = name.replace(theirs, glm)
+        if ".self_attention.query_key_value." not in name:
+            return {name: tensor}
+        names = [name.replace(".self_attention.query_key_value.", f".self_attn.{part}_proj.") for part in "qkv"]
+        return dict(zip(names, tensor.split(sizes), strict=True))
+
+    weights, state = format_of(config).places(config), {}
+    for key, parameter in build(config).named_global_parameters():
+        whole = without_padding(config, key, parameter.detach())
+        for name, tensor in mapping.to_hugging_face(key, weights[key], whole).items():
+            state.update(split(name, tensor))
+    reference.load_state_dict(state)
+    tokens = random_tokens(config)
+    logits, gradients = ours(config, tokens)
+    expected = reference(tokens, use_cache=False).logits
+    loss(expected, tokens).backward()
+    assert_close(logits, expected.detach(), "logits")
+    theirs = {key: parameter.grad for key, parameter in reference.named_parameters()}
+    for key, gradient in gradients.items():
+        for name, part in split(weights[key].parts[0].name, gradient).items():
+            expected_gradient = theirs[name]
+            assert expected_gradient is not None
+            assert_close(part, expected_gradient, name)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name.startswith(("baichuan", "glm"))])
