@@ -44,12 +44,12 @@ def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for theirs, common in names.items():
         if common in config and config.get(theirs, config[common]) != config[common]:
             raise ValueError(f"config.json: {theirs} {config[theirs]}, {common} {config[common]}: these must be equal")
-    common = {**config, **{name: config[theirs] for theirs, name in names.items() if theirs in config}}
+    settings = {**config, **{name: config[theirs] for theirs, name in names.items() if theirs in config}}
     return {
         "key_value_heads": config["num_attention_heads"],
         "activation": _ACTIVATIONS[config.get("hidden_act", "gelu")],
         "block": "parallel_two_norms" if config.get("use_parallel_residual", True) else "sequential",
-        **rotary_settings(common, 10000.0, share=0.25),
+        **rotary_settings(settings, 10000.0, share=0.25),
     }
 
 

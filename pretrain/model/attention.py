@@ -96,10 +96,7 @@ class Attention(nn.Module):
         self.query_key_value = tensor_parallel.column(config.hidden_size, blocks, config.query_key_value_biases)
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
         self.normalises_all_heads = config.query_key_norm == "all_heads"
-        if config.query_key_norm == "none":
-            self.query_norm = self.key_norm = nn.Identity()
-        else:
-            self.query_norm, self.key_norm = (make_head_norm(config, n, tensor_parallel) for n in (heads, kv_heads))
+        self.query_norm, self.key_norm = (make_head_norm(config, n, tensor_parallel) for n in (heads, kv_heads))
         self.window = config.sliding_window
         self.group = tensor_parallel.group
         self.sequence = tensor_parallel.sequence

@@ -68,6 +68,8 @@ class SplitRMSNorm(nn.Module):
 
 def make_head_norm(config: ModelConfig, heads: int, tensor_parallel: TensorParallel) -> nn.Module:
     """The norm of queries or keys that `model.query_key_norm` names."""
+    if config.query_key_norm == "none":
+        return nn.Identity()
     if config.query_key_norm == "all_heads":
         return SplitRMSNorm(heads * config.head_size, config.norm_epsilon, tensor_parallel)
     norm = RMSNorm(config.head_size, config.norm_epsilon, tensor_parallel.dtype)

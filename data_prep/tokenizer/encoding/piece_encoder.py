@@ -85,7 +85,16 @@ class PieceEncoder:
         path = folder / "tokenizer.json"
         content = json.loads(path.read_text(encoding="utf-8"))
         is_sentencepiece = bool(content["model"].get("byte_fallback"))
-        _refuse_what_differs(path, content, _SENTENCEPIECE if is_sentencepiece else _BYTE_LEVEL)
+        has_prefix = (content["normalizer"] or {}).get("type") != "Replace"
+        if not is_sentencepiece:
+            wanted = _BYTE_LEVEL
+        elif has_prefix:
+            wanted = _SENTENCEPIECE
+        else:
+            wanted = _WITHOUT_PREFIX
+            if content["pre_tokenizer"] == _SPLIT_AT_SPACES:
+                content["pre_tokenizer"] = None
+        _refuse_what_differs(path, content, wanted)
         self.end_of_document = end_of_document
         self.vocabulary_size = vocabulary_size
         vocabulary: dict[str, int] = content["model"]["vocab"]
@@ -97,7 +106,7 @@ class PieceEncoder:
         pairs = np.array([[vocabulary[a], vocabulary[b]] for a, b in merges], np.int64).reshape(-1, 2)
         merged = np.array([vocabulary[a + b] for a, b in merges], np.uint32)
         if is_sentencepiece:
-            self._spelling = _sentencepiece(path, vocabulary)
+            self._spelling = _sentencepiece(path, vocabulary, b" " if has_prefix else b"")
         else:
             self._spelling = _byte_level(path, vocabulary, pairs, merged)
         spelling = self._spelling
@@ -201,7 +210,16 @@ _SENTENCEPIECE: dict[str, Any] = {
     "truncation": None,
     "padding": None,
 }
-"""Required content of a tokenizer.json; other keys have no effect on encoding."""
+_WITHOUT_PREFIX: dict[str, Any] = {**_SENTENCEPIECE, "normalizer": _SENTENCEPIECE["normalizer"]["normalizers"][1]}
+"""Required content of a tokenizer.json, by kind; other keys have no effect on encoding."""
+
+_SPLIT_AT_SPACES: dict[str, Any] = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
+"""Pre-tokenizer of Gemma, which has no effect: the normalizer leaves no spaces."""
 
 
 def _refuse_what_differs(path: Path, content: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -276,14 +294,14 @@ def _whole_characters(
     return found
 
 
-def _sentencepiece(path: Path, vocabulary: Mapping[str, int]) -> _Spelling:
+def _sentencepiece(path: Path, vocabulary: Mapping[str, int], prefix: bytes) -> _Spelling:
     names = [f"<0x{byte:02X}>" for byte in range(256)]
     missing = [name for name in names if name not in vocabulary]
     if missing:
         raise _refused(path, f"no token {missing[0]}")
     begins = {ord(name.replace(SPACE, " ")): entry for name, entry in vocabulary.items() if len(name) == 1}
     byte_tokens = np.array([vocabulary[name] for name in names], np.int32)
-    return _Spelling(*_by_page(begins), byte_tokens, prefix=b" ", spaces_are_marked=True)
+    return _Spelling(*_by_page(begins), byte_tokens, prefix=prefix, spaces_are_marked=True)
 
 
 def _by_page(begins: Mapping[int, int]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
