@@ -30,29 +30,67 @@ else:
 class RopeScaling(Settings):
     """Scaling of the rotary frequencies, by which a model is adapted to longer texts than it was trained on."""
 
-    kind: Literal["linear", "llama3"]
-    """linear: all frequencies are divided by `factor` (Chen et al. 2023, arXiv:2306.15595, section 2.3). llama3: only
-    those whose wavelength is long compared with `original_positions`, with a transition between the two factors below
-    (Llama 3.1, arXiv:2407.21783; the formula is that of the authors' released code)."""
-    factor: float = Field(ge=1)
+    kind: Literal["linear", "ntk", "llama3", "yarn", "longrope"]
+    """linear: all frequencies are divided by `factor` (Chen et al. 2023, arXiv:2306.15595, section 2.3). ntk: the base
+    is multiplied by factor^(R / (R - 2)) with R rotated entries, so that only the lowest frequency is divided by the
+    whole factor (Peng et al. 2023, arXiv:2309.00071, section 3.1). llama3: only frequencies whose wavelength is long
+    compared with `original_positions` are divided, with a transition between the two factors below (Llama 3.1,
+    arXiv:2407.21783; the formula is that of the authors' released code). yarn: the same idea, with an attention factor
+    (arXiv:2309.00071, sections 3.2 to 3.4). longrope: each frequency is divided by a factor of its own (Ding et al.
+    2024, arXiv:2402.13753, section 3), in sequences of up to `original_positions` by another than in longer ones."""
+    factor: float | None = Field(default=None, ge=1)
     """Number by which frequencies are divided."""
     low_frequency_factor: float | None = Field(default=None, gt=0)
     """Kind llama3: wavelengths longer than `original_positions` / this are divided by the whole `factor`."""
     high_frequency_factor: float | None = Field(default=None, gt=0)
     """Kind llama3: wavelengths shorter than `original_positions` / this stay."""
-    original_positions: int | None = Field(default=None, gt=0)
-    """Kind llama3: length of the sequences before the adaptation."""
+    original_positions: int | None = Field(default=None, gt=1)
+    """Kinds llama3, yarn and longrope: length of the sequences before the adaptation."""
+    beta_fast: float | None = Field(default=None, gt=0)
+    """Kind yarn: frequencies with more turns within `original_positions` stay; left out: 32."""
+    beta_slow: float | None = Field(default=None, gt=0)
+    """Kind yarn: frequencies with fewer turns are divided by the whole `factor`; left out: 1."""
+    rounds_edges: bool | None = None
+    """Kind yarn: whether the edges of the transition are rounded outwards to whole frequencies; left out: true."""
+    attention_factor: float | None = Field(default=None, gt=0)
+    """Kinds yarn and longrope: factor of the rotated queries and keys; left out with yarn: 0.1 ln(factor) + 1
+    (arXiv:2309.00071, section 3.4), with longrope: 1."""
+    short_factors: tuple[float, ...] | None = None
+    """Kind longrope: divisor of each frequency in sequences of up to `original_positions`."""
+    long_factors: tuple[float, ...] | None = None
+    """Kind longrope: divisor of each frequency in longer sequences."""
+
+    def base(self, theta: float, size: int) -> float:
+        """Base of the frequencies of `size` rotated entries: with kind ntk a larger one than `theta`."""
+        return theta * float(self.factor or 1) ** (size / (size - 2)) if self.kind == "ntk" else theta
 
     @model_validator(mode="after")
     def _belongs_to_its_kind(self) -> RopeScaling:
-        for name in ("low_frequency_factor", "high_frequency_factor", "original_positions"):
-            if (getattr(self, name) is None) == (self.kind == "llama3"):
-                verb = "missing; it is needed" if self.kind == "llama3" else "has no effect"
-                raise ValueError(f"{name}: {verb} with kind {self.kind}")
-        low, high = self.low_frequency_factor, self.high_frequency_factor
-        if low is not None and high is not None and low >= high:
-            raise ValueError(f"low_frequency_factor: {low} must be less than high_frequency_factor {high}")
+        required, optional = SCALING_SETTINGS[self.kind]
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in required and value is None:
+                raise ValueError(f"{name}: missing; it is needed with kind {self.kind}")
+            if name not in ("kind", *required, *optional) and value is not None:
+                raise ValueError(f"{name}: has no effect with kind {self.kind}")
+        for low, high in (("low_frequency_factor", "high_frequency_factor"), ("beta_slow", "beta_fast")):
+            small, large = getattr(self, low), getattr(self, high)
+            if small is not None and large is not None and small >= large:
+                raise ValueError(f"{low}: {small} must be less than {high} {large}")
+        for name in ("short_factors", "long_factors"):
+            if any(factor <= 0 for factor in getattr(self, name) or ()):
+                raise ValueError(f"{name}: {min(getattr(self, name))} must be positive")
         return self
+
+
+SCALING_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "linear": (("factor",), ()),
+    "ntk": (("factor",), ()),
+    "llama3": (("factor", "low_frequency_factor", "high_frequency_factor", "original_positions"), ()),
+    "yarn": (("factor", "original_positions"), ("beta_fast", "beta_slow", "rounds_edges", "attention_factor")),
+    "longrope": (("short_factors", "long_factors", "original_positions"), ("attention_factor",)),
+}
+"""Settings that each kind of scaling requires, and those that it may have."""
 
 
 class ModelConfig(Settings):
@@ -83,7 +121,7 @@ class ModelConfig(Settings):
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864, section 3.2.2)."""
     rope_scaling: RopeScaling | None = None
-    """Scaling of the rotary frequencies, as in Llama 3.1 and 3.2; left out: none."""
+    """Scaling of the rotary frequencies, for longer texts; left out: none."""
     rotary_share: float = Field(default=1.0, gt=0, le=1)
     """Share of a head, from its beginning, that rotary positions rotate: 1/4 in GPT-NeoX (Black et al. 2022,
     arXiv:2204.06745, section 2.1), 1/2 in ChatGLM 2 and 3."""
@@ -206,6 +244,14 @@ class ModelConfig(Settings):
                 f"rotary_share: {self.rotary_share} of a head of {self.head_size} is {self.rotary_size}; rotary "
                 "positions rotate pairs, so it must be even and at least 2"
             )
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(self.rope_scaling, name, None)
+            if factors is not None and len(factors) != self.rotary_size // 2:
+                raise ValueError(
+                    f"rope_scaling.{name}: {len(factors)} factors, but heads have {self.rotary_size // 2} frequencies"
+                )
+        if self.rope_scaling is not None and self.rope_scaling.kind == "ntk" and self.rotary_size == 2:
+            raise ValueError("rope_scaling.kind: ntk needs more than one frequency; heads have 1")
         if self.attention_heads % self.key_value_heads:
             raise ValueError(
                 f"key_value_heads: {self.key_value_heads} must divide attention_heads {self.attention_heads}"

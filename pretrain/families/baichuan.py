@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pretrain.families import llama
 from pretrain.families.format import full_heads
 from pretrain.families.mapping import same
+from pretrain.families.rotary import rope_theta
 
 if TYPE_CHECKING:
     from pretrain.config import ModelConfig
@@ -49,7 +50,7 @@ def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "key_value_heads": config["num_attention_heads"],
         "maximum_positions": config.get("model_max_length", config.get("max_position_embeddings", 4096)),
         "positions": positions,
-        **({"rope_theta": llama.rope_theta(config, 10000.0)} if positions == "rotary" else {}),
+        **({"rope_theta": rope_theta(config, 10000.0)} if positions == "rotary" else {}),
         "normalised_head": config.get("normalised_head", config["vocab_size"] == BAICHUAN_2_VOCABULARY),
     }
 

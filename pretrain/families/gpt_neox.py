@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pretrain.families.format import ANY, REQUIRED, Format, full_heads, known
-from pretrain.families.llama import rotary_settings
 from pretrain.families.mapping import same, with_bias
+from pretrain.families.rotary import rotary_settings
 
 if TYPE_CHECKING:
     from pretrain.config import ModelConfig

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.families import llama
 from pretrain.families.format import ANY, known
+from pretrain.families.rotary import rotary_settings
 
 if TYPE_CHECKING:
     from pretrain.config import ModelConfig
@@ -33,7 +34,7 @@ def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **llama.grouped_heads(config),
         "sliding_window": config["sliding_window"],
-        **llama.rotary_settings(config, 10000.0),
+        **rotary_settings(config, 10000.0),
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pretrain.families import llama
+from pretrain.families.rotary import rope_theta
 
 BLOCK: dict[str, Any] = {
     "positions": "rotary_interleaved",
@@ -27,7 +28,7 @@ tied."""
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     # No default: that of transformers 4 is 10000, that of transformers 5 is 500000.
-    return {**llama.grouped_heads(config), "rope_theta": llama.rope_theta(config, None)}
+    return {**llama.grouped_heads(config), "rope_theta": rope_theta(config, None)}
 
 
 FORMAT = replace(

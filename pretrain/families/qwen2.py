@@ -9,6 +9,7 @@ from typing import Any
 from pretrain.families import llama
 from pretrain.families.format import REQUIRED
 from pretrain.families.mapping import same
+from pretrain.families.rotary import rotary_settings
 
 BLOCK: dict[str, Any] = {
     "positions": "rotary",
@@ -25,7 +26,7 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     windowed = [kind for kind in kinds if kind != "full_attention"]
     if windowed:
         raise ValueError(f"config.json: layer_types: {windowed[0]!r} is not supported, only 'full_attention'")
-    return {**llama.grouped_heads(config), **llama.rotary_settings(config, 10000.0)}
+    return {**llama.grouped_heads(config), **rotary_settings(config, 10000.0)}
 
 
 FORMAT = replace(

@@ -7,6 +7,7 @@ booleans is needed: on a CPU each block of queries compares positions, on a GPU 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,10 +106,17 @@ class Attention(nn.Module):
         self.interleaved = config.positions == "rotary_interleaved"
         # Plain attributes instead of buffers: `.bfloat16()` must not round them.
         self.rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.long_rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.original_positions: int | None = None
         self.slopes: torch.Tensor | None = None
         if config.is_rotary:
-            size = config.rotary_size
-            self.rotary = rotary_table(config.maximum_positions, size, config.rope_theta, config.rope_scaling)
+            scaling = config.rope_scaling
+            table = partial(
+                rotary_table, config.maximum_positions, config.rotary_size, config.rope_theta, config.rope_scaling
+            )
+            self.rotary = table()
+            if scaling is not None and scaling.kind == "longrope":
+                self.original_positions, self.long_rotary = scaling.original_positions, table(is_long=True)
         elif config.positions == "alibi":
             self.slopes = alibi_slopes(heads).chunk(degree)[tensor_parallel.rank]
 
@@ -118,6 +126,8 @@ class Attention(nn.Module):
         device = self.query_key_value.weight.device
         if self.rotary is not None:
             self.rotary = self.rotary[0].to(device), self.rotary[1].to(device)
+        if self.long_rotary is not None:
+            self.long_rotary = self.long_rotary[0].to(device), self.long_rotary[1].to(device)
         if self.slopes is not None:
             self.slopes = self.slopes.to(device)
         self.dropout_site = self.dropout_site.to(device)
@@ -156,7 +166,8 @@ class Attention(nn.Module):
         if not self.normalises_all_heads:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary is not None:
-            cos, sin = self.rotary
+            is_long = self.original_positions is not None and length > self.original_positions
+            cos, sin = self.long_rotary if is_long and self.long_rotary is not None else self.rotary
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
         q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))

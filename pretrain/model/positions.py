@@ -12,31 +12,57 @@ from pretrain.model.plain import rotated, uses_plain
 
 
 def rotary_table(
-    sequence_length: int, size: int, theta: float, scaling: RopeScaling | None = None
+    sequence_length: int, size: int, theta: float, scaling: RopeScaling | None = None, *, is_long: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine and sine of every position and frequency, fp32, each [S, size / 2].
 
     Args:
         size: entries of a head that are rotated.
+        is_long: the table is for sequences longer than before the adaptation, which kind longrope distinguishes.
 
     Source: Su et al. 2021, arXiv:2104.09864, section 3.2.
     """
-    frequencies = theta ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    base = theta if scaling is None else scaling.base(theta, size)
+    frequencies = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    magnitude = 1.0
     if scaling is not None:
-        frequencies = scaled_frequencies(frequencies, scaling)
+        frequencies, magnitude = scaled_frequencies(frequencies, scaling, base, is_long=is_long)
     angles = torch.outer(torch.arange(sequence_length, dtype=torch.float64), frequencies)
-    return angles.cos().float(), angles.sin().float()
+    return (magnitude * angles.cos()).float(), (magnitude * angles.sin()).float()
 
 
-def scaled_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Rotary frequencies, in radians per position, after a scaling; see `RopeScaling` for its sources."""
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    low, high, length = scaling.low_frequency_factor, scaling.high_frequency_factor, scaling.original_positions
-    assert low is not None and high is not None and length is not None
+def scaled_frequencies(
+    frequencies: torch.Tensor, scaling: RopeScaling, base: float, *, is_long: bool = False
+) -> tuple[torch.Tensor, float]:
+    """Rotary frequencies, in radians per position, after a scaling, and the factor of the rotated queries and keys; see
+    `RopeScaling` for the sources."""
+    factor, length = scaling.factor or 1.0, scaling.original_positions or 1
     turns = length * frequencies / (2 * math.pi)  # within a sequence of the original length
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / scaling.factor)
+    if scaling.kind == "linear":
+        return frequencies / factor, 1.0
+    if scaling.kind == "llama3":
+        low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+        assert low is not None and high is not None
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        return frequencies * (kept + (1 - kept) / factor), 1.0
+    if scaling.kind == "longrope":
+        divisors = scaling.long_factors if is_long else scaling.short_factors
+        return frequencies / torch.tensor(divisors, dtype=torch.float64), scaling.attention_factor or 1.0
+    if scaling.kind == "yarn":
+        count = len(frequencies)
+        # Index of the frequency that makes so many turns, not rounded.
+        edges = [
+            count * math.log(length / (2 * math.pi * turns)) / math.log(base)
+            for turns in (scaling.beta_fast or 32, scaling.beta_slow or 1)
+        ]
+        if scaling.rounds_edges is not False:
+            edges = [math.floor(edges[0]), math.ceil(edges[1])]
+        first, last = max(edges[0], 0), min(edges[1], 2 * count - 1)
+        width = last - first or 0.001  # a step, as in the released code
+        kept = 1 - ((torch.arange(count, dtype=torch.float64) - first) / width).clamp(0, 1)
+        magnitude = scaling.attention_factor or 0.1 * math.log(factor) + 1
+        return frequencies * (kept + (1 - kept) / factor), magnitude
+    return frequencies, 1.0  # ntk, which is in the base
 
 
 def rotate(

@@ -40,6 +40,22 @@ SMALL: dict[str, dict[str, Any]] = {
         },
     },
     "llama-linear": {"family": "llama", "rope_scaling": {"kind": "linear", "factor": 4.0}},
+    "llama-yarn": {
+        "family": "llama",
+        "attention_head_size": 16,
+        "rope_scaling": {"kind": "yarn", "factor": 4.0, "original_positions": 50, "beta_fast": 8.0},
+    },
+    "llama-longrope": {
+        "family": "llama",
+        "rope_scaling": {
+            "kind": "longrope",
+            "original_positions": 50,
+            "short_factors": [1.0, 1.1, 1.2, 1.3],
+            "long_factors": [1.0, 2.0, 3.5, 4.5],
+            "attention_factor": 1.2,
+        },
+    },
+    "llama-ntk": {"family": "llama", "rope_scaling": {"kind": "ntk", "factor": 3.0}},
     "qwen2": {"family": "qwen2", "key_value_heads": 2, "tied_embedding": True, "rope_theta": 1e6},
     "qwen3": {"family": "qwen3", "key_value_heads": 2, "attention_head_size": 16},
     "mistral": {"family": "mistral", "key_value_heads": 2, "sliding_window": 20},

@@ -43,6 +43,9 @@ REFERENCES = {
     "llama-tied": (LlamaConfig, LlamaForCausalLM),
     "llama-3.1": (LlamaConfig, LlamaForCausalLM),
     "llama-linear": (LlamaConfig, LlamaForCausalLM),
+    "llama-yarn": (LlamaConfig, LlamaForCausalLM),
+    "llama-longrope": (LlamaConfig, LlamaForCausalLM),
+    "llama-ntk": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
@@ -103,6 +106,22 @@ def test_equals_transformers(name: str) -> None:
     theirs = {here.get(key, key): parameter.grad for key, parameter in reference.named_parameters()}
     for key, gradient in gradients.items():
         assert_close(gradient, mapping.from_hugging_face(key, weights[key], theirs.__getitem__), key)
+
+
+def test_ntk_scaling_is_that_of_transformers_at_one_length() -> None:
+    """transformers' dynamic scaling has another base for each length: for three times the original one, with factor 1,
+    the base of our factor 3."""
+    config = small_model("llama-ntk")
+    tokens = random_tokens(config)
+    there = format_of(config)
+    entries = there.hugging_face_config(config, dtype="float32", end_of_document=1)
+    scaling = {"rope_type": "dynamic", "factor": 1.0, "rope_theta": config.rope_theta}
+    dynamic = {**entries, "rope_parameters": scaling, "max_position_embeddings": tokens.shape[1] // 3}
+    dynamic.pop("rope_theta")
+    models = [LlamaForCausalLM(LlamaConfig(**settings)).eval() for settings in (entries, dynamic)]
+    models[1].load_state_dict(models[0].state_dict())
+    exported, expected = (model(tokens, use_cache=False).logits.detach() for model in models)
+    assert_close(exported, expected, "logits")
 
 
 GLM_NAMES = {

@@ -141,6 +141,26 @@ def rotary(draw: Draw, case: Case) -> None:
         if kind != "default":
             settings["factor"] = draw.of(1.0, 4.0)
             case.twists.append(f"{name} {kind}")
+        if kind == "yarn" and draw.chance(0.8):
+            settings["original_max_position_embeddings"] = draw.of(16, 64)
+            optional(
+                draw,
+                settings,
+                beta_fast=draw.of(4, 32.0),
+                beta_slow=draw.of(0.5, 1),
+                attention_factor=1.3,
+                mscale=draw.of(0.7, 1.0),
+                mscale_all_dim=draw.of(0.5, 1.0),
+                truncate=draw.chance(0.5),
+            )
+        if kind == "longrope" and draw.chance(0.8):
+            size = case.config.get("head_dim") or case.config["hidden_size"] // case.config["num_attention_heads"]
+            count = size // 2 + (1 if draw.chance(0.1) else 0)
+            settings |= {name: draw.random.uniform(1, 4, count).tolist() for name in ("short_factor", "long_factor")}
+            settings["original_max_position_embeddings"] = draw.of(16, 64)
+            optional(draw, settings, attention_factor=0.9)
+            if draw.chance(0.3):
+                del settings["factor"]
         if kind == "llama3":
             settings |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
         if name == "rope_parameters" or draw.chance(0.5):

@@ -174,8 +174,9 @@ def test_a_damaged_file_and_foreign_settings_are_named(tmp_path: Path, tokenizer
     config = json.loads(config_path.read_text())
     for change, message in (
         ({"hidden_act": "relu"}, "hidden_act: 'relu' is not supported, only 'silu'"),
-        ({"model_type": "mamba"}, "model_type: 'mamba' cannot be imported; one of baichuan, bloom, cohere"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type: 'yarn' is not supported"),
+        ({"model_type": "mamba"}, "model_type: 'mamba' cannot be imported; one of baichuan, bloom, chatglm"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type: 'dynamic' is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "original_max_position_embeddings: missing"),
     ):
         config_path.write_text(json.dumps({**config, **change}))
         with pytest.raises(ValueError, match=message):
