@@ -165,3 +165,10 @@ def test_every_recipe_is_read() -> None:
     assert bloom.batch.sizes.after(bloom.schedule.total_steps) == pytest.approx(200e6, rel=1e-5)
     assert bloom.batch.sizes.after(bloom.schedule.warmup_steps) == pytest.approx(183_105, rel=2e-3)
     assert [bloom.accumulation_steps(8, size) for size in bloom.batch.sizes.all[:3]] == [12, 13, 14]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path: Path) -> None:
+    config = load_config(TrainConfig, path)
+    assert config.schedule.total_steps > config.schedule.warmup_steps
+    assert config.data.sequence_length <= config.model.maximum_positions
