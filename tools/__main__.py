@@ -33,7 +33,7 @@ see it work, on this machine's own text:
 3. what became of it:
   report                one page about a run, or about two beside each other
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
-  convert to-hf|from-hf|verify          to and from Hugging Face, and the proof that both compute the same
+  convert to-hf|from-hf|verify|from-megatron    other formats, and the proof that both compute the same
   evaluate              lm-eval on an exported model
   bench                 our programs timed beside their peers
 
@@ -85,6 +85,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("convert", "to-hf"): Command("tools.hugging_face.to_hf", "export a checkpoint for transformers", group="convert"),
     ("convert", "from-hf"): Command(
         "tools.hugging_face.from_hf", "import a model as a checkpoint to start from", group="convert"
+    ),
+    ("convert", "from-megatron"): Command(
+        "tools.from_megatron", "import the layer files of a Megatron-DeepSpeed fork", group="convert"
     ),
     ("convert", "verify"): Command(
         "tools.hugging_face.verify", "compare an export's logits with its checkpoint's", group="convert"
