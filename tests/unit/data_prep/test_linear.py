@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +148,22 @@ def test_a_tokenizer_learns_from_pieces_of_long_words() -> None:
         longest = max(len(word) for piece in pieces for word in re.split(r"(?<=\s)|(?=\s)", piece))
         assert longest <= LONGEST_WORD
     assert list(without_long_words("words of a text, as they are. " * 100)) == ["words of a text, as they are. " * 100]
+
+
+def test_work_of_kernels_is_linear() -> None:
+    """Basic blocks that compiled code executes: four times the text takes four times as many, or eight where results
+    that were too many are found a second time; all pairs of bytes would take sixteen times as many."""
+    command = [sys.executable, "-m", "tests.unit.data_prep.counted_kernels"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    counts: dict[str, dict[str, list[int]]] = json.loads(done.stdout.splitlines()[-1])
+    grows = {
+        (name, unit)
+        for name, texts in counts.items()
+        for unit, found in texts.items()
+        if any(more > 10 * fewer + 2000 for fewer, more in pairwise(found))
+    }
+    planted = {(name, unit) for name, unit in grows if name == "all pairs, the fault"}
+    assert len(planted) == len(counts["all pairs, the fault"]), "the count does not see a quadratic kernel"
+    assert not grows - planted
+    assert all(sum(found[-1] for found in texts.values()) > 0 for texts in counts.values()), "something is not counted"
