@@ -589,6 +589,16 @@ class TrainConfig(Settings):
         return trained_shapes(self.model, self.trainable, self.adapter)
 
     @property
+    def kinds_of_blocks(self) -> int:
+        """Number of kinds of blocks by which of their weights are trained."""
+        inner: dict[int, set[str]] = {layer: set() for layer in range(self.model.layers)}
+        for name in self.trained_shapes:
+            if name.startswith("layers."):
+                _, layer, weight = name.split(".", 2)
+                inner[int(layer)].add(weight)
+        return len({frozenset(names) for names in inner.values()})
+
+    @property
     def trained_count(self) -> int:
         """Number of trained weights."""
         return sum(math.prod(shape) for shape in self.trained_shapes.values())

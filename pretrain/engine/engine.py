@@ -160,7 +160,7 @@ class Engine:
             compiles,
         )
         if compiles or local_device().type == "cuda":
-            refuse_fallbacks(config.sequence_lengths)
+            refuse_fallbacks(config.sequence_lengths, config.kinds_of_blocks)
 
         def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
