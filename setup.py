@@ -58,6 +58,7 @@ DEV = [
     "hypothesis>=6.100",
     "moto[s3]>=5",  # an S3 server
     "mypy>=1.10",
+    "peft>=0.18",  # the judge of adapters
     "pytest>=8",
     "pytest-randomly>=3.16",
     "pytest-xdist>=3.6",

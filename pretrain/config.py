@@ -13,6 +13,7 @@ from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.phases import PhaseChange
 from pretrain.families.registry import FAMILIES
 from pretrain.spikes.settings import SpikesConfig
+from pretrain.tuning import AdapterConfig, trained_shapes
 
 RESOLVED_FILE = "config.resolved.yaml"
 """File in the run's folder with every setting of the run."""
@@ -441,10 +442,15 @@ class ScheduleConfig(Settings):
     step; the highest rate; that times sqrt(warm-up / samples so far) (Vaswani et al. 2017, arXiv:1706.03762, section
     5.3); or the highest rate until the last `decay_steps` (warmup-stable-decay: Hu et al. 2024, arXiv:2404.06395,
     section 4)."""
-    total_steps: int = Field(gt=0)
-    """Number of steps of the run; the learning rate has its lowest value at the last one."""
-    warmup_steps: int = Field(ge=0)
-    """Number of steps in which the learning rate rises linearly to its highest value."""
+    total_steps: int | None = Field(default=None, gt=0)
+    """Number of steps of the run; the learning rate has its lowest value at the last one. Left out: by `epochs`."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the train samples, instead of `total_steps`, which is computed when the data is opened: the number of
+    steps, rounded up, that take as many samples as the passes have."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Number of steps in which the learning rate rises linearly to its highest value. Left out: by `warmup_ratio`."""
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps that are warm-up, rounded up to whole ones, instead of `warmup_steps`."""
     decay_steps: int | None = Field(default=None, gt=0)
     """Number of last steps in which the rate of kind `wsd` falls; a tenth to a fifth of the run is enough (Hägele et
     al. 2024, arXiv:2405.18392, section 4)."""
@@ -454,6 +460,20 @@ class ScheduleConfig(Settings):
     minimum_learning_rate_ratio: float | None = Field(default=None, ge=0, le=1)
     """Learning rate at the end, relative to the highest one; left out: 0.1 for the kinds that fall to it (Touvron et
     al. 2023, arXiv:2302.13971, section 2.3)."""
+
+    @property
+    def steps(self) -> int:
+        """`total_steps`, which is known once epochs have been turned into steps, see `pretrain/data/epochs.py`."""
+        assert self.total_steps is not None
+        return self.total_steps
+
+    @property
+    def warmup(self) -> int:
+        """`warmup_steps`, or those that `warmup_ratio` makes of `steps`."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        assert self.warmup_ratio is not None
+        return math.ceil(self.warmup_ratio * self.steps)
 
     @model_validator(mode="before")
     @classmethod
@@ -475,14 +495,18 @@ class ScheduleConfig(Settings):
         ):
             if getattr(self, name) is not None and self.kind not in kinds:
                 raise ValueError(f"{name}: has no effect with kind {self.kind}, only with {' and '.join(kinds)}")
+        for name, other in (("total_steps", "epochs"), ("warmup_steps", "warmup_ratio")):
+            if getattr(self, name) is None and getattr(self, other) is None:
+                raise ValueError(f"{name}: missing; give it, or {other}")
+            if getattr(self, name) is not None and getattr(self, other) is not None:
+                raise ValueError(f"{other}: has no effect beside {name}; leave one of them out")
         if self.kind == "wsd" and self.decay_steps is None:
             raise ValueError("decay_steps: missing; kind wsd needs the number of steps in which the rate falls")
-        if self.decay_steps is not None and self.decay_steps > self.total_steps - self.warmup_steps:
+        if self.total_steps is not None and self.decay_steps and self.decay_steps > self.steps - self.warmup:
             raise ValueError(
-                f"decay_steps: {self.decay_steps} is more than the {self.total_steps - self.warmup_steps} steps after "
-                "the warm-up"
+                f"decay_steps: {self.decay_steps} is more than the {self.steps - self.warmup} steps after the warm-up"
             )
-        if self.kind == "inverse_square_root" and not self.warmup_steps:
+        if self.kind == "inverse_square_root" and not (self.warmup_steps or self.warmup_ratio):
             raise ValueError(
                 "warmup_steps: kind inverse_square_root needs a warm-up, whose end its rate is relative to"
             )
@@ -599,7 +623,13 @@ class TrainConfig(Settings):
     monitor: MonitorConfig = MonitorConfig()
     initial_weights: Path | None = None
     """Checkpoint whose weights a new run starts from, for example an imported one; its step, optimizer state and data
-    are not used."""
+    are not used. With `trainable` or `adapter` the checkpoints of the run refer to it for the weights that stay."""
+    trainable: tuple[str, ...] | None = None
+    """Weights that are trained: names of weights or of modules, in which `*` stands for any characters, such as
+    `head`, `layers.3` or `*_norm`. The others are frozen: no gradient, no optimizer state, no fp32 copy. Left out: all
+    of them; with an adapter, none beside it."""
+    adapter: AdapterConfig | None = None
+    """Low-rank adapters beside frozen weights; left out: none."""
     branch_from: Path | None = None
     """Checkpoint of another run that a new run goes on from as if it were its own, with step, optimizer state and
     place in the data: to decay the learning rate from there, for example, while the other run continues."""
@@ -622,9 +652,39 @@ class TrainConfig(Settings):
         return self.objective.kind != "causal" or self.objective.separate_documents
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether samples have keys for dropout masks, see `pretrain/model/dropout.py`."""
+        return self.model.has_dropout or (self.adapter is not None and self.adapter.dropout > 0)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some weights are frozen."""
+        return self.trainable is not None or self.adapter is not None
+
+    @property
+    def trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Whole shapes of the trained weights, without padding rows, by global name."""
+        return trained_shapes(self.model, self.trainable, self.adapter)
+
+    @property
+    def kinds_of_blocks(self) -> int:
+        """Number of kinds of blocks by which of their weights are trained."""
+        inner: dict[int, set[str]] = {layer: set() for layer in range(self.model.layers)}
+        for name in self.trained_shapes:
+            if name.startswith("layers."):
+                _, layer, weight = name.split(".", 2)
+                inner[int(layer)].add(weight)
+        return len({frozenset(names) for names in inner.values()})
+
+    @property
+    def trained_count(self) -> int:
+        """Number of trained weights."""
+        return sum(math.prod(shape) for shape in self.trained_shapes.values())
+
+    @property
     def last_step(self) -> int:
         """Number of steps after which the run ends: `stop_after_step`, or all of the schedule."""
-        return min(self.schedule.total_steps, self.stop_after_step or self.schedule.total_steps)
+        return min(self.schedule.steps, self.stop_after_step or self.schedule.steps)
 
     def accumulation_steps(self, data_size: int, batch_size: int | None = None) -> int:
         """Number of micro-batches of one process in a step, with `data_size` processes on the data axis.
@@ -638,6 +698,16 @@ class TrainConfig(Settings):
     def _starts_from_one_model(self) -> TrainConfig:
         if self.initial_weights is not None and self.branch_from is not None:
             raise ValueError("branch_from: a run starts from initial_weights or from branch_from, not from both")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_trained_fits(self) -> TrainConfig:
+        _ = self.trained_shapes
+        if self.is_partial and self.initial_weights is None and self.branch_from is None:
+            given = "adapter" if self.adapter is not None else "trainable"
+            raise ValueError(
+                f"{given}: weights that stay must come from a trained model: give its checkpoint as initial_weights"
+            )
         return self
 
     @model_validator(mode="after")
@@ -728,10 +798,16 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _steps_are_in_order(self) -> TrainConfig:
         total_steps = self.schedule.total_steps
-        if self.schedule.warmup_steps >= total_steps:
+        if total_steps is None:
+            if self.data.phases:
+                raise ValueError(
+                    "schedule.epochs: with data.phases a pass over the data has no certain length; give "
+                    "schedule.total_steps"
+                )
+            return self
+        if self.schedule.warmup >= total_steps:
             raise ValueError(
-                f"schedule.warmup_steps: {self.schedule.warmup_steps} must be less than schedule.total_steps "
-                f"{total_steps}"
+                f"schedule.warmup_steps: {self.schedule.warmup} must be less than schedule.total_steps {total_steps}"
             )
         ramp = self.batch.ramp_up
         if ramp is not None and self.batch.sizes.after(total_steps) <= ramp.samples:

@@ -96,7 +96,7 @@ def train_loop(run: Run, start: Start) -> ExitCode:
             run.health.begin("evaluating", step)
             log.evaluation(step, evaluate(run.engine, run.data.held_out))
         if step % config.monitor.replicas_every_steps == 0:
-            check_replicas(run.engine.parameters(), run.engine.coordinate.tensor, step)
+            check_replicas(run.engine.trained_parameters(), run.engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
             save(run, step, samples)
             saved_step = step

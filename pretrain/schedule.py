@@ -51,8 +51,8 @@ def learning_rate(step: int, sizes: BatchSizes, peak: float, schedule: ScheduleC
 
     Source: see the fields of `ScheduleConfig`.
     """
-    total_steps = schedule.total_steps
-    done, warmup, total = (sizes.after(steps) for steps in (step + 1, schedule.warmup_steps, total_steps))
+    total_steps = schedule.steps
+    done, warmup, total = (sizes.after(steps) for steps in (step + 1, schedule.warmup, total_steps))
     if done <= warmup:
         return peak * (done / warmup)
     if schedule.kind == "constant":

@@ -15,7 +15,9 @@ from foundation.version import code_digest
 from pretrain.checkpoint.origin import STARTED_FROM
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.checkpoint.start import load_start
+from pretrain.checkpoint.whole import BASE
 from pretrain.config import RESOLVED_FILE, TrainConfig, check_world_size
+from pretrain.data.epochs import with_steps
 from pretrain.data.run_data import open_data
 from pretrain.device import use_fixed_order, use_whole_precision
 from pretrain.engine.engine import Engine
@@ -59,6 +61,7 @@ def train(config: TrainConfig) -> ExitCode:
     world_size = join_processes(int(max(config.monitor.hang.limits.values())) + COLLECTIVE_MARGIN_SECONDS)
     rank = dist.get_rank()
     config = fit_processes(config, world_size)
+    config = agreed(lambda: with_steps(config))
     with supervised(config, rank) as (hosts, stops, watchdog):
         topology = Topology(config.parallel.pipeline, check_world_size(config, world_size), config.parallel.tensor)
         facts = agree_on_facts(config)
@@ -73,6 +76,8 @@ def train(config: TrainConfig) -> ExitCode:
             spikes.restore(start.index.get(FACT))
         if start.origin is not None:
             facts[STARTED_FROM] = start.origin
+        if start.base is not None:
+            facts[BASE] = start.base
 
         agreed(lambda: write_resolved(config, config.output / RESOLVED_FILE) if rank == 0 else None)
         keep, folder = config.checkpoint, config.output / "checkpoints"

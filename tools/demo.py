@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     altiplano = installed_command("altiplano") or [sys.executable, "-m", "tools"]
     parallel = train.parallel
     eight = parallel.tensor * parallel.pipeline * (parallel.data or 1)
-    total, first = train.schedule.total_steps, train.checkpoint.every_steps
+    total, first = train.schedule.steps, train.checkpoint.every_steps
 
     def launch(processes: int, *overrides: str) -> list[str]:
         program = [*(installed_command("deepspeed") or ["deepspeed"]), "-q", "--num_gpus", str(processes)]

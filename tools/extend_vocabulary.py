@@ -20,7 +20,8 @@ import torch
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.extend import extend_tokenizer, old_pieces, read_model
 from foundation.progress import summary_table
-from pretrain.checkpoint.read import BY_TOKEN, verified_checkpoint
+from pretrain.checkpoint.read import BY_TOKEN
+from pretrain.checkpoint.whole import verified_weights
 from pretrain.config import ModelConfig
 from tools.hugging_face.files import SPECIAL_TOKENS
 from tools.starting_checkpoint import write_starting_checkpoint
@@ -42,8 +43,8 @@ def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tupl
         ValueError: a vocabulary that is not the model's, or that does not begin with it; a damaged checkpoint.
         FileExistsError: `out` is there already.
     """
-    reader = verified_checkpoint(checkpoint)
-    before = ModelConfig.model_validate(reader.config["model"])
+    reader = verified_weights(checkpoint)
+    before = reader.model
     sources = old_pieces(read_model(old), read_model(new))
     size = ReferenceEncoder(old).vocabulary_size
     if before.vocabulary_size != size:

@@ -11,11 +11,15 @@ from pathlib import Path
 
 from foundation.progress import Progress, summary_table
 from foundation.version import described
+from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import CheckpointReader, verified_checkpoint
+from pretrain.checkpoint.whole import BASE, open_base
+from pretrain.config import ModelConfig
+from pretrain.families.mapping import parameter_count
 from pretrain.topology import Topology
 
 
-def inspect(path: Path, *, quick: bool, weights: bool) -> None:
+def inspect(path: Path, *, quick: bool, weights: bool, base: Path | None = None) -> None:
     """Print step, topology, configuration and files; with `weights` the size and spread of each.
 
     Raises:
@@ -38,6 +42,7 @@ def inspect(path: Path, *, quick: bool, weights: bool) -> None:
             ("loss spikes", f"{len(spikes['ledger'])} in the ledger; {healthy}"),
             ("written by", written_by(reader)),
             ("weights", f"{count:,} in {len(reader.names()):,} parameters"),
+            *frozen_rows(reader, count, base),
             ("files", f"{len(files):,}, {sum(entry['bytes'] for entry in files.values()) / 1e6:,.1f} MB"),
             ("checksums", "not compared: --quick" if quick else "all as written"),
             ("data digest", reader.data_digest[:16]),
@@ -65,6 +70,31 @@ def inspect(path: Path, *, quick: bool, weights: bool) -> None:
     print(json.dumps(reader.config, indent=2))
 
 
+def frozen_rows(reader: CheckpointReader, count: int, moved: Path | None) -> list[tuple[str, str]]:
+    """What is known of the frozen weights and of the checkpoint that has them; nothing if all were trained.
+
+    Args:
+        count: number of the trained weights.
+        moved: place of the base, where that has moved.
+    """
+    entry = reader.index.get(BASE)
+    if entry is None:
+        return []
+    adapter = reader.config.get("adapter")
+    total = parameter_count(ModelConfig.model_validate(reader.config["model"]))
+    try:
+        found = open_base(reader, moved)
+        state = f"found at {found.path}" if found else ""
+    except CheckpointError as error:
+        state = str(error)
+    rows = [
+        ("frozen weights", f"those of {entry['checkpoint']}, digest {entry['digest'][:16]}"),
+        ("the base", state),
+        ("trained share", f"{count / total:.2%} of {total:,}"),
+    ]
+    return rows if adapter is None else [*rows, ("adapters", f"rank {adapter['rank']}, alpha {adapter['alpha']:g}")]
+
+
 def written_by(reader: CheckpointReader) -> str:
     """Degrees of the mesh; of a checkpoint that `altiplano checkpoint reshape` has cut, both sides of it."""
     before = reader.index.get("reshaped_from")
@@ -89,6 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
+    parser.add_argument(
+        "--base", type=Path, help="checkpoint with the frozen weights; default: where it was in training"
+    )
     parser.add_argument("--quick", action="store_true", help="do not read every file to compare its checksum")
     parser.add_argument(
         "--weights",
@@ -102,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
     try:
-        inspect(given.checkpoint, quick=given.quick, weights=given.weights)
+        inspect(given.checkpoint, quick=given.quick, weights=given.weights, base=given.base)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

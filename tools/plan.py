@@ -20,16 +20,17 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 import pretrain.model.attention
-from foundation.configuration import load_config
+from foundation.configuration import ConfigError, load_config
 from foundation.progress import format_seconds, summary_table
 from pretrain.config import TrainConfig, check_world_size
+from pretrain.data.epochs import with_steps
 from pretrain.device import group_alone
 from pretrain.families.mapping import parameter_count
 from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import PipelineLayer, pipeline_layers
-from pretrain.monitor.flops import model_flops_per_token
+from pretrain.monitor.flops import training_flops_per_token
 
 GIB = 2**30
 MOST_ROWS = 12
@@ -99,7 +100,7 @@ def plan(config: TrainConfig, data: int) -> Plan:
         held = min(micro_batches, pipeline - stage)  # one forward, one backward: what has not come back yet
         ranks.append(
             (
-                state_bytes(sum(layer.weights for layer in own) - _twice(layers, start, stop), config.precision, data),
+                _state_of(own, layers if (start, stop) == (0, len(layers)) else [], config.precision, data),
                 held * sum(layer.kept for layer in own),
                 max(layer.transient for layer in own),
             )
@@ -108,19 +109,27 @@ def plan(config: TrainConfig, data: int) -> Plan:
     return Plan(config.parallel.tensor, pipeline, data, micro_batches, bubble, *max(ranks, key=sum))
 
 
-def _twice(layers: list[LayerCost], start: int, stop: int) -> int:
-    """Weights of a tied head that stand on one stage with the embedding, and are one with it."""
-    return layers[-1].weights if layers[-1].is_tied and start == 0 and stop == len(layers) else 0
+def _state_of(own: Sequence[LayerCost], all_layers: Sequence[LayerCost], precision: str, data: int) -> int:
+    """Bytes of state of a stage with the layers `own`.
+
+    Args:
+        all_layers: the same layers where the stage is the only one, so that a tied head is one with the embedding.
+    """
+    twice = [layer for layer in all_layers[-1:] if layer.is_tied]
+    trained = sum(layer.weights - layer.frozen for layer in own) - sum(layer.weights - layer.frozen for layer in twice)
+    frozen = sum(layer.frozen for layer in own) - sum(layer.frozen for layer in twice)
+    return state_bytes(trained, precision, data, frozen)
 
 
-def state_bytes(weights: int, precision: str, data: int) -> int:
-    """Bytes of a rank with `weights` weights: DeepSpeed's ZeRO-1 cuts the last three over the data axis.
+def state_bytes(weights: int, precision: str, data: int, frozen: int = 0) -> int:
+    """Bytes of a rank with `weights` trained weights, of which DeepSpeed's ZeRO-1 cuts the last three over the data
+    axis, and `frozen` ones, which are a weight alone.
 
     bf16: weight 2, its gradient 2, accumulated gradient 4; master weight 4, moments 4 + 4. fp32: weight 4, gradient 4,
     accumulated 4; master weight 4, moments 4 + 4.
     """
-    whole = 8 if precision == "bf16" else 12
-    return weights * whole + -(-weights * 12 // data)
+    whole, alone = (8, 2) if precision == "bf16" else (12, 4)
+    return weights * whole + -(-weights * 12 // data) + frozen * alone
 
 
 @dataclass(frozen=True)
@@ -129,13 +138,15 @@ class LayerCost:
 
     Attributes:
         flops: by which layers are dealt to stages.
-        weights: on this tensor rank, in numbers.
+        weights: on this tensor rank, in numbers, those of adapters included.
+        frozen: those of them that are not trained.
         kept: bytes that the backward pass of one micro-batch needs.
         transient: bytes besides, while the layer itself runs.
     """
 
     flops: int
     weights: int
+    frozen: int
     kept: int
     transient: int
     is_tied: bool = False
@@ -146,7 +157,8 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
     degree, model = config.parallel.tensor, config.model
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     alone = TensorParallel(group_alone(), dtype)
-    whole = pipeline_layers(model, config.data.sequence_length, alone, config.recomputation)
+    trained = config.trained_shapes.keys()
+    whole = pipeline_layers(model, config.data.sequence_length, alone, config.recomputation, config.adapter)
     # One rank's share computes like a smaller model of the same width; with sequence parallelism it is a share of all.
     split = 1 if config.parallel.sequence else degree
     share = model.model_copy(
@@ -157,33 +169,39 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
             "feed_forward_size": model.feed_forward_size // split,
         }
     )
-    parts = pipeline_layers(share, config.data.sequence_length, alone)
+    parts = pipeline_layers(share, config.data.sequence_length, alone, adapter=config.adapter)
     tokens = config.batch.micro_batch_size * config.data.sequence_length
     between = tokens * model.hidden_size * dtype.itemsize * split // degree
     rows = model.padded_vocabulary_size(degree) // degree
     logits = tokens * rows * dtype.itemsize
     costs: list[LayerCost] = []
+    previous: tuple[str, ...] | None = None
     for layer, part in zip(whole, parts, strict=True):
-        if costs and layer.prefix.startswith("layers.") and layer.prefix != "layers.0.":
-            costs.append(costs[-1])  # all blocks are alike
-            continue
         with torch.device("meta"):
-            weights = sum(
-                parameter.numel() // (degree if partition_of(parameter) else 1)
-                for parameter in layer.build().parameters()
-            )
+            sizes = {
+                layer.prefix + name: parameter.numel() // (degree if partition_of(parameter) else 1)
+                for name, parameter in layer.build().named_parameters()
+            }
+        if layer.prefix:
+            block = tuple(name.removeprefix(layer.prefix) for name in sizes if name in trained)
+            if block == previous:
+                costs.append(costs[-1])  # a block of which the same is trained as of the one before
+                continue
+            previous = block
+        weights, frozen = sum(sizes.values()), sum(size for name, size in sizes.items() if name not in trained)
         if layer.is_head:
             # The loss keeps the gradients of what the head multiplies; of the logits, a part comes and goes, in the
             # precision of the weights and in fp32.
-            head = (tokens + rows) * model.hidden_size
+            is_trained = ("embedding.weight" if layer.tied else "head.weight") in trained
+            head = (tokens + rows * is_trained) * model.hidden_size
             kept = (between if not layer.tied else 0) + head * dtype.itemsize
             at_once = min(logits, LOGITS_BYTES["cuda"])
             transient = at_once if dtype == torch.float32 else at_once + at_once // dtype.itemsize * 4
-            costs.append(LayerCost(layer.flops, weights, kept, transient, is_tied=layer.tied is not None))
+            costs.append(LayerCost(layer.flops, weights, frozen, kept, transient, is_tied=layer.tied is not None))
             continue
         kept = _kept_bytes(part, config, dtype) * split // degree
         recomputed = kept if layer.recompute else 0
-        costs.append(LayerCost(layer.flops, weights, between if layer.recompute else kept, recomputed))
+        costs.append(LayerCost(layer.flops, weights, frozen, between if layer.recompute else kept, recomputed))
     return costs
 
 
@@ -199,6 +217,8 @@ def _kept_bytes(layer: PipelineLayer, config: TrainConfig, dtype: torch.dtype) -
 
     with torch.device("meta"), _attention_of_a_gpu(keeps_result=config.recomputation != "selective"):
         module = layer.build()
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(layer.prefix + name in config.trained_shapes)
         x: Any = torch.zeros(length, batch, hidden, dtype=dtype, requires_grad=True)
         if hasattr(module, "embedding"):
             x = torch.zeros(batch, length, dtype=torch.int64)
@@ -245,8 +265,9 @@ def _divisors(limit: int, number: int) -> list[int]:
 
 def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace) -> bool:
     budget = arguments.memory_gib * GIB
-    tokens = config.batch.sizes.after(config.schedule.total_steps) * config.data.sequence_length
-    flops = model_flops_per_token(config.model, config.data.sequence_length) * tokens
+    steps, of_what = _steps(config)
+    tokens = config.batch.sizes.after(steps) * config.data.sequence_length
+    flops = training_flops_per_token(config, config.data.sequence_length) * tokens
     rate = arguments.devices * arguments.peak_tflops * 1e12 * arguments.utilisation
     # Fewest devices to a copy of the model first: what crosses the network grows with them. Then the smallest bubble.
     found = sorted(found, key=lambda plan: (plan.memory > budget, plan.tensor * plan.pipeline, plan.bubble))
@@ -264,7 +285,8 @@ def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace
         for plan in (fitting or found)[:MOST_ROWS]
     ]
     print(
-        f"{parameter_count(config.model) / 1e9:,.2f} G parameters, {tokens / 1e9:,.1f} G tokens, {flops:.3g} FLOPs, "
+        f"{parameter_count(config.model) / 1e9:,.2f} G parameters, {_trained_text(config)}{tokens / 1e9:,.1f} G tokens"
+        f"{of_what}, {flops:.3g} FLOPs, "
         f"{arguments.devices} devices; GiB of the fullest rank"
     )
     summary_table(
@@ -283,6 +305,18 @@ def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace
             "Next: batch.micro_batch_size=1, recomputation=selective or full, parallel.sequence=true, or more devices."
         )
     return bool(fitting)
+
+
+def _steps(config: TrainConfig) -> tuple[int, str]:
+    """Number of steps, and what they are where the data that `schedule.epochs` count is not there yet."""
+    try:
+        return with_steps(config).schedule.steps, ""
+    except ConfigError:
+        return 1, " a step (schedule.epochs need data.mixture to be counted)"
+
+
+def _trained_text(config: TrainConfig) -> str:
+    return f"{config.trained_count:,} trained weights, " if config.is_partial else ""
 
 
 def format_days(seconds: float) -> str:

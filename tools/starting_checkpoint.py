@@ -1,9 +1,11 @@
-"""A checkpoint to begin a run from: weights of step 0, without an optimizer's memory."""
+"""A checkpoint to begin a run from: weights of step 0, without an optimizer's memory; of a whole model, or of what was
+trained beside the frozen weights of another checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,29 @@ import torch
 from foundation.atomic_files import sha256_file, whole_folder
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
-from pretrain.checkpoint.read import BY_TOKEN
+from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
+from pretrain.checkpoint.whole import BASE, base_entry
 from pretrain.config import ModelConfig
 from pretrain.device import group_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import WholeModel
+from pretrain.tuning import AdapterConfig, trained_shapes
 from tools.hugging_face.files import Exported, copy_tokenizer, write_safetensors
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is written of a model beside the frozen weights of `base`: adapters, and weights by name."""
+
+    base: CheckpointReader
+    adapter: AdapterConfig
+    trainable: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of a run that trains these weights."""
+        return {"adapter": self.adapter.model_dump(mode="json"), "trainable": list(self.trainable)}
 
 
 def write_starting_checkpoint(
@@ -30,6 +48,7 @@ def write_starting_checkpoint(
     origin: dict[str, Any],
     tokenizer: Path | None,
     title: str,
+    beside: Beside | None = None,
 ) -> None:
     """Write a checkpoint whole or not at all, one weight in memory at a time.
 
@@ -39,12 +58,13 @@ def write_starting_checkpoint(
         origin: written into the index as `imported`.
         tokenizer: folder with the tokenizer's files.
         title: of the progress.
+        beside: the base, where only a part of the weights is written; None: the whole model.
 
     Raises:
         ValueError: a weight has values that are not finite.
         FileExistsError: `out` is there already.
     """
-    parameters = _parameters(model)
+    parameters = _parameters(model, beside)
     fragments = [StoredFragment(name, 0, 0, math.prod(entry["shape"])) for name, entry in parameters.items()]
     planned = [Exported(fragment.key("weight"), (fragment.stop,), 4 * fragment.stop) for fragment in fragments]
     with whole_folder(out) as unfinished, Progress(title, len(fragments), "weights") as progress:
@@ -70,10 +90,11 @@ def write_starting_checkpoint(
             "step": 0,
             "consumed_samples": 0,
             "topology": {"tensor": 1, "pipe": 1, "data": 1},
-            "config": {"model": model.model_dump(mode="json")},
+            "config": {"model": model.model_dump(mode="json"), **(beside.settings if beside else {})},
             "data_digest": data_digest,
             "versions": {"torch": torch.__version__},
             "imported": origin,
+            **({BASE: base_entry(beside.base)} if beside else {}),
             "parameters": parameters,
             "files": {
                 rank_file(0): {
@@ -86,12 +107,15 @@ def write_starting_checkpoint(
         write_index(unfinished, index)
 
 
-def _parameters(model: ModelConfig) -> dict[str, Any]:
+def _parameters(model: ModelConfig, beside: Beside | None) -> dict[str, Any]:
     """Shape and partition of every weight, asked of the model itself; on torch's meta device it takes no memory."""
+    adapter = beside.adapter if beside else None
+    trained = trained_shapes(model, beside.trainable if beside else None, adapter)
     group = group_alone()
     with torch.device("meta"):
-        whole = WholeModel(model, TensorParallel(group, torch.float32))
+        whole = WholeModel(model, TensorParallel(group, torch.float32), adapter)
     return {
         name: {"shape": list(parameter.shape), "partition": partition_to_json(partition_of(parameter))}
         for name, parameter in whole.named_global_parameters()
+        if name in trained
     }

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
 
 from foundation.configuration import flat_settings
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import STATES, CheckpointError
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
+from pretrain.checkpoint.whole import WholeWeights
 from pretrain.config import ModelConfig
 from pretrain.data.skips import SkippedRanges
-from pretrain.engine.engine import Engine, Fragment
+from pretrain.engine.engine import Engine
 from pretrain.launch.agreement import attempt, by_rank
+from pretrain.model.partition import partition_of
+from pretrain.tuning import is_adapter_weight
+
+T = TypeVar("T")
 
 
 def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
@@ -25,25 +33,36 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
     Raises:
         CheckpointError: on every rank, when one of them cannot read what it needs.
     """
-    _fill(engine, reader, STATES)
+    _attempt(lambda: _fill_fragments(engine, reader))
     engine.restored(reader.updates)
 
 
-def load_weights(engine: Engine, reader: CheckpointReader) -> None:
-    """Load this rank's master weights only, for a new run that starts from another model. Collective.
+def load_weights(engine: Engine, weights: WholeWeights) -> None:
+    """Load this rank's weights only, for a new run that starts from another model: trained ones, whose adapters keep
+    their initial weights, and frozen ones. Collective.
 
     Raises:
         CheckpointError: on every rank: the checkpoint's model differs, or a rank cannot read what it needs.
     """
-    ours, theirs = engine.config.model, ModelConfig.model_validate(reader.config["model"])
+    ours, theirs = engine.config.model, weights.model
     for field in type(ours).model_fields:
         if field not in TRAINING_ONLY and getattr(ours, field) != getattr(theirs, field):
             raise CheckpointError(
-                f"initial_weights: {reader.path}: its model has {field} {getattr(theirs, field)!r}, but model.{field} "
+                f"initial_weights: {weights.path}: its model has {field} {getattr(theirs, field)!r}, but model.{field} "
                 f"is {getattr(ours, field)!r}: set model.{field}={getattr(theirs, field)}"
             )
-    _fill(engine, reader, ("weight",))
+    _attempt(lambda: _fill_trained(engine, weights))
+    load_frozen(engine, weights)
     engine.restored(0)
+
+
+def load_frozen(engine: Engine, weights: WholeWeights) -> None:
+    """Load this rank's frozen weights, in the precision of the forward pass. Collective.
+
+    Raises:
+        CheckpointError: on every rank, when one of them cannot read what it needs.
+    """
+    _attempt(lambda: _fill_frozen(engine, weights))
 
 
 TRAINING_ONLY = frozenset(
@@ -63,42 +82,74 @@ TRAINING_ONLY = frozenset(
 """Settings of a model that do not change what its weights compute."""
 
 
-def _fill(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
-    _, failures = attempt(lambda: _fill_fragments(engine, reader, states), (CheckpointError, OSError))
+def _attempt(action: Callable[[], None]) -> None:
+    _, failures = attempt(action, (CheckpointError, OSError))
     if failures:
         raise CheckpointError(by_rank(failures))
 
 
-def _fill_fragments(engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
+def _fill_fragments(engine: Engine, reader: CheckpointReader) -> None:
+    rank, degree = engine.coordinate.tensor, engine.topology.tensor
     fragments = list(engine.fragments())
     title = f"{reader.path.name}, written by {reader.topology}, read by {engine.topology}"
-    progress = Progress(title, len(fragments), "parameters of the first rank")
-    with progress if engine.rank == 0 else nullcontext():
-        for fragment in fragments:
-            _fill_fragment(fragment, engine, reader, states)
+    for fragment in _shown(title, fragments, engine):
+        _check_shape(engine, reader, fragment.name, fragment.shape)
+        for state in STATES:
+            place = rank, degree, fragment.start, fragment.stop, fragment.partition
+            values = reader.shard_range(fragment.name, state, *place)
+            fragment.states[state].copy_(_finite(values, reader.path, state, fragment.name))
+
+
+def _fill_trained(engine: Engine, weights: WholeWeights) -> None:
+    rank, degree = engine.coordinate.tensor, engine.topology.tensor
+    fragments = [fragment for fragment in engine.fragments() if not is_adapter_weight(fragment.name)]
+    title = f"{weights.path.name}, written by {weights.reader.topology}, read by {engine.topology}"
+    for fragment in _shown(title, fragments, engine):
+        _check_shape(engine, weights, fragment.name, fragment.shape)
+        values = weights.shard_range(fragment.name, rank, degree, fragment.start, fragment.stop, fragment.partition)
+        fragment.states["weight"].copy_(_finite(values, weights.path, "weight", fragment.name))
+
+
+def _fill_frozen(engine: Engine, weights: WholeWeights) -> None:
+    rank, degree = engine.coordinate.tensor, engine.topology.tensor
+    parameters = list(engine.frozen_parameters())
+    for name, parameter in _shown(f"{weights.path.name}, frozen weights", parameters, engine):
+        _check_shape(engine, weights, name, engine.whole_shape(parameter))
+        values = weights.shard_range(name, rank, degree, 0, parameter.numel(), partition_of(parameter))
+        with torch.no_grad():
+            parameter.view(-1).copy_(_finite(values, weights.path, "weight", name))
+
+
+def _shown(title: str, items: Sequence[T], engine: Engine) -> Iterator[T]:
+    """The items, with the progress of the first rank at the terminal."""
+    progress = Progress(title, len(items), "parameters of the first rank")
+    with progress if engine.rank == 0 and items else nullcontext():
+        for item in items:
+            yield item
             if engine.rank == 0:
                 progress.advance()
 
 
-def _fill_fragment(fragment: Fragment, engine: Engine, reader: CheckpointReader, states: Sequence[str]) -> None:
-    shape = fragment.shape
-    if fragment.name in BY_TOKEN:  # without padding rows
+def _check_shape(engine: Engine, source: CheckpointReader | WholeWeights, name: str, shape: tuple[int, ...]) -> None:
+    if name in BY_TOKEN:  # without padding rows
         shape = (engine.config.model.vocabulary_size, *shape[1:])
-    if reader.shape(fragment.name) != shape:
+    if source.shape(name) != shape:
+        raise CheckpointError(f"{source.path}: {name} has shape {source.shape(name)}, the model {shape}")
+
+
+def _finite(values: torch.Tensor, path: Path, state: str, name: str) -> torch.Tensor:
+    if not values.isfinite().all():
         raise CheckpointError(
-            f"{reader.path}: {fragment.name} has shape {reader.shape(fragment.name)}, the model {shape}"
+            f"{path}: {state} of {name} has values that are NaN or infinite: start from another checkpoint, or repair "
+            "the model that it was imported from"
         )
-    rank, degree = engine.coordinate.tensor, engine.topology.tensor
-    for state in states:
-        values = reader.shard_range(
-            fragment.name, state, rank, degree, fragment.start, fragment.stop, fragment.partition
-        )
-        if not values.isfinite().all():
-            raise CheckpointError(
-                f"{reader.path}: {state} of {fragment.name} has values that are NaN or infinite: start from another "
-                "checkpoint, or repair the model that it was imported from"
-            )
-        fragment.states[state].copy_(values)
+    return values
+
+
+FIXED = ("seed", "precision", "data.sequence_length", "trainable", "adapter")
+"""Settings of a run that stay, beside those of its model and adapters."""
+CHANGEABLE = ("adapter.dropout",)
+"""Settings of adapters that may change."""
 
 
 def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest: str) -> list[str]:
@@ -108,7 +159,8 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
         Settings that have changed and may change, as `field: old -> new`, for the log.
 
     Raises:
-        CheckpointError: the model, the seed, the precision or the data differ, so that it would be another run.
+        CheckpointError: the model, what is trained of it, the seed, the precision or the data differ, so that it would
+            be another run.
     """
     # Validated, so that a setting that did not exist when the checkpoint was written has its default.
     model = ModelConfig.model_validate(reader.config["model"]).model_dump(mode="json")
@@ -120,7 +172,7 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
         (field, old.get(field), new.get(field)) for field in sorted({*old, *new}) if old.get(field) != new.get(field)
     ]
     for field, before, now in changed:
-        if field.startswith("model.") or field in ("seed", "precision", "data.sequence_length"):
+        if (field.startswith(("model.", "adapter.")) and field not in CHANGEABLE) or field in FIXED:
             raise CheckpointError(
                 f"{reader.path}: written with {field}={before!r}, now {now!r}: restore it, or use a new output folder"
             )

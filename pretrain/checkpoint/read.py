@@ -99,6 +99,11 @@ class CheckpointReader:
                 )
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the index, which contains the checksums of all files."""
+        return str(self.index.get(DIGEST) or digest(self.index))
+
+    @property
     def step(self) -> int:
         """Number of finished steps."""
         return int(self.index["step"])

@@ -115,7 +115,7 @@ class CheckpointWriter:
         started = time.perf_counter()
         self.wait()
         engine = self._engine
-        check_replicas(engine.parameters(), engine.coordinate.tensor, step)
+        check_replicas(engine.trained_parameters(), engine.coordinate.tensor, step)
         in_background = self._background and self._copies_fit()
         share = _share_of(engine, copy=in_background)
         index = {

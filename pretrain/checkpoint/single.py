@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.layout import CheckpointError
-from pretrain.checkpoint.read import BY_TOKEN, verified_checkpoint
-from pretrain.config import ModelConfig
+from pretrain.checkpoint.read import BY_TOKEN
+from pretrain.checkpoint.whole import verified_weights
 from pretrain.device import group_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.pipeline import WholeModel
 
 
-def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model of a checkpoint written under any topology, as a function, in fp32 on the CPU.
+def load_single_process_model(path: Path, base: Path | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model of a checkpoint written under any topology, as a function, in fp32 on the CPU; adapters are merged.
+
+    Args:
+        base: place of the checkpoint with the frozen weights, where that has moved; None: as recorded.
 
     Returns:
         tokens [B, S], int64 -> logits [B, S, vocabulary_size], fp32, padding rows cut off.
@@ -24,16 +27,16 @@ def load_single_process_model(path: Path) -> Callable[[torch.Tensor], torch.Tens
     Raises:
         CheckpointError: the checkpoint is damaged, or a parameter is missing or its shape does not match the settings.
     """
-    reader = verified_checkpoint(path)
-    config = ModelConfig.model_validate(reader.config["model"])
+    weights = verified_weights(path, base)
+    config = weights.model
     tensor_parallel = TensorParallel(group_alone(), torch.float32)
     model = WholeModel(config, tensor_parallel).requires_grad_(False)
     for name, parameter in model.named_global_parameters():
-        whole = reader.tensor(name)
+        whole = weights.tensor(name)
         real = parameter[: config.vocabulary_size] if name in BY_TOKEN else parameter
         if whole.shape != real.shape:
             raise CheckpointError(
-                f"{reader.path}: {name} has shape {tuple(whole.shape)}, the model {tuple(real.shape)}"
+                f"{weights.path}: {name} has shape {tuple(whole.shape)}, the model {tuple(real.shape)}"
             )
         parameter.zero_()
         real.copy_(whole)

@@ -10,10 +10,11 @@ from typing import Any
 import torch.distributed as dist
 
 from pretrain.checkpoint.layout import complete_checkpoints
-from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_weights
+from pretrain.checkpoint.load import check_same_past, check_same_run, load_checkpoint, load_frozen, load_weights
 from pretrain.checkpoint.origin import origin_of
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.same_tokenizer import check_same_tokenizer
+from pretrain.checkpoint.whole import WholeWeights, base_entry, open_base
 from pretrain.data.loader import SampleReader
 from pretrain.engine.engine import Engine
 from pretrain.launch.agreement import agreed, from_first_rank
@@ -29,6 +30,7 @@ class Start:
         is_new: whether the run has no checkpoint of its own yet.
         index: content of the `checkpoint.json` that the run goes on from; empty if there is none.
         origin: what the run keeps of the imported model that it started from, see `origin_of`.
+        base: what the run's checkpoints record of the checkpoint with its frozen weights; None: none are frozen.
         notes: what the person at the terminal should know about it.
     """
 
@@ -37,6 +39,7 @@ class Start:
     is_new: bool = True
     index: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] | None = None
+    base: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -98,14 +101,36 @@ def _go_on(
     reached = training.reached(reader.consumed_samples)
     changes = agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
     agreed(lambda: check_same_past(reader, training.skipped))
+    base = agreed(lambda: open_base(reader, engine.config.initial_weights))
     load_checkpoint(engine, reader)
+    if base is not None:
+        load_frozen(engine, _whole_weights(base))
     notes += [f"changed since {reader.path.name}: {change}" for change in changes]
-    return Start(reader.step, reader.consumed_samples, is_new, reader.index, origin_of(reader), tuple(notes))
+    return Start(
+        reader.step,
+        reader.consumed_samples,
+        is_new,
+        reader.index,
+        origin_of(reader),
+        None if base is None else base_entry(base),
+        tuple(notes),
+    )
 
 
 def _start_from_weights(engine: Engine, training: SampleReader, path: Path) -> Start:
     reader = agreed(lambda: CheckpointReader(path))
-    agreed(reader.verify)
     agreed(lambda: check_same_tokenizer(reader, training.mixture))
-    load_weights(engine, reader)
-    return Start(origin=agreed(lambda: origin_of(reader)), notes=(f"the weights are those of {reader.path}",))
+    weights = _whole_weights(reader)
+    load_weights(engine, weights)
+    note = f"the weights are those of {reader.path}"
+    if weights.adapter_settings is not None:
+        note += ", with its adapters merged"
+    base = base_entry(reader) if engine.config.is_partial else None
+    return Start(origin=agreed(lambda: origin_of(reader)), base=base, notes=(note,))
+
+
+def _whole_weights(reader: CheckpointReader) -> WholeWeights:
+    """All weights of a checkpoint's model; each rank compares the checksums of its part of the files. Collective."""
+    weights = agreed(lambda: WholeWeights(reader))
+    agreed(lambda: weights.verify(dist.get_rank(), dist.get_world_size()))
+    return weights

@@ -99,6 +99,6 @@ def _batches(config: TrainConfig, topology: Topology, rank: int, reader: SampleR
         config.seed,
         reader.split,
         two_dimensional=model.positions == "learned_2d",
-        dropout=model.has_dropout,
+        dropout=config.has_dropout,
     )
     return Batches(reader, config.batch.micro_batch_size, topology.coordinate(rank).data, topology.data, objective)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,7 @@ from pretrain.engine.library import (
 )
 from pretrain.engine.pipeline_module import Pipeline
 from pretrain.engine.settings_check import check_settings
+from pretrain.launch.agreement import gathered
 from pretrain.model.attention_backend import choose_attention
 from pretrain.model.block import Block, HeadFactors
 from pretrain.model.compilation import is_compiled, refuse_fallbacks
@@ -106,6 +107,21 @@ class Fragment:
     is_copy: bool = False
 
 
+class _GroupKind(NamedTuple):
+    """What the weights of a parameter group have in common."""
+
+    learning_rate_ratio: float
+    weight_decay: float
+
+
+def _with_gradient(outputs: Any) -> Any:
+    """The outputs of a pipeline stage, whose activations require a gradient."""
+    activations = outputs[0] if isinstance(outputs, tuple) else outputs
+    if torch.is_grad_enabled() and isinstance(activations, torch.Tensor) and not activations.requires_grad:
+        activations.requires_grad_()
+    return outputs
+
+
 def _tensor_group(topology: Topology) -> dist.ProcessGroup:
     """This rank's tensor group. Every rank creates all groups in the same order, as torch requires."""
     mine = None
@@ -144,7 +160,7 @@ class Engine:
             compiles,
         )
         if compiles or local_device().type == "cuda":
-            refuse_fallbacks(config.sequence_lengths)
+            refuse_fallbacks(config.sequence_lengths, config.kinds_of_blocks)
 
         def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
@@ -159,7 +175,9 @@ class Engine:
 
         with redirect_stdout(StringIO()):  # rank 0 of DeepSpeed prints its plan
             self._pipeline = Pipeline(
-                pipeline_layers(config.model, config.data.sequence_length, tensor_parallel, config.recomputation),
+                pipeline_layers(
+                    config.model, config.data.sequence_length, tensor_parallel, config.recomputation, config.adapter
+                ),
                 topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
                 loss_fn=loss,
             )
@@ -169,7 +187,9 @@ class Engine:
                     module.compile_graph()
         self._parameters = dict(self._pipeline.named_global_parameters())
         self._initialise_weights()
-        tensor_parallel.sum_partial_gradients(self._parameters.values())
+        self._trained = self._freeze_the_rest()
+        tensor_parallel.sum_partial_gradients(self._trained.values())
+        groups = self._parameter_groups()
         deepspeed_logger.setLevel(LOG_LEVEL)
         with redirect_stdout(StringIO()):
             self._engine, *_ = deepspeed.initialize(
@@ -181,10 +201,10 @@ class Engine:
                     eps=config.optimizer.epsilon,
                     fused=True,
                 ),
-                model_parameters=self._parameter_groups(),
+                model_parameters=[dict(group) for group in groups],  # which torch changes
                 config=deepspeed_config(config, topology.data),
             )
-        check_settings(self._engine, config, topology.data, self._parameter_groups())
+        check_settings(self._engine, config, topology.data, groups)
         keep_no_times(self._engine)
         if config.precision == "bf16":
             allow_stages_without_own_weights(self._engine.optimizer)
@@ -220,7 +240,7 @@ class Engine:
             optimizer.single_partition_of_fp32_groups, optimizer.parallel_partitioned_bit16_groups, strict=True
         ):
             master.data = parts[data_rank].data
-        for parameter in self._parameters.values():
+        for parameter in self._trained.values():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
             if mapping is not None:
                 master = optimizer.param_groups[mapping.param_group_index]["params"][0]
@@ -231,7 +251,7 @@ class Engine:
         """Compute this rank's part of the embedding gradient's sum of squares; replicas are counted on one rank
         only."""
         self._embedding_square = torch.zeros((), device=local_device())
-        parameter = self._parameters.get(EMBEDDING)
+        parameter = self._trained.get(EMBEDDING)
         if parameter is None or parameter.ds_pipe_replicated:  # type: ignore[attr-defined]
             return
         optimizer = self._engine.optimizer
@@ -251,11 +271,24 @@ class Engine:
         degree, rank = self.topology.tensor, self.coordinate.tensor
         for name, parameter in self._parameters.items():
             partition = partition_of(parameter)
-            weight = whole_weight(name, self._whole_shape(parameter), self.config.seed, self.config.model)
+            weight = whole_weight(name, self.whole_shape(parameter), self.config.seed, self.config.model)
             with torch.no_grad():
                 parameter.copy_(weight if partition is None else partition.shard(weight, rank, degree))
 
-    def _whole_shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    def _freeze_the_rest(self) -> dict[str, torch.nn.Parameter]:
+        """Freeze the weights that are not trained; returns the others of this stage, by name."""
+        trained = self.config.trained_shapes
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in trained)
+        own = {name: parameter for name, parameter in self._parameters.items() if name in trained}
+        if not own:
+            # What the stage passes on then depends on no weight that is trained, and DeepSpeed's backward pass needs
+            # a gradient of it: it gets one and nothing else is computed.
+            self._pipeline.register_forward_hook(lambda module, inputs, outputs: _with_gradient(outputs))
+        return own
+
+    def whole_shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+        """Shape of the whole parameter, of which this rank may have a shard."""
         partition = partition_of(parameter)
         shape = list(parameter.shape)
         if partition is not None:
@@ -264,19 +297,27 @@ class Engine:
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Parameter groups: the same weight decay in each step for all matrices, and none for norms and biases, as in
-        every family's paper."""
+        every family's paper. Collective.
+
+        Every stage has the same groups in the same order, because DeepSpeed sums the gradient norm over the stages
+        group by group. A group of which a stage has no weight gets a placeholder, which DeepSpeed needs and which is
+        neither trained nor saved.
+        """
         decay, ratio = self.config.optimizer.weight_decay, self.config.model.embedding_learning_rate_ratio
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        # Matrices first on every stage: DeepSpeed sums the gradient norm over the stages group by group, in this order.
-        for name, parameter in sorted(self._parameters.items(), key=lambda item: item[1].ndim == 1):
-            kind = (0.0, 1.0) if parameter.ndim == 1 else (decay, 1.0)
+        own: dict[_GroupKind, list[torch.nn.Parameter]] = {}
+        for name, parameter in self._trained.items():
+            kind = _GroupKind(1.0, 0.0) if parameter.ndim == 1 else _GroupKind(1.0, decay)
             if name == EMBEDDING:
-                kind = (decay / ratio, ratio)
-            groups.setdefault(kind, []).append(parameter)
-        return [
-            {"params": parameters, "weight_decay": weight_decay, "learning_rate_ratio": learning_rate_ratio}
-            for (weight_decay, learning_rate_ratio), parameters in groups.items()
-        ]
+                kind = _GroupKind(ratio, decay / ratio)
+            own.setdefault(kind, []).append(parameter)
+        kinds = sorted({kind for stage in gathered(list(own)) for kind in stage}, reverse=True)
+        return [{"params": own.get(kind) or [self._placeholder()], **kind._asdict()} for kind in kinds]
+
+    def _placeholder(self) -> torch.nn.Parameter:
+        parameter = torch.nn.Parameter(torch.zeros(2, dtype=next(iter(self._parameters.values())).dtype))
+        number = sum(1 for _ in self._pipeline.parameters(recurse=False))
+        self._pipeline.register_parameter(f"placeholder_{number}", parameter)
+        return parameter
 
     def set_sequence_length(self, sequence_length: int) -> None:
         """Set the length of the next samples: after a change the pipeline's stages exchange shapes again."""
@@ -309,9 +350,9 @@ class Engine:
         self._largest_logit.fill_(-math.inf)
         loss = self._engine.train_batch(batches)
         mine = torch.stack([self._embedding_square, self._largest_logit])
-        gathered = [torch.empty_like(mine) for _ in range(self.topology.world_size)]
-        dist.all_gather(gathered, mine)
-        squares, logits = torch.stack(gathered).unbind(1)
+        others = [torch.empty_like(mine) for _ in range(self.topology.world_size)]
+        dist.all_gather(others, mine)
+        squares, logits = torch.stack(others).unbind(1)
         norm = torch.as_tensor(self._engine.get_global_grad_norm())
         numbers = [loss, norm, squares.sum().sqrt(), logits.max()]
         # The only synchronisation of host and device.
@@ -341,7 +382,7 @@ class Engine:
 
         Valid only between backward and update, in a hook: see `before_update`. Collective.
         """
-        return {name: safe_get_full_grad(parameter) for name, parameter in self._parameters.items()}
+        return {name: safe_get_full_grad(parameter) for name, parameter in self._trained.items()}
 
     def before_update(self, hook: Any) -> None:
         """Call `hook()` in each step, after the gradients are reduced and before they are clipped and applied."""
@@ -365,14 +406,22 @@ class Engine:
         """(global name, this rank's shard) of every parameter of this stage, in the precision of the forward pass."""
         yield from self._parameters.items()
 
+    def trained_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Those of `parameters` that are trained."""
+        yield from self._trained.items()
+
+    def frozen_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Those of `parameters` that are not trained."""
+        yield from ((name, parameter) for name, parameter in self._parameters.items() if name not in self._trained)
+
     def fragments(self) -> Iterator[Fragment]:
         """Fragments that this rank saves, or fills when a checkpoint is loaded.
 
-        Together the ranks' fragments cover each parameter once per tensor rank. Those of unsharded parameters are the
-        same on every tensor rank, and those of tied parameters on every stage that uses them.
+        Together the ranks' fragments cover each trained parameter once per tensor rank. Those of unsharded parameters
+        are the same on every tensor rank, and those of tied parameters on every stage that uses them.
         """
         optimizer = self._engine.optimizer
-        for name, parameter in self._parameters.items():
+        for name, parameter in self._trained.items():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
             if mapping is None:  # ZeRO-1 assigned all of it to other data ranks
                 continue
@@ -384,7 +433,7 @@ class Engine:
                 states[key] = self._moments(flat)[key].narrow(0, inside.start, inside.numel)
             yield Fragment(
                 name,
-                self._whole_shape(parameter),
+                self.whole_shape(parameter),
                 partition_of(parameter),
                 address.start,
                 address.start + address.numel,

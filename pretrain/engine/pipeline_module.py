@@ -22,6 +22,11 @@ class Pipeline(PipelineModule):
     def _count_layer_params(self) -> list[int]:
         return [layer.flops for layer in self.planned]
 
+    def get_tied_weights_and_groups(self) -> list[tuple[torch.nn.Parameter, Any]]:
+        """Tied weights whose gradients are summed over the stages. DeepSpeed 0.19.8 would sum those of frozen ones,
+        which have none."""
+        return [(weight, group) for weight, group in super().get_tied_weights_and_groups() if weight.requires_grad]
+
     def named_global_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(global name, parameter) of this stage's layers, in order; tied ones on each stage that uses them."""
         for index, layer in enumerate(self.forward_funcs, start=self._local_start):

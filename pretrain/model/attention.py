@@ -157,7 +157,7 @@ class Attention(nn.Module):
         keys_B: torch.Tensor | None = None,
         tile_mask: BlockMask | None = None,
     ) -> torch.Tensor:
-        projected = product(self.query_key_value, x_SBD)
+        projected = product(self.query_key_value, x_SBD, keys_B)
         length, batch, _ = projected.shape
         q, k, v = projected.split(self.local_blocks, -1)
         if self.normalises_all_heads:
@@ -176,7 +176,7 @@ class Attention(nn.Module):
             dropout = AttentionDropout(self.dropout, keys_B, self.dropout_site, self.first_head)
         arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout, tile_mask)
         mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
-        return product(self.output, mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1))
+        return product(self.output, mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1), keys_B)
 
     def _own_heads(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the heads that this rank's queries attend to."""

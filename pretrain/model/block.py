@@ -136,7 +136,7 @@ class Block(nn.Module):
             return self._dropped(self.attention(x, layout_BSC, keys_B, tile_mask), keys_B, self.attention_site)
 
         def mlp(x: torch.Tensor) -> torch.Tensor:
-            return self._dropped(self.mlp(x), keys_B, self.mlp_site)
+            return self._dropped(self.mlp(x, keys_B), keys_B, self.mlp_site)
 
         if self.kind == "parallel":
             normed = self.attention_norm(x_SBD)

@@ -19,12 +19,15 @@ def is_compiled(choice: Literal["auto", "on", "off"], device: torch.device) -> b
     return choice == "on" or (choice == "auto" and device.type == "cuda")
 
 
-def refuse_fallbacks(sequence_lengths: Sequence[int]) -> None:
+def refuse_fallbacks(sequence_lengths: Sequence[int], kinds_of_blocks: int = 1) -> None:
     """Allow as many graphs as these lengths need, and make it an error where torch would go on without compiling.
 
     By default torch compiles a function eight times and then runs it uncompiled; FlexAttention would then keep all
     scores in memory, S × S a head, and only warn.
+
+    Args:
+        kinds_of_blocks: number of kinds of blocks by which of their weights are trained, each with graphs of its own.
     """
-    torch._dynamo.config.recompile_limit = VARIANTS_OF_A_LENGTH * (1 + len(set(sequence_lengths)))
+    torch._dynamo.config.recompile_limit = VARIANTS_OF_A_LENGTH * (1 + len(set(sequence_lengths))) * kinds_of_blocks
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     warnings.filterwarnings("error", message="flex_attention called without torch.compile")

@@ -32,18 +32,33 @@ def site(layer: int, place: int) -> int:
     return 1 + 3 * layer + place
 
 
+def adapter_site(layer: int, place: int, places: int) -> int:
+    """Number of an adapter's place in a layer that has `places` of them; negative, where `site` has none."""
+    return -1 - (layer * places + place)
+
+
 def drop_hidden(
-    x_SBD: torch.Tensor, rate: float, keys_B: torch.Tensor, site: int | torch.Tensor, first_position: int = 0
+    x_SBD: torch.Tensor,
+    rate: float,
+    keys_B: torch.Tensor,
+    site: int | torch.Tensor,
+    first_position: int = 0,
+    first_column: int = 0,
+    columns: int | None = None,
 ) -> torch.Tensor:
     """Zero with probability `rate`, else x / (1 - rate) (Srivastava et al. 2014, JMLR 15, section 10).
 
     Args:
         keys_B: keys of the samples, int64.
         first_position: first position of this rank's share.
+        first_column: first column of this rank's share.
+        columns: columns of all ranks; None: x has all of them.
     """
-    length, _, hidden = x_SBD.shape
-    places = torch.arange(length * hidden, dtype=torch.int32, device=x_SBD.device).add_(first_position * hidden)
-    dropped = _is_dropped(places.view(length, 1, hidden), _hashed(keys_B + site)[None, :, None], rate)
+    length, _, own = x_SBD.shape
+    device = x_SBD.device
+    rows = torch.arange(first_position, first_position + length, dtype=torch.int32, device=device) * (columns or own)
+    places = rows[:, None] + torch.arange(first_column, first_column + own, dtype=torch.int32, device=device)
+    dropped = _is_dropped(places[:, None], _hashed(keys_B + site)[None, :, None], rate)
     return x_SBD.masked_fill(dropped, 0.0) * (1 / (1 - rate))
 
 

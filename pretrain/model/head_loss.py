@@ -66,7 +66,9 @@ class HeadLoss(torch.autograd.Function):
         settings: LossSettings,
         wants_grad: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        grad_x = torch.empty_like(x_ND) if wants_grad else None
+        # The head may be frozen, or all that is trained.
+        wants_grad_x, wants_grad_weight = (wants_grad and needed for needed in ctx.needs_input_grad[:2])
+        grad_x = torch.empty_like(x_ND) if wants_grad_x else None
         grad_weight: torch.Tensor | None = None
         totals = torch.zeros(2, dtype=torch.float32, device=x_ND.device)
         at_once = rows_at_once(x_ND.device.type, len(weight_VD) * x_ND.element_size())
@@ -76,27 +78,26 @@ class HeadLoss(torch.autograd.Function):
             logits = torch.mm(x_ND[some], weight_VD.T, out=buffer[: len(x_ND[some])])
             compute = _compiled_losses_and_gradient if settings.is_compiled else losses_and_gradient
             totals += compute(logits, targets_N[some], shares_N[some], group, settings, wants_grad=wants_grad)
-            if grad_x is None:
+            if grad_x is not None:
+                torch.mm(logits, weight_VD, out=grad_x[some])
+            if not wants_grad_weight:
                 continue
-            torch.mm(logits, weight_VD, out=grad_x[some])
             if grad_weight is None:
                 grad_weight = logits.T @ x_ND[some]
             elif grad_weight.dtype == logits.dtype == torch.float32:
                 grad_weight.addmm_(logits.T, x_ND[some])
             else:  # summed in fp32: in bf16 each sum would round again
                 grad_weight = grad_weight.float().add_(logits.T @ x_ND[some])
-        if wants_grad:
-            assert grad_weight is not None
-            ctx.save_for_backward(grad_x, grad_weight.to(weight_VD.dtype))
+        ctx.save_for_backward(grad_x, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
         loss, nll = totals
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_x, grad_weight = ctx.saved_tensors
         # In place: the pipeline runs each backward once.
-        return grad_x.mul_(grad_outputs[0]), grad_weight.mul_(grad_outputs[0]), None, None, None, None, None
+        grad_x, grad_weight = (None if grad is None else grad.mul_(grad_outputs[0]) for grad in ctx.saved_tensors)
+        return grad_x, grad_weight, None, None, None, None, None
 
 
 def rows_at_once(device: str, row_bytes: int) -> int:

@@ -23,13 +23,18 @@ def whole_weight(name: str, shape: tuple[int, ...], seed: int, config: ModelConf
     - fan_in: 1 for the embedding and 1 / sqrt(inputs) for the others (PaLM, arXiv:2204.02311, section 5).
     - deepnorm: Xavier initialisation, times 1 / sqrt(2 · layers) for MLP, values and attention output (GLM-130B,
       arXiv:2210.02414, section 2.1); initial_std for the embedding.
+
+    An adapter's A is uniform within ±1 / sqrt(inputs), as that of PEFT; its B is zero, so that it adds nothing at first
+    (Hu et al. 2021, arXiv:2106.09685, section 4.1).
     """
     if name.endswith("norm.weight"):
         return torch.ones(shape)
-    if name.endswith(".bias"):
+    if name.endswith((".bias", ".lora.b")):
         return torch.zeros(shape)
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    if name.endswith(".lora.a"):
+        return (2 * torch.rand(shape, generator=generator) - 1) * shape[1] ** -0.5
     return torch.randn(shape, generator=generator) * _standard_deviation(name, shape, config)
 
 

@@ -17,6 +17,8 @@ with warnings.catch_warnings():
         VocabParallelEmbedding,
         copy_to_tensor_model_parallel_region,
         gather_from_sequence_parallel_region,
+        reduce_from_tensor_model_parallel_region,
+        reduce_scatter_to_sequence_parallel_region,
     )
 
 from pretrain.device import prepare_sequence_parallel
@@ -29,21 +31,56 @@ def _initialised_elsewhere(weight: torch.Tensor) -> None:
     `pretrain/model/init.py`."""
 
 
-def product(layer: ColumnParallelLinear | RowParallelLinear, x: torch.Tensor) -> torch.Tensor:
-    """Output of a tensor-parallel layer. Compiled code uses the layer's weights only: megatron-core's own function
-    starts a collective beside a product, which torch's compiler cannot follow; it can move the ones used here."""
-    if not torch.compiler.is_compiling():
+def product(
+    layer: ColumnParallelLinear | RowParallelLinear, x: torch.Tensor, keys_B: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Output of a tensor-parallel layer, with its adapter where it has one, see `adapter.py`.
+
+    Args:
+        keys_B: keys of the samples for the adapter's dropout; None: nothing is dropped.
+    """
+    y = _own_product(layer, x)
+    adapter = getattr(layer, "lora", None)
+    return y if adapter is None else y + adapter(x, keys_B)
+
+
+def _own_product(layer: ColumnParallelLinear | RowParallelLinear, x: torch.Tensor) -> torch.Tensor:
+    """Output of the layer's own weight. Compiled code uses the layer's weights only: megatron-core's own function
+    starts a collective beside a product, which torch's compiler cannot follow; it can move the ones used here. So does
+    a frozen weight with a trained bias, to which megatron-core 0.16.1 gives no gradient."""
+    has_own_bias = layer.bias is not None and layer.bias.requires_grad and not layer.weight.requires_grad
+    if not torch.compiler.is_compiling() and not has_own_bias:
         y, _ = layer(x)
         return y
-    group, is_split = layer.tp_group, layer.tp_group.size() > 1
     if isinstance(layer, ColumnParallelLinear):
-        if is_split:
-            x = (GatherPositions if layer.sequence_parallel else SumGradients).apply(x, group)
-        return F.linear(x, layer.weight, layer.bias)
-    y = F.linear(x, layer.weight)
-    if is_split:
-        y = (SumAndSplitPositions if layer.sequence_parallel else Sum).apply(y, group)
+        return F.linear(whole_input(x, layer.tp_group, layer.sequence_parallel), layer.weight, layer.bias)
+    y = summed_output(F.linear(x, layer.weight), layer.tp_group, layer.sequence_parallel)
     return y if layer.bias is None else y + layer.bias
+
+
+def whole_input(x: torch.Tensor, group: torch.distributed.ProcessGroup, sequence: bool) -> torch.Tensor:
+    """Input of a product whose outputs are split over the group: all positions; the gradient is summed."""
+    if group.size() == 1:
+        return x
+    if torch.compiler.is_compiling():
+        whole: torch.Tensor = (GatherPositions if sequence else SumGradients).apply(x, group)
+        return whole
+    if sequence:
+        return gather_from_sequence_parallel_region(x, group=group)
+    return copy_to_tensor_model_parallel_region(x, group)
+
+
+def summed_output(y: torch.Tensor, group: torch.distributed.ProcessGroup, sequence: bool) -> torch.Tensor:
+    """Output of a product whose inputs are split over the group: the sum; under sequence parallelism, of which a rank
+    keeps its share of the positions."""
+    if group.size() == 1:
+        return y
+    if torch.compiler.is_compiling():
+        total: torch.Tensor = (SumAndSplitPositions if sequence else Sum).apply(y, group)
+        return total
+    if sequence:
+        return reduce_scatter_to_sequence_parallel_region(y, group=group)
+    return reduce_from_tensor_model_parallel_region(y, group)
 
 
 class TensorParallel:
@@ -138,9 +175,7 @@ class TensorParallel:
 
     def whole(self, x: torch.Tensor) -> torch.Tensor:
         """Input of a column-parallel product, at all positions; the gradient is summed over the group."""
-        if self.sequence:
-            return gather_from_sequence_parallel_region(x, group=self.group)
-        return copy_to_tensor_model_parallel_region(x, self.group)
+        return whole_input(x, self.group, self.sequence)
 
     def sum_partial_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Sum the gradients of replicated weights over the group, in fp32, in each backward pass.

@@ -36,12 +36,13 @@ class GatedMLP(nn.Module):
         self.gate_up = tensor_parallel.column(hidden_size, (feed_forward_size, feed_forward_size), biases)
         self.down = tensor_parallel.row(feed_forward_size, hidden_size, biases)
 
-    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        gate_up = product(self.gate_up, x_SBD)
+    def forward(self, x_SBD: torch.Tensor, keys_B: torch.Tensor | None = None) -> torch.Tensor:
+        gate_up = product(self.gate_up, x_SBD, keys_B)
         if self.activation is F.silu:
-            return product(self.down, swiglu(gate_up) if uses_plain(gate_up) else SwiGLU.apply(gate_up))
+            inner = swiglu(gate_up) if uses_plain(gate_up) else SwiGLU.apply(gate_up)
+            return product(self.down, inner, keys_B)
         gate, up = gate_up.chunk(2, dim=-1)
-        return product(self.down, self.activation(gate) * up)
+        return product(self.down, self.activation(gate) * up, keys_B)
 
 
 class MLP(nn.Module):
@@ -55,5 +56,5 @@ class MLP(nn.Module):
         self.up = tensor_parallel.column(hidden_size, (feed_forward_size,), biases)
         self.down = tensor_parallel.row(feed_forward_size, hidden_size, biases)
 
-    def forward(self, x_SBD: torch.Tensor) -> torch.Tensor:
-        return product(self.down, self.activation(product(self.up, x_SBD)))
+    def forward(self, x_SBD: torch.Tensor, keys_B: torch.Tensor | None = None) -> torch.Tensor:
+        return product(self.down, self.activation(product(self.up, x_SBD, keys_B)), keys_B)

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from pretrain.config import ModelConfig
+from pretrain.model.adapter import add_adapters
 from pretrain.model.block import Block, EmbeddedPositions, Embedding, FinalNorm, Head
 from pretrain.model.linear import TensorParallel
 from pretrain.model.recomputation import recompute
+from pretrain.tuning import AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,14 @@ def pipeline_layers(
     sequence_length: int,
     tensor_parallel: TensorParallel,
     recomputation: Literal["none", "selective", "full"] = "none",
+    adapter: AdapterConfig | None = None,
 ) -> list[PipelineLayer]:
     """Embedding, blocks, head."""
+
+    def block(index: int) -> nn.Module:
+        built = Block(config, tensor_parallel, index, recompute_scores=recomputation == "selective")
+        return built if adapter is None else add_adapters(built, index, adapter, tensor_parallel)
+
     hidden, head_size = config.hidden_size, config.head_size
     qkv = hidden * head_size * (config.attention_heads + 2 * config.key_value_heads)
     mlp = (3 if config.is_gated else 2) * hidden * config.feed_forward_size
@@ -75,7 +83,7 @@ def pipeline_layers(
     layers += [
         PipelineLayer(
             f"layers.{index}.",
-            partial(Block, config, tensor_parallel, index, recompute_scores=recomputation == "selective"),
+            partial(block, index),
             block_flops,
             recompute=recomputation == "full",
         )
@@ -94,9 +102,11 @@ def pipeline_layers(
 class WholeModel(nn.Module):
     """All layers in one process, for comparison and inspection, not for training."""
 
-    def __init__(self, config: ModelConfig, tensor_parallel: TensorParallel) -> None:
+    def __init__(
+        self, config: ModelConfig, tensor_parallel: TensorParallel, adapter: AdapterConfig | None = None
+    ) -> None:
         super().__init__()
-        self.planned = pipeline_layers(config, config.maximum_positions, tensor_parallel)
+        self.planned = pipeline_layers(config, config.maximum_positions, tensor_parallel, adapter=adapter)
         shared: dict[str, nn.Module] = {}
         self.layers = nn.ModuleList()
         for layer in self.planned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from pretrain.config import ModelConfig, TrainConfig
 from pretrain.device import local_device
 from pretrain.families.mapping import weight_shapes
+from pretrain.tuning import is_adapter_weight
 
 PEAK_BF16_FLOPS = {
     "A100": 312e12,
@@ -54,18 +56,30 @@ def model_flops_per_token(model: ModelConfig, sequence_length: int) -> int:
     return 3 * (_forward_of_blocks(model) + _forward_of_attention(model, sequence_length) + _forward_of_head(model))
 
 
-def hardware_flops_per_token(model: ModelConfig, sequence_length: int, recomputation: str) -> int:
-    """Floating-point operations that are computed for one token of training, recomputation included: blocks under full
-    recomputation; products of queries with keys, and of weights with values, under selective. For HFU, the share of
-    peak speed that the hardware computes at.
+def training_flops_per_token(config: TrainConfig, sequence_length: int) -> int:
+    """Those of `model_flops_per_token` that a run needs which trains a part of the weights: a frozen weight has no
+    gradient of its own, a third of its operations; an adapter has operations of all three kinds. The backward pass
+    counts down to the first layer, wherever the trained weights are."""
+    flops = model_flops_per_token(config.model, sequence_length)
+    if not config.is_partial:
+        return flops
+    trained = config.trained_shapes
+    frozen = sum(size for name, size in _weights_in_products(config.model).items() if name not in trained)
+    adapters = sum(math.prod(shape) for name, shape in trained.items() if is_adapter_weight(name))
+    return flops - 2 * frozen + 6 * adapters
+
+
+def recomputed_flops_per_token(model: ModelConfig, sequence_length: int, recomputation: str) -> int:
+    """Floating-point operations of recomputation for one token of training: of blocks under full recomputation; of the
+    products of queries with keys, and of weights with values, under selective. Added to those of the model for HFU, the
+    share of peak speed that the hardware computes at.
 
     Source: Korthikanti et al. 2022, arXiv:2205.05198, appendix A.
     """
-    flops = model_flops_per_token(model, sequence_length)
     if recomputation == "none":
-        return flops
-    attention = _forward_of_attention(model, sequence_length)
-    return flops + attention + (_forward_of_blocks(model) if recomputation == "full" else 0)
+        return 0
+    blocks = _forward_of_blocks(model) if recomputation == "full" else 0
+    return blocks + _forward_of_attention(model, sequence_length)
 
 
 SLOW_BF16 = 4.0
@@ -130,11 +144,16 @@ def flops_text(per_second: float) -> str:
 
 def _forward_of_blocks(model: ModelConfig) -> int:
     """Two operations for each weight of the blocks, norms and biases included, and of the final norm."""
-    return 2 * sum(
-        sum(blocks) * (shape[1] if len(shape) == 2 else 1)
-        for name, (shape, blocks) in weight_shapes(model).items()
-        if name not in ("embedding.weight", "head.weight", "positions.weight", "block_positions.weight")
-    )
+    head = "embedding.weight" if model.tied_embedding else "head.weight"
+    return 2 * sum(size for name, size in _weights_in_products(model).items() if name != head)
+
+
+def _weights_in_products(model: ModelConfig) -> dict[str, int]:
+    """Number of elements of each weight that `model_flops_per_token` counts, by name."""
+    looked_up = {"positions.weight", "block_positions.weight"}
+    if not model.tied_embedding:
+        looked_up.add("embedding.weight")
+    return {name: math.prod(shape) for name, (shape, _) in weight_shapes(model).items() if name not in looked_up}
 
 
 def _forward_of_attention(model: ModelConfig, sequence_length: int) -> int:

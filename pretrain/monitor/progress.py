@@ -50,7 +50,7 @@ class TrainingProgress:
         tokens = [size * config.data.sequence_length for size in (self._sizes.all[0], self._sizes.full)]
         growing = f"{tokens[0]:,} to " if self._sizes.ramp else ""
         self._print(
-            f"training {format_parameters(parameter_count(config.model))}, tensor {self._topology.tensor} × "
+            f"training {_trained_text(config)}, tensor {self._topology.tensor} × "
             f"pipeline {self._topology.pipe} × data {self._topology.data}, {config.precision}, "
             f"{growing}{tokens[1]:,} tokens a step"
         )
@@ -128,12 +128,21 @@ class TrainingProgress:
         if steps > 0:
             seconds = time.monotonic() - self._start
             held_out = f" ({self._held_out})" if self._held_out else ""
-            rest = self._config.schedule.total_steps - self._last_step
+            rest = self._config.schedule.steps - self._last_step
             stopped = f"; stopped as requested, {rest:,} steps remain" if rest else ""
             self._print(f"trained {steps:,} steps in {format_seconds(seconds)}{held_out}{stopped}")
 
     def _print(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)
+
+
+def _trained_text(config: TrainConfig) -> str:
+    """Number of weights, and of those that are trained where others are frozen."""
+    total = parameter_count(config.model)
+    if not config.is_partial:
+        return format_parameters(total)
+    trained = config.trained_count
+    return f"{trained:,} weights ({trained / total:.2%}) beside {format_parameters(total)}"
 
 
 def format_parameters(count: int) -> str:

@@ -15,7 +15,7 @@ from pretrain.config import TrainConfig
 from pretrain.engine.engine import StepResult
 from pretrain.evaluation import Evaluation
 from pretrain.launch.stopping import Stop
-from pretrain.monitor.flops import Peak, hardware_flops_per_token, model_flops_per_token
+from pretrain.monitor.flops import Peak, recomputed_flops_per_token, training_flops_per_token
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from pretrain.monitor.progress import TrainingProgress
@@ -171,8 +171,9 @@ class FirstRankLog(RunLog):
         config, peak = self._config, self._peak.flops_per_second
         tokens_per_second = batch_size * sequence_length / seconds
         per_device = tokens_per_second / self._topology.world_size
-        model_flops = per_device * model_flops_per_token(config.model, sequence_length)
-        hardware_flops = per_device * hardware_flops_per_token(config.model, sequence_length, config.recomputation)
+        model_flops = per_device * training_flops_per_token(config, sequence_length)
+        recomputed = recomputed_flops_per_token(config.model, sequence_length, config.recomputation)
+        hardware_flops = model_flops + per_device * recomputed
         return {
             "tokens_per_second": tokens_per_second,
             "tokens_per_second_per_device": per_device,

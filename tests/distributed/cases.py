@@ -26,6 +26,7 @@ from pretrain.data.objective import Batch, Objective, Windows
 from pretrain.device import use_fixed_order
 from pretrain.engine.engine import Engine
 from pretrain.engine.processes import join_processes
+from pretrain.model.init import whole_weight
 from pretrain.model.partition import partition_of
 from pretrain.monitor.replicas import ReplicaDriftError, check_replicas
 from pretrain.topology import Topology
@@ -68,7 +69,7 @@ def random_batches(config: TrainConfig, topology: Topology, data_rank: int, firs
     """Micro-batches of this data rank; the global batch of a step is the same under every topology."""
     batch, length = config.batch, config.data.sequence_length
     step = first_step
-    two_dimensional, dropout = config.model.positions == "learned_2d", config.model.has_dropout
+    two_dimensional, dropout = config.model.positions == "learned_2d", config.has_dropout
     objective = Objective(config.objective, config.seed, two_dimensional=two_dimensional, dropout=dropout)
     size = batch.global_batch_size
     while True:
@@ -159,7 +160,6 @@ def put_in(fault: str) -> None:
     import pretrain.engine.engine as engine
     import pretrain.engine.library as library
     import pretrain.model.linear as linear
-    from pretrain.model.init import whole_weight
     from pretrain.model.partition import mark_sharded
 
     if fault == "norm counts shards once":
@@ -168,7 +168,9 @@ def put_in(fault: str) -> None:
             mark_sharded(parameter, dim, blocks)
             parameter.tensor_model_parallel = False  # type: ignore[attr-defined]
 
-        vars(linear)["mark_sharded"] = unmarked
+        import pretrain.model.adapter as adapter
+
+        vars(linear)["mark_sharded"] = vars(adapter)["mark_sharded"] = unmarked
     elif fault == "no sum over the tensor axis":
         import megatron.core.tensor_parallel.layers as layers
 
@@ -236,6 +238,30 @@ def put_in(fault: str) -> None:
         import pretrain.model.norm as norm
 
         vars(norm)["SumGradients"] = SimpleNamespace(apply=lambda x, group: x)
+    elif fault == "adapters of split inputs are not summed":
+        import pretrain.model.adapter as adapter
+
+        vars(adapter)["summed_output"] = lambda low, group, sequence: low
+    elif fault == "gradients of adapters of split outputs are not summed":
+        import pretrain.model.adapter as adapter
+
+        vars(adapter)["whole_input"] = lambda low, group, sequence: low
+    elif fault == "adapters' masks depend on the tensor rank":
+        import pretrain.model.adapter as adapter
+
+        drop = adapter.drop_hidden
+        vars(adapter)["drop_hidden"] = lambda x, rate, keys, *place: drop(x, rate, keys + dist.get_rank(), *place)
+    elif fault == "each rank masks its inputs as the first ones":
+        import pretrain.model.adapter as adapter
+
+        drop = adapter.drop_hidden
+        vars(adapter)["drop_hidden"] = lambda x, rate, keys, site, first, column, columns: drop(
+            x, rate, keys, site, first, 0, columns
+        )
+    elif fault == "frozen weights are tied":
+        from pretrain.engine.pipeline_module import Pipeline
+
+        del Pipeline.get_tied_weights_and_groups
     elif fault == "partial gradients are not summed":
         linear.TensorParallel.sum_partial_gradients = lambda self, parameters: None  # type: ignore[method-assign]
     elif fault:
@@ -265,8 +291,22 @@ def train_many(configs: Sequence[TrainConfig], topology: Topology, steps: int, f
     return results
 
 
+def liven_adapters(engine: Engine) -> None:
+    """Give each adapter a B that is not zero: with zeros, A has no gradient."""
+    for fragment in engine.fragments():
+        if fragment.name.endswith(".lora.b"):
+            whole = 0.1 * whole_weight(f"{fragment.name} of a test", fragment.shape, 1, engine.config.model)
+            if fragment.partition is not None:
+                whole = fragment.partition.shard(whole, engine.coordinate.tensor, engine.topology.tensor)
+            fragment.states["weight"].copy_(whole.reshape(-1)[fragment.start : fragment.stop])
+    engine.restored(0)
+
+
 def _train(engine: Engine, steps: int) -> dict[str, Any]:
     config, topology = engine.config, engine.topology
+    if config.adapter is not None:
+        liven_adapters(engine)
+    frozen = {name: parameter.detach().clone() for name, parameter in engine.frozen_parameters()}
     first_gradients: dict[str, torch.Tensor] = {}
 
     def keep_first() -> None:
@@ -282,6 +322,8 @@ def _train(engine: Engine, steps: int) -> dict[str, Any]:
     results += [engine.train_step(batches, config.optimizer.learning_rate) for _ in range(steps - 1)]
     held_out = random_batches(config, topology, engine.coordinate.data, first_step=500)
     evaluation = engine.evaluate(held_out, config.accumulation_steps(topology.data))
+    for name, parameter in engine.frozen_parameters():
+        assert parameter.grad is None and torch.equal(parameter, frozen[name]), f"{name} is not frozen"
     update = None
     if initial_masters is not None and after_one is not None:
         update = {name: after_one[name] - before for name, before in initial_masters.items()}

@@ -18,6 +18,7 @@ TOLERANCE = {"gradients": 1e-5, "update": 1e-4, "weights": 1e-5}
 """Largest relative difference of any one parameter, fp32, in the Euclidean norm, as in test_parity."""
 
 REGULARISED = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1, "model__label_smoothing": 0.1}
+ADAPTERS = {"initial_weights": "unused", "adapter": {"rank": 2, "alpha": 4, "dropout": 0.1}}
 ONE, TENSOR, BOTH = Topology(1, 1, 1), Topology(1, 1, 2), Topology(2, 1, 2)
 
 # Family or objective, topology, settings.
@@ -43,6 +44,11 @@ SLOW: dict[str, tuple[str, Topology, dict[str, Any]]] = {
     "ReLU": ("opt", ONE, {}),
     "half of a head rotated, interleaved": ("chatglm", TENSOR, {}),
     "blanks": ("glm-blanks", BOTH, {}),
+    "adapters": ("llama", TENSOR, {**ADAPTERS, "parallel__sequence": True, "recomputation": "full"}),
+    "adapters and a frozen weight with a trained bias": (
+        "bloom", BOTH, {**ADAPTERS, "trainable": ["embedding", "layers.*.bias"]}),
+    "some blocks frozen": (
+        "llama", ONE, {"initial_weights": "unused", "trainable": ["layers.1", "layers.2.mlp", "layers.3.*norm"]}),
     "deepnorm, rotary, blanks": ("glm-deepnorm-blanks", ONE, REGULARISED),
 }  # fmt: skip
 

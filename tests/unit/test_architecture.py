@@ -33,7 +33,7 @@ MAY_IMPORT = {
         "data_prep.tokenizer.encoding",
     ),
     "pretrain": ("foundation", "pretrain", "data_prep.indexed_dataset"),
-    "pretrain.model": ("foundation", "pretrain.model", "pretrain.config", "pretrain.device"),
+    "pretrain.model": ("foundation", "pretrain.model", "pretrain.config", "pretrain.device", "pretrain.tuning"),
     "pretrain.families": ("foundation", "pretrain.families", "pretrain.config"),
     "pretrain.launch": ("foundation", "pretrain.launch", "pretrain.config", "pretrain.device"),
     "tools": ("foundation", "data_prep", "pretrain", "tools"),

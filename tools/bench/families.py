@@ -133,7 +133,7 @@ def learn(name: str, config: TrainConfig) -> Learnt:
 
     first_loss = held_out_loss()
     training, seconds = batches("train").training(0, batch.sizes), []
-    for step in range(config.schedule.total_steps):
+    for step in range(config.schedule.steps):
         started = time.perf_counter()
         engine.train_step(training, learning_rate(step, batch.sizes, config.optimizer.learning_rate, config.schedule))
         seconds.append(time.perf_counter() - started)

@@ -15,16 +15,21 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from foundation.atomic_files import sha256_file
+from pretrain.checkpoint.read import verified_checkpoint
 from pretrain.config import ModelConfig
 from pretrain.families.format import Format
 from pretrain.families.mapping import from_hugging_face as tensor_here
 from pretrain.families.registry import format_of_type
+from tools.hugging_face.adapter import CONFIG_FILE as ADAPTER_CONFIG_FILE
+from tools.hugging_face.adapter import read_adapter
 from tools.hugging_face.files import CHECKSUM_FILE, SPECIAL_TOKENS
-from tools.starting_checkpoint import write_starting_checkpoint
+from tools.starting_checkpoint import Beside, write_starting_checkpoint
 
 EXAMPLES = """examples:
   altiplano convert from-hf models/llama-2-7b imported/llama-2-7b
-      then train with initial_weights=imported/llama-2-7b"""
+      then train with initial_weights=imported/llama-2-7b
+  altiplano convert from-hf adapters/alpaca imported/alpaca --base imported/llama-2-7b
+      an adapter of PEFT beside the model that it adapts"""
 
 IMPORTED_RUN = "hugging face"
 """In place of a digest of data: none of ours has been seen."""
@@ -67,6 +72,30 @@ def from_hugging_face(folder: Path, out: Path) -> None:
         origin={"from": str(folder), "special_tokens": special_tokens, "generation_config": generation},
         tokenizer=folder,
         title="import",
+    )
+
+
+def import_adapter(folder: Path, out: Path, base: Path) -> None:
+    """Write a checkpoint from a PEFT folder beside the checkpoint with the weights that it adapts; whole or not at all.
+
+    Raises:
+        ValueError: an adapter that ours cannot express, or that does not fit the model of `base`; a damaged file.
+        FileExistsError: `out` is there already.
+    """
+    reader = verified_checkpoint(base)
+    model = ModelConfig.model_validate(reader.config["model"])
+    found = read_adapter(folder, model)
+    imported = reader.index.get("imported", {"special_tokens": {}, "generation_config": {}})
+    tokenizer = reader.path / "tokenizer"
+    write_starting_checkpoint(
+        out,
+        model,
+        lambda name: found.tensors[name],
+        data_digest=IMPORTED_RUN,
+        origin={**imported, "from": str(folder)},
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        title="import",
+        beside=Beside(reader, found.settings, found.trainable),
     )
 
 
@@ -170,14 +199,26 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, help="config.json, *.safetensors, and a tokenizer")
     parser.add_argument("out", type=Path, help="folder to write; must not exist")
+    parser.add_argument("--base", type=Path, help="of an adapter of PEFT: the checkpoint of the model that it adapts")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    given = make_parser().parse_args(arguments)
+    command = make_parser()
+    given = command.parse_args(arguments)
+    is_adapter = (given.folder / ADAPTER_CONFIG_FILE).is_file()
+    if is_adapter != (given.base is not None):
+        command.error(
+            f"--base: needed: {given.folder} is an adapter; give the checkpoint of the model that it adapts"
+            if is_adapter
+            else f"--base: has no effect: {given.folder / ADAPTER_CONFIG_FILE} does not exist"
+        )
     try:
-        from_hugging_face(given.folder, given.out)
+        if is_adapter:
+            import_adapter(given.folder, given.out, given.base)
+        else:
+            from_hugging_face(given.folder, given.out)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -41,6 +41,8 @@ EXAMPLES = """examples:
       the newest checkpoint, with the tokenizer it was trained with
   altiplano convert to-hf runs/demo/train/checkpoints/step-0000200 out --dtype bfloat16
       a certain checkpoint, at half the size
+  altiplano convert to-hf runs/tuned/checkpoints adapter --adapter
+      the adapters alone, as a folder for PEFT; without --adapter they are merged into the weights
   altiplano convert verify runs/demo/train/checkpoints runs/demo/hf
       afterwards: compare its logits with those of transformers"""
 
@@ -258,14 +260,27 @@ def make_parser() -> argparse.ArgumentParser:
         help="own: the family's; llama: for a Baichuan with rotary positions, with NormHead folded into the head",
     )
     parser.add_argument("--mixture", type=Path, help="mixture.yaml that names the tokenizer; default: the run's own")
+    parser.add_argument(
+        "--adapter", action="store_true", help="write the adapters, and what was trained whole, as a folder for PEFT"
+    )
+    parser.add_argument(
+        "--base", type=Path, help="checkpoint with the frozen weights; default: where it was in training"
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    given = make_parser().parse_args(arguments)
+    command = make_parser()
+    given = command.parse_args(arguments)
+    for name in ("dtype", "form", "mixture") if given.adapter else ():
+        if getattr(given, name) != command.get_default(name):
+            command.error(f"--{name}: has no effect with --adapter, whose weights are float32 and without a tokenizer")
     try:
-        export_command(given.checkpoint, given.out, given.mixture, given.dtype, given.form)
+        if given.adapter:
+            export_adapter(given.checkpoint, given.out, given.base)
+        else:
+            export_command(given.checkpoint, given.out, given.mixture, given.dtype, given.form, given.base)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -273,14 +288,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export_command(path: Path, out: Path, mixture_path: Path | None, dtype: Dtype, form: Form) -> None:
-    """`to-hf`: the tokenizer is that of the mixture, or the one that came with an imported model. How the two are used
-    (special tokens, generation settings, templates of conversations) stays as it was imported, also after training."""
-    from pretrain.checkpoint.origin import origin_of
-    from pretrain.checkpoint.read import verified_checkpoint
+def export_adapter(path: Path, out: Path, base: Path | None) -> None:
+    """`to-hf --adapter`: the base model, if it was imported, by the name of the folder it came from."""
+    from pretrain.checkpoint.whole import verified_weights
+    from tools.hugging_face.adapter import write_adapter
 
-    checkpoint = verified_checkpoint(path)
-    imported = origin_of(checkpoint)
+    weights = verified_weights(path, base)
+    imported = {} if weights.base is None else weights.base.index.get("imported", {})
+    write_adapter(weights, out, imported.get("from"))
+
+
+def export_command(
+    path: Path, out: Path, mixture_path: Path | None, dtype: Dtype, form: Form, base: Path | None
+) -> None:
+    """`to-hf`: adapters are merged, in fp32, and rounded once to `dtype`. The tokenizer is that of the mixture, or the
+    one that came with an imported model. How the two are used (special tokens, generation settings, templates of
+    conversations) stays as it was imported, also after training."""
+    from pretrain.checkpoint.origin import origin_of
+    from pretrain.checkpoint.whole import verified_weights
+
+    checkpoint = verified_weights(path, base)
+    imported = origin_of(checkpoint.reader)
     chat_template = None
     if "imported" in checkpoint.index and mixture_path is None:
         tokenizer, end_of_document = checkpoint.path / "tokenizer", None

@@ -80,7 +80,9 @@ def compare_logits(ours: Logits, theirs: Logits, batches: Sequence[torch.Tensor]
     return Comparison(difference, largest, tokens, agreed / tokens)
 
 
-def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int, prompts: Sequence[str]) -> bool:
+def verify(
+    checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int, prompts: Sequence[str], base: Path | None
+) -> bool:
     """Compare, generate, print, and write `exported_check.json` beside `folder`; False when the bound is exceeded.
 
     Raises:
@@ -118,7 +120,7 @@ def verify(checkpoint: Path, folder: Path, *, mixture: Path | None, samples: int
     def theirs(tokens_BS: torch.Tensor) -> torch.Tensor:
         return model(tokens_BS, use_cache=False).logits
 
-    comparison = compare_logits(load_single_process_model(checkpoint), theirs, batches)
+    comparison = compare_logits(load_single_process_model(checkpoint, base), theirs, batches)
     bound = RELATIVE_BOUNDS[dtype] * comparison.largest_logit
     within = comparison.max_abs_difference <= bound
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -165,6 +167,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="what `altiplano convert to-hf` wrote")
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out text; default: the run's own")
     parser.add_argument("--samples", type=int, default=8, help="held-out sequences to compare (default 8)")
+    parser.add_argument(
+        "--base", type=Path, help="checkpoint with the frozen weights; default: where it was in training"
+    )
     parser.add_argument("--prompts", nargs="+", default=[], help="texts to continue; default: held-out documents")
     return parser
 
@@ -177,7 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.error(f"--samples {given.samples}: must be at least 1")
     try:
         within = verify(
-            given.checkpoint, given.folder, mixture=given.mixture, samples=given.samples, prompts=given.prompts
+            given.checkpoint,
+            given.folder,
+            mixture=given.mixture,
+            samples=given.samples,
+            prompts=given.prompts,
+            base=given.base,
         )
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -73,6 +73,9 @@ def _summary(run: Run) -> str:
         model = run.settings.model
         shape = f"{model.layers} layers of {model.hidden_size}, {model.attention_heads} heads"
         tiles.append(("weights", number(parameter_count(model)), shape))
+        if run.settings.is_partial:
+            count = run.settings.trained_count
+            tiles.append(("trained weights", number(count), f"{count / parameter_count(model):.2%}; others frozen"))
     if loss:
         trained = run.points("train", "consumed_tokens")
         tiles.append(("steps", f"{int(loss[-1][0]):,}", f"{number(trained[-1][1])} tokens seen" if trained else ""))

@@ -18,10 +18,11 @@ from pretrain.config import ModelConfig, TrainConfig
 from pretrain.monitor import flops
 from pretrain.monitor.flops import (
     Peak,
-    hardware_flops_per_token,
     model_flops_per_token,
     peak_flops,
     precision_notes,
+    recomputed_flops_per_token,
+    training_flops_per_token,
 )
 from pretrain.monitor.goodput import Goodput
 from pretrain.monitor.metrics import MetricsWriter, read_metrics
@@ -153,9 +154,20 @@ def test_flops_are_those_of_the_products_that_torch_counts(family: str) -> None:
     assert counter.get_total_flops() / 256 == pytest.approx(forward, rel=0.02)  # one query block: no future left out
     attention = 4 * 4 * 4 * model.head_size * 128
     blocks = forward - 2 * 1280 * 64
-    assert hardware_flops_per_token(model, 128, "none") == 3 * forward
-    assert hardware_flops_per_token(model, 128, "selective") == 3 * forward + attention
-    assert hardware_flops_per_token(model, 128, "full") == 3 * forward + blocks
+    assert recomputed_flops_per_token(model, 128, "none") == 0
+    assert recomputed_flops_per_token(model, 128, "selective") == attention
+    assert recomputed_flops_per_token(model, 128, "full") == blocks
+
+
+def test_frozen_weights_have_no_gradient_to_compute() -> None:
+    """By hand, LLaMA 7B: two of six operations fewer for a frozen weight in a product, six for one of an adapter."""
+    whole = 6 * 6_607_343_616 + 3_221_225_472
+    overrides = ["initial_weights=base", "trainable=[embedding, head]"]
+    config = load_config(TrainConfig, CONFIGS / "llama-7b.yaml", overrides)
+    assert training_flops_per_token(config, 2048) == whole - 2 * (6_607_343_616 - 32000 * 4096)
+    adapters = [*overrides, "adapter={rank: 8, alpha: 16, targets: [query, value]}"]
+    config = load_config(TrainConfig, CONFIGS / "llama-7b.yaml", adapters)
+    assert training_flops_per_token(config, 2048) == whole - 2 * (6_607_343_616 - 32000 * 4096) + 6 * 4_194_304
 
 
 def test_the_peak_is_set_known_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:

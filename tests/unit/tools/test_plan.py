@@ -93,3 +93,23 @@ def test_wrong_settings_are_named(
     monkeypatch.setattr("sys.argv", ["plan", str(BLOOM), "--devices", "32", *arguments])
     assert plan.main() == 2
     assert message in capsys.readouterr().err
+
+
+def test_frozen_weights_are_a_weight_alone(tmp_path: Path) -> None:
+    """Two bytes in bf16; and a frozen layer keeps no input for a gradient of its weight."""
+    whole = gpt3(tmp_path)
+    config = gpt3(tmp_path, initial_weights="base", adapter={"rank": 8, "alpha": 16})
+    padding = (config.model.padded_vocabulary_size() - config.model.vocabulary_size) * config.model.hidden_size
+    frozen = parameter_count(config.model) + padding
+    assert plan.plan(config, 1).state == frozen * 2 + config.trained_count * 20
+    assert plan.plan(config, 4).state == frozen * 2 + config.trained_count * (8 + 12 // 4)
+    partly = gpt3(tmp_path, initial_weights="base", trainable=["layers.3.mlp"])
+    costs = plan.layer_costs(partly)
+    assert [cost.weights - cost.frozen for cost in costs[2:-2]] == [partly.trained_count * (i == 3) for i in range(32)]
+    assert costs[2].kept < costs[5].kept < plan.layer_costs(whole)[5].kept
+
+
+def test_epochs_without_data_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpt3(tmp_path, schedule={"epochs": 3, "warmup_ratio": 0.03})
+    plan.main([str(tmp_path / "train.yaml"), "--devices", "8"])
+    assert "G tokens a step (schedule.epochs need data.mixture to be counted)" in capsys.readouterr().out

@@ -15,11 +15,13 @@ from torch.nn.attention import flex_attention as torch_flex
 from pretrain.config import ModelConfig
 from pretrain.device import group_alone
 from pretrain.model import attention
+from pretrain.model.adapter import add_adapters
 from pretrain.model.block import Block
 from pretrain.model.compilation import VARIANTS_OF_A_LENGTH, is_compiled, refuse_fallbacks
 from pretrain.model.head_loss import LossSettings, losses_and_gradient, losses_and_gradient_plain, rows_at_once
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
+from pretrain.tuning import AdapterConfig, adapter_shapes
 from tests.attention_cases import KINDS, seen_by
 from tests.unit.pretrain.families.small import SMALL, small_model
 
@@ -73,7 +75,7 @@ def outputs(blocks: list[Block], layout: torch.Tensor | None, keys: torch.Tensor
     y = x
     for block in blocks:
         y = block(y, layout, keys)
-    parameters = [parameter for block in blocks for parameter in block.parameters()]
+    parameters = [p for block in blocks for p in block.parameters() if p.requires_grad]
     return [y, *torch.autograd.grad(y.sin().sum(), [x, *parameters])]
 
 
@@ -106,6 +108,30 @@ def test_dropout_has_one_graph_and_the_same_masks(recompute_scores: bool) -> Non
     reference = outputs(blocks, None, keys)
     plain = outputs(blocks, None, None)
     assert float((reference[0] - plain[0]).detach().norm() / plain[0].detach().norm()) > 1e-3
+    counter = Counter()
+    for block in blocks:
+        block.compile_graph(counter)
+    close(outputs(blocks, None, keys), reference)
+    assert counter.graphs == 1
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "palm"])
+def test_adapters_are_part_of_the_one_graph(name: str) -> None:
+    config = small_model(name)
+    adapter = AdapterConfig(rank=2, alpha=4, dropout=0.2)
+    tensor_parallel = TensorParallel(group_alone(), torch.float32)
+    blocks, keys = blocks_of(config), torch.tensor([2**61 + 12345, -(2**40) - 7])
+    before = outputs(blocks, None, keys)[0]
+    for index, block in enumerate(blocks):
+        block.requires_grad_(False)
+        add_adapters(block, index, adapter, tensor_parallel)
+        for inner, parameter in block.named_parameters():
+            if ".lora." in inner:
+                with torch.no_grad():
+                    parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    reference = outputs(blocks, None, keys)
+    assert float((reference[0] - before).detach().norm() / before.detach().norm()) > 1e-2
+    assert len(reference) == 2 + 3 * len(adapter_shapes(config, adapter)) // config.layers
     counter = Counter()
     for block in blocks:
         block.compile_graph(counter)
