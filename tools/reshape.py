@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from foundation.atomic_files import room_for, sha256_file, whole_folder, write_text
+from foundation.atomic_files import room_for, whole_folder, write_text
 from foundation.progress import Progress, summary_table
 from pretrain.checkpoint.layout import (
     DIGEST,
@@ -80,10 +80,11 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
                 planned = [
                     Exported(one.key(state), (one.stop,), 4 * one.stop) for one in file.fragments for state in states
                 ]
-                write_safetensors(target, planned, _tensors(reader, file, states, tensor, progress), "float32")
+                tensors = _tensors(reader, file, states, tensor, progress)
+                digest = write_safetensors(target, planned, tensors, "float32")
                 index["files"][target.name] = {
                     "bytes": target.stat().st_size,
-                    "sha256": sha256_file(target),
+                    "sha256": digest,
                     "fragments": [[one.name, one.tensor_rank, one.start, one.stop] for one in file.fragments],
                 }
         write_index(unfinished, index)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from foundation.atomic_files import sha256_file, whole_folder
+from foundation.atomic_files import whole_folder
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
@@ -22,7 +22,7 @@ from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import WholeModel
 from pretrain.tuning import AdapterConfig, trained_shapes
-from tools.hugging_face.files import Exported, copy_tokenizer, write_safetensors
+from tools.hugging_face.files import Exported, Parts, copy_tokenizer, in_parts, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Beside:
 def write_starting_checkpoint(
     out: Path,
     model: ModelConfig,
-    read: Callable[[str], torch.Tensor],
+    read: Callable[[str], Parts],
     *,
     data_digest: str,
     origin: dict[str, Any],
@@ -69,20 +69,13 @@ def write_starting_checkpoint(
     planned = [Exported(fragment.key("weight"), (fragment.stop,), 4 * fragment.stop) for fragment in fragments]
     with whole_folder(out) as unfinished, Progress(title, len(fragments), "weights") as progress:
 
-        def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        def tensors() -> Iterator[tuple[str, Iterator[torch.Tensor]]]:
             for part, fragment in zip(planned, fragments, strict=True):
-                weight = read(fragment.name).reshape(-1)
-                if not weight.isfinite().all():
-                    raise ValueError(
-                        f"{fragment.name}: some of its values are not finite (NaN or infinity), which a run cannot "
-                        "start from: the model is damaged, or was saved in a precision that cannot hold it"
-                    )
-                padding = fragment.stop - len(weight) if fragment.name in BY_TOKEN else 0
-                yield part.name, torch.nn.functional.pad(weight, (0, padding))
+                yield part.name, _finite(fragment, read(fragment.name))
                 progress.advance()
 
         path = unfinished / rank_file(0)
-        write_safetensors(path, planned, tensors(), "float32")
+        digest = write_safetensors(path, planned, tensors(), "float32")
         if tokenizer is not None:
             copy_tokenizer(tokenizer, unfinished / "tokenizer")
         index = {
@@ -99,12 +92,27 @@ def write_starting_checkpoint(
             "files": {
                 rank_file(0): {
                     "bytes": path.stat().st_size,
-                    "sha256": sha256_file(path),
+                    "sha256": digest,
                     "fragments": [[f.name, f.tensor_rank, f.start, f.stop] for f in fragments],
                 }
             },
         }
         write_index(unfinished, index)
+
+
+def _finite(fragment: StoredFragment, weight: Parts) -> Iterator[torch.Tensor]:
+    """Parts of a weight, and zeros for padding rows."""
+    count = 0
+    for part in in_parts(weight):
+        if not part.isfinite().all():
+            raise ValueError(
+                f"{fragment.name}: some of its values are not finite (NaN or infinity), which a run cannot start from: "
+                "the model is damaged, or was saved in a precision that cannot hold it"
+            )
+        count += len(part)
+        yield part
+    if fragment.name in BY_TOKEN:
+        yield torch.zeros(fragment.stop - count)
 
 
 def _parameters(model: ModelConfig, beside: Beside | None) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,20 @@ CHECKSUM_FILE = "checksums.json"
 SAFETENSORS_NAMES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
+PART_ELEMENTS = 1 << 22
+"""Elements that are read, converted and written at a time: 16 MB in fp32, for which the allocator reuses its memory;
+for larger tensors it has the kernel map and clear pages each time, which takes longer than the copy."""
+
+Parts = torch.Tensor | Iterable[torch.Tensor]
+"""A tensor, or its parts along dim 0, one after the other."""
+
+
+def in_parts(tensor: Parts) -> Iterator[torch.Tensor]:
+    """Split a tensor into consecutive flat parts of `PART_ELEMENTS` or fewer."""
+    for part in (tensor,) if isinstance(tensor, torch.Tensor) else tensor:
+        yield from part.reshape(-1).split(PART_ELEMENTS)
+
+
 @dataclass(frozen=True)
 class Exported:
     """One tensor of the exported model."""
@@ -54,10 +69,11 @@ def copy_tokenizer(folder: Path, out: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def write_safetensors(
-    path: Path, planned: Sequence[Exported], tensors: Iterable[tuple[str, torch.Tensor]], dtype: str
-) -> None:
+def write_safetensors(path: Path, planned: Sequence[Exported], tensors: Iterable[tuple[str, Parts]], dtype: str) -> str:
     """Write a safetensors file front to back, because the library's own writer needs all tensors in memory.
+
+    Returns:
+        SHA-256 of what was written.
 
     Raises:
         ValueError: a value is not finite, or not once it has the dtype; names the weight.
@@ -73,16 +89,25 @@ def write_safetensors(
         start += part.bytes
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
+    written = hashlib.sha256()
     with open(path, "wb") as file:
-        file.write(len(head).to_bytes(8, "little"))
-        file.write(head)
+
+        def put(data: bytes | memoryview) -> None:
+            file.write(data)
+            written.update(data)
+
+        put(len(head).to_bytes(8, "little") + head)
         remaining = iter(tensors)
         for part in planned:  # no zip, which keeps the last tensor while it reads the next one
             name, tensor = next(remaining)
-            assert (name, tuple(tensor.shape)) == (part.name, part.shape)
-            file.write(_converted(name, tensor, dtype).contiguous().view(torch.uint8).numpy().data)
-            del tensor
+            assert name == part.name and (not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) == part.shape)
+            before = file.tell()
+            for few in in_parts(tensor):
+                put(_converted(name, few, dtype).contiguous().view(torch.uint8).numpy().data)
+            assert file.tell() - before == part.bytes
+            few = tensor = torch.empty(0)  # parts are views
         assert next(remaining, None) is None
+    return written.hexdigest()
 
 
 def _converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.read import verified_checkpoint
 from pretrain.config import ModelConfig
 from pretrain.families.format import Format
+from pretrain.families.mapping import Weight
 from pretrain.families.mapping import from_hugging_face as tensor_here
 from pretrain.families.registry import format_of_type
 from tools.hugging_face.adapter import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from tools.hugging_face.adapter import read_adapter
-from tools.hugging_face.files import CHECKSUM_FILE, SPECIAL_TOKENS
+from tools.hugging_face.files import CHECKSUM_FILE, PART_ELEMENTS, SAFETENSORS_NAMES, SPECIAL_TOKENS, Parts
 from tools.starting_checkpoint import Beside, write_starting_checkpoint
 
 EXAMPLES = """examples:
@@ -67,12 +70,19 @@ def from_hugging_face(folder: Path, out: Path) -> None:
     write_starting_checkpoint(
         out,
         model,
-        lambda name: tensor_here(name, weights[name], there.read),
+        lambda name: _parts(name, weights[name], there),
         data_digest=IMPORTED_RUN,
         origin={"from": str(folder), "special_tokens": special_tokens, "generation_config": generation},
         tokenizer=folder,
         title="import",
     )
+
+
+def _parts(name: str, weight: Weight, there: _Tensors) -> Parts:
+    """One of our weights, in parts where its rows are stored in our order."""
+    if any(rows.layout != "rows" for rows in weight.parts):
+        return tensor_here(name, weight, there.read)
+    return (part for rows in weight.parts for part in there.parts(rows.name, rows.shape(weight.shape), name))
 
 
 def import_adapter(folder: Path, out: Path, base: Path) -> None:
@@ -163,11 +173,28 @@ class _Tensors:
         Raises:
             ValueError: it has another dtype, as in a quantized model.
         """
+        return torch.cat(list(self.parts(name)))
+
+    def parts(self, name: str, shape: tuple[int, ...] | None = None, ours: str = "") -> Iterator[torch.Tensor]:
+        """Parts of a tensor along dim 0, fp32, of `PART_ELEMENTS` or fewer where a row is not larger.
+
+        Args:
+            shape: shape that one of our weights, `ours`, needs.
+
+        Raises:
+            ValueError: it has another dtype, as in a quantized model, or another shape.
+        """
         opened, stored = self._place[name]
-        tensor: torch.Tensor = opened.get_tensor(stored)
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"{stored}: dtype {tensor.dtype} is not supported, only float32, bfloat16 and float16")
-        return tensor.float()
+        rows = opened.get_slice(stored)
+        found = tuple(rows.get_shape())
+        if rows.get_dtype() not in SAFETENSORS_NAMES.values():
+            dtype = opened.get_tensor(stored).dtype
+            raise ValueError(f"{stored}: dtype {dtype} is not supported, only float32, bfloat16 and float16")
+        if shape is not None and found != shape:
+            raise ValueError(f"{name}: shape {found}, but {ours} needs {shape}")
+        step = max(1, PART_ELEMENTS // max(1, math.prod(found[1:])))
+        for start in range(0, found[0], step):
+            yield rows[start : start + step].float()
 
     def drop_copy(self, head: str, embedding: str) -> None:
         """Forget the head of a tied model, which is a copy of the embedding.
@@ -177,7 +204,8 @@ class _Tensors:
         """
         if head not in self._place or embedding not in self._place:
             return
-        if not torch.equal(self.read(head), self.read(embedding)):
+        pairs = zip_longest(self.parts(head), self.parts(embedding), fillvalue=torch.empty(0))
+        if not all(torch.equal(one, other) for one, other in pairs):
             raise ValueError(
                 f"{head}: differs from {embedding}, though the config.json ties the two (tie_word_embeddings): one of "
                 "them is wrong, and which one cannot be known"

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from foundation.atomic_files import sha256_file, whole_folder, write_json, write_text
+from foundation.atomic_files import whole_folder, write_json, write_text
 from foundation.progress import Progress
 from foundation.version import program
 from pretrain.config import ModelConfig
@@ -137,10 +137,9 @@ def to_hugging_face(
             exported = [part for name in names for part in planned[name]]
             file_of.update({part.name: file_name for part in exported})
             fold_norm = form == "llama" and model.normalised_head
-            write_safetensors(
+            checksums[file_name] = write_safetensors(
                 folder / file_name, exported, _read(checkpoint, weights, names, fold_norm, progress), dtype
             )
-            checksums[file_name] = sha256_file(folder / file_name)
         if len(shards) > 1:
             total = sum(part.bytes for parts in planned.values() for part in parts)
             write_json(
