@@ -6,25 +6,18 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from foundation.shipped import shipped_configs
 
 EXAMPLES = """examples:
   altiplano configs list
   altiplano configs copy
       all of them to ./configs, where they can be changed; `base:` entries among them keep working
   altiplano configs copy my/configs"""
-
-
-def shipped_configs() -> Path:
-    """Folder of the shipped configurations: that of the checkout, or the one inside the installed package."""
-    checkout = Path(__file__).parents[1] / "configs"
-    if (checkout / "train" / "demo.yaml").is_file():
-        return checkout
-    return Path(str(files("altiplano_configs")))
 
 
 def copy_configs(to: Path) -> list[Path]:

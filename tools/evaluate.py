@@ -22,9 +22,9 @@ from typing import Any
 import yaml
 
 from foundation.atomic_files import write_json
+from foundation.shipped import shipped_configs
 from pretrain.data.mixture import load_mixture
 from pretrain.families.registry import format_of_type
-from tools.configs import shipped_configs
 
 RESULT_FILE = "evaluation.json"
 

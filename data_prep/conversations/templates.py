@@ -19,13 +19,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from foundation.configuration import ConfigError, Settings, known_name, load_config
+from foundation.shipped import shipped_configs
 
 Learnt = Literal["all_assistant", "last_assistant", "everything"]
 
@@ -191,9 +191,7 @@ def _placeholders(part: Part) -> list[str]:
 
 def shipped_templates() -> Mapping[str, Path]:
     """Return the templates that come with Altiplano, by name."""
-    checkout = Path(__file__).parents[2] / "configs" / "templates"
-    folder = checkout if checkout.is_dir() else Path(str(files("altiplano_configs"))) / "templates"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted((shipped_configs() / "templates").glob("*.yaml"))}
 
 
 def load_template(name: str) -> Template:

@@ -64,6 +64,30 @@ def test_all_that_the_product_reads_is_in_the_wheel(wheel: Path) -> None:
     assert not any(name.startswith(("tests/", "runs/", "docs/")) for name in names)
 
 
+def test_the_configurations_are_found_outside_of_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """With the wheel unpacked, which is what installing it does, and this environment's libraries."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    (tmp_path / "elsewhere").mkdir()
+
+    def run(*arguments: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "configs/train/llama-7b.yaml" in run("-m", "tools", "configs", "list")
+    run("-m", "tools", "configs", "copy")
+    shipped = {path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*") if path.is_file()}
+    copied = {
+        path.relative_to(tmp_path / "elsewhere") for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()
+    }
+    assert copied == shipped
+    count = "from data_prep.conversations.templates import shipped_templates as found; print(len(found()))"
+    assert int(run("-c", count)) == len(list((REPOSITORY / "configs" / "templates").glob("*.yaml")))
+
+
 @pytest.mark.slow
 def test_the_demo_runs_from_the_wheel_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     """In an empty folder with a `tools` package of its own, which must never be imported."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from foundation.shipped import shipped_configs
 from foundation.version import VERSION
 from tools import __main__ as command_line
 from tools import configs
@@ -102,7 +103,7 @@ def test_configurations_are_listed_and_copied(tmp_path: Path, capsys: pytest.Cap
     assert "configs/train/llama-7b.yaml" in capsys.readouterr().out
     assert configs.main(["copy", str(tmp_path / "own")]) == 0
     copied = {path.relative_to(tmp_path / "own") for path in (tmp_path / "own").rglob("*") if path.is_file()}
-    assert copied == {path.relative_to(configs.shipped_configs()) for path in configs.shipped_files()}
+    assert copied == {path.relative_to(shipped_configs()) for path in configs.shipped_files()}
     assert configs.main(["copy", str(tmp_path / "own")]) == 0, "again, with nothing changed"
     changed = tmp_path / "own" / "train" / "demo.yaml"
     changed.write_text("# mine\n")
