@@ -132,22 +132,33 @@ class ModelConfig(Settings):
     sliding_window: int | None = Field(default=None, gt=0)
     """Number of tokens that a token attends to at most, itself included (Mistral 7B, arXiv:2310.06825, section 2); left
     out: all earlier ones."""
+    full_attention_every: int | None = Field(default=None, gt=1)
+    """Number n so that every n-th layer has no sliding window (Gemma 3, arXiv:2503.19786, section 2); left out: all
+    layers have it."""
+    window_rope_theta: float | None = Field(default=None, gt=0)
+    """Base of the rotary frequencies, which are not scaled, of layers with a sliding window (Gemma 3, section 2); left
+    out: as in the others."""
+    attention_scale: float | None = Field(default=None, gt=0)
+    """Factor of the products of queries and keys; left out: 1 / sqrt(head size)."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     """RMSNorm (arXiv:1910.07467), or LayerNorm (arXiv:1607.06450) with or without biases."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
     """Number added to the variance, or to the mean of squares, before the root."""
     embedding_norm: bool = False
     """Whether a norm follows the embedding (Le Scao et al. 2022, arXiv:2211.05100, section 3.2)."""
-    block: Literal["sequential", "parallel", "parallel_two_norms", "deepnorm", "post_norm"] = "sequential"
+    block: Literal["sequential", "parallel", "parallel_two_norms", "deepnorm", "post_norm", "sandwich"] = "sequential"
     """Form of the block. Sequential: x + attention(norm(x)), then likewise for the MLP. Parallel: x +
     attention(norm(x)) + mlp(norm(x)), with one norm or one for each. DeepNorm: norm(alpha x + attention(x)), then the
-    MLP. Post-norm: x + norm(attention(x)), then the MLP (OLMo 2, arXiv:2501.00656, section 2.1)."""
-    activation: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu"] = "swiglu"
+    MLP. Post-norm: x + norm(attention(x)), then the MLP (OLMo 2, arXiv:2501.00656, section 2.1). Sandwich: x +
+    norm(attention(norm(x))), then the MLP (Gemma 2, arXiv:2408.00118, section 2)."""
+    activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "relu"] = "swiglu"
     """Activation of the MLP; SwiGLU and GeGLU add a gate (Shazeer 2020, arXiv:2002.05202)."""
     biases: bool = False
     """Whether the linear layers have biases; the head never has one."""
     query_key_value_biases: bool = False
     """Whether the projections to queries, keys and values have biases; left out: as `biases`."""
+    scaled_embedding: bool = False
+    """Whether the embedding is multiplied by sqrt(hidden_size) (Vaswani et al. 2017, arXiv:1706.03762, section 3.4)."""
     tied_embedding: bool = False
     """Whether the head uses the embedding's weights."""
     normalised_head: bool = False
@@ -191,7 +202,14 @@ class ModelConfig(Settings):
         """Length of the sequence for the cost of attention: that of a text, or of a shorter one that costs as much as
         the sliding window."""
         window = min(self.sliding_window or sequence_length, sequence_length)
-        return 2 * window - window**2 // sequence_length
+        windowed = 2 * window - window**2 // sequence_length
+        full = self.layers // self.full_attention_every if self.full_attention_every else 0
+        return (full * sequence_length + (self.layers - full) * windowed) // self.layers
+
+    def has_window(self, layer_index: int) -> bool:
+        """Whether a layer has the sliding window."""
+        every = self.full_attention_every
+        return self.sliding_window is not None and not (every and (layer_index + 1) % every == 0)
 
     def padded_vocabulary_size(self, tensor_degree: int = 1) -> int:
         """Rows of the embedding and of the head under a tensor degree: the vocabulary, and after it rows that no token
@@ -206,7 +224,7 @@ class ModelConfig(Settings):
     @property
     def is_gated(self) -> bool:
         """Whether the MLP has a gate: three matrices instead of two."""
-        return self.activation in ("swiglu", "geglu")
+        return self.activation in ("swiglu", "geglu", "geglu_tanh")
 
     @property
     def has_mlp_norm(self) -> bool:
@@ -265,6 +283,8 @@ class ModelConfig(Settings):
             ("rope_theta", self.is_rotary, f"positions are {self.positions}"),
             ("rope_scaling", self.is_rotary, f"positions are {self.positions}"),
             ("rotary_share", self.is_rotary, f"positions are {self.positions}"),
+            ("full_attention_every", self.sliding_window is not None, "there is no sliding_window"),
+            ("window_rope_theta", self.sliding_window is not None, "there is no sliding_window"),
             ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
             ("normalised_head", not self.tied_embedding, "with tied_embedding there is no separate head"),
         ):

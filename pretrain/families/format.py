@@ -18,7 +18,15 @@ REQUIRED: Any = object()
 ANY: Any = object()
 """Placeholder in `Format.computes`: every value of the setting is computed."""
 
-COMPUTED_BY_ALL: Mapping[str, Any] = {"rotary_share": 1.0, "query_key_norm": "none", "sliding_window": None}
+COMPUTED_BY_ALL: Mapping[str, Any] = {
+    "rotary_share": 1.0,
+    "query_key_norm": "none",
+    "sliding_window": None,
+    "full_attention_every": None,
+    "window_rope_theta": None,
+    "attention_scale": None,
+    "scaled_embedding": False,
+}
 """Settings that an architecture computes unless its format says otherwise."""
 
 

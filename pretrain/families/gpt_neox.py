@@ -42,8 +42,11 @@ def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     # Under the names of other architectures, so that all of these are compared.
     names = {"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"}
     for theirs, common in names.items():
-        if common in config and config.get(theirs, config[common]) != config[common]:
-            raise ValueError(f"config.json: {theirs} {config[theirs]}, {common} {config[common]}: these must be equal")
+        if common in config and config.get(theirs) != config[common]:
+            raise ValueError(
+                f"config.json: {common} {config[common]}, {theirs} {config.get(theirs)}: these must be equal, because "
+                "only some versions of transformers read the first"
+            )
     settings = {**config, **{name: config[theirs] for theirs, name in names.items() if theirs in config}}
     return {
         "key_value_heads": config["num_attention_heads"],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pretrain.config import ModelConfig
 
-Layout = Literal["rows", "transposed", "by_head", "after_two"]
+Layout = Literal["rows", "transposed", "by_head", "after_two", "less_one"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Rows:
         layout: rows: the same rows. transposed: inputs first (GPT-2's Conv1D). by_head: ours has all queries, then all
             keys, then all values; theirs has query, key and value of each head together (BLOOM). after_two: theirs has
             two rows before ours, which are used for padding only (OPT's positions) and are zero in what we write.
+            less_one: theirs are added to one before they are used (Gemma's norms).
         heads: number of heads, for the by_head layout.
     """
 
@@ -44,6 +45,8 @@ class Rows:
             return part.T
         if self.layout == "by_head":
             return part.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        if self.layout == "less_one":
+            return part - 1
         if self.layout == "after_two":
             import torch
 
@@ -58,6 +61,8 @@ class Rows:
             return part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
         if self.layout == "after_two":
             return part[2:]
+        if self.layout == "less_one":
+            return part + 1
         return part
 
 
@@ -120,6 +125,8 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         for part, size in (("query", queries), ("key", keys)) if model.query_key_norm != "none" else ():
             width = head if model.query_key_norm == "per_head" else size
             found[f"layers.{i}.attention.{part}_norm.weight"] = ((width,), (width,))
+        if model.block == "sandwich":
+            norm(f"layers.{i}.attention_post_norm")
         if model.has_mlp_norm:
             norm(f"layers.{i}.mlp_norm")
         if model.is_gated:
@@ -127,6 +134,8 @@ def weight_shapes(model: ModelConfig) -> dict[str, tuple[tuple[int, ...], tuple[
         else:
             linear(f"layers.{i}.mlp.up", (inner,), hidden)
         linear(f"layers.{i}.mlp.down", (hidden,), inner)
+        if model.block == "sandwich":
+            norm(f"layers.{i}.mlp_post_norm")
     norm("final_norm")
     if not model.tied_embedding:
         found["head.weight"] = ((vocabulary, hidden), (vocabulary,))

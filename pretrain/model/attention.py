@@ -98,7 +98,9 @@ class Attention(nn.Module):
         self.output = tensor_parallel.row(q_size, config.hidden_size, config.biases)
         self.normalises_all_heads = config.query_key_norm == "all_heads"
         self.query_norm, self.key_norm = (make_head_norm(config, n, tensor_parallel) for n in (heads, kv_heads))
-        self.window = config.sliding_window
+        self.window = config.sliding_window if config.has_window(layer_index) else None
+        # The kernels divide by sqrt(head size).
+        self.query_scale = (config.attention_scale or self.head_size**-0.5) * self.head_size**0.5
         self.group = tensor_parallel.group
         self.sequence = tensor_parallel.sequence
         self.recompute_scores = recompute_scores
@@ -110,10 +112,10 @@ class Attention(nn.Module):
         self.original_positions: int | None = None
         self.slopes: torch.Tensor | None = None
         if config.is_rotary:
-            scaling = config.rope_scaling
-            table = partial(
-                rotary_table, config.maximum_positions, config.rotary_size, config.rope_theta, config.rope_scaling
-            )
+            theta, scaling = config.rope_theta, config.rope_scaling
+            if self.window is not None and config.window_rope_theta is not None:
+                theta, scaling = config.window_rope_theta, None
+            table = partial(rotary_table, config.maximum_positions, config.rotary_size, theta, scaling)
             self.rotary = table()
             if scaling is not None and scaling.kind == "longrope":
                 self.original_positions, self.long_rotary = scaling.original_positions, table(is_long=True)
@@ -170,6 +172,8 @@ class Attention(nn.Module):
             cos, sin = self.long_rotary if is_long and self.long_rotary is not None else self.rotary
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
+        if self.query_scale != 1.0:
+            q = q * self.query_scale
         q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
         dropout = None
         if keys_B is not None and self.dropout and self.training:

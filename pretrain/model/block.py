@@ -29,6 +29,7 @@ class Embedding(nn.Module):
         super().__init__()
         rows = config.padded_vocabulary_size(tensor_parallel.degree)
         self.embedding = tensor_parallel.embedding(rows, config.hidden_size)
+        self.scale = config.hidden_size**0.5 if config.scaled_embedding else 1.0
         self.gradient_scale = config.embedding_gradient_scale
         self.logit_scale = config.logit_scale
         self.tensor_parallel = tensor_parallel
@@ -42,6 +43,7 @@ class Embedding(nn.Module):
         x_SBD = self.embedding(tokens_BS)
         if not self.tensor_parallel.sequence:  # with it, the layer has transposed and split the result
             x_SBD = x_SBD.transpose(0, 1).contiguous()
+        x_SBD = _scaled(x_SBD, self.scale)
         if self.gradient_scale != 1.0 and x_SBD.requires_grad:
             x_SBD.register_hook(lambda grad_output: grad_output * self.gradient_scale)
         return x_SBD
@@ -109,9 +111,13 @@ class Block(nn.Module):
         self.residual_scale = deepnorm_alpha(config.layers)
         self.attention_norm = make_norm(config, tensor_parallel.dtype)
         self.attention = Attention(config, tensor_parallel, layer_index, recompute_scores=recompute_scores)
+        if config.block == "sandwich":
+            self.attention_post_norm = make_norm(config, tensor_parallel.dtype)
         if config.has_mlp_norm:
             self.mlp_norm = make_norm(config, tensor_parallel.dtype)
         self.mlp = mlp(config.hidden_size, config.feed_forward_size, config.activation, config.biases, tensor_parallel)
+        if config.block == "sandwich":
+            self.mlp_post_norm = make_norm(config, tensor_parallel.dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Block:
         super()._apply(fn, recurse)
@@ -146,6 +152,9 @@ class Block(nn.Module):
         if self.kind == "post_norm":
             x = x_SBD + self.attention_norm(attention(x_SBD))
             return x + self.mlp_norm(mlp(x))
+        if self.kind == "sandwich":
+            x = x_SBD + self.attention_post_norm(attention(self.attention_norm(x_SBD)))
+            return x + self.mlp_post_norm(mlp(self.mlp_norm(x)))
         if self.kind == "deepnorm":
             x = self.attention_norm(x_SBD)
             x = self.mlp_norm(self.residual_scale * x + attention(x))
@@ -205,10 +214,9 @@ class Head(nn.Module):
     def head_factors(self, x_SBD: torch.Tensor) -> HeadFactors:
         # NormHead: the length of a row has no effect, so that the rows of rare tokens cannot shrink.
         weight = F.normalize(self.head.weight) if self.is_normalised else self.head.weight
-        x_SBD = _scaled(self.final_norm(x_SBD), self.logit_scale)
+        x_SBD = _scaled(self.final_norm(x_SBD), self.logit_scale)  # scales the logits at a fraction of the cost
         return HeadFactors(self.tensor_parallel.whole(x_SBD), weight)
 
 
 def _scaled(x: torch.Tensor, scale: float) -> torch.Tensor:
-    """Scale the input of the head, which scales the logits at a fraction of the cost."""
     return x if scale == 1.0 else x * scale

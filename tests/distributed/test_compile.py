@@ -40,6 +40,7 @@ SLOW: dict[str, tuple[str, Topology, dict[str, Any]]] = {
     "norms of all heads, post-norm": ("olmo2", BOTH, {}),
     "sliding window": ("mistral", TENSOR, {}),
     "sliding window, separate documents": ("mistral-documents", ONE, {}),
+    "windows in some layers, sandwich norms": ("gemma3", TENSOR, {"parallel__sequence": True}),
     "two norms in parallel, part of a head rotated": ("gpt_neox", TENSOR, {"parallel__sequence": True}),
     "ReLU": ("opt", ONE, {}),
     "half of a head rotated, interleaved": ("chatglm", TENSOR, {}),

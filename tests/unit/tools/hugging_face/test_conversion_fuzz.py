@@ -68,7 +68,7 @@ class Draw:
 
 def make_case(seed: int) -> Case:
     draw = Draw(seed)
-    family = draw.of(llama, llama, qwen2, qwen3, mistral, olmo2, gpt_neox, opt, gpt2, bloom, cohere)
+    family = draw.of(llama, llama, qwen2, qwen3, mistral, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere)
     case = family(draw)
     if draw.chance(0.3):
         twist_weights(draw, case)
@@ -242,6 +242,65 @@ def mistral(draw: Draw) -> Case:
     optional(draw, config, sliding_window=draw.of(None, None, 1, 7, 30, 4096))
     if "num_key_value_heads" not in config and config["num_attention_heads"] % 8:
         case.twists.append("the default of 8 key/value heads")
+    return case
+
+
+def gemma3(draw: Draw) -> Case:
+    heads = draw.of(1, 2, 3, 4)
+    layers = draw.number(1, 5)
+    config = {
+        "model_type": "gemma3_text",
+        "vocab_size": draw.number(5, 300),
+        "hidden_size": heads * draw.of(8, 16),
+        "intermediate_size": draw.number(3, 70),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": draw.of(*[n for n in range(1, heads + 1) if heads % n == 0]),
+        "head_dim": draw.of(8, 16),
+        "pad_token_id": 0,
+    }
+    case = Case(config)
+    optional(
+        draw,
+        config,
+        query_pre_attn_scalar=draw.of(8, 24),
+        sliding_window=draw.of(3, 20, 512),
+        rms_norm_eps=draw.of(1e-6, 1e-2),
+        rope_theta=draw.of(1e6, 500.0),
+        rope_local_base_freq=draw.of(1e4, 77.0),
+        tie_word_embeddings=draw.chance(0.5),
+        hidden_activation="gelu_pytorch_tanh",
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+        max_position_embeddings=128,
+    )
+    if draw.chance(0.6):
+        config["sliding_window_pattern"] = draw.of(2, 3, 6)
+    if draw.chance(0.2):
+        config["layer_types"] = [draw.of("full_attention", "sliding_attention") for _ in range(layers)]
+        case.twists.append("layer types")
+    if draw.chance(0.3):
+        config["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
+    if draw.chance(0.3):
+        kinds = {}
+        for name in ("full_attention", "sliding_attention"):
+            if draw.chance(0.7):
+                kinds[name] = {"rope_type": draw.of("default", "default", "linear"), "factor": 2.0}
+                if kinds[name]["rope_type"] == "default":
+                    del kinds[name]["factor"]
+                optional(draw, kinds[name], rope_theta=draw.of(1e4, 300.0))
+        config["rope_parameters"] = kinds
+        case.twists.append("both spellings")
+    if draw.chance(0.1):
+        name, value = draw.of(
+            ("attn_logit_softcapping", 50.0),
+            ("final_logit_softcapping", 30.0),
+            ("attention_bias", True),
+            ("use_bidirectional_attention", True),
+            ("hidden_activation", "gelu"),
+        )
+        config[name] = value
+        case.twists.append(f"{name} {value}")
     return case
 
 
@@ -501,7 +560,8 @@ def write(case: Case, folder: Path, seed: int) -> bool:
             name = there.head  # as in files, see `RENAMED` in tests/unit/pretrain/families/test_reference.py
         noise = torch.randn(tensor.shape) * case.scale
         is_norm = "norm" in name or ".ln_" in name
-        tensors[name] = noise + 1 if is_norm and name.endswith("weight") else noise
+        is_near_one = is_norm and name.endswith("weight") and case.config["model_type"] != "gemma3_text"
+        tensors[name] = noise + 1 if is_near_one else noise
     embeddings = ("embed_tokens.weight", "wte.weight", "embeddings.weight", "embed_in.weight")
     embedding = next(name for name in tensors if name.endswith(embeddings))
     if model.config.tie_word_embeddings:
@@ -588,11 +648,15 @@ def make_own(seed: int) -> tuple[ModelConfig, bool]:
         "rope_theta": draw.of(500.0, 1e6),
         "norm": draw.of("rms", "layer", "layer_without_bias"),
         "embedding_norm": draw.chance(0.5),
-        "block": draw.of("sequential", "parallel", "parallel_two_norms", "deepnorm", "post_norm"),
-        "activation": draw.of("swiglu", "geglu", "gelu", "gelu_tanh", "relu"),
+        "block": draw.of("sequential", "parallel", "parallel_two_norms", "deepnorm", "post_norm", "sandwich"),
+        "activation": draw.of("swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "relu"),
         "rotary_share": draw.of(0.5, 0.25),
         "query_key_norm": draw.of("none", "per_head", "all_heads"),
         "sliding_window": draw.of(None, 3, 100),
+        "full_attention_every": draw.of(None, 2),
+        "window_rope_theta": draw.of(None, 300.0),
+        "attention_scale": draw.of(None, 0.5, 0.1),
+        "scaled_embedding": draw.chance(0.5),
         "biases": draw.chance(0.5),
         "normalised_head": draw.chance(0.5),
         "logit_scale": draw.of(0.5, 3.0),
