@@ -102,6 +102,7 @@ def _go_on(
     changes = agreed(lambda: check_same_run(reader, settings, training.digest(before=reached)))
     agreed(lambda: check_same_past(reader, training.skipped))
     base = agreed(lambda: open_base(reader, engine.config.initial_weights))
+    assert (base is not None) == engine.config.is_partial, f"{reader.path}: what is trained was compared"
     load_checkpoint(engine, reader)
     if base is not None:
         load_frozen(engine, _whole_weights(base))

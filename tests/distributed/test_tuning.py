@@ -105,9 +105,9 @@ TOPOLOGIES = [
 TOLERANCE = {
     # Measured: 1.1e-6 at most. Rounding in another order of sums.
     "fp32": {"gradients": 2e-6, "update": 1e-4, "weights": 1e-5},
-    # Activations have 8 bits, and sums over the tensor axis and over micro-batches round at other places. In three
-    # steps an adapter's weights move by a large part of their size.
-    "bf16": {"gradients": 3e-2, "update": 3e-2, "weights": 1e-2},
+    # Activations have 8 bits, and sums over the tensor axis and over micro-batches round at other places. Of biases,
+    # which begin at zero, all of the weight is update.
+    "bf16": {"gradients": 3e-2, "update": 3e-2, "weights": 3e-2},
 }
 SCALARS = {"fp32": 1e-6, "bf16": 4e-3}
 

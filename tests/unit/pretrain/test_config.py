@@ -160,6 +160,7 @@ def test_every_recipe_is_read() -> None:
     tokens = llama.schedule.total_steps * llama.batch.global_batch_size * llama.data.sequence_length
     assert tokens == pytest.approx(1.0e12, rel=1e-5)
     assert check_world_size(llama, 256) == 128
+    assert recipes["alpaca-lora-7b"].trained_count == 4_194_304
     bloom = recipes["bloom-176b"]
     assert check_world_size(bloom, 384) == 8
     assert bloom.batch.sizes.after(bloom.schedule.total_steps) == pytest.approx(200e6, rel=1e-5)
@@ -170,5 +171,5 @@ def test_every_recipe_is_read() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path: Path) -> None:
     config = load_config(TrainConfig, path)
-    assert config.schedule.total_steps > config.schedule.warmup_steps
+    assert config.schedule.total_steps is None or config.schedule.steps > config.schedule.warmup
     assert config.data.sequence_length <= config.model.maximum_positions

@@ -242,6 +242,15 @@ def test_a_log_gets_plain_lines() -> None:
     assert lines[9].endswith("(held-out 2.2500); stopped as requested, 3 steps remain")
 
 
+def test_the_first_line_counts_what_is_trained() -> None:
+    overrides = ["initial_weights=base", "adapter={rank: 8, alpha: 16, targets: [query, value]}"]
+    config = load_config(TrainConfig, CONFIGS / "llama-7b.yaml", overrides)
+    out = io.StringIO()
+    progress = TrainingProgress(config, Topology(pipe=1, data=1, tensor=2), 0, 5, Console(file=out, width=200))
+    progress.start([], PEAK)
+    assert out.getvalue().startswith("training 4,194,304 weights (0.06%) beside 6,738.4 M parameters, tensor 2")
+
+
 def test_a_finished_run_says_so() -> None:
     config = load_config(TrainConfig, CONFIGS / "demo.yaml")
     out = io.StringIO()
