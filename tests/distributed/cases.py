@@ -508,23 +508,18 @@ def train_in_parts(
     return {"loss": losses, "restored": restored, "weights": whole(engine, dict(engine.parameters()))}
 
 
-def state_memory(topology: Topology) -> int:
+def state_memory(config: TrainConfig, topology: Topology) -> int:
     """Bytes of weights, gradients and optimizer state on this rank, after a step in bf16."""
     join_processes(600)
-    config = tiny_config(
-        precision="bf16",
-        parallel__tensor=topology.tensor,
-        parallel__pipeline=topology.pipe,
-        parallel__data=topology.data,
-    )
     engine = Engine(config, topology)
     engine.train_step(random_batches(config, topology, engine.coordinate.data), 1e-3)
     optimizer = engine._engine.optimizer
     flat = [*optimizer.bf16_groups_flat, *optimizer.fp32_groups_gradients_flat, *optimizer.fp32_groups_flat_partition]
     for partition in optimizer.fp32_groups_flat_partition:
         flat += [optimizer.optimizer.state[partition][key] for key in ("exp_avg", "exp_avg_sq")]
-    gradients = 2 * sum(parameter.numel() for _, parameter in engine.parameters())  # bf16, during a backward pass
-    return gradients + sum(tensor.numel() * tensor.element_size() for tensor in flat)
+    gradients = 2 * sum(parameter.numel() for _, parameter in engine.trained_parameters())  # during a backward pass
+    frozen = [parameter for _, parameter in engine.frozen_parameters()]
+    return gradients + sum(tensor.numel() * tensor.element_size() for tensor in [*flat, *frozen])
 
 
 def shared_masters(precision: str, topology: Topology) -> list[bool]:

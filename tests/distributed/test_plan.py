@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pretrain.topology import Topology
@@ -10,10 +12,15 @@ from tests.distributed.processes import run_processes
 from tools.plan import plan
 
 
-def test_the_fullest_rank_holds_what_the_plan_says() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"initial_weights": "unused", "adapter": {"rank": 8, "alpha": 16}}],
+    ids=["all weights", "adapters beside frozen weights"],
+)
+def test_the_fullest_rank_holds_what_the_plan_says(changes: dict[str, Any]) -> None:
     topology = Topology(pipe=2, data=1, tensor=2)
-    config = cases.tiny_config(precision="bf16", parallel__tensor=2, parallel__pipeline=2, parallel__data=1)
-    measured = run_processes(4, cases.state_memory, topology)
+    config = cases.tiny_config(precision="bf16", parallel__tensor=2, parallel__pipeline=2, parallel__data=1, **changes)
+    measured = run_processes(4, cases.state_memory, config, topology)
     assert len(set(measured)) == 2  # two stages
     # With its activations the first stage is the fullest, though the last one has a norm more. DeepSpeed aligns its
     # flat buffers.
