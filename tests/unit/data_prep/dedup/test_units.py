@@ -279,9 +279,7 @@ def test_a_text_that_is_not_the_measured_one_is_named(tmp_path: Path) -> None:
     table = pq.read_table(path)
     others = pa.array([f"{text} more" for text in table.column("text").to_pylist()], pa.large_string())
     pq.write_table(table.set_column(1, table.schema.field(1), others), path)
-    with pytest.raises(
-        UnitError, match=r"texts-00000: .*texts-00001\.parquet: a text has \d+ shingles, \d+ were"
-    ):
+    with pytest.raises(UnitError, match=r"texts-00000: .*texts-00001\.parquet: a text has \d+ shingles, \d+ were"):
         dedup(config, run)
 
 
