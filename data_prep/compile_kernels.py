@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.config import FingerprintConfig
-from data_prep.dedup import lines, near
+from data_prep.dedup import choose, contained, groups, lines, near
 from data_prep.kernels.kernel import read_only
 from data_prep.kernels.quick_compilation import quick_compilation
 from data_prep.signals import fingerprints, segmentation, text_statistics, web_statistics
@@ -75,6 +75,35 @@ def _cut() -> None:
     pieces.cut_long_pieces(data, starts, 15, neighbours.characters, neighbours.in_part)
 
 
+def _choose() -> None:
+    """Choose one of two equal documents."""
+    one = np.ones(2, np.int64)
+    choose.choose(
+        np.arange(3),
+        np.zeros(2, np.int64),
+        np.zeros((2, 2), np.uint32),
+        one,
+        np.ones(2, np.uint64),
+        one,
+        one,
+        0.5,
+        None,
+    )
+
+
+def _group() -> None:
+    """Link two documents, and find a pair by an anchor."""
+    bits, documents, numbers = np.zeros(1, np.uint64), np.arange(2), np.zeros(2, np.int64)
+    groups._mark(bits, documents)
+    groups._count(bits, numbers)
+    groups._list(bits, 0, 2, documents)
+    groups._number(documents)
+    groups._unite(bits, numbers, documents, documents.copy(), documents.copy())
+    groups._divide(documents, documents, 1, documents.copy())
+    flags = np.zeros(2, np.bool_)
+    contained._meet(documents, flags, documents, flags, documents, documents, False)
+
+
 GROUPS: dict[str, _Group] = {
     "roots": _Group(
         "measure",
@@ -113,6 +142,8 @@ GROUPS: dict[str, _Group] = {
         0.3,
         lambda: fingerprints.jaccard(fingerprints.shingle_set(b"a", 1), fingerprints.shingle_set(b"b", 1)),
     ),
+    "choose": _Group("dedup", choose._choose, 3, _choose),
+    "groups": _Group("dedup", groups._unite, 1, _group),
     "bands": _Group("dedup", near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
     "lines": _Group("dedup", lines._hash_lines, 0.5, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
     "encoder": _Group("tokenize", byte_pairs.encode_documents, 6.5, _encode),
@@ -123,6 +154,7 @@ GROUPS: dict[str, _Group] = {
 }
 """Groups by name; the longest ones first."""
 MEASURE = tuple(name for name, group in GROUPS.items() if group.stage == "measure")
+DEDUP = tuple(name for name, group in GROUPS.items() if group.stage == "dedup")
 ENCODE = tuple(name for name, group in GROUPS.items() if group.stage == "tokenize")
 
 

@@ -56,6 +56,7 @@ STAGES: dict[str, StageRow] = {
         "data_prep.dedup.stage:dedup",
         reads=("extract", "measure"),
         outputs=("dedup",),
+        can_share=True,
     ),
     "decide": StageRow(
         "apply the rules to the signals: kept, or dropped for a reason (verdicts/)",

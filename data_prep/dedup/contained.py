@@ -15,43 +15,64 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.choose import SCREENING_DEVIATIONS
-from data_prep.dedup.groups import Groups
-from data_prep.dedup.spill import Spill
-from data_prep.kernels.kernel import Bytes, Flags, Places, kernel
+from data_prep.dedup.buckets import new_buckets
+from data_prep.dedup.choose import CONTAINED_SHINGLES, SCREENING_DEVIATIONS
+from data_prep.dedup.preference import preferences
+from data_prep.dedup.records import ANCHOR_PAIRS, ENTRIES, SAMPLES
+from data_prep.dedup.signatures import read_samples
+from data_prep.dedup.work import Unit, Work
+from data_prep.kernels.kernel import Flags, Places, kernel
+from data_prep.run.shuffle import Grouped, grouped, hash_bounds
 
 ANCHORS = 16
 COMMON_DOCUMENTS = 32
-SAMPLE_FIELDS = (("key", "<u8"), ("document", "<i8"), ("asks", "?"))
-"""Fields of a record: a sampled shingle of a document, and whether it is one of its anchors."""
-PAIR_FIELDS = (("inner", "<i8"), ("outer", "<i8"))
-"""Fields of a record: an anchor of `inner` that `outer` shares."""
+_TOO_COMMON = -1
+"""Outer document of a pair for an anchor that is too common."""
+
+
+def spread_samples(unit: Unit) -> None:
+    """Spread the sampled shingles of a bundle, but for copies, and write how many anchors each document has."""
+    work, start_of_bundle = unit.work, unit.work.plan.documents_of(unit.number)[0]
+    signed, is_copy = work.signed(unit.number), work.is_copy(unit.number)
+    rank = preferences(signed, larger_first=True)
+    with (
+        unit.scratch_file("anchors") as path,
+        open(path, "wb") as file,
+        unit.spread("samples", SAMPLES, _sample_bounds(work)) as samples,
+    ):
+        for shard, start, stop in work.shards_of(unit.number):
+            values, lengths = read_samples(work.stage.run, shard)
+            file.write(np.minimum(lengths, ANCHORS).astype(np.uint8).tobytes())
+            rows = np.repeat(np.arange(start - start_of_bundle, stop - start_of_bundle), lengths)
+            place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            asks = (place < ANCHORS) & (signed["shingle_count"][rows] >= CONTAINED_SHINGLES)
+            is_first = ~is_copy[rows]
+            rows = rows[is_first]
+            samples.add(values[is_first], rank[rows], start_of_bundle + rows, asks[is_first])
+
+
+def _sample_bounds(work: Work) -> npt.NDArray[np.uint64]:
+    return hash_bounds(work.plan.sample_ranges, (1 << 64) // work.config.fingerprints.sample_every)
 
 
 @kernel
 def _meet(
-    documents: Places,
-    asks: Flags,
-    starts: Places,
-    inner: Places,
-    outer: Places,
-    anchors: Bytes,
-    is_filling: bool,
+    documents: Places, asks: Flags, starts: Places, is_common: Flags, inner: Places, outer: Places, is_filling: bool
 ) -> int:
-    """Count or fill the pairs of each run of equal keys; return their number.
+    """Count or fill the pairs of each group of equal keys; return their number.
 
-    Documents of a run are in the order of preference, so an inner one follows its outer one. Anchors that are too
-    common are subtracted from the count of their document.
+    Documents of a group are in the order of preference, so an inner one follows its outer one.
     """
     found = 0
     for group in range(starts.shape[0] - 1):
-        first, last = starts[group], starts[group + 1]
-        is_common = last - first > COMMON_DOCUMENTS
-        for k in range(first, last):
+        first = starts[group]
+        for k in range(first, starts[group + 1]):
             if not asks[k]:
                 continue
-            if is_common:
-                anchors[documents[k]] -= is_filling
+            if is_common[group]:
+                if is_filling:
+                    inner[found], outer[found] = documents[k], _TOO_COMMON
+                found += 1
                 continue
             if is_filling:
                 for j in range(first, k):
@@ -70,48 +91,43 @@ def least_shared(anchors: npt.NDArray[np.int64], minimum_containment: float) -> 
     return np.maximum(np.ceil(shares - 1e-9), 1).astype(np.int64)
 
 
-def pair_by_anchors(
-    samples: Spill,
-    first: npt.NDArray[np.int64],
-    rank: npt.NDArray[np.int64],
-    anchors: npt.NDArray[np.uint8],
-    pairs: Spill,
-) -> None:
-    """Write the pairs of documents that share an anchor.
-
-    Args:
-        samples: records of `SAMPLE_FIELDS`, equal keys in one part.
-        first: see `exact`; copies of other documents are ignored.
-        rank: position of each document in the order of preference.
-        anchors: number of anchors of each document, from which too common ones are subtracted.
-        pairs: receives records of `PAIR_FIELDS`, divided by the inner document.
-    """
-    for records in samples.read():
-        records = records[first[records["document"]] == records["document"]]
-        records = records[np.lexsort((rank[records["document"]], records["key"]))]
-        if not len(records):
-            continue
-        begins = np.flatnonzero(np.append(True, records["key"][1:] != records["key"][:-1]))
-        starts = np.append(begins, len(records)).astype(np.int64)
-        documents = np.ascontiguousarray(records["document"])
-        asks = np.ascontiguousarray(records["asks"])
-        nothing = np.empty(0, dtype=np.int64)
-        room = _meet(documents, asks, starts, nothing, nothing, anchors, False)
-        inner, outer = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
-        _meet(documents, asks, starts, inner, outer, anchors, True)
-        pairs.add(inner * pairs.parts // len(rank), inner, outer)
+def find_anchor_pairs(unit: Unit) -> None:
+    """Spread the pairs of documents that share an anchor, for a range of sampled shingles."""
+    work = unit.work
+    blocks = work.collect([("samples", work.plan.bundle_count)], SAMPLES, work.plan.sample_ranges, unit.number)
+    with unit.spread_by_bundle("anchor_pairs", ANCHOR_PAIRS) as pairs:
+        for groups in grouped(blocks, ("key",), work.most_in_group(SAMPLES)):
+            pairs.add(*_pairs(groups))
 
 
-def propose_by_anchors(
-    pairs: Spill, anchors: npt.NDArray[np.uint8], minimum_containment: float, groups: Groups
-) -> None:
-    """Put each pair that shares enough anchors into a bucket of its own."""
-    for records in pairs.read():
-        records = records[np.lexsort((records["outer"], records["inner"]))]
-        is_new = (records["inner"][1:] != records["inner"][:-1]) | (records["outer"][1:] != records["outer"][:-1])
-        begins = np.flatnonzero(np.append(True, is_new))
-        shared = np.diff(np.append(begins, len(records)))
-        inner, outer = records["inner"][begins], records["outer"][begins]
-        is_enough = shared >= least_shared(anchors[inner].astype(np.int64), minimum_containment)
-        documents = np.stack((inner[is_enough], outer[is_enough]), axis=1).ravel()
-        groups.add(documents, np.full(len(documents) // 2, 2, dtype=np.int64))
+def _pairs(groups: Grouped) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the inner and outer documents of the pairs of some groups."""
+    is_common = groups.sizes > COMMON_DOCUMENTS
+    is_common[0] |= groups.continues  # a group in pieces has many documents
+    is_common[-1] |= groups.is_open
+    documents = np.ascontiguousarray(groups.records["document"])
+    asks = np.ascontiguousarray(groups.records["asks"])
+    nothing = np.empty(0, dtype=np.int64)
+    room = _meet(documents, asks, groups.starts, is_common, nothing, nothing, False)
+    inner, outer = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
+    _meet(documents, asks, groups.starts, is_common, inner, outer, True)
+    return inner, outer
+
+
+def find_containers(unit: Unit) -> None:
+    """Put each pair that shares enough anchors into a bucket of its own, for the inner documents of a bundle."""
+    work, minimum = unit.work, unit.work.config.dedup.minimum_containment
+    assert minimum is not None
+    start, _ = work.plan.documents_of(unit.number)
+    anchors = np.fromfile(work.path("anchors", unit.number), dtype=np.uint8).astype(np.int64)
+    blocks = work.by_bundle([("anchor_pairs", work.plan.sample_ranges)], ANCHOR_PAIRS, unit.number)
+    with new_buckets(unit, "contained", work.plan.band_ranges + unit.number) as buckets:
+        for groups in grouped(blocks, ("inner", "outer"), work.most_in_group(ANCHOR_PAIRS)):
+            pairs = groups.records[groups.starts[:-1]]
+            is_common = pairs["outer"] == _TOO_COMMON  # comes before the pairs of the same document
+            anchors[pairs["inner"][is_common] - start] -= groups.sizes[is_common]
+            shared = np.where(is_common, 0, groups.sizes)
+            proposed = pairs[shared >= least_shared(anchors[pairs["inner"] - start], minimum)]
+            documents = np.stack((proposed["inner"], proposed["outer"]), axis=1).ravel()
+            entries = ENTRIES.of(documents, np.zeros(len(documents), np.int64))
+            buckets.add(Grouped(entries, np.arange(0, len(documents) + 1, 2), False, False))

@@ -1,178 +1,109 @@
-"""Evidence for each removal, and its two tables."""
+"""Evidence for each removal, and its two tables, a file for each bundle of shards."""
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.config import DedupConfig
-from data_prep.dedup.choose import Similar
-from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.run.manifest import Shard
-from foundation.atomic_files import whole_file
+from data_prep.dedup.records import KINDS, PAIRS, REMOVALS
+from data_prep.dedup.work import Unit, Work
+from data_prep.run.shuffle import Records, joined
 
-PAIRS = pa.schema(
-    [
-        ("id_a", pa.string()),
-        ("id_b", pa.string()),
-        ("jaccard", pa.float64()),
-        ("containment", pa.float64()),
-        ("kind", pa.string()),
-    ]
-)
+_MEASURES = [("jaccard", pa.float64()), ("containment", pa.float64())]
+PAIR_COLUMNS = pa.schema([("id_a", pa.string()), ("id_b", pa.string()), *_MEASURES, ("kind", pa.string())])
 """Columns of the pairs found: `id_a` is kept, `id_b` removed. Kind `near` means a verified similarity, `contained` that
 `id_a` has the share `containment` of the shingles of `id_b`, `exact` the same bytes: there `id_a` is the preferred
 copy, which may itself be removed as similar to another document."""
-REMOVALS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("kind", pa.string()),
-        ("duplicate_of", pa.string()),
-        ("jaccard", pa.float64()),
-        ("containment", pa.float64()),
-    ]
-)
+REMOVAL_COLUMNS = pa.schema([("id", pa.string()), ("kind", pa.string()), ("duplicate_of", pa.string()), *_MEASURES])
 """Columns of the removals, a row for each removed document: `duplicate_of` is the kept document, followed by its
 similarity."""
 
-KINDS = ("exact", "near", "contained")
-_EXACT, _NEAR, _CONTAINED = range(len(KINDS))
 _PAIRS_PER_GROUP = 100_000
-_PAIR_FIELDS = (("kept", "<i8"), ("gone", "<i8"), ("jaccard", "<f8"), ("containment", "<f8"), ("kind", "u1"))
 
 
-@dataclass(frozen=True)
-class Decided:
-    """Decisions on consecutive documents."""
+def write_pairs(unit: Unit) -> None:
+    """Write the pairs whose kept document is in a bundle, and spread the removals that follow from its decisions.
 
-    duplicate_of: npt.NDArray[np.int64]
-    """The kept document of which each is a copy, or -1."""
-    kinds: npt.NDArray[np.uint8]
-    """Kind of each removal, as an index into `KINDS`."""
-    measures: npt.NDArray[np.float64]
-    """`float64[documents, 2]`: Jaccard similarity and containment of removed documents with the kept one."""
-
-
-class Evidence:
-    """Decisions on each document; documents are numbered in the order of the manifest.
-
-    Args:
-        first: see `exact`.
-        folder: folder for temporary files.
+    An exact copy of a document that is removed as similar to another has the same similarity to the other.
     """
-
-    def __init__(self, first: npt.NDArray[np.int64], settings: DedupConfig, folder: Path) -> None:
-        self._first, self._minimum_jaccard = first, settings.minimum_jaccard
-        documents = len(first)
-        self._stays = mapped_numbers(folder / "stays", documents)
-        self._kind = mapped_zeros(folder / "kind", np.uint8, documents)
-        self._measures = mapped_zeros(folder / "measures", np.float64, 2 * documents).reshape(-1, 2)
-        parts = parts_for(documents, np.dtype(list(_PAIR_FIELDS)).itemsize, settings.memory_bytes)
-        self._pairs = Spill(folder, "found", _PAIR_FIELDS, parts, settings.memory_bytes)
-
-    def add(self, documents: npt.NDArray[np.int64], similar: Similar) -> None:
-        """Add the result of `choose` for some documents."""
-        goes = similar.duplicate_of >= 0
-        gone = documents[goes]
-        self._stays[gone] = documents[similar.duplicate_of[goes]]
-        self._measures[gone] = np.stack((similar.jaccard[goes], similar.containment[goes]), axis=1)
-        self._kind[gone] = self._kinds_by(similar.jaccard[goes])
-        kept, gone = documents[similar.pairs].T
-        jaccard = similar.pair_jaccard
-        self._add_pairs(kept, gone, jaccard, similar.pair_containment, self._kinds_by(jaccard))
-
-    def _kinds_by(self, jaccard: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-        return np.where(jaccard >= self._minimum_jaccard, _NEAR, _CONTAINED).astype(np.uint8)
-
-    def _add_pairs(self, kept: npt.NDArray[np.int64], *columns: npt.NDArray[np.generic]) -> None:
-        self._pairs.add(kept * self._pairs.parts // max(len(self._first), 1), kept, *columns)
-
-    def goes(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Return which of the documents [start, stop) are removed."""
-        is_other: npt.NDArray[np.bool_] = self._stays[self._first[start:stop]] != np.arange(start, stop)
-        return is_other
-
-    def decided(self, start: int, stop: int) -> Decided:
-        """Return the decisions on documents [start, stop).
-
-        An exact copy of a document that is removed as similar to another has the same similarity to the other.
-        """
-        first = self._first[start:stop]
-        stays, here = self._stays[first], np.arange(start, stop)
-        kinds = np.where((stays == first) & (first != here), _EXACT, self._kind[first])
-        measures = np.where(kinds[:, None] == _EXACT, 1.0, self._measures[first])
-        return Decided(np.where(stays == here, -1, stays), kinds, measures)
-
-    def pairs(self) -> Iterator[npt.NDArray[np.void]]:
-        """Yield records of kept (`kept`) and removed (`gone`) documents, sorted; can be read once."""
-        for start in range(0, len(self._first), DOCUMENTS_AT_A_TIME):
-            first = self._first[start : start + DOCUMENTS_AT_A_TIME]
-            copies = np.flatnonzero(first != np.arange(start, start + len(first)))
-            ones = np.ones(len(copies))
-            self._add_pairs(first[copies], start + copies, ones, ones, np.full(len(copies), _EXACT, np.uint8))
-        for records in self._pairs.read():
-            yield records[np.lexsort((records["gone"], records["kept"]))]
-
-    def write(
-        self, folder: Path, shards: Sequence[Shard], shard_bounds: npt.NDArray[np.int64], counts: Counter[str]
-    ) -> list[Path]:
-        """Write `removals.parquet`, a row group for each shard, and `pairs.parquet`; count the kinds of removals.
-
-        Args:
-            shard_bounds: documents of shard s are [shard_bounds[s], shard_bounds[s + 1]).
-        """
-        ids = _Ids([shard.name for shard in shards], shard_bounds)
-        paths = [folder / "removals.parquet", folder / "pairs.parquet"]
-        by_kind = np.zeros(len(KINDS), np.int64)
-        with whole_file(paths[0]) as partial_file, pq.ParquetWriter(partial_file, REMOVALS, compression="zstd") as file:
-            for start, stop in itertools.pairwise(shard_bounds.tolist()):
-                decided = self.decided(start, stop)
-                gone = np.flatnonzero(decided.duplicate_of >= 0)
-                by_kind += np.bincount(decided.kinds[gone], minlength=len(KINDS))
-                if len(gone):
-                    names, kept = _names(decided.kinds[gone]), ids.of(decided.duplicate_of[gone])
-                    columns = (ids.of(start + gone), names, kept, *decided.measures[gone].T)
-                    file.write_table(_table(columns, REMOVALS))
-        counts.update(dict(zip(KINDS, by_kind.tolist(), strict=True)))
-        with whole_file(paths[1]) as partial_file, pq.ParquetWriter(partial_file, PAIRS, compression="zstd") as file:
-            for rows in _in_groups(self.pairs(), _PAIRS_PER_GROUP):
-                columns = (ids.of(rows["kept"]), ids.of(rows["gone"]), rows["jaccard"], rows["containment"])
-                file.write_table(_table((*columns, _names(rows["kind"])), PAIRS))
-        return paths
+    work, bundle = unit.work, unit.number
+    exact, near = ("exact_pairs", work.plan.hash_ranges), ("pairs", work.batches)
+    decisions = joined(work.by_bundle([("decisions", work.batches)], REMOVALS, bundle), REMOVALS)
+    decided = decisions["document"].copy()
+    with unit.spread_by_bundle("removals", REMOVALS) as removals:
+        removals.add(*(decisions[name] for name, _ in REMOVALS.fields))
+        for pairs in work.by_bundle([exact], PAIRS, bundle):
+            # a copy of a kept document is a copy of it; that of a removed one is similar to what this one is similar to
+            copies = REMOVALS.of(pairs["gone"], pairs["kept"], pairs["jaccard"], pairs["containment"], pairs["kind"])
+            places = np.searchsorted(decided, pairs["kept"])
+            is_removed = np.append(decided, -1)[places] == pairs["kept"]
+            for name, _ in REMOVALS.fields[1:]:
+                copies[name][is_removed] = decisions[name][places[is_removed]]
+            removals.add(*(copies[name] for name, _ in REMOVALS.fields))
+    ids = Ids(work)
+    with (
+        unit.output_file(work.part("pairs", bundle)) as path,
+        pq.ParquetWriter(path, PAIR_COLUMNS, compression="zstd") as file,
+    ):
+        for rows in _in_groups(work.by_bundle([exact, near], PAIRS, bundle), _PAIRS_PER_GROUP):
+            columns = (ids.of(rows["kept"]), ids.of(rows["gone"]), rows["jaccard"], rows["containment"])
+            file.write_table(_table((*columns, _names(rows["kind"])), PAIR_COLUMNS))
 
 
-def _in_groups(parts: Iterator[npt.NDArray[np.void]], size: int) -> Iterator[npt.NDArray[np.void]]:
+def write_removals(unit: Unit) -> None:
+    """Write the removed documents of a bundle, a row group for each shard, and count them by kind and source."""
+    work, bundle = unit.work, unit.number
+    removed = read_removals(work, bundle)
+    ids = Ids(work)
+    by_kind = np.bincount(removed["kind"], minlength=len(KINDS)).tolist()
+    unit.counts.update(dict(zip(KINDS, by_kind, strict=True)))
+    with (
+        unit.output_file(work.part("removals", bundle)) as path,
+        pq.ParquetWriter(path, REMOVAL_COLUMNS, compression="zstd") as file,
+    ):
+        for shard, start, stop in work.shards_of(bundle):
+            rows = removed[slice(*np.searchsorted(removed["document"], (start, stop)))]
+            key = f"removed:{shard.source}"
+            unit.counts[key] = unit.counts.get(key, 0) + len(rows)
+            if len(rows):
+                columns = (ids.of(rows["document"]), _names(rows["kind"]), ids.of(rows["duplicate_of"]))
+                file.write_table(_table((*columns, rows["jaccard"], rows["containment"]), REMOVAL_COLUMNS))
+
+
+def read_removals(work: Work, bundle: int) -> Records:
+    """Return the removed documents of a bundle, `REMOVALS`."""
+    return joined(work.by_bundle([("removals", work.plan.bundle_count)], REMOVALS, bundle), REMOVALS)
+
+
+def _in_groups(blocks: Iterator[Records], size: int) -> Iterator[Records]:
     """Regroup records into arrays of `size`."""
-    held: list[npt.NDArray[np.void]] = []
-    for part in parts:
-        for start in range(0, len(part), size):
-            held.append(part[start : start + size])
+    held: list[Records] = []
+    for block in blocks:
+        for start in range(0, len(block), size):
+            held.append(block[start : start + size])
             if sum(map(len, held)) >= size:
-                joined = np.concatenate(held)
-                yield joined[:size]
-                held = [joined[size:]]
+                together = np.concatenate(held)
+                yield together[:size]
+                held = [together[size:]]
     if sum(map(len, held)):
         yield np.concatenate(held)
 
 
-class _Ids:
+class Ids:
     """Ids of documents by number."""
 
-    def __init__(self, shards: Sequence[str], shard_bounds: npt.NDArray[np.int64]) -> None:
-        self._shards, self._bounds = shards, shard_bounds
+    def __init__(self, work: Work) -> None:
+        self._work, self._bounds = work, work.plan.shard_bounds
 
     def of(self, documents: npt.NDArray[np.int64]) -> pa.Array:
-        shard = np.searchsorted(self._bounds, documents, side="right") - 1
-        rows = documents - self._bounds[shard]
-        ids = [document_id(self._shards[s], row) for s, row in zip(shard.tolist(), rows.tolist(), strict=True)]
+        shards = np.searchsorted(self._bounds, documents, side="right") - 1
+        rows = documents - self._bounds[shards]
+        names = {shard: self._work.shard(shard).name for shard in np.unique(shards).tolist()}
+        ids = [document_id(names[shard], row) for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
         return pa.array(ids, pa.string())
 
 

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from data_prep.dedup.spill import Spill
+from data_prep.dedup.preference import preferences
+from data_prep.dedup.records import COPIES, EXACT, HASHES, PAIRS
+from data_prep.dedup.signatures import read_hashes
+from data_prep.dedup.work import Unit
+from data_prep.run.shuffle import grouped, hash_bounds
 
-HASH_FIELDS = (("low", "<u8"), ("high", "<u8"), ("document", "<i8"))
-"""Fields of a record: the 128-bit hash of a document."""
+
+def spread_hashes(unit: Unit) -> None:
+    """Spread the hashes of a bundle, and write what is known of its documents."""
+    work = unit.work
+    with (
+        unit.scratch_file("signed") as path,
+        open(path, "wb") as file,
+        unit.spread("hashes", HASHES, hash_bounds(work.plan.hash_ranges)) as hashes,
+    ):
+        for shard, start, stop in work.shards_of(unit.number):
+            signed, values = read_hashes(work.config, work.stage.run, shard)
+            file.write(signed.tobytes())
+            documents = np.arange(start, stop, dtype=np.int64)
+            hashes.add(values[:, 0], values[:, 1], preferences(signed, work.has_containment), documents)
 
 
-def find_first_copies(spill: Spill, rank: npt.NDArray[np.int64], first: npt.NDArray[np.int64]) -> None:
-    """Find the most preferred document with the same hash for each document, which may be the document itself.
-
-    Args:
-        spill: records of `HASH_FIELDS`, equal hashes in one part.
-        rank: position of each document in the order of preference.
-        first: filled; initially the number of each document.
-    """
-    for records in spill.read():
-        documents = records["document"]
-        by_hash = np.lexsort((rank[documents], records["high"], records["low"]))
-        ordered, documents = records[by_hash], documents[by_hash]
-        begins = np.ones(len(documents), dtype=bool)
-        begins[1:] = (ordered["low"][1:] != ordered["low"][:-1]) | (ordered["high"][1:] != ordered["high"][:-1])
-        first[documents] = documents[begins][np.cumsum(begins) - 1]
+def find_copies(unit: Unit) -> None:
+    """Find the documents with equal hashes in a range; the preferred one is the first, the others are its copies."""
+    work = unit.work
+    blocks = work.collect([("hashes", work.plan.bundle_count)], HASHES, work.plan.hash_ranges, unit.number)
+    with (
+        unit.spread_by_bundle("copies", COPIES) as copies,
+        unit.spread_by_bundle("exact_pairs", PAIRS) as pairs,
+    ):
+        before = np.int64(0)
+        for groups in grouped(blocks, ("low", "high"), work.most_in_group(HASHES)):
+            documents = groups.records["document"]
+            firsts = documents[groups.starts[:-1]]
+            if groups.continues:
+                firsts[0] = before
+            before = firsts[-1]
+            first = np.repeat(firsts, groups.sizes)
+            is_copy = first != documents
+            gone, kept = documents[is_copy], first[is_copy]
+            ones = np.ones(len(gone))
+            copies.add(gone, kept)
+            pairs.add(kept, gone, ones, ones, np.full(len(gone), EXACT, np.uint8))

@@ -1,167 +1,188 @@
-"""Proposals: buckets of documents that may be similar, and clusters of documents linked by shared buckets.
+"""Clusters: documents linked by shared buckets, directly or through others, and batches of clusters.
 
-A bucket is a set of documents that may all be similar to one another: those that agree in a band of the signature, or
-one that may be contained in another. Documents linked by shared buckets, directly or through others, are a cluster.
-Clusters are independent, so each is decided by itself, as many at a time as fit in memory. Members of a cluster need
+Clusters are independent, so each is decided by itself, as many in a batch as fit in memory. Members of a cluster need
 not be similar: `choose` compares the pairs.
 
-Properties of each document (its cluster, its batch, whether it has any bucket) are in memory-mapped files.
+This is one unit. It needs a bit for each document of the corpus and 24 bytes for each candidate, in memory-mapped
+files: the system caches as much of them as it has memory for.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.spill import DOCUMENTS_AT_A_TIME, Spill, mapped_numbers, mapped_zeros, parts_for
-from data_prep.kernels.kernel import Places, kernel, part, read_only
+from data_prep.dedup.records import BATCHES, EDGES
+from data_prep.dedup.work import Unit
+from data_prep.kernels.kernel import Hashes, Places, kernel, part
+from data_prep.run.shuffle import Records, collect
 from foundation.atomic_files import room_for
 
-_ENTRY_FIELDS = (("document", "<i8"), ("bucket", "<i8"))
-_ENTRY_BYTES = 16
+_SHINGLE_BYTES = 8
+_BYTES_PER_ENTRY = 40
+_BYTES_PER_CANDIDATE = 64
+"""Memory of `choose` for each candidate besides shingles and signature."""
+_LEAST_BATCH = 1 << 26
+"""Bytes of a batch below which it costs more to start than to compare."""
+_BATCHES = 256
+"""Number of batches that keeps many workers busy."""
+
+
+def mapped_zeros(path: Path, dtype: type, count: int) -> npt.NDArray[Any]:
+    """Map a new file of zeros.
+
+    Raises:
+        NoRoomError: the disk is full.
+    """
+    if count == 0:
+        return np.zeros(0, dtype)
+    with room_for(path), open(path, "wb") as file:
+        # allocated now, while a full disk raises an error: writing to an unallocated page of a map kills the process
+        os.posix_fallocate(file.fileno(), 0, count * np.dtype(dtype).itemsize)
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r+"))
 
 
 @part
-def _root(parent: Places, document: int) -> int:
-    while parent[document] != document:
-        parent[document] = parent[parent[document]]  # halve the path
-        document = parent[document]
-    return document
+def _ones(word: np.uint64) -> np.int64:
+    """Count the bits that are set. Source: Warren, Hacker's Delight, section 5-1."""
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
 @kernel
-def _unite(parent: Places, documents: Places, starts: Places) -> None:
-    """Link the documents [starts[b], starts[b + 1]) of each bucket; the smallest number identifies a cluster."""
-    for bucket in range(starts.shape[0] - 1):
-        first = _root(parent, documents[starts[bucket]])
-        for k in range(starts[bucket] + 1, starts[bucket + 1]):
-            other = _root(parent, documents[k])
-            if other < first:
-                first, other = other, first
-            parent[other] = first
+def _mark(bits: Hashes, documents: Places) -> None:
+    for document in documents:
+        bits[document >> 6] |= np.uint64(1) << np.uint64(document & 63)
 
 
 @kernel
-def _divide(
-    parent: Places,
-    candidates: Places,
-    shingle_counts: Places,
-    shingle_bytes: int,
-    document_bytes: int,
-    room: int,
-    batch: Places,
-) -> int:
+def _count(bits: Hashes, before: Places) -> None:
+    """Fill the number of bits that are set before each word."""
+    for word in range(bits.shape[0]):
+        before[word + 1] = before[word] + _ones(bits[word])
+
+
+@part
+def _index(bits: Hashes, before: Places, document: int) -> int:
+    """Return the number of a document among the candidates."""
+    word = document >> 6
+    lower = (np.uint64(1) << np.uint64(document & 63)) - np.uint64(1)
+    index: int = before[word] + _ones(bits[word] & lower)
+    return index
+
+
+@kernel
+def _list(bits: Hashes, start: int, stop: int, documents: Places) -> int:
+    """Fill the candidates among the documents [start, stop); return their number."""
+    count = 0
+    for document in range(start, stop):
+        if (bits[document >> 6] >> np.uint64(document & 63)) & np.uint64(1):
+            documents[count] = document
+            count += 1
+    return count
+
+
+@part
+def _root(parent: Places, candidate: int) -> int:
+    while parent[candidate] != candidate:
+        parent[candidate] = parent[parent[candidate]]  # halve the path
+        candidate = parent[candidate]
+    return candidate
+
+
+@kernel
+def _unite(bits: Hashes, before: Places, parent: Places, firsts: Places, others: Places) -> None:
+    """Link documents; the smallest number identifies a cluster."""
+    for k in range(firsts.shape[0]):
+        first = _root(parent, _index(bits, before, firsts[k]))
+        other = _root(parent, _index(bits, before, others[k]))
+        if other < first:
+            first, other = other, first
+        parent[other] = first
+
+
+@kernel
+def _number(numbers: Places) -> None:
+    for k in range(numbers.shape[0]):
+        numbers[k] = k
+
+
+@kernel
+def _divide(parent: Places, sizes: Places, room: int, batch: Places) -> int:
     """Fill the batch of each candidate, initially zero, with clusters in the order of their first documents; return the
     number of batches."""
-    for document in candidates:
-        batch[_root(parent, document)] += shingle_counts[document] * shingle_bytes + document_bytes
+    for candidate in range(parent.shape[0]):
+        batch[_root(parent, candidate)] += sizes[candidate]
     number, used = 0, 0
-    for document in candidates:
-        first = _root(parent, document)
-        if first == document:
-            size = batch[document]
+    for candidate in range(parent.shape[0]):
+        first = _root(parent, candidate)
+        if first == candidate:
+            size = batch[candidate]
             if used and used + size > room:
                 number, used = number + 1, 0
             used += size
-            batch[document] = number
+            batch[candidate] = number
         else:
-            batch[document] = batch[first]
-    return number + 1
+            batch[candidate] = batch[first]
+    return number + 1 if parent.shape[0] else 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some complete clusters; documents in the order of preference."""
-
-    documents: npt.NDArray[np.int64]
-    entry_starts: npt.NDArray[np.int64]
-    """Document d has the buckets buckets[entry_starts[d] : entry_starts[d + 1]]."""
-    buckets: npt.NDArray[np.int64]
-    """Numbered from 0 in each batch."""
-
-
-class Groups:
-    """Collector of buckets, which then yields batches of clusters.
-
-    Args:
-        folder: folder for temporary files.
-        documents: number of documents in the corpus.
-        expected_entries: estimated number of entries (documents of buckets); affects the number of files only.
-    """
-
-    def __init__(self, folder: Path, documents: int, expected_entries: int, memory_bytes: int) -> None:
-        self._folder = folder
-        self._memory_bytes = memory_bytes
-        self._parent = mapped_numbers(folder / "groups", documents)
-        self._is_candidate = mapped_zeros(folder / "is_candidate", np.bool_, documents)
-        self._buckets = 0
-        parts = parts_for(expected_entries, _ENTRY_BYTES, memory_bytes)
-        self._entries = Spill(folder, "entries", _ENTRY_FIELDS, parts, memory_bytes)
-
-    def add(self, documents: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> None:
-        """Add buckets of `sizes` documents, one after the other."""
-        if not len(documents):
-            return
-        starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)))
-        _unite(self._parent, np.ascontiguousarray(documents), starts)
-        self._is_candidate[documents] = True
-        buckets = self._buckets + np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
-        self._buckets += len(sizes)
-        self._entries.add(documents * self._entries.parts // len(self._parent), documents, buckets)
-
-    def candidates(self) -> npt.NDArray[np.int64]:
-        """Return the documents of any bucket, in the order of the corpus."""
-        path = self._folder / "candidates"
-        count = 0
-        with room_for(path), open(path, "wb") as file:
-            for start in range(0, len(self._is_candidate), DOCUMENTS_AT_A_TIME):
-                found = start + np.flatnonzero(self._is_candidate[start : start + DOCUMENTS_AT_A_TIME])
-                file.write(found.astype(np.int64).tobytes())
-                count += len(found)
-        return np.asarray(np.memmap(path, dtype=np.int64, mode="r")) if count else np.zeros(0, np.int64)
-
-    def batches(
-        self,
-        candidates: npt.NDArray[np.int64],
-        rank: npt.NDArray[np.int64],
-        shingle_counts: npt.NDArray[np.int64],
-        shingle_bytes: int,
-        document_bytes: int,
-    ) -> Iterator[Batch]:
-        """Yield every cluster once, as many in a batch as fit in memory; a larger cluster is its own batch.
-
-        Args:
-            candidates: result of `candidates`.
-            rank, shingle_counts: position in the order of preference and number of shingles of each document of the
-                corpus.
-            shingle_bytes, document_bytes: memory for each shingle and each document during comparison.
-        """
-        batch_of = mapped_zeros(self._folder / "batch_of", np.int64, len(self._parent))
-        batches = _divide(
-            self._parent,
-            read_only(candidates),
-            shingle_counts,
-            shingle_bytes,
-            document_bytes,
-            self._memory_bytes,
-            batch_of,
+def make_batches(unit: Unit) -> None:
+    """Spread the batch of each candidate: of each document of any bucket."""
+    work = unit.work
+    with tempfile.TemporaryDirectory(dir=work.folder) as temporary:
+        folder = Path(temporary)
+        bits = mapped_zeros(folder / "is_candidate", np.uint64, work.plan.documents // 64 + 1)
+        for edges in _edges(unit):
+            _mark(bits, edges["first"].copy())
+            _mark(bits, edges["other"].copy())
+        before = mapped_zeros(folder / "before", np.int64, len(bits) + 1)
+        _count(bits, before)
+        candidates = int(before[-1])
+        parent, sizes, batch = (
+            mapped_zeros(folder / name, np.int64, candidates) for name in ("parent", "sizes", "batch")
         )
-        by_batch = Spill(self._folder, "batches", _ENTRY_FIELDS, batches, self._memory_bytes)
-        for records in self._entries.read():
-            by_batch.add(batch_of[records["document"]], records["document"], records["bucket"])
-        for records in by_batch.read():
-            yield _batch(records["document"], records["bucket"], rank)
+        _number(parent)
+        for edges in _edges(unit):
+            _unite(bits, before, parent, edges["first"].copy(), edges["other"].copy())
+        for bundle, documents, place in _candidates(unit, bits):
+            shingles = work.signed(bundle)["shingle_count"][documents - work.plan.documents_of(bundle)[0]]
+            sizes[place : place + len(documents)] = shingles * _SHINGLE_BYTES + _document_bytes(unit)
+        room = min(work.config.dedup.memory_bytes, max(int(sizes.sum()) // _BATCHES, _LEAST_BATCH))
+        batches = int(_divide(parent, sizes, room, batch))
+        with unit.spread_by_bundle("batches", BATCHES) as run:
+            for _, documents, place in _candidates(unit, bits):
+                run.add(documents, batch[place : place + len(documents)])
+    unit.counts.update(candidates=candidates, batches=batches)
 
 
-def _batch(documents: npt.NDArray[np.int64], buckets: npt.NDArray[np.int64], rank: npt.NDArray[np.int64]) -> Batch:
-    order = np.argsort(rank[documents], kind="stable")
-    documents, buckets = documents[order], buckets[order]
-    begins = np.ones(len(documents), dtype=bool)
-    begins[1:] = documents[1:] != documents[:-1]
-    starts = np.append(np.flatnonzero(begins), len(documents)).astype(np.int64)
-    _, numbers = np.unique(buckets, return_inverse=True)
-    return Batch(documents[begins], starts, numbers.astype(np.int64))
+def _edges(unit: Unit) -> Iterator[Records]:
+    """Yield all edges, in any order."""
+    work = unit.work
+    for kind, count in work.finders_of_buckets():
+        for path in work.paths(f"{kind}_edges", count):
+            yield from collect([path], EDGES, 1, 0, work.memory_bytes)
+
+
+def _candidates(unit: Unit, bits: npt.NDArray[np.uint64]) -> Iterator[tuple[int, npt.NDArray[np.int64], int]]:
+    """Yield each bundle with its candidates and the number of candidates before them."""
+    place = 0
+    for bundle in range(unit.work.plan.bundle_count):
+        start, stop = unit.work.plan.documents_of(bundle)
+        documents = np.empty(stop - start, dtype=np.int64)
+        documents = documents[: _list(bits, start, stop, documents)]
+        yield bundle, documents, place
+        place += len(documents)
+
+
+def _document_bytes(unit: Unit) -> int:
+    fingerprints = unit.work.config.fingerprints
+    return 4 * fingerprints.permutations + _BYTES_PER_CANDIDATE + _BYTES_PER_ENTRY * fingerprints.bands

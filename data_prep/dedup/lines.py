@@ -6,14 +6,15 @@ never a repeat. Only kept documents are compared; otherwise a removed copy would
 scope `site`, lines are equal only within one site: the host of the document's address, or its source if it has no web
 address; lines that ten pages of a site share are its template.
 
-Texts are read twice: 64-bit hashes are written to the parts of a file, in which repeats are found part by part; then
-the repeated lines are located in the texts. A memory-mapped file has one byte for each line.
+Texts are read twice: 64-bit hashes are spread, and repeats are found in each range of them; then the repeated lines are
+located in the texts, with one byte of memory for each line of a bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,23 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.config import DedupConfig
-from data_prep.dedup.evidence import document_id
-from data_prep.dedup.spill import Spill, mapped_zeros, part_of, parts_for
+from data_prep.dedup.evidence import document_id, read_removals
+from data_prep.dedup.records import LINES, REPEATS
 from data_prep.dedup.texts import read_texts
+from data_prep.dedup.work import Unit, Work
 from data_prep.kernels.characters import SPACE, WORD, character_flags, decode, lower_case
 from data_prep.kernels.kernel import Bytes, Hashes, Places, Points, kernel, read_only
-from data_prep.run.directory import RunDirectory
-from data_prep.run.manifest import Shard
-from foundation.atomic_files import whole_file
-from foundation.progress import Progress
+from data_prep.run.shuffle import Grouped, Records, grouped, hash_bounds
 
-LINES = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
+LINE_COLUMNS = pa.schema([("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())])
 """Columns of the byte ranges of removed lines, in the order of the corpus."""
-LINE_FIELDS = (("key", "<u8"), ("line", "<i8"), ("document", "<i8"))
-"""Fields of a record: hash of a line, its number among all lines, and its document."""
-_BYTES_PER_LINE = 40
-"""Estimated bytes of a line; affects the number of parts only."""
 
 
 @kernel
@@ -102,29 +96,6 @@ def hash_lines(
     return hashes[:lines], starts[:lines], stops[:lines]
 
 
-def mark_repeats(spill: Spill, goes: npt.NDArray[np.uint8], minimum: int, keeps_first: bool) -> None:
-    """Set `goes` to 1 for each line to be removed.
-
-    Args:
-        spill: records of `LINE_FIELDS` in the order of the corpus, equal keys in one part.
-        minimum: number of documents that must contain a line; repeats within one document count once.
-        keeps_first: keep the line in the first of these documents.
-    """
-    for records in spill.read():
-        records = records[np.argsort(records["key"], kind="stable")]  # equal ones in the order of the corpus
-        values, owners = records["key"], records["document"]
-        begins = np.ones(len(records), dtype=bool)
-        begins[1:] = values[1:] != values[:-1]
-        run = np.cumsum(begins) - 1
-        is_new_document = begins.copy()
-        is_new_document[1:] |= owners[1:] != owners[:-1]
-        documents = np.bincount(run, weights=is_new_document)
-        repeated = documents[run] >= minimum
-        if keeps_first:
-            repeated &= owners != owners[begins][run]
-        goes[records["line"][repeated]] = 1
-
-
 def site_of(url: str, source: str) -> str:
     """Return the site of a document: the host of its web address without `www.`, else its source."""
     try:
@@ -135,75 +106,138 @@ def site_of(url: str, source: str) -> str:
     return host.removeprefix("www.") if host else f"source {source}"
 
 
-def write_line_cuts(
-    path: Path,
-    settings: DedupConfig,
-    run: RunDirectory,
-    shards: Sequence[Shard],
-    shard_bounds: npt.NDArray[np.int64],
-    stays: Callable[[int, int], npt.NDArray[np.bool_]],
-    scratch: Path,
-) -> int:
-    """Write the ranges of removed lines of kept documents; return their number.
+def spread_lines(unit: Unit) -> None:
+    """Spread the hashes of the lines of the kept documents of a bundle."""
+    with unit.spread("lines", LINES, hash_bounds(unit.work.plan.line_ranges)) as spread:
+        before = 0
+        for line_set in _of_bundle(unit):
+            hashes = line_set.hashes
+            numbers = np.arange(before, before + len(hashes), dtype=np.int64)
+            before += len(hashes)
+            is_line = hashes != 0
+            keys = hashes[is_line] ^ line_set.site
+            spread.add(keys, np.full(len(keys), line_set.document), numbers[is_line])
+
+
+def find_repeats(unit: Unit) -> None:
+    """Spread the lines to be cut, of a range of hashes."""
+    work, settings = unit.work, unit.work.config.dedup
+    blocks = work.collect([("lines", work.plan.bundle_count)], LINES, work.plan.line_ranges, unit.number)
+    keeps_first = settings.lines == "keep_first"
+    with unit.spread_by_bundle("repeats", REPEATS) as repeats:
+        for lines in repeated(
+            grouped(blocks, ("key",), work.most_in_group(LINES)), settings.line_documents, keeps_first
+        ):
+            repeats.add(lines["document"], lines["line"])
+
+
+def repeated(blocks: Iterable[Grouped], minimum: int, keeps_first: bool) -> Iterator[Records]:
+    """Yield the lines to be removed.
 
     Args:
-        shard_bounds: documents of shard s are [shard_bounds[s], shard_bounds[s + 1]).
-        stays: returns which of the documents [start, stop) are kept.
-        scratch: folder for temporary files.
+        blocks: records of `LINES` by key, in the order of the corpus.
+        minimum: number of documents that must contain a line; repeats within one document count once.
+        keeps_first: keep the line in the first of these documents.
     """
-    text_bytes = sum(shard.raw_bytes for shard in shards)
-    record_bytes = np.dtype(list(LINE_FIELDS)).itemsize
-    parts = parts_for(text_bytes // _BYTES_PER_LINE, record_bytes, settings.memory_bytes)
-    spill = Spill(scratch, "lines", LINE_FIELDS, parts, settings.memory_bytes)
-    total = 0
-    with Progress("dedup: hash lines", len(shards), "shards") as progress:
-        for s, shard in enumerate(shards):
-            for document, _, site, hashes, _, _ in _lines(settings, run, shard, shard_bounds[s : s + 2], stays):
-                numbers = np.arange(total, total + len(hashes), dtype=np.int64)
-                total += len(hashes)
-                is_line = hashes != 0
-                keys = hashes[is_line] ^ site
-                spill.add(part_of(keys, parts), keys, numbers[is_line], np.full(len(keys), document))
-            progress.advance()
-    goes = mapped_zeros(scratch / "repeated_lines", np.uint8, total)
-    mark_repeats(spill, goes, settings.line_documents, settings.lines == "keep_first")
-    written, seen = 0, 0
+    first, documents, last = np.int64(-1), 0, np.int64(-1)
+    """Of the last line: first document, number of documents, and last one."""
+    waiting: list[Records] = []
+    """Pieces of the last line, of which there are not enough documents yet."""
+    for block in blocks:
+        owners = block.records["document"]
+        firsts = owners[block.starts[:-1]]
+        is_new = np.ones(len(owners), dtype=bool)
+        is_new[1:] = owners[1:] != owners[:-1]
+        is_new[block.starts[:-1]] = True
+        if block.continues:
+            firsts[0], is_new[0] = first, owners[0] != last
+        else:
+            waiting, documents = [], 0
+        counts = np.add.reduceat(is_new, block.starts[:-1], dtype=np.int64)
+        counts[0] += documents
+        goes = np.repeat(counts >= minimum, block.sizes)
+        if keeps_first:
+            goes &= owners != np.repeat(firsts, block.sizes)
+        if counts[0] >= minimum:
+            for piece in waiting:
+                yield piece[piece["document"] != first] if keeps_first else piece
+            waiting = []
+        yield block.records[goes]
+        first, documents, last = firsts[-1], int(counts[-1]), owners[-1]
+        if len(counts) > 1:
+            waiting = []
+        if block.is_open and documents < minimum:
+            waiting.append(block.records[block.starts[-2] :])
+
+
+def cut_lines(unit: Unit) -> None:
+    """Write the ranges of removed lines of the documents of a bundle, a row group for each shard."""
+    work, bundle = unit.work, unit.number
+    goes = _repeats(work, bundle)
+    before, written = 0, 0
     with (
-        whole_file(path) as partial_file,
-        pq.ParquetWriter(partial_file, LINES, compression="zstd") as file,
-        Progress("dedup: cut lines", len(shards), "shards") as progress,
+        unit.output_file(work.part("lines", bundle)) as path,
+        pq.ParquetWriter(path, LINE_COLUMNS, compression="zstd") as file,
     ):
-        for s, shard in enumerate(shards):
+        for shard, documents in itertools.groupby(_of_bundle(unit), key=lambda lines: lines.shard):
             ids: list[str] = []
             ranges: list[npt.NDArray[np.int64]] = []
-            for _, row, _, hashes, starts, stops in _lines(settings, run, shard, shard_bounds[s : s + 2], stays):
-                cut = goes[seen : seen + len(hashes)] == 1
-                seen += len(hashes)
+            for lines in documents:
+                cut = np.zeros(len(lines.hashes), dtype=bool)
+                known = goes[before : before + len(cut)]
+                cut[: len(known)] = known
+                before += len(cut)
                 if not cut.any():
                     continue
-                if not (~cut & (hashes != 0)).any():  # if no other line is left, blank ones are removed too
+                if not (~cut & (lines.hashes != 0)).any():  # if no other line is left, blank ones are removed too
                     cut |= True
-                ids += [document_id(shard.name, row)] * int(cut.sum())
-                ranges.append(np.stack((starts[cut], stops[cut]), axis=1))
+                ids += [document_id(shard, lines.row)] * int(cut.sum())
+                ranges.append(np.stack((lines.starts[cut], lines.stops[cut]), axis=1))
             if ids:
                 table = np.concatenate(ranges)
-                file.write_table(pa.table({"id": ids, "start": table[:, 0], "end": table[:, 1]}, schema=LINES))
+                file.write_table(pa.table({"id": ids, "start": table[:, 0], "end": table[:, 1]}, schema=LINE_COLUMNS))
                 written += len(ids)
-            progress.advance()
-    return written
+    unit.counts["lines"] = written
 
 
-def _lines(
-    settings: DedupConfig,
-    run: RunDirectory,
-    shard: Shard,
-    bounds: npt.NDArray[np.int64],
-    stays: Callable[[int, int], npt.NDArray[np.bool_]],
-) -> Iterator[tuple[int, int, np.uint64, npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield number, row, hash of the site and lines of each kept document of a shard."""
-    start, stop = bounds.tolist()
-    rows = np.flatnonzero(stays(start, stop))
-    for row, (text, url) in zip(rows.tolist(), read_texts(run, shard, rows), strict=True):
-        data = np.frombuffer(text, dtype=np.uint8)
-        site = 0 if settings.line_scope == "corpus" else xxhash.xxh3_64_intdigest(site_of(url, shard.source).encode())
-        yield start + row, row, np.uint64(site), *hash_lines(data, 0, len(data))
+def _repeats(work: Work, bundle: int) -> npt.NDArray[np.bool_]:
+    """Return whether each line of a bundle is removed; those after the last one that is are left out."""
+    goes = np.zeros(0, dtype=bool)
+    for records in work.by_bundle([("repeats", work.plan.line_ranges)], REPEATS, bundle):
+        more = max(int(records["line"].max()) + 1 - len(goes), 0)
+        goes = np.concatenate((goes, np.zeros(more, dtype=bool)))
+        goes[records["line"]] = True
+    return goes
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Lines of a kept document.
+
+    Attributes:
+        site: hash of its site; 0 if lines are compared in the whole corpus.
+        hashes, starts, stops: see `hash_lines`.
+    """
+
+    shard: str
+    document: int
+    row: int
+    site: np.uint64
+    hashes: npt.NDArray[np.uint64]
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+
+
+def _of_bundle(unit: Unit) -> Iterator[_Lines]:
+    """Yield the lines of each kept document of a bundle."""
+    work = unit.work
+    is_by_site = work.config.dedup.line_scope == "site"
+    goes = work.signed(unit.number)["fails_rules"].copy()
+    first, _ = work.plan.documents_of(unit.number)
+    goes[read_removals(work, unit.number)["document"] - first] = True
+    for shard, start, stop in work.shards_of(unit.number):
+        rows = np.flatnonzero(~goes[start - first : stop - first])
+        for row, (text, url) in zip(rows.tolist(), read_texts(work.stage.run, shard, rows), strict=True):
+            data = np.frombuffer(text, dtype=np.uint8)
+            site = xxhash.xxh3_64_intdigest(site_of(url, shard.source).encode()) if is_by_site else 0
+            yield _Lines(shard.name, start + row, row, np.uint64(site), *hash_lines(data, 0, len(data)))

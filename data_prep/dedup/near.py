@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.dedup.groups import Groups
-from data_prep.dedup.spill import Spill
+from data_prep.dedup.buckets import new_buckets
+from data_prep.dedup.records import BANDS
+from data_prep.dedup.signatures import read_minima
+from data_prep.dedup.work import Unit
 from data_prep.kernels.kernel import Hashes, kernel, read_only
-
-BAND_FIELDS = (("key", "<u8"), ("document", "<i8"))
-"""Fields of a record: hash of a band of a document."""
+from data_prep.run.shuffle import grouped, hash_bounds
 
 
 @kernel
@@ -42,17 +42,23 @@ def band_keys(minima: npt.NDArray[np.uint32], bands: int, rows: int) -> npt.NDAr
     return keys
 
 
-def propose_by_bands(spill: Spill, first: npt.NDArray[np.int64], groups: Groups) -> None:
-    """Put documents that agree in a band into one bucket.
+def spread_bands(unit: Unit) -> None:
+    """Spread the bands of the documents of a bundle that are no copies of others."""
+    work, settings = unit.work, unit.work.config.fingerprints
+    is_copy, (first, _) = work.is_copy(unit.number), work.plan.documents_of(unit.number)
+    with unit.spread("bands", BANDS, hash_bounds(work.plan.band_ranges)) as bands:
+        for shard, start, stop in work.shards_of(unit.number):
+            has_signature, minima = read_minima(work.stage.run, shard, settings.permutations)
+            documents = start + np.flatnonzero(has_signature)
+            is_first = ~is_copy[start - first : stop - first][has_signature]
+            keys = band_keys(minima[is_first], settings.bands, settings.rows)
+            bands.add(keys.ravel(), np.repeat(documents[is_first], settings.bands))
 
-    Args:
-        spill: records of `BAND_FIELDS`, equal keys in one part.
-        first: see `exact`; copies of others do not count.
-    """
-    for records in spill.read():
-        records = records[first[records["document"]] == records["document"]]
-        records = records[np.lexsort((records["document"], records["key"]))]
-        begins = np.flatnonzero(np.append(True, records["key"][1:] != records["key"][:-1]) if len(records) else [])
-        sizes = np.diff(np.append(begins, len(records)))
-        is_shared = sizes > 1
-        groups.add(records["document"][np.repeat(is_shared, sizes)], sizes[is_shared].astype(np.int64))
+
+def find_buckets(unit: Unit) -> None:
+    """Put documents that agree in a band into one bucket, for a range of the hashes of bands."""
+    work = unit.work
+    blocks = work.collect([("bands", work.plan.bundle_count)], BANDS, work.plan.band_ranges, unit.number)
+    with new_buckets(unit, "band", unit.number) as buckets:
+        for groups in grouped(blocks, ("key",), work.most_in_group(BANDS)):
+            buckets.add(groups)

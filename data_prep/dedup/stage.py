@@ -1,6 +1,13 @@
-"""The dedup stage: signals to removals, pairs and lines.
+"""The dedup stage: signals to removals, pairs and lines, in steps of units that machines can share.
 
-`find` defines duplicates and which copy is kept.
+**Which copy is kept.** Documents that pass the rules of their source are preferred to those that do not, so that no
+document is dropped as the copy of one that is dropped itself. If contained documents are removed, those with more
+shingles are preferred, because a book must be kept for its pages to be removed. Otherwise the first document in the
+corpus is preferred: sources in the order of the configuration, their files sorted, rows in their order.
+
+**Memory** does not grow with the corpus: a unit needs `memory_bytes`, or the signals of one shard if they are more. Two
+exceptions are a cluster of documents linked by shared bands, about 600 bytes for each of its documents, and the unit
+that finds clusters, see `groups`.
 """
 
 from __future__ import annotations
@@ -8,28 +15,105 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from data_prep.compile_kernels import DEDUP, compile_kernels
 from data_prep.config import DataConfig
-from data_prep.dedup.evidence import Evidence
-from data_prep.dedup.find import Finder, OtherTextError, Signatures
-from data_prep.dedup.lines import write_line_cuts
-from data_prep.dedup.texts import read_texts
-from data_prep.rules import rules_of_source
-from data_prep.rules.decide import failures, rule_settings
+from data_prep.dedup.contained import find_anchor_pairs, find_containers, spread_samples
+from data_prep.dedup.evidence import write_pairs, write_removals
+from data_prep.dedup.exact import find_copies, spread_hashes
+from data_prep.dedup.groups import make_batches
+from data_prep.dedup.lines import cut_lines, find_repeats, spread_lines
+from data_prep.dedup.near import find_buckets, spread_bands
+from data_prep.dedup.records import KINDS
+from data_prep.dedup.verify import spread_texts, verify
+from data_prep.dedup.work import Plan, Unit, Work
+from data_prep.rules.decide import rule_settings
 from data_prep.run.commit_records import Stage, committed_digest, read_records
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import read_columns
-from data_prep.run.manifest import Shard, load_manifest
-from foundation.progress import Progress
+from data_prep.run.executors import ShareDone, run_units
+from data_prep.run.manifest import load_manifest
 
-VERSION = 3
+VERSION = 4
 UNIT = "all"
+_BYTES_PER_LINE = 40
+"""Estimated bytes of a line; affects the number of units only."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Units that depend on those of earlier steps only.
+
+    Args:
+        kinds: by name of a kind of unit, what it does, and the number of units.
+    """
+
+    title: str
+    kinds: Mapping[str, tuple[Callable[[Unit], None], Callable[[Work], int]]]
+
+    def units(self, work: Work) -> list[str]:
+        return [f"{kind}-{number:05d}" for kind, (_, count) in self.kinds.items() for number in range(count(work))]
+
+
+def _bundles(work: Work) -> int:
+    return work.plan.bundle_count
+
+
+def _bundles_if_contained(work: Work) -> int:
+    return work.plan.bundle_count if work.has_containment else 0
+
+
+def _bundles_if_similar(work: Work) -> int:
+    return work.plan.bundle_count if work.batches else 0
+
+
+def _bundles_if_lines(work: Work) -> int:
+    return work.plan.bundle_count if work.has_lines else 0
+
+
+def _write_removals(unit: Unit) -> None:
+    """Write the removals of a bundle, and spread the lines of the documents that are left."""
+    write_removals(unit)
+    if unit.work.has_lines:
+        spread_lines(unit)
+
+
+STEPS = (
+    Step("hash documents", {"hashes": (spread_hashes, _bundles)}),
+    Step("find exact copies", {"copies": (find_copies, lambda work: work.plan.hash_ranges)}),
+    Step(
+        "read signatures",
+        {"bands": (spread_bands, _bundles), "samples": (spread_samples, _bundles_if_contained)},
+    ),
+    Step(
+        "find buckets",
+        {
+            "buckets": (find_buckets, lambda work: work.plan.band_ranges),
+            "anchors": (find_anchor_pairs, lambda work: work.plan.sample_ranges if work.has_containment else 0),
+        },
+    ),
+    Step("find containing documents", {"containers": (find_containers, _bundles_if_contained)}),
+    Step("find clusters", {"groups": (make_batches, lambda work: 1)}),
+    Step("read candidates", {"texts": (spread_texts, _bundles_if_similar)}),
+    Step("verify", {"verify": (verify, lambda work: work.batches)}),
+    Step("write pairs", {"pairs": (write_pairs, _bundles)}),
+    Step("write removals", {"removals": (_write_removals, _bundles)}),
+    Step("find lines", {"repeats": (find_repeats, lambda work: work.plan.line_ranges if work.has_lines else 0)}),
+    Step("cut lines", {"cuts": (cut_lines, _bundles_if_lines)}),
+)
+"""What the stage does, in this order."""
+
+
+def run_unit(name: str, work: Work) -> None:
+    """Do one unit."""
+    kind, _, number = name.rpartition("-")
+    function = next(step.kinds[kind][0] for step in STEPS if kind in step.kinds)
+    unit = Unit(work, name, int(number))
+    function(unit)
+    unit.commit()
 
 
 def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
@@ -45,155 +129,101 @@ def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
 
 
 def dedup(config: DataConfig, run: RunDirectory) -> None:
-    """Write `dedup/pairs.parquet`, `dedup/removals.parquet` and, if lines are cut, `dedup/lines.parquet`.
+    """Write `dedup/pairs/`, `dedup/removals/` and, if lines are cut, `dedup/lines/`, a file for each bundle of shards.
 
-    A source that loses more than `dedup.alarm_share` is named on standard error and in the commit record.
+    A source that loses more than `dedup.alarm_share` is named on standard error and in the commit record. A process
+    with a share does its part of the first step that is not complete.
 
     Raises:
         StaleOutputError: removals on disk are from other settings or signals.
-        ValueError: the measure stage is not complete, or one of its files cannot be read.
+        UnitError: one of the files of the measure stage cannot be read.
+        ValueError: the measure stage is not complete.
+        ShareDone: this process has a share of the stage, and its units of a step are done.
     """
     stage = dedup_stage(config, run)
     if stage.is_done(UNIT):
+        _clean(stage)
         print("dedup: already done")
         return
+    work = Work(unit_stage(stage, config), config, plan_of(config, run))
+    compile_kernels(DEDUP)
+    for number, step in enumerate(STEPS, start=1):
+        work = replace(work, batches=_batches(work.stage))
+        units = step.units(work)
+        title = f"dedup: {step.title} (step {number} of {len(STEPS)})"
+        try:
+            if units:
+                run_units(partial(run_unit, work=work), units, config.workers, title, work.stage)
+        except ShareDone:
+            if not all(work.stage.is_done(unit) for unit in units):
+                raise
+    if run.share is not None:
+        raise ShareDone("dedup: all steps are done; a process without a share completes the stage")
+    _complete(stage, work)
+
+
+def unit_stage(stage: Stage, config: DataConfig) -> Stage:
+    """Return the stage of the units, which also depend on the memory that the corpus is divided by."""
+    settings = {**stage.settings, "dedup": config.dedup.model_dump(mode="json")}
+    return Stage(stage.run, stage.name, stage.version, settings, stage.inputs)
+
+
+def plan_of(config: DataConfig, run: RunDirectory) -> Plan:
+    """Return the division of the corpus."""
     shards = load_manifest(run).shards
     records = read_records(run, "measure")
     measured = [records[shard.name].counts for shard in shards]
-    shard_bounds = np.cumsum([0, *(counts["documents"] for counts in measured)], dtype=np.int64)
-    scratch = run.dedup / "scratch.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        samples = sum(counts["sampled_shingles"] for counts in measured)
-        finder = Finder(config.dedup, config.fingerprints, int(shard_bounds[-1]), samples, scratch)
-        with Progress("dedup: read signals", len(shards), "shards") as progress:
-            for shard, start in zip(shards, shard_bounds.tolist(), strict=False):
-                finder.add(_read_shard(config, run, shard, start))
-                progress.advance()
-        candidates = finder.propose()
-        _add_candidates(run, shards, shard_bounds, candidates, finder, config.fingerprints.permutations)
-        with Progress("dedup: verify", len(candidates), "documents") as progress:
-            evidence = finder.decide(progress.advance)
-        counts: Counter[str] = Counter(documents=int(shard_bounds[-1]), candidates=len(candidates), **finder.tallies)
-        paths = evidence.write(run.dedup, shards, shard_bounds, counts)
-        if config.dedup.lines != "none":
-            paths.append(run.dedup / "lines.parquet")
-
-            def stays(start: int, stop: int) -> npt.NDArray[np.bool_]:
-                return ~finder.fails_rules[start:stop] & ~evidence.goes(start, stop)
-
-            counts["lines"] = write_line_cuts(paths[-1], config.dedup, run, shards, shard_bounds, stays, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    counts.update(_alarms(run, evidence, shards, shard_bounds, config.dedup.alarm_share))
-    stage.commit(UNIT, paths, counts)
-
-
-def _read_shard(config: DataConfig, run: RunDirectory, shard: Shard, start: int) -> Signatures:
-    """Read the signatures of one shard, whose documents are numbered from `start`."""
-    rules = rules_of_source(config, shard.source)
-    asked = {"language", *(rule.signal for rule in rules)}
-    names = asked | {"exact_hash", "shingle_count", "minhash"}
-    has_samples = config.dedup.minimum_containment is not None
-    table = _read_signals(run, shard, sorted(names | {"sampled_shingles"} if has_samples else names))
-    columns = {name: table.column(name).to_numpy() for name in asked}
-    has_signature, minima = _signatures(table, config.fingerprints.permutations)
-    samples, lengths = np.empty(0, dtype=np.uint64), np.zeros(len(table), dtype=np.int64)
-    if has_samples:
-        lists = table.column("sampled_shingles")
-        samples = _flat(lists).to_numpy().astype(np.uint64)
-        lengths = pc.list_value_length(lists).to_numpy().astype(np.int64)
-    return Signatures(
-        start,
-        np.asarray(failures(columns, rules).any(axis=1)),
-        _fixed_bytes(table.column("exact_hash")).view("<u8").reshape(-1, 2).astype(np.uint64),
-        table.column("shingle_count").to_numpy(),
-        has_signature,
-        minima,
-        samples,
-        lengths,
+    return Plan.of(
+        [counts["documents"] for counts in measured],
+        config.fingerprints.bands,
+        sum(counts["sampled_shingles"] for counts in measured),
+        sum(shard.raw_bytes for shard in shards) // _BYTES_PER_LINE,
+        config.dedup.memory_bytes,
     )
 
 
-def _add_candidates(
-    run: RunDirectory,
-    shards: Sequence[Shard],
-    shard_bounds: npt.NDArray[np.int64],
-    candidates: npt.NDArray[np.int64],
-    finder: Finder,
-    permutations: int,
-) -> None:
-    """Pass signatures and texts of the candidates to the finder."""
-    with finder.taking_candidates(), Progress("dedup: read candidates", len(candidates), "documents") as progress:
-        for s, shard in enumerate(shards):
-            start, stop = np.searchsorted(candidates, shard_bounds[s : s + 2])
-            rows = candidates[start:stop] - shard_bounds[s]
-            if not len(rows):
-                continue
-            minima = _signatures(_read_signals(run, shard, ["minhash"]).take(rows), permutations)[1]
-            try:
-                finder.add_candidates(minima, (text for text, _ in read_texts(run, shard, rows)))
-            except OtherTextError as error:
-                raise ValueError(
-                    f"{run.corpus / shard.name}.parquet: {error}; `--restart measure` measures again"
-                ) from None
-            progress.advance(int(stop - start))
+def _batches(stage: Stage) -> int:
+    """Return the number of batches; 0 before they are made."""
+    groups = stage.record("groups-00000")
+    return groups.counts["batches"] if groups is not None else 0
 
 
-def _read_signals(run: RunDirectory, shard: Shard, names: Sequence[str]) -> pa.Table:
-    path = run.signals / f"{shard.name}.parquet"
-    try:
-        return read_columns(path, names).combine_chunks()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: not a readable file of signals ({error}); `--restart measure` writes it again"
-        ) from error
+def _complete(stage: Stage, work: Work) -> None:
+    """Commit the stage with the outputs and counts of its units, and remove what they have left for each other."""
+    counts: Counter[str] = Counter(proposed_pairs=0, verified_pairs=0, similar_pairs=0, **dict.fromkeys(KINDS, 0))
+    counts["documents"] = work.plan.documents
+    outputs: dict[Path, str] = {}
+    names = [unit for step in STEPS for unit in step.units(work)]
+    for name, record in stage.records().items():
+        if name in names:
+            counts.update({key: count for key, count in record.counts.items() if key != "batches"})
+            outputs |= {stage.run.root / path: checksum for path, checksum in record.checksums.items()}
+    counts.update(_alarms(stage.run, counts, work))
+    stage.commit(UNIT, sorted(outputs), counts, digests=outputs)
+    _clean(stage)
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    flat = pc.list_flatten(column)
-    return flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
+def _clean(stage: Stage) -> None:
+    """Remove the files and records of the units of a complete stage, unless other processes may be reading them."""
+    if stage.run.share is None:
+        stage.forget_others(UNIT)
+        shutil.rmtree(stage.run.dedup / "work", ignore_errors=True)
 
 
-def _signatures(table: pa.Table, permutations: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint32]]:
-    """Return which documents have a signature (those with shingles), and the signatures of these."""
-    lists = table.column("minhash")
-    return pc.list_value_length(lists).to_numpy() > 0, _flat(lists).to_numpy().reshape(-1, permutations)
-
-
-def _fixed_bytes(column: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
-    """Return the bytes of a column of fixed width, concatenated."""
-    width = column.type.byte_width
-    parts = [
-        np.frombuffer(chunk.buffers()[1], dtype=np.uint8)[chunk.offset * width : (chunk.offset + len(chunk)) * width]
-        for chunk in column.chunks
-        if len(chunk)
-    ]
-    return np.concatenate([np.empty(0, dtype=np.uint8), *parts])
-
-
-def _alarms(
-    run: RunDirectory,
-    evidence: Evidence,
-    shards: Sequence[Shard],
-    shard_bounds: npt.NDArray[np.int64],
-    alarm_share: float,
-) -> dict[str, int]:
-    """Warn of each source that loses too much; return the counts `removed:<source>` and `alarm:<source>`."""
+def _alarms(run: RunDirectory, counts: Mapping[str, int], work: Work) -> dict[str, int]:
+    """Warn of each source that loses too much; return the counts `alarm:<source>`."""
     total: Counter[str] = Counter()
-    lost: Counter[str] = Counter()
-    for s, shard in enumerate(shards):
-        start, stop = shard_bounds[s : s + 2].tolist()
-        total[shard.source] += stop - start
-        lost[shard.source] += int(evidence.goes(start, stop).sum())
-    counts = {f"removed:{source}": lost[source] for source in sorted(total)}
+    for shard in range(len(work.plan.shard_bounds) - 1):
+        start, stop = work.plan.shard_bounds[shard : shard + 2].tolist()
+        total[work.shard(shard).source] += stop - start
+    alarms: dict[str, int] = {}
     for source in sorted(total):
-        if lost[source] > alarm_share * total[source]:
-            counts[f"alarm:{source}"] = lost[source]
+        lost = counts[f"removed:{source}"]
+        if lost > work.config.dedup.alarm_share * total[source]:
+            alarms[f"alarm:{source}"] = lost
             print(
-                f"warning: source {source} loses {lost[source]:,} of {total[source]:,} documents to duplicates, more "
-                f"than dedup.alarm_share {alarm_share:g}; look at {run.dedup / 'removals.parquet'}",
+                f"warning: source {source} loses {lost:,} of {total[source]:,} documents to duplicates, more "
+                f"than dedup.alarm_share {work.config.dedup.alarm_share:g}; look at {run.dedup / 'removals'}",
                 file=sys.stderr,
             )
-    return counts
+    return alarms

@@ -104,7 +104,7 @@ def _set_aside(manifest: Manifest, run: RunDirectory, seed: int) -> dict[str, li
 def largest_clusters(run: RunDirectory) -> dict[str, Any]:
     """Return how many documents have copies, how many copies are removed, and the documents with most copies, with
     examples."""
-    removals = pq.read_table(run.dedup / "removals.parquet")
+    removals = pq.read_table(run.dedup / "removals")
     sizes = removals.group_by("duplicate_of").aggregate([("id", "count")])
     largest = sizes.sort_by([("id_count", "descending"), ("duplicate_of", "ascending")]).slice(0, CLUSTERS)
     lookup = Lookup(run)

@@ -72,8 +72,8 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
         asked = outcome.rule.describe(signals["language"])
         yield f"  {state:<10}{outcome.rule.name:<36} {shown(outcome.value)} ({asked}{source})"
 
-    removals = pq.read_table(run.dedup / "removals.parquet", filters=[("id", "=", identity)]).to_pylist()
-    copies = pq.read_table(run.dedup / "pairs.parquet", filters=[[("id_a", "=", identity)], [("id_b", "=", identity)]])
+    removals = pq.read_table(run.dedup / "removals", filters=[("id", "=", identity)]).to_pylist()
+    copies = pq.read_table(run.dedup / "pairs", filters=[[("id_a", "=", identity)], [("id_b", "=", identity)]])
     yield "\nduplicates"
     for removal in removals:
         kept = lookup.document(removal["duplicate_of"])["url"]
@@ -83,7 +83,7 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
         relation = "contains" if pair["kind"] == "contained" and pair["id_a"] == identity else _LIKENESS[pair["kind"]]
         yield f"  {relation} {other}, {_measures(pair)}"
     if len(copies) > _PAIRS_SHOWN:
-        yield f"  and {len(copies) - _PAIRS_SHOWN:,} more, see {run.dedup / 'pairs.parquet'}"
+        yield f"  and {len(copies) - _PAIRS_SHOWN:,} more, see {run.dedup / 'pairs'}"
     if not removals and not len(copies):
         yield "  no similar documents"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
+from data_prep.dedup.parts import rows_of_shard
 from data_prep.edits import merge_cuts
 from data_prep.rules import Rule, rules_of_source
 from data_prep.run.commit_records import Stage, StaleOutputError, committed_digest, read_records
@@ -80,13 +81,14 @@ def _refuse_other_rules(config: DataConfig, run: RunDirectory) -> None:
 def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     """Decide on one shard, in the order of its documents."""
     run = stage.run
-    source = manifest_at(run.manifest, stage.inputs).shard(name).source
+    manifest = manifest_at(run.manifest, stage.inputs)
+    source = manifest.shard(name).source
     rules = rules_of_source(config, source)
     signals = read_signals(run.signals / f"{name}.parquet", rules, ("byte_count",))
-    removed = {row["id"]: row for row in _of_shard(run.dedup / "removals.parquet", stage.inputs, name)}
+    removed = {row["id"]: row for row in rows_of_shard(run.dedup / "removals", manifest, name)}
     shared: dict[str, list[tuple[int, int]]] = {}
     if config.dedup.lines != "none":
-        for line in _of_shard(run.dedup / "lines.parquet", stage.inputs, name):
+        for line in rows_of_shard(run.dedup / "lines", manifest, name):
             shared.setdefault(line["id"], []).append((line["start"], line["end"]))
     sizes = dict(zip(signals["id"].tolist(), signals["byte_count"].tolist(), strict=True))
     for identity, ranges in shared.items():
@@ -112,28 +114,6 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     with stage.new_file(digests)(path) as partial_file:
         pq.write_table(verdicts, partial_file, compression="zstd")
     stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes}, digests=digests)
-
-
-def _of_shard(path: Path, inputs: str, shard: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one shard in a file whose row groups have rows of one shard each."""
-    file, groups = _row_groups(path, inputs)
-    for group in groups.get(shard, ()):
-        yield from file.read_row_group(group, use_threads=False).to_pylist()
-
-
-@lru_cache(maxsize=2)
-def _row_groups(path: Path, inputs: str) -> tuple[pq.ParquetFile, dict[str, list[int]]]:
-    """Return the open file, and the row groups of each shard, by their ids: Arrow divides more than a million rows into
-    several. Cached in each process, like the manifest."""
-    file = pq.ParquetFile(path)
-    column = file.schema_arrow.get_field_index("id")
-    groups: dict[str, list[int]] = {}
-    for group in range(file.num_row_groups):
-        ids = file.metadata.row_group(group).column(column).statistics
-        shard, last = (name.rpartition("/")[0] for name in (ids.min, ids.max))
-        assert shard == last, f"{path}: row group {group} has rows of {shard} and {last}"
-        groups.setdefault(shard, []).append(group)
-    return file, groups
 
 
 def _rule_sets(config: DataConfig, source: str) -> tuple[str, ...]:
@@ -186,7 +166,7 @@ def judge(
 
     Args:
         signals: columns as arrays, among them `id` and `language`.
-        removals: rows of `dedup/removals.parquet` by id.
+        removals: rows of `dedup/removals` by id.
     """
     failed = failures(signals, rules)
     names = np.array([rule.name for rule in rules], dtype=object)

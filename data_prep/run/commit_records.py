@@ -72,7 +72,7 @@ class Stage:
         Raises:
             StaleOutputError: it was committed from another input, with other settings or by another version.
         """
-        record = _read_record(self.folder / f"{unit}.json")
+        record = self.record(unit)
         if record is None:
             return False
         self._refuse_stale(record)
@@ -156,6 +156,16 @@ class Stage:
             },
             self.new_file(),
         )
+
+    def record(self, unit: str) -> Record | None:
+        """Return the record of a unit; None: it is not committed."""
+        return _read_record(self.folder / f"{unit}.json")
+
+    def forget_others(self, unit: str) -> None:
+        """Remove the records of all units but one, which has taken over what they have written."""
+        for path in self.folder.glob("*.json"):
+            if path.name != f"{unit}.json":
+                path.unlink()
 
     def records(self) -> dict[str, Record]:
         """Return the records of all committed units by name."""

@@ -59,8 +59,8 @@ class Manifest:
         return digest({"sources": [asdict(source) for source in self.sources], "settings": self.settings})
 
     @cached_property
-    def _by_name(self) -> dict[str, Shard]:
-        return {shard.name: shard for shard in self.shards}
+    def _positions(self) -> dict[str, int]:
+        return {shard.name: position for position, shard in enumerate(self.shards)}
 
     @cached_property
     def objects(self) -> dict[str, InputFile]:
@@ -73,9 +73,13 @@ class Manifest:
         return options
 
     def shard(self, name: str) -> Shard:
-        if name not in self._by_name:
+        return self.shards[self.position(name)]
+
+    def position(self, name: str) -> int:
+        """Return the place of a shard in the corpus."""
+        if name not in self._positions:
             raise ValueError(f"shard {name!r} is not in the manifest; it has {len(self.shards)} shards")
-        return self._by_name[name]
+        return self._positions[name]
 
     @property
     def shard_names(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from data_prep.dedup import stage as dedup_stage
 from pretrain.checkpoint.layout import STATES
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.launch.node_check import EXCLUDED_NODES_FILE
@@ -371,7 +372,7 @@ def test_data_preparation_as_arrays_on_both_nodes(cluster: Cluster, tmp_path: Pa
         told = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
         assert told.returncode == 0, told.stdout + told.stderr
         jobs = [int(line.split()[1].rstrip(":")) for line in told.stdout.splitlines() if line.startswith("job ")]
-        assert len(jobs) == 8
+        assert len(jobs) == 8 + len(dedup_stage.STEPS)
         nodes = set()
         for number in jobs:
             nodes |= cluster.wait_for_all(number)

@@ -221,33 +221,18 @@ def _our_minhash(texts: Sequence[tuple[str, str]]) -> Work:
 
 def _our_dedup(containment: float | None) -> Callable[[Sequence[tuple[str, str]]], Work]:
     def prepare(texts: Sequence[tuple[str, str]]) -> Work:
-        import numpy as np
-
-        from data_prep.config import DedupConfig, FingerprintConfig
-        from data_prep.dedup.evidence import KINDS
-        from data_prep.dedup.find import Finder, Signatures
-        from data_prep.signals.fingerprints import exact_hash, fingerprint_text
-
-        settings, fingerprints = DedupConfig(minimum_containment=containment), FingerprintConfig()
+        from data_prep.dedup.records import KINDS
+        from data_prep.dedup.stage import dedup
+        from data_prep.run.commit_records import read_records
+        from tools.bench.fingerprinted import frozen_run, measure_texts
 
         def run(taken: Sequence[tuple[str, str]]) -> dict[str, Any]:
-            data, offsets = concatenated(taken)
-            encoded = [text.encode() for text, _ in taken]
-            hashes = np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64)
-            found = fingerprint_text(data, offsets, fingerprints)
-            has_signature = found.counts > 0
-            passes = np.zeros(len(taken), dtype=bool)
-            lengths = np.diff(found.sample_bounds)
             with tempfile.TemporaryDirectory() as folder:
-                finder = Finder(settings, fingerprints, len(taken), len(found.samples), Path(folder))
-                minima = found.minima[has_signature]
-                finder.add(Signatures(0, passes, hashes, found.counts, has_signature, minima, found.samples, lengths))
-                candidates = finder.propose()
-                with finder.taking_candidates():
-                    finder.add_candidates(found.minima[candidates], (encoded[d] for d in candidates.tolist()))
-                decided = finder.decide().decided(0, len(taken))
-            kinds = np.bincount(decided.kinds[decided.duplicate_of >= 0], minlength=len(KINDS)).tolist()
-            return dict(zip(KINDS, kinds, strict=True))
+                config, found = frozen_run(Path(folder), 1, dedup={"minimum_containment": containment})
+                measure_texts(config, found, [text for text, _ in taken])
+                dedup(config, found)
+                counts = read_records(found, "dedup")["all"].counts
+            return {kind: counts[kind] for kind in KINDS}
 
         words = " ".join(f"w{k}" for k in range(200))
         run([*texts[:3], *texts[:3], (words, "en"), (f"{words} x", "en"), (f"{words} {words[::-1]}", "en")])

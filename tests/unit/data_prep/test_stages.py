@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from data_prep.__main__ import main
-from data_prep.rules import decide
 from data_prep.stages import STAGES
 
 WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train"
@@ -61,7 +60,6 @@ def rerun(finished: Path, stage: str, without: tuple[str, ...]) -> bool:
     for other in without:
         for output in STAGES[other].outputs:
             shutil.rmtree(run / output) if (run / output).is_dir() else (run / output).unlink()
-    decide._row_groups.cache_clear()  # which has files of the last run open
     try:
         code = main([stage, "--restart", stage, "--config", str(finished / "config.yaml")])
     except Exception:

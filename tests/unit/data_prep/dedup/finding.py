@@ -1,4 +1,4 @@
-"""Runs deduplication on texts in memory, as the stage does on files."""
+"""Runs deduplication on texts: writes a run with their fingerprints, and reads the tables of the stage."""
 
 from __future__ import annotations
 
@@ -7,20 +7,34 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
-from data_prep.config import DedupConfig, FingerprintConfig
-from data_prep.dedup.evidence import Decided
-from data_prep.dedup.find import Finder, Signatures
-from data_prep.signals.fingerprints import exact_hash, fingerprint_text, shingle_set
+from data_prep.config import DataConfig, DedupConfig, FingerprintConfig
+from data_prep.dedup.records import KINDS
+from data_prep.dedup.stage import dedup
+from data_prep.run.commit_records import read_records
+from data_prep.run.directory import RunDirectory
+from data_prep.signals.fingerprints import shingle_set
+from tools.bench.fingerprinted import frozen_run, measure_texts
 
 FINGERPRINTS = FingerprintConfig()
 
 
 @dataclass(frozen=True)
-class Found(Decided):
-    """Decisions for all texts, and the pairs that were found."""
+class Found:
+    """Decisions for all texts, and the pairs that were found.
 
+    Attributes:
+        duplicate_of: the kept text of which each is a copy, or -1.
+        kinds: of each removal, index in `KINDS`; measures: its Jaccard similarity and containment.
+        pairs: records of `kept`, `gone`, `jaccard`, `containment` and `kind`.
+    """
+
+    duplicate_of: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.uint8]
+    measures: npt.NDArray[np.float64]
     pairs: npt.NDArray[np.void]
+    counts: dict[str, int]
 
 
 def find(
@@ -30,35 +44,53 @@ def find(
     minimum_containment: float | None = None,
     memory_bytes: int = 10**9,
     fails: tuple[int, ...] = (),
-) -> tuple[Found, Finder]:
+    shards: int = 1,
+    workers: int = 1,
+) -> Found:
     """Decisions for the texts; those with an index in `fails` fail their rules."""
-    encoded = [text.encode() for text in texts]
-    offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
-    data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    found = fingerprint_text(data, offsets, FINGERPRINTS)
     settings = DedupConfig.model_construct(
         minimum_jaccard=minimum_jaccard, minimum_containment=minimum_containment, memory_bytes=memory_bytes
     )
-    has_signature = found.counts > 0
-    finder = Finder(settings, FINGERPRINTS, len(texts), len(found.samples), folder)
-    finder.add(
-        Signatures(
-            0,
-            np.isin(np.arange(len(texts)), fails),
-            np.frombuffer(b"".join(map(exact_hash, encoded)), dtype="<u8").reshape(-1, 2).astype(np.uint64),
-            found.counts,
-            has_signature,
-            found.minima[has_signature],
-            found.samples,
-            np.diff(found.sample_bounds),
-        )
-    )
-    candidates = finder.propose()
-    with finder.taking_candidates():
-        finder.add_candidates(found.minima[candidates], [encoded[d] for d in candidates.tolist()])
-    evidence = finder.decide()
-    pairs = list(evidence.pairs())
-    return Found(**vars(evidence.decided(0, len(texts))), pairs=np.concatenate(pairs) if pairs else np.empty(0)), finder
+    config, run = prepare(folder, texts, settings, fails, shards, workers)
+    dedup(config, run)
+    return found_in(run, len(texts))
+
+
+def prepare(
+    folder: Path, texts: list[str], settings: DedupConfig, fails: tuple[int, ...], shards: int, workers: int
+) -> tuple[DataConfig, RunDirectory]:
+    config, run = frozen_run(folder, shards, workers=workers)
+    config = config.model_copy(update={"dedup": settings})  # not validated: tests use less memory than users may
+    measure_texts(config, run, texts, fails)
+    return config, run
+
+
+def found_in(run: RunDirectory, documents: int) -> Found:
+    """The tables of a run whose shards are `texts-NNNNN`."""
+    shards = sorted(run.corpus.glob("*.parquet"))
+    bounds = np.cumsum([0, *(pq.read_metadata(path).num_rows for path in shards)])
+
+    def numbers(ids: list[str]) -> npt.NDArray[np.int64]:
+        parts = [identity.rpartition("/") for identity in ids]
+        return np.array([bounds[int(shard[-5:])] + int(row) for shard, _, row in parts], dtype=np.int64)
+
+    def kinds(names: list[str]) -> list[int]:
+        return [KINDS.index(name) for name in names]
+
+    removals = pq.read_table(run.dedup / "removals").to_pydict()
+    gone = numbers(removals["id"])
+    assert (np.diff(gone) > 0).all()
+    duplicate_of, kind = np.full(documents, -1, dtype=np.int64), np.zeros(documents, dtype=np.uint8)
+    measures = np.zeros((documents, 2))
+    duplicate_of[gone], kind[gone] = numbers(removals["duplicate_of"]), kinds(removals["kind"])
+    measures[gone] = np.stack((removals["jaccard"], removals["containment"]), axis=1)
+    table = pq.read_table(run.dedup / "pairs").to_pydict()
+    fields = [("kept", "<i8"), ("gone", "<i8"), ("jaccard", "<f8"), ("containment", "<f8"), ("kind", "u1")]
+    pairs = np.empty(len(table["id_a"]), dtype=fields)
+    pairs["kept"], pairs["gone"], pairs["kind"] = numbers(table["id_a"]), numbers(table["id_b"]), kinds(table["kind"])
+    pairs["jaccard"], pairs["containment"] = table["jaccard"], table["containment"]
+    assert (np.lexsort((pairs["gone"], pairs["kept"])) == np.arange(len(pairs))).all()
+    return Found(duplicate_of, kind, measures, pairs, dict(read_records(run, "dedup")["all"].counts))
 
 
 def sets_of(texts: list[str]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from data_prep.dedup.contained import least_shared
-from data_prep.dedup.evidence import KINDS
+from data_prep.dedup.records import KINDS
 from data_prep.signals.fingerprints import shared_shingles
 from tests.unit.data_prep.dedup.finding import find, sets_of
 
@@ -36,7 +36,7 @@ def test_a_page_of_a_book_goes_and_the_book_stays(tmp_path: Path) -> None:
     another = prose(generator, 3_000)
     another[:1_500] = book[:1_500]  # and half of this one
     texts = [page, " ".join(chapter), " ".join(another), " ".join(book)]
-    evidence, _ = find(tmp_path, texts, minimum_containment=0.9)
+    evidence = find(tmp_path / "all", texts, minimum_containment=0.9)
     assert evidence.duplicate_of.tolist() == [3, 3, -1, -1]
     assert evidence.kinds[:2].tolist() == [CONTAINED, CONTAINED]
     sets = sets_of(texts)
@@ -45,8 +45,7 @@ def test_a_page_of_a_book_goes_and_the_book_stays(tmp_path: Path) -> None:
     for fails, stays in (((3,), [-1, -1, -1, -1]), ((0, 3), [3, -1, -1, -1])):
         # a book that fails its rules removes no page that passes them
         folder = tmp_path / str(fails)
-        folder.mkdir()
-        assert find(folder, texts, minimum_containment=0.9, fails=fails)[0].duplicate_of.tolist() == stays
+        assert find(folder, texts, minimum_containment=0.9, fails=fails).duplicate_of.tolist() == stays
 
 
 def test_what_is_short_or_below_the_threshold_stays(tmp_path: Path) -> None:
@@ -55,9 +54,8 @@ def test_what_is_short_or_below_the_threshold_stays(tmp_path: Path) -> None:
     proverb = " ".join(book[100:160])  # 56 shingles
     mostly = [word if i % 40 else f"x{i}" for i, word in enumerate(book[1_000:1_400])]  # 10 of 396 words: 87 %
     texts = [proverb, " ".join(mostly), " ".join(book)]
-    assert find(tmp_path, texts, minimum_containment=0.9)[0].duplicate_of.tolist() == [-1, -1, -1]
-    (tmp_path / "lower").mkdir()
-    assert find(tmp_path / "lower", texts, minimum_containment=0.8)[0].duplicate_of.tolist() == [-1, 2, -1]
+    assert find(tmp_path / "higher", texts, minimum_containment=0.9).duplicate_of.tolist() == [-1, -1, -1]
+    assert find(tmp_path / "lower", texts, minimum_containment=0.8).duplicate_of.tolist() == [-1, 2, -1]
 
 
 def test_what_goes_is_contained_in_one_that_stays(tmp_path: Path) -> None:
@@ -73,7 +71,7 @@ def test_what_goes_is_contained_in_one_that_stays(tmp_path: Path) -> None:
             foreign = int(generator.integers(0, len(part) // 4))
             part[:foreign] = prose(generator, foreign)
             texts.append(" ".join(part))
-    evidence, _ = find(tmp_path, texts, minimum_containment=0.9)
+    evidence = find(tmp_path, texts, minimum_containment=0.9)
     sets = sets_of(texts)
     duplicate_of = evidence.duplicate_of
     stays = np.flatnonzero(duplicate_of < 0)
@@ -94,10 +92,10 @@ def test_a_shingle_that_many_share_proposes_nothing(tmp_path: Path) -> None:
     generator = np.random.default_rng(6)
     notice = prose(generator, 900)  # two thirds of each page: enough of its anchors, were they not so common
     pages = [" ".join(notice + prose(generator, 400)) for _ in range(50)]
-    evidence, finder = find(tmp_path, [*pages, " ".join(pages[7].split()[850:])], minimum_containment=0.9)
+    evidence = find(tmp_path, [*pages, " ".join(pages[7].split()[850:])], minimum_containment=0.9)
     assert evidence.duplicate_of[:50].tolist() == [-1] * 50
     assert evidence.duplicate_of[50] == 7  # found by the part that only page 7 has
-    assert finder.tallies["proposed_pairs"] < 300  # of 1,275; bands propose some of them
+    assert evidence.counts["proposed_pairs"] < 300  # of 1,275; bands propose some of them
 
 
 def test_how_many_anchors_are_enough() -> None:
@@ -118,7 +116,7 @@ def test_recall_on_parts_of_real_documents(tmp_path: Path) -> None:
         start = int(generator.integers(0, len(words) - 300))
         parts.append(" ".join(words[start : start + int(generator.integers(100, 300))]))
     texts = [*wholes, *parts]
-    evidence, _ = find(tmp_path, texts, minimum_containment=0.9)
+    evidence = find(tmp_path, texts, minimum_containment=0.9)
     sets = sets_of(texts)
     asked = [d for d in range(len(wholes), len(texts)) if len(sets[d]) >= 64]
     asked = [d for d in asked if containment(sets[d], sets[d - len(wholes)]) >= 0.9]

@@ -34,19 +34,17 @@ def test_a_crowd_is_decided_as_any_other_bucket(
     """Similarities from far below the threshold of 0.8 to above it, of equal and of different sizes."""
     texts = pages(np.random.default_rng(own[0]), 500, 200, own, copies=0.2)
     fails = tuple(range(0, 500, 7))
-    (tmp_path / "crowd").mkdir()
-    (tmp_path / "each").mkdir()
     monkeypatch.setattr(crowds, "CROWD", 16)
-    found, finder = find(tmp_path / "crowd", texts, minimum_containment=containment, fails=fails)
+    found = find(tmp_path / "crowd", texts, minimum_containment=containment, fails=fails)
     monkeypatch.setattr(crowds, "CROWD", 10**9)
-    plain, comparing = find(tmp_path / "each", texts, minimum_containment=containment, fails=fails)
+    plain = find(tmp_path / "each", texts, minimum_containment=containment, fails=fails)
     assert np.array_equal(found.duplicate_of, plain.duplicate_of)
     assert np.array_equal(found.measures, plain.measures)
     assert np.array_equal(found.pairs, plain.pairs)
     assert len(found.pairs) > 20
-    assert finder.tallies["similar_pairs"] == comparing.tallies["similar_pairs"]
+    assert found.counts["similar_pairs"] == plain.counts["similar_pairs"]
     if own[0] >= 40:  # below the threshold: nearly all of the pages are kept
-        assert finder.tallies["proposed_pairs"] < comparing.tallies["proposed_pairs"] / 3
+        assert found.counts["proposed_pairs"] < plain.counts["proposed_pairs"] / 3
 
 
 def test_comparisons_grow_with_the_crowd_and_not_with_its_square(tmp_path: Path) -> None:
@@ -56,9 +54,8 @@ def test_comparisons_grow_with_the_crowd_and_not_with_its_square(tmp_path: Path)
         for documents in (1000, 4000):
             texts = pages(np.random.default_rng(3), documents, 200, own, copies=0.05)
             folder = tmp_path / f"{own[1]}-{documents}"
-            folder.mkdir()
-            found, finder = find(folder, texts)
-            counts.append(finder.tallies["proposed_pairs"] + finder.tallies["verified_pairs"])
+            found = find(folder, texts)
+            counts.append(found.counts["proposed_pairs"] + found.counts["verified_pairs"])
             assert documents * 0.8 < (found.duplicate_of < 0).sum() < documents
         assert counts[1] < 4 * counts[0] * 1.2 + 1000, counts
 

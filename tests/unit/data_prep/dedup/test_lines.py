@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.config import DataConfig
-from data_prep.dedup.lines import LINE_FIELDS, hash_lines, mark_repeats, site_of
-from data_prep.dedup.spill import Spill, part_of
+from data_prep.dedup.lines import hash_lines, repeated, site_of
+from data_prep.dedup.records import LINES
 from data_prep.dedup.stage import dedup
 from data_prep.extract import extract
 from data_prep.rules.decide import decide
 from data_prep.run.directory import RunDirectory
+from data_prep.run.shuffle import grouped
 from data_prep.signals.measure import measure
 from data_prep.tokenizer.kept_documents import read_kept
 
@@ -35,32 +36,36 @@ def test_lines_are_compared_as_ccnet_does() -> None:
     assert hashes_of("") == []
 
 
-def goes(folder: Path, documents: list[list[int]], minimum: int, keeps_first: bool, parts: int = 1) -> list[int]:
-    hashes = np.array([value for lines in documents for value in lines], dtype=np.uint64)
-    keys = hashes << np.uint64(56)  # the upper half divides
-    owners = np.array([d for d, lines in enumerate(documents) for _ in lines], dtype=np.int64)
-    spill = Spill(folder, "lines", LINE_FIELDS, parts, memory_bytes=10**6)
-    for d in range(len(documents)):
-        mine = np.flatnonzero((owners == d) & (hashes != 0))
-        spill.add(part_of(keys[mine], parts), keys[mine], mine, owners[mine])
-    result = np.zeros(len(hashes), dtype=np.uint8)
-    mark_repeats(spill, result, minimum, keeps_first)
+def goes(documents: list[list[int]], minimum: int, keeps_first: bool, block: int = 1000, most: int = 1000) -> list[int]:
+    """Which of all lines, given by their hashes, go; they come in blocks, and groups of more than `most` in pieces."""
+    lines = [(value, d) for d, values in enumerate(documents) for value in values]
+    records = np.array([(value, d, k) for k, (value, d) in enumerate(lines) if value], dtype=LINES.dtype)
+    records = LINES.sorted(records)
+    blocks = (records[start : start + block] for start in range(0, len(records), block))
+    result = np.zeros(len(lines), dtype=np.uint8)
+    for found in repeated(grouped(blocks, ("key",), most), minimum, keeps_first):
+        result[found["line"]] += 1
     return result.tolist()
 
 
-def test_all_copies_go_or_the_first_stays(tmp_path: Path) -> None:
+def test_all_copies_go_or_the_first_stays() -> None:
     documents = [[7, 5, 5, 0], [7, 9, 0], [7, 7, 11]]
-    assert goes(tmp_path, documents, 2, keeps_first=False) == [1, 0, 0, 0, 1, 0, 0, 1, 1, 0]
-    assert goes(tmp_path, documents, 2, keeps_first=True) == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0]
-    assert not any(goes(tmp_path, documents, 4, keeps_first=False))
+    assert goes(documents, 2, keeps_first=False) == [1, 0, 0, 0, 1, 0, 0, 1, 1, 0]
+    assert goes(documents, 2, keeps_first=True) == [0, 0, 0, 0, 1, 0, 0, 1, 1, 0]
+    assert not any(goes(documents, 4, keeps_first=False))
 
 
-def test_parts_change_nothing(tmp_path: Path) -> None:
-    random = np.random.default_rng(1)
-    documents = [random.integers(0, 60, size=8).tolist() for _ in range(40)]
-    expected = goes(tmp_path, documents, 3, keeps_first=True)
-    assert any(expected) and not all(expected)
-    assert goes(tmp_path, documents, 3, keeps_first=True, parts=7) == expected
+@pytest.mark.parametrize("keeps_first", [False, True])
+@pytest.mark.parametrize("minimum", [2, 3, 30])
+def test_pieces_of_large_groups_change_nothing(minimum: int, keeps_first: bool) -> None:
+    """Lines that are more than fit in memory, of many documents and of a few that repeat them."""
+    random = np.random.default_rng(minimum)
+    documents = [random.integers(0, 6, size=random.integers(0, 30)).tolist() for _ in range(40)]
+    documents += [[20] * 50, [21], [20] * 50, [22] * 70]
+    expected = goes(documents, minimum, keeps_first)
+    assert any(expected) and not all(expected) and max(expected) == 1
+    for block, most in ((1, 1), (7, 3), (40, 10), (300, 64)):
+        assert goes(documents, minimum, keeps_first, block, most) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,15 @@ import pytest
 
 from data_prep.config import DedupConfig
 from data_prep.dedup.choose import choose
-from data_prep.dedup.evidence import KINDS
-from data_prep.dedup.find import Finder, Signatures
 from data_prep.dedup.near import band_keys
-from data_prep.run.manifest import Shard
+from data_prep.dedup.records import KINDS
+from data_prep.dedup.stage import dedup
+from data_prep.dedup.work import Plan
+from data_prep.run.commit_records import read_records
+from data_prep.run.manifest import load_manifest
 from data_prep.signals.fingerprints import jaccard, shingle_set
 from tests.unit.data_prep.dedup.finding import FINGERPRINTS, find, sets_of
+from tools.bench.fingerprinted import frozen_run, write_shard
 
 GOLD = Path(__file__).parents[4].parent / "shared" / "data" / "gold_neardup_pairs.jsonl.zst"
 
@@ -39,7 +41,7 @@ def test_what_goes_is_similar_to_one_that_stays(tmp_path: Path) -> None:
         for copy in range(8):
             changed = set(generator.choice(120, size=int(generator.integers(0, 8)), replace=False).tolist())
             texts.append(" ".join(f"g{group}c{copy}i{i}" if i in changed else word for i, word in enumerate(words)))
-    (evidence, _), sets = find(tmp_path, texts), sets_of(texts)
+    evidence, sets = find(tmp_path, texts), sets_of(texts)
     duplicate_of = evidence.duplicate_of
     stays: list[int] = []
     for d in range(len(texts)):  # the twin compares with every kept document, without bands
@@ -61,7 +63,7 @@ def test_what_goes_is_similar_to_one_that_stays(tmp_path: Path) -> None:
 def test_nothing_goes_because_of_a_chain(tmp_path: Path) -> None:
     words = [f"w{i}" for i in range(200)]
     chain = [varied(words, range(step * 12), "x") for step in range(8)]
-    duplicate_of, sets = find(tmp_path, chain)[0].duplicate_of, sets_of(chain)
+    duplicate_of, sets = find(tmp_path, chain).duplicate_of, sets_of(chain)
     assert jaccard(sets[0], sets[1]) >= 0.8
     assert jaccard(sets[0], sets[7]) < 0.6
     # the first is kept; each one far enough from all kept ones starts a new cluster
@@ -76,9 +78,9 @@ def test_nothing_goes_because_of_a_chain(tmp_path: Path) -> None:
 def test_a_crowd_of_copies_costs_one_comparison_each(tmp_path: Path) -> None:
     words = [f"w{i}" for i in range(300)]
     crowd = [varied(words, range(i % 290, i % 290 + 1), f"copy{i}_") for i in range(3000)]
-    evidence, finder = find(tmp_path, crowd)
+    evidence = find(tmp_path, crowd)
     assert (evidence.duplicate_of == 0).sum() == len(crowd) - 1
-    assert finder.tallies["verified_pairs"] < 2 * len(crowd)
+    assert evidence.counts["verified_pairs"] < 2 * len(crowd)
     assert len(evidence.pairs) == len(crowd) - 1  # more than the room that was made at first
 
 
@@ -112,7 +114,7 @@ def test_bands_that_agree_have_one_key_and_no_others_do() -> None:
 
 def test_no_documents_are_no_fault(tmp_path: Path) -> None:
     for minimum_containment in (None, 0.9):
-        evidence, _ = find(tmp_path, ["", "x"], minimum_containment=minimum_containment)
+        evidence = find(tmp_path / str(minimum_containment), ["", "x"], minimum_containment=minimum_containment)
         assert evidence.duplicate_of.tolist() == [-1, -1]
         assert len(evidence.pairs) == 0
 
@@ -120,8 +122,7 @@ def test_no_documents_are_no_fault(tmp_path: Path) -> None:
 def test_the_first_of_equal_texts_stays_and_one_that_passes_the_rules_before_it(tmp_path: Path) -> None:
     texts = ["five five five five five one", "b", "five five five five five one", "c", "b", "b"]
     for folder, fails, expected in (("a", (), [-1, -1, 0, -1, 1, 1]), ("b", (0, 1, 4), [2, 5, -1, -1, 5, -1])):
-        (tmp_path / folder).mkdir()
-        evidence, _ = find(tmp_path / folder, texts, fails=fails)
+        evidence = find(tmp_path / folder, texts, fails=fails)
         assert evidence.duplicate_of.tolist() == expected
         assert evidence.kinds[evidence.duplicate_of >= 0].tolist() == [0] * 3
 
@@ -135,51 +136,51 @@ def test_a_bound_of_memory_changes_nothing(tmp_path: Path) -> None:
         texts += [varied(words, range(k * 3, k * 3 + 3), f"g{group}k{k}") for k in range(5)]
         texts.append(" ".join(words[20:110]))
     found = []
-    for name, memory_bytes in (("much", 10**9), ("little", 20_000)):
-        (tmp_path / name).mkdir()
-        evidence, finder = find(tmp_path / name, texts, minimum_containment=0.9, memory_bytes=memory_bytes)
-        found.append((*vars(evidence).values(), finder.tallies))
-        assert (finder._bands.parts > 20) is (name == "little")
-    assert set(found[0][1].tolist()) == {0, 1, 2}
-    for one, other in zip(*found, strict=True):
+    for name, memory_bytes, shards in (("much", 10**9, 1), ("little", 40_000, 8)):
+        found.append(find(tmp_path / name, texts, minimum_containment=0.9, memory_bytes=memory_bytes, shards=shards))
+    assert set(found[0].kinds.tolist()) == {0, 1, 2}
+    for one, other in zip(*(vars(every).values() for every in found), strict=True):
         assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+
+def test_a_bound_of_memory_makes_many_units() -> None:
+    for memory_bytes, least in ((10**9, 1), (40_000, 5)):
+        plan = Plan.of([45] * 8, 14, 4000, 2000, memory_bytes)
+        counts = (plan.bundle_count, plan.hash_ranges, plan.band_ranges, plan.sample_ranges, plan.line_ranges)
+        assert all((count == 1) is (least == 1) and count >= least for count in counts), counts
 
 
 def _peak_of(folder: Path, shards: int) -> int:
     """Bytes that were held at most while so many shards of 5,000 documents went through, of which a tenth are near
     copies, another exact ones."""
-    folder.mkdir()
     documents = 5_000
-    settings = DedupConfig.model_construct(minimum_jaccard=0.8, minimum_containment=None, memory_bytes=10**6)
-    bounds = np.arange(shards + 1, dtype=np.int64) * documents
+    config, run = frozen_run(folder, shards)
+    settings = DedupConfig.model_construct(minimum_jaccard=0.8, minimum_containment=None, memory_bytes=10**7)
+    config = config.model_copy(update={"dedup": settings})
     copies = np.arange(0, documents, 10)
-    texts = [" ".join(f"{k}w{i}" for i in range(12)).encode() for k in range(20)]
-    tracemalloc.start()
-    finder = Finder(settings, FINGERPRINTS, shards * documents, 0, folder)
-    for shard in range(shards):
+    for shard, name in enumerate(load_manifest(run).shard_names):
         generator = np.random.default_rng(shard)
-        hashes = generator.integers(0, 2**63, (documents, 2), dtype=np.uint64)
+        hashes = generator.integers(0, 256, (documents, 16), dtype=np.uint8)
         minima = generator.integers(0, 2**32, (documents, FINGERPRINTS.permutations), dtype=np.uint32)
         minima[copies + 1] = minima[copies]
         hashes[copies + 2] = hashes[copies]
-        nothing, every = np.empty(0, np.uint64), np.ones(documents, dtype=bool)
-        none = np.zeros(documents, dtype=np.int64)
-        start = int(bounds[shard])
-        finder.add(Signatures(start, ~every, hashes, none + 8, every, minima, nothing, none))
-        del generator, hashes, minima
-    candidates = finder.propose()
-    assert len(candidates) == 2 * shards * len(copies)
-    with finder.taking_candidates():
-        for start in range(0, len(candidates), 1000):
-            pairs = candidates[start : start + 1000] // 10
-            minima = np.repeat(pairs[:, None], FINGERPRINTS.permutations, axis=1).astype(np.uint32)
-            finder.add_candidates(minima, (texts[pair % 20] for pair in pairs.tolist()))
-    counts: Counter[str] = Counter()
-    named = [Shard(f"s-{shard:05d}", "s", "jsonl", shard, ()) for shard in range(shards)]
-    finder.decide().write(folder, named, bounds, counts)
-    assert counts == {"near": shards * len(copies), "exact": shards * len(copies), "contained": 0}
+        words = np.arange(documents) // 10 % 20
+        signals = {
+            "exact_hash": pa.array([value.tobytes() for value in hashes], pa.binary(16)),
+            "shingle_count": np.full(documents, 8),
+            "minhash": pa.FixedSizeListArray.from_arrays(pa.array(minima.ravel()), FINGERPRINTS.permutations),
+            "sampled_shingles": pa.nulls(documents, pa.list_(pa.uint64())).fill_null([]),
+            "language_probability": np.ones(documents),
+        }
+        write_shard(run, name, [" ".join(f"{k}w{i}" for i in range(12)) for k in words.tolist()], signals)
+        del generator, hashes, minima, signals
+    tracemalloc.start()
+    dedup(config, run)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    counts = read_records(run, "dedup")["all"].counts
+    assert counts["candidates"] == 2 * shards * len(copies), counts
+    assert (counts["near"], counts["exact"], counts["contained"]) == (shards * len(copies), shards * len(copies), 0)
     return peak
 
 
@@ -191,8 +192,8 @@ evidence._PAIRS_PER_GROUP = 5_000
 peak_of = runpy.run_path(sys.argv[1])["_peak_of"]
 # Once before it counts: kernels are compiled, and Python's table of interned strings, which pathlib fills with the
 # names of files, has grown to its size.
-peak_of(Path(sys.argv[2]) / "before", 64)
-print(*(peak_of(Path(sys.argv[2]) / str(shards), shards) for shards in (16, 64)))
+peak_of(Path(sys.argv[2]) / "before", 2)
+print(*(peak_of(Path(sys.argv[2]) / str(shards), shards) for shards in (12, 24)))
 """
 
 
@@ -211,7 +212,7 @@ def test_gold_pairs(tmp_path: Path) -> None:
     """870 pairs with their exact similarity; recall where it is 0.85 or more, and no removal below 0.8."""
     with pa.input_stream(str(GOLD), compression="zstd") as stream:
         pairs = [json.loads(line) for line in io.TextIOWrapper(stream, encoding="utf-8")]
-    evidence, _ = find(tmp_path, [pair[side] for pair in pairs for side in ("a", "b")])
+    evidence = find(tmp_path, [pair[side] for pair in pairs for side in ("a", "b")])
     duplicate_of = evidence.duplicate_of
     went = duplicate_of.reshape(-1, 2) >= 0
     gold = np.array([pair["jaccard_word5"] for pair in pairs])

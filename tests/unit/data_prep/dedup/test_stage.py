@@ -64,7 +64,7 @@ def test_copies_go_and_the_evidence_stays(
     alarm = capsys.readouterr().err
     assert "source books loses 4 of 4 documents to duplicates, more than dedup.alarm_share 0.7; look at" in alarm
     assert "source web" not in alarm
-    removals = {row["id"]: row for row in pq.read_table(run.dedup / "removals.parquet").to_pylist()}
+    removals = {row["id"]: row for row in pq.read_table(run.dedup / "removals").to_pylist()}
     kinds = {identity: (row["kind"], row["duplicate_of"]) for identity, row in removals.items()}
     assert kinds == {
         "web-00000/0000002": ("exact", "web-00000/0000000"),
@@ -79,7 +79,7 @@ def test_copies_go_and_the_evidence_stays(
     assert not {row["duplicate_of"] for row in removals.values()} & removals.keys()
     assert removals["books-00000/0000001"]["jaccard"] == 1  # a blank more: other bytes, the same shingles
     assert 0.8 <= removals["books-00000/0000000"]["jaccard"] < 1
-    pairs = pq.read_table(run.dedup / "pairs.parquet").to_pylist()
+    pairs = pq.read_table(run.dedup / "pairs").to_pylist()
     assert {pair["id_b"] for pair in pairs} == removals.keys()
     assert not list(run.dedup.glob("*.partial"))
 
@@ -112,10 +112,10 @@ def test_a_second_run_does_nothing_and_a_changed_setting_is_refused(
 ) -> None:
     config, run = measured
     dedup(config, run)
-    written = (run.dedup / "removals.parquet").read_bytes()
-    (run.dedup / "removals.parquet").unlink()
+    written = (run.dedup / "removals" / "web-00000.parquet").read_bytes()
+    (run.dedup / "removals" / "web-00000.parquet").unlink()
     dedup(config, run)  # what is missing is made again, to the byte
-    assert (run.dedup / "removals.parquet").read_bytes() == written
+    assert (run.dedup / "removals" / "web-00000.parquet").read_bytes() == written
     capsys.readouterr()
     dedup(config, run)
     assert capsys.readouterr().out == "dedup: already done\n"

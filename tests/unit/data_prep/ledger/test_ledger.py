@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.config import DataConfig
-from data_prep.dedup.evidence import REMOVALS
+from data_prep.dedup.evidence import REMOVAL_COLUMNS
 from data_prep.extract import extract
 from data_prep.ledger.counts import LedgerError, build_ledger, load_ledger, write_ledger
 from data_prep.ledger.samples import SAMPLES, Draw
@@ -42,8 +42,10 @@ def run(tmp_path: Path) -> RunDirectory:
         {"id": identity, "kind": kind, "duplicate_of": "code-00000/0000001", "jaccard": jaccard, "containment": 1.0}
         for identity, kind, jaccard in (("code-00000/0000002", "exact", 1.0), ("books-00000/0000001", "near", 0.9))
     ]
-    run.dedup.mkdir()
-    pq.write_table(pa.Table.from_pylist(removals, schema=REMOVALS), run.dedup / "removals.parquet")
+    (run.dedup / "removals").mkdir(parents=True)
+    pq.write_table(
+        pa.Table.from_pylist(removals, schema=REMOVAL_COLUMNS), run.dedup / "removals" / "books-00000.parquet"
+    )
     return run
 
 

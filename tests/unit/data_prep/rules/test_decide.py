@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_prep.rules import Rule
-from data_prep.rules.decide import _of_shard, count_verdicts, judge
+from data_prep.rules.decide import count_verdicts, judge
 from data_prep.run.documents import VERDICTS
 
 RULES = (
@@ -50,13 +46,3 @@ def test_no_documents_and_no_rules_are_no_fault() -> None:
     empty = {name: column[:0] for name, column in SIGNALS.items()}
     assert count_verdicts(judge(empty, RULES, {}, "s")) == {"documents": 0, "kept": 0}
     assert count_verdicts(judge(SIGNALS, (), {}, "s")) == {"documents": 4, "kept": 4}
-
-
-def test_rows_of_a_shard_are_found_in_all_of_its_row_groups(tmp_path: Path) -> None:
-    """Arrow writes a table of more than a million rows, such as the cut lines of a large shard, as several."""
-    ids = {name: [f"{name}/{row:07}" for row in range(rows)] for name, rows in (("a-00000", 5), ("b-00001", 2))}
-    with pq.ParquetWriter(tmp_path / "lines.parquet", pa.schema([("id", pa.string())])) as file:
-        for rows in ids.values():
-            file.write_table(pa.table({"id": rows}), row_group_size=2)
-    for name, rows in {**ids, "c-00002": []}.items():
-        assert [row["id"] for row in _of_shard(tmp_path / "lines.parquet", "inputs", name)] == rows
