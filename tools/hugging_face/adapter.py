@@ -82,9 +82,9 @@ def _peft_config(
 ) -> dict[str, Any]:
     adapted = {one.module for one in factors}
     stacked = {_suffix(one.module, adapted, modules): one.rank for one in factors if one.rank != settings.rank}
-    is_transposed = {
-        rows.layout == "transposed" for name in places for rows in places[name].parts if _has(rows, adapted)
-    }
+    is_transposed = any(
+        rows.layout == "transposed" and _has(rows, adapted) for weight in places.values() for rows in weight.parts
+    )
     whole = {name.rpartition(".")[0] for name in saved}
     return {
         "peft_type": "LORA",
@@ -96,7 +96,7 @@ def _peft_config(
         "use_rslora": settings.rank_stabilised,
         "lora_dropout": settings.dropout,
         "bias": "none",
-        "fan_in_fan_out": is_transposed == {True},
+        "fan_in_fan_out": is_transposed,
         "target_modules": sorted({_suffix(module, adapted, modules) for module in adapted}),
         "rank_pattern": stacked,
         # Of a stacked module, so that its scale is that of the others.

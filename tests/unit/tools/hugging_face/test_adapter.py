@@ -123,6 +123,8 @@ def test_logits_and_merged_weights_are_pefts(tmp_path: Path, family: str) -> Non
         assert torch.equal(tensor, theirs[name]), f"{name}: {float((tensor - theirs[name]).abs().max()):.1e}"
         changed += not torch.equal(tensor, base[name])
     assert changed >= 8  # four matrices of two layers at least
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["fan_in_fan_out"] == (family == "gpt3")
 
 
 @pytest.mark.parametrize(
