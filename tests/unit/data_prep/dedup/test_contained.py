@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_prep.dedup.contained import least_shared
-from data_prep.dedup.records import KINDS
+from data_prep.dedup.contained import _pairs, least_shared
+from data_prep.dedup.records import KINDS, SAMPLES
+from data_prep.run.shuffle import grouped
 from data_prep.signals.fingerprints import shared_shingles
 from tests.unit.data_prep.dedup.finding import find, sets_of
 
@@ -96,6 +97,16 @@ def test_a_shingle_that_many_share_proposes_nothing(tmp_path: Path) -> None:
     assert evidence.duplicate_of[:50].tolist() == [-1] * 50
     assert evidence.duplicate_of[50] == 7  # found by the part that only page 7 has
     assert evidence.counts["proposed_pairs"] < 300  # of 1,275; bands propose some of them
+
+
+def test_an_anchor_that_is_met_in_pieces_is_too_common() -> None:
+    keys = np.repeat(np.array([7, 9], np.uint64), (75, 1))  # the last piece ends before another anchor
+    records = SAMPLES.of(keys, np.zeros(76, np.uint64), np.arange(76), np.ones(76, bool))
+    blocks = [records[start : start + 10] for start in range(0, 76, 10)]
+    pairs = [_pairs(groups) for groups in grouped(blocks, ("key",), 40)]
+    assert len(pairs) > 2
+    inner, outer = (np.concatenate(columns) for columns in zip(*pairs, strict=True))
+    assert inner.tolist() == list(range(75)) and set(outer.tolist()) == {-1}
 
 
 def test_how_many_anchors_are_enough() -> None:

@@ -190,6 +190,17 @@ def test_decisions_are_those_of_a_plain_twin(
         assert_same(found, expected)
 
 
+def test_groups_that_are_larger_than_memory_are_decided_in_pieces(tmp_path: Path, many_units: None) -> None:
+    """More than 64 copies of a text and edits of another, at a memory in which fewer fit."""
+    texts = random_texts(21, 20)
+    words = [f"x{word}" for word in range(150)]
+    for number in range(90):
+        texts += [texts[0], " ".join([*words[:-1], f"edit{number}"])]
+    expected = twin(texts, None, (0,))
+    assert max(Counter(expected.duplicate_of.tolist()).values()) > 80
+    assert_same(find(tmp_path, texts, memory_bytes=20_000, fails=(0,), shards=4), expected)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path, workers: int) -> None:
     texts = random_texts(11, 300)
