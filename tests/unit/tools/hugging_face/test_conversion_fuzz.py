@@ -550,8 +550,10 @@ def write(case: Case, folder: Path, seed: int) -> bool:
     finally:
         shutil.rmtree(folder / "built")
     nested = case.config.get("rope_parameters") or case.config.get("rope_scaling") or {}
-    if transformers.__version__ < "5" and "rope_theta" in nested and "rope_theta" not in case.config:
-        return False  # transformers 4 ignores this spelling, which is that of transformers 5
+    if transformers.__version__ < "5" and (
+        "rope_parameters" in case.config or ("rope_theta" in nested and "rope_theta" not in case.config)
+    ):
+        return False  # transformers 4 ignores these spellings, which are those of transformers 5
     torch.manual_seed(seed)
     there = format_of_type(case.config["model_type"])
     tensors = {}
