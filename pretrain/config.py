@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from foundation.configuration import Settings
 from pretrain.data.batch_sizes import BatchSizes, Ramp
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     FamilyName = str
 else:
     FamilyName = Literal[tuple(FAMILIES)]
+
+
+Factors = Annotated[
+    tuple[float, ...] | None, BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
+]
+"""Numbers in a setting below `ModelConfig`, whose defaults by family make a list of what JSON would let be a tuple."""
 
 
 class RopeScaling(Settings):
@@ -56,9 +62,9 @@ class RopeScaling(Settings):
     attention_factor: float | None = Field(default=None, gt=0)
     """Kinds yarn and longrope: factor of the rotated queries and keys; left out with yarn: 0.1 ln(factor) + 1
     (arXiv:2309.00071, section 3.4), with longrope: 1."""
-    short_factors: tuple[float, ...] | None = None
+    short_factors: Factors = None
     """Kind longrope: divisor of each frequency in sequences of up to `original_positions`."""
-    long_factors: tuple[float, ...] | None = None
+    long_factors: Factors = None
     """Kind longrope: divisor of each frequency in longer sequences."""
 
     def base(self, theta: float, size: int) -> float:
@@ -713,6 +719,16 @@ class TrainConfig(Settings):
             batch_size: samples of the step; None: the full global batch.
         """
         return (batch_size or self.batch.global_batch_size) // (self.batch.micro_batch_size * data_size)
+
+    @model_validator(mode="after")
+    def _documents_are_trained_on_as_alone(self) -> TrainConfig:
+        scaling = self.model.rope_scaling
+        if self.has_layout and scaling is not None and scaling.kind == "longrope":
+            raise ValueError(
+                "model.rope_scaling.kind: longrope has other factors in long samples, so that documents in one sample "
+                "would not be trained on as if alone; objective.kind must be causal, without separate_documents"
+            )
+        return self
 
     @model_validator(mode="after")
     def _starts_from_one_model(self) -> TrainConfig:

@@ -100,7 +100,7 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = (make_head_norm(config, n, tensor_parallel) for n in (heads, kv_heads))
         self.window = config.sliding_window if config.has_window(layer_index) else None
         # The kernels divide by sqrt(head size).
-        self.query_scale = (config.attention_scale or self.head_size**-0.5) * self.head_size**0.5
+        self.query_scale = 1.0 if config.attention_scale is None else config.attention_scale * self.head_size**0.5
         self.group = tensor_parallel.group
         self.sequence = tensor_parallel.sequence
         self.recompute_scores = recompute_scores

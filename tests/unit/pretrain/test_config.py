@@ -173,3 +173,13 @@ def test_every_recipe_is_valid(path: Path) -> None:
     config = load_config(TrainConfig, path)
     assert config.schedule.total_steps is None or config.schedule.steps > config.schedule.warmup
     assert config.data.sequence_length <= config.model.maximum_positions
+
+
+def test_longrope_and_documents_apart_are_refused(base: Path) -> None:
+    scaling = "model.rope_scaling={kind: longrope, original_positions: 64, short_factors: [1, 1, 1, 1, 1, 1, 1, 1], "
+    scaling += "long_factors: [2, 2, 2, 2, 2, 2, 2, 2]}"
+    assert load_config(TrainConfig, base, [scaling]).model.rope_scaling is not None
+    with pytest.raises(ConfigError, match="longrope has other factors in long samples"):
+        load_config(TrainConfig, base, [scaling, "objective.separate_documents=true"])
+    with pytest.raises(ConfigError, match=r"rope_scaling\.short_factors: 8 factors, but heads have 4 frequencies"):
+        load_config(TrainConfig, base, [scaling, "model.attention_head_size=8"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -137,8 +138,7 @@ def test_the_buckets_from_their_bounds_to_the_verdicts(
     for name, bounds, kept in (("ccnet_head", {"head": head}, 3), ("ccnet_middle", {"middle": middle}, 6)):
         judged = corpus(tmp_path, models, [name], **bounds)
         for path in (run.dedup, run.commits / "dedup", run.verdicts, run.commits / "decide"):
-            for file in path.glob("*"):
-                file.unlink()
+            shutil.rmtree(path, ignore_errors=True)
         for stage in (measure, dedup, decide):  # new bounds, and nothing is measured again
             stage(judged, run)
         verdicts = pq.read_table(run.verdicts / "web-00000.parquet").to_pylist()

@@ -64,7 +64,8 @@ def nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 CASES = [
-    *((name, "causal") for name in SMALL),
+    # LongRoPE's factors depend on the length of the sample; the configuration refuses it.
+    *((name, "causal") for name in SMALL if name != "llama-longrope"),
     *((name, kind) for name in ("llama", "bloom", "glm", "glm-deepnorm") for kind in ("prefix", "blank_infilling")),
 ]
 
