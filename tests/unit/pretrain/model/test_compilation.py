@@ -199,7 +199,8 @@ def test_any_function_that_reaches_the_limit_is_an_error() -> None:
     assert counter.graphs == VARIANTS_OF_A_LENGTH * 2
 
 
-def test_uncompiled_flex_attention_is_an_error() -> None:
+def test_uncompiled_flex_attention_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_flex, "_WARNINGS_SHOWN", set())  # torch warns once a process, maybe in another test
     refuse_fallbacks([16])
     q = torch.randn(1, 2, 16, 16)
     with pytest.raises(UserWarning, match=r"flex_attention called without torch\.compile"):
