@@ -23,6 +23,7 @@ from pydantic import ConfigDict
 
 from foundation.configuration import ConfigError, Settings, load_config
 from pretrain.config import ModelConfig
+from pretrain.families.format import COMPUTED_BY_ALL
 from pretrain.families.mapping import weight_shapes
 from tools.starting_checkpoint import write_starting_checkpoint
 
@@ -76,10 +77,9 @@ BLOCK = {
 `gpt_model.py` of BigScience's and Microsoft's Megatron-DeepSpeed."""
 
 COMPUTES: dict[str, tuple[Any, ...]] = {
+    **{setting: (value,) for setting, value in COMPUTED_BY_ALL.items() if setting != "rotary_share"},
     "positions": ("alibi", "rotary", "learned"),
     "block": ("sequential",),
-    "query_key_norm": ("none",),
-    "sliding_window": (None,),
     "normalised_head": (False,),
     "logit_scale": (1.0,),
 }

@@ -60,6 +60,9 @@ def _to_config(model: ModelConfig) -> dict[str, Any]:
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     known(config, "partial_rotary_factor", 1.0)
+    for name in ("query_pre_attn_scalar", "sliding_window_pattern"):
+        if config.get(name, 1) < 1:
+            raise ValueError(f"config.json: {name}: {config[name]} must be positive")
     given = config.get("rope_parameters", {})
     unknown = sorted(set(given) - {_FULL, _WINDOWED}) if isinstance(given, Mapping) else [given]
     if unknown:

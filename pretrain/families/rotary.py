@@ -57,10 +57,8 @@ _ORIGINAL = "original_max_position_embeddings"
 def rotary_entries(model: ModelConfig) -> dict[str, Any]:
     """Entries of `config.json`, in the spelling of transformers 4 and in that of 5."""
     scaling, theta = model.rope_scaling, model.rope_theta
-    if scaling is None:
-        return {"rope_theta": theta, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
-    if scaling.kind == "ntk":  # another base, and nothing else
-        theta = scaling.base(theta, model.rotary_size)
+    if scaling is None or scaling.kind == "ntk":  # which is another base, and nothing else
+        theta = theta if scaling is None else scaling.base(theta, model.rotary_size)
         return {"rope_theta": theta, "rope_parameters": {"rope_type": "default", "rope_theta": theta}}
     given = {_NAMES[name]: value for name, value in scaling.model_dump(exclude_none=True).items()}
     if scaling.kind != "yarn" or scaling.rounds_edges:
@@ -125,7 +123,7 @@ def _scaling(entry: str, kind: str, settings: Mapping[str, Any], config: Mapping
             found["attention_factor"] = high / low if found["factor"] > 1 else 1.0
     if kind == "longrope":
         factor = found.pop("factor", None) or config.get("max_position_embeddings", 2048) / original
-        stretched = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        stretched = math.sqrt(1 + math.log(factor) / math.log(original)) if min(factor, original) > 1 else 1.0
         found.setdefault("attention_factor", stretched)
     return {"kind": kind, **found}
 
@@ -153,16 +151,16 @@ def rope_theta(config: Mapping[str, Any], default: float | None) -> float:
         ValueError: the frequencies are scaled or rotate a part of a head only, which our block does not compute; or two
             entries contradict each other, or there is none and no default.
     """
-    known(config, "partial_rotary_factor", 1.0)
+    known(config, _SHARE, 1.0)
     found = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
-    for entry in ("rope_parameters", "rope_scaling"):
+    for entry in _ENTRIES:
         settings = config.get(entry) or {}
         if not isinstance(settings, Mapping):
             raise ValueError(f"config.json: {entry}: {settings!r} is not supported, only a mapping")
         for name, value in settings.items():
             if name in ("rope_type", "type") and value in ("default", None):
                 continue
-            if name == "partial_rotary_factor" and value in (1.0, None):
+            if name == _SHARE and value in (1.0, None):
                 continue
             if name != "rope_theta":
                 kinds = ", ".join(repr(kind) for kind in ("default", *_KINDS))
