@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from tools.hugging_face.verify import RESULT_FILE
 
 DATA_CONFIG = Path("configs/data/demo.yaml")
 TRAIN_CONFIG = Path("configs/train/demo.yaml")
+SHOWN_TEXTS = 3
 EXAMPLES = """examples:
   altiplano demo
       everything is in runs/demo; run it again, and finished steps are skipped
@@ -186,11 +187,23 @@ def summarise(console: Console, run: Path, seconds: float) -> None:
             ("the page to look at", f"{run}/report.html"),
         ],
     )
+    show_text(console, check["samples"][:SHOWN_TEXTS])
     console.print(
         "Next: open the page; ask why a document went (altiplano data why ID --config configs/data/demo.yaml); "
         "copy the two configs and put your own text in.",
         soft_wrap=True,
     )
+
+
+def show_text(console: Console, samples: Sequence[Mapping[str, str]]) -> None:
+    """Print the beginnings of held-out documents in bold, each with what the model went on to write."""
+    console.rule(Text("what it writes after beginnings of held-out documents (bold)", style="bold"), align="left")
+    for sample in samples:
+        written = sample["continuation"]
+        if "\n" in written.strip():
+            written = written[: written.rfind("\n")]  # the last line was cut by the limit of tokens
+        text = Text(sample["prompt"], style="bold").append(written, style="not bold")
+        console.print(text, "", sep="\n", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 
-from tools.hugging_face.writing import WholeCharacters
+from tools.hugging_face.writing import WholeCharacters, whole_words
 
 BYTES: list[bytes | None] = [bytes([byte]) for byte in range(256)]
 
@@ -55,6 +55,20 @@ def test_each_byte_goes_on_as_python_says(lead: int) -> None:
                 continue
             expected = {byte for byte in range(256) if is_beginning_of_utf8(bytes([*text, byte]))}
             assert allowed(WholeCharacters(BYTES, [], 0), text, 256) == expected, bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("class Lfm3Config\n\nconv_bi", "class Lfm3Config"),
+        ("The keys and values of the", "The keys and values of"),
+        ("The end of a line.\n", "The end of a line."),
+        ("def averyveryverylongname", "def averyveryverylongname"),  # half of it would be lost
+        ("書かれた文章には空白がない", "書かれた文章には空白がない"),
+    ],
+)
+def test_a_prompt_ends_with_a_whole_word(text: str, expected: str) -> None:
+    assert whole_words(text) == expected
 
 
 def test_tokens_of_many_bytes_step_by_step() -> None:
