@@ -119,7 +119,8 @@ def make_parser() -> argparse.ArgumentParser:
     why.add_argument(
         "document",
         metavar="DOCUMENT_ID",
-        help="<source>-<shard>/<row>, such as python-00000/0000012, or the path of a raw file that was set aside",
+        help="<source>-<shard>/<row>, such as python-00000/0000012; its URL, or what `id_field` calls it; or the path "
+        "of a raw file that was set aside",
     )
     _add_common(why, can_restart=False)
     return parser

@@ -12,7 +12,9 @@ from data_prep.conversations.forms import Form
 from data_prep.conversations.templates import Learnt
 from data_prep.languages import canonical_setting
 from data_prep.rules import known_rule_set, rules_named
-from data_prep.sources import known_kind
+from data_prep.sources import KINDS_WITH_FIELDS, known_kind
+from data_prep.sources.fields import OPTIONS as FIELD_OPTIONS
+from data_prep.sources.fields import parse_template
 from data_prep.sources.storage import checked_address, scheme_of
 from foundation.configuration import Settings
 
@@ -65,6 +67,15 @@ class SourceConfig(Settings):
     """Weight in the training mixture, relative to other sources; left out: in proportion to real tokens."""
     maximum_bytes: int | None = Field(default=None, gt=0)
     """Largest number of bytes of raw files to read; files are chosen by a hash of their path and the seed."""
+    text_field: str | None = Field(default=None, min_length=1)
+    """Field or column with the text, of kinds `jsonl`, `parquet` and `arrow`; left out: `text`. Fields of objects in
+    objects are joined with dots: `data.body`."""
+    text_template: str | None = Field(default=None, min_length=1)
+    """Text made of several fields, named in braces: `"{title}\\n\\n{data.body}"`. A record without one of them, or
+    with a null there, is set aside."""
+    id_field: str | None = Field(default=None, min_length=1)
+    """Field by which documents are known, a string or a number; left out: `url`, where there is one. It is shown by the
+    ledger and for each training sample, and `altiplano data why` finds a document by it."""
     form: Form | None = None
     """Form of the records of kind `conversations`, see `data_prep/conversations/forms.py`."""
     question_field: str | None = None
@@ -84,12 +95,19 @@ class SourceConfig(Settings):
     @property
     def options(self) -> dict[str, Any] | None:
         """Settings that are for sources of this kind alone; None: there are none."""
-        if not self.is_conversations:
-            return None
-        return {name: _plain(getattr(self, name)) for name in _OF_CONVERSATIONS}
+        if self.is_conversations:
+            return {name: _plain(getattr(self, name)) for name in _OF_CONVERSATIONS}
+        return {name: getattr(self, name) for name in FIELD_OPTIONS if getattr(self, name) is not None} or None
 
     @model_validator(mode="after")
     def _settings_are_of_the_kind(self) -> SourceConfig:
+        for name in FIELD_OPTIONS:
+            if self.kind not in KINDS_WITH_FIELDS and getattr(self, name) is not None:
+                raise ValueError(f"{name}: has no effect: kind is {self.kind!r}, not {' or '.join(KINDS_WITH_FIELDS)}")
+        if self.text_field is not None and self.text_template is not None:
+            raise ValueError("text_field: has no effect beside text_template, which names the fields")
+        if self.text_template is not None:
+            parse_template(self.text_template)
         for name in _OF_CONVERSATIONS:
             if not self.is_conversations and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect: kind is {self.kind!r}, not conversations")

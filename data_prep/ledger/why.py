@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.console import Console
 
 from data_prep.config import DataConfig
 from data_prep.extract import place_of, quarantined
@@ -17,6 +18,7 @@ from data_prep.rules.rule import explain as outcomes_of
 from data_prep.rules.rule import shown
 from data_prep.run.directory import RunDirectory
 from data_prep.run.manifest import Manifest, load_manifest
+from foundation.progress import Progress
 
 _TEXT_CHARACTERS = 600
 _LONG_SIGNALS = ("id", "minhash", "sampled_shingles", "exact_hash", "pii_spans")
@@ -31,7 +33,8 @@ def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
     """Describe a document: everything that the run recorded about it.
 
     Args:
-        document: its id, or the path (or the end of the path) of a raw file that was set aside.
+        document: its id, its URL or what `id_field` calls it, or the path (or the end of the path) of a raw file that
+            was set aside.
 
     Raises:
         ValueError: there is no such document.
@@ -39,10 +42,30 @@ def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
     manifest = load_manifest(run)
     match = re.fullmatch(r"(.+)/(\d+)", document)
     if match is None or match.group(1) not in manifest.shard_names:
-        return _set_aside(manifest, run, document)
+        found = ids_of_url(manifest, run, document)
+        return (
+            "\n\n".join("\n".join(_explain(config, run, one)) for one in found)
+            if found
+            else _set_aside(manifest, run, document)
+        )
     shard, row = match.group(1), int(match.group(2))
     identity = f"{shard}/{row:07d}"
     return "\n".join(_explain(config, run, identity))
+
+
+def ids_of_url(manifest: Manifest, run: RunDirectory, origin: str) -> list[str]:
+    """Return the ids of the documents that have this URL."""
+    found: list[str] = []
+    with Progress(
+        "look for the document", len(manifest.shard_names), "shards", console=Console(stderr=True)
+    ) as progress:
+        for name in manifest.shard_names:
+            path = run.corpus / f"{name}.parquet"
+            if path.is_file():
+                rows = pq.read_table(path, columns=["id"], filters=[("url", "=", origin)])
+                found += rows.column("id").to_pylist()
+            progress.advance(1)
+    return found
 
 
 def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[str]:
@@ -122,8 +145,9 @@ def _set_aside(manifest: Manifest, run: RunDirectory, path: str) -> str:
         )
     example = f"{manifest.shard_names[0]}/0000000"
     raise ValueError(
-        f"{path}: no shard has this name and no file of this name was set aside; give an id such as {example}, "
-        f"or the path of a raw file. The shards are {manifest.shard_names[0]} to {manifest.shard_names[-1]}"
+        f"{path}: no shard has this name, no document this URL, and no file of this name was set aside; give an id "
+        f"such as {example}, a URL, or the path of a raw file. The shards are {manifest.shard_names[0]} to "
+        f"{manifest.shard_names[-1]}"
     )
 
 

@@ -13,6 +13,7 @@ from foundation.configuration import known_name
 KINDS = (
     "jsonl",
     "parquet",
+    "arrow",
     "warc",
     "html",
     "arxiv",
@@ -24,8 +25,10 @@ KINDS = (
     "catalogue",
 )
 """Kinds of sources; each is the name of its module in this package."""
+KINDS_WITH_FIELDS = ("jsonl", "parquet", "arrow")
+"""Kinds whose records have named fields, see `fields.py`."""
 
-__all__ = ["KINDS", "Document", "Fault", "FileRange", "Reader", "known_kind", "reader_of"]
+__all__ = ["KINDS", "KINDS_WITH_FIELDS", "Document", "Fault", "FileRange", "Reader", "known_kind", "reader_of"]
 
 
 def known_kind(kind: str) -> str:

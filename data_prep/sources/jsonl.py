@@ -1,4 +1,4 @@
-"""JSON Lines: one object per line with a string `text`; also `.gz` and `.zst`.
+"""JSON Lines: one object per line with its text in a field, by default `text`; also `.gz` and `.zst`.
 
 C4, mC4 and Dolma name such files `.json.gz`.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from data_prep.sources.compression import DamagedFileError, suffix_of, without_compression
+from data_prep.sources.fields import USUAL_FIELDS, FieldError, Fields, field_of, kind_of
 from data_prep.sources.lines import Line, read_lines
 from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_any_byte
@@ -29,18 +31,18 @@ def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
     return at_any_byte(path, size, shard_bytes)
 
 
-def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+def read(piece: FileRange, maximum_document_bytes: int, fields: Fields = USUAL_FIELDS) -> Iterator[Document | Fault]:
     """Yield the documents of a range. `url` is the object's own or the file and byte; all other keys are metadata.
 
     Raises:
-        ValueError: none of the first 100 lines has a string `text`: then the wrong field is configured.
+        ValueError: none of the first 100 lines has a text: then the wrong field is configured.
     """
     held: list[Fault] = []  # faults of the first lines, until a line with a text shows that the field is right
     is_right_field = False
     seen, last = 0, 0
     try:
         for line in read_lines(piece, maximum_document_bytes):
-            result = _parse(line, piece, maximum_document_bytes)
+            result = _parse(line, piece, maximum_document_bytes, fields)
             if line.is_cut and not isinstance(result, Document):
                 continue  # reported as damage of the file; a line with a complete object is kept
             seen, last = seen + 1, line.number
@@ -53,8 +55,9 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
                 held.append(result)
                 if len(held) == _LINES_BEFORE_GIVING_UP:
                     raise ValueError(
-                        f"{piece.path}:{held[0].line}: none of the first {len(held)} lines has a string `text` "
-                        f"({held[0].detail}); a JSONL source needs one object per line with the field `text`"
+                        f"{piece.path}:{held[0].line}: none of the first {len(held)} lines has a string "
+                        f"{' and '.join(f'`{name}`' for name in fields.texts)} ({held[0].detail}); name the field with "
+                        "`text_field`, or several with `text_template`"
                     )
                 continue
             is_right_field = is_right_field or isinstance(result, Document)
@@ -70,7 +73,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     yield from held
 
 
-def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault | None:
+def _parse(line: Line, piece: FileRange, maximum_bytes: int, fields: Fields) -> Document | Fault | None:
     def fault(reason: str, detail: str) -> Fault:
         head = excerpt_of(line.head)
         return Fault(reason, detail, piece.path, line=line.number, from_byte=piece.start, excerpt=head)
@@ -94,19 +97,12 @@ def _parse(line: Line, piece: FileRange, maximum_bytes: int) -> Document | Fault
     except RecursionError:
         return fault("invalid_json", "nested too deeply")
     if not isinstance(value, dict):
-        return fault("missing_text", f"a JSON {_kind_of(value)}, not an object")
-    if not isinstance(value.get("text"), str):
-        detail = (
-            f"`text` is {_kind_of(value['text'])}"
-            if "text" in value
-            else f"its fields are {', '.join(map(repr, value)) or '(none)'}"
-        )
-        return fault("missing_text", detail)
-    url = value.get("url")
-    if not isinstance(url, str) or not url:
-        url = place_of(piece, line)
-    metadata = {key: item for key, item in value.items() if key not in ("text", "url")}
-    return usable(value["text"], url, metadata, fault, maximum_bytes)
+        return fault("missing_text", f"a JSON {kind_of(value)}, not an object")
+    try:
+        text, origin, metadata = fields.take(value, partial(field_of, value))
+    except FieldError as error:
+        return fault(error.reason, str(error))
+    return usable(text, origin or place_of(piece, line), metadata, fault, maximum_bytes)
 
 
 def place_of(piece: FileRange, line: Line) -> str:
@@ -116,9 +112,9 @@ def place_of(piece: FileRange, line: Line) -> str:
     return f"{piece.path}#byte={piece.start + line.offset}"
 
 
-def _kind_of(value: object) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
+def reader_with(options: Mapping[str, Any]) -> Reader:
+    """Return the reader of a source with these settings."""
+    return Reader(_accepts, partial(read, fields=Fields.of(options)), _divide)
 
 
 READER = Reader(_accepts, read, _divide)

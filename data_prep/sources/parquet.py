@@ -1,16 +1,18 @@
-"""Parquet files with a string column `text`, and optionally `url`; all other columns are metadata."""
+"""Parquet files: a string column is the text, by default `text`; all other columns are metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.sources.parquet_columns import is_text, texts_of, values_of
+from data_prep.sources.fields import USUAL_FIELDS, Fields
 from data_prep.sources.ranges import FileRange, at_places
-from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
+from data_prep.sources.reading import Document, Fault, Reader
+from data_prep.sources.rows import check_columns, documents_of, first_line
 from data_prep.sources.storage import StorageError, open_input, scheme_of
 
 _ROWS_AT_A_TIME = 256  # documents may be megabytes
@@ -42,11 +44,11 @@ def _start_of(group: Any) -> int:
     )
 
 
-def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | Fault]:
+def read(piece: FileRange, maximum_document_bytes: int, fields: Fields = USUAL_FIELDS) -> Iterator[Document | Fault]:
     """Yield the documents of the row groups that start in a range.
 
     Raises:
-        ValueError: the file has no string column `text`, a name twice, or a column that cannot be metadata.
+        ValueError: the file does not have the fields, has a name twice, or a column that cannot be metadata.
     """
     path = piece.path
     try:
@@ -54,25 +56,21 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Iterator[Document | F
     except StorageError:
         raise
     except (pa.ArrowException, OSError) as error:
-        yield Fault("damaged_file", f"not a whole Parquet file ({_first_line(error)}); none of it is read", path)
+        yield Fault("damaged_file", f"not a whole Parquet file ({first_line(error)}); none of it is read", path)
         return
     with file:
-        _check_columns(file.schema_arrow, path)
+        check_columns(file.schema_arrow, path, fields)
         groups, row = _groups_of(file.metadata, piece)
         first = row
         try:
             for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, row_groups=groups, use_threads=False):
-                columns = _columns(batch, path)
-                for i in range(batch.num_rows):
-                    yield _document(
-                        {name: values[i] for name, values in columns.items()}, path, row, maximum_document_bytes
-                    )
-                    row += 1
+                yield from documents_of(batch, path, row, maximum_document_bytes, fields)
+                row += batch.num_rows
         except StorageError:
             raise
         except (pa.ArrowException, OSError) as error:
             total = file.metadata.num_rows
-            detail = f"cannot be read on ({_first_line(error)}); rows {first} to {row} of {total} are read"
+            detail = f"cannot be read on ({first_line(error)}); rows {first} to {row} of {total} are read"
             yield Fault("damaged_file", detail, path, row=row)
 
 
@@ -89,54 +87,9 @@ def _groups_of(metadata: pq.FileMetaData, piece: FileRange) -> tuple[list[int], 
     return groups, rows_before
 
 
-def _check_columns(schema: pa.Schema, path: str) -> None:
-    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    if "text" not in schema.names:
-        raise ValueError(
-            f"{path}: no column `text`; a Parquet source needs a string column of this name, the file has {columns}"
-        )
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{path}: the column `{twice[0]}` occurs {schema.names.count(twice[0])} times; each column needs a name "
-            f"of its own, the file has {columns}"
-        )
-    kind = schema.field("text").type
-    if not is_text(kind):
-        raise ValueError(f"{path}: the column `text` is {kind}; it must be a string, the file has {columns}")
-
-
-def _columns(batch: pa.RecordBatch, path: str) -> dict[str, list[Any]]:
-    columns = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            columns[name] = texts_of(column) if name == "text" else values_of(column)
-        except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{path}: the column `{name}` ({column.type}) cannot be read: {_first_line(error)}; drop it from the "
-                "file, or write it as strings"
-            ) from error
-    return columns
-
-
-def _document(values: dict[str, Any], path: str, row: int, maximum_bytes: int) -> Document | Fault:
-    content = values.pop("text")
-
-    def fault(reason: str, detail: str) -> Fault:
-        return Fault(reason, detail, path, row=row, excerpt=excerpt_of(content or ""))
-
-    if content is None:
-        return fault("empty", "`text` is null")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return fault("invalid_utf8", f"byte {content[error.start]:#04x} at offset {error.start} ({error.reason})")
-    url = values.pop("url", None)
-    return usable(text, url if isinstance(url, str) and url else f"{path}#row={row}", values, fault, maximum_bytes)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0].strip().rstrip(".")
+def reader_with(options: Mapping[str, Any]) -> Reader:
+    """Return the reader of a source with these settings."""
+    return Reader(_accepts, partial(read, fields=Fields.of(options)), _divide)
 
 
 READER = Reader(_accepts, read, _divide)

@@ -82,7 +82,7 @@ def test_good_lines_become_documents_with_stable_ids(tmp_path: Path) -> None:
         (b'{"text": "x \\ud800 y"}\n', "invalid_unicode", "U+D800"),
         (b'{"text": "  \\n "}\n', "empty", "white space only"),
         (b'{"text": ""}\n', "empty", "no text"),
-        (b'{"content": "x"}\n', "missing_text", "its fields are 'content'"),
+        (b'{"content": "x"}\n', "missing_text", "the fields are 'content'"),
         (b'{"text": 7}\n', "missing_text", "`text` is number"),
         (b"[1, 2]\n", "missing_text", "a JSON array, not an object"),
         (b"[" * 100_000 + b"\n", "invalid_json", ""),
@@ -185,7 +185,7 @@ def test_parquet_columns_become_metadata(tmp_path: Path) -> None:
 def test_a_missing_column_is_an_error_that_names_file_and_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path, content=["one"], id=[1])
     with pytest.raises(
-        ValueError, match=r"a\.parquet: no column `text`; .* needs a string column .*content \(string\), id \(int64\)"
+        ValueError, match=r"a\.parquet: no column `text`; name the string column .*content \(string\), id \(int64\)"
     ):
         run_extract(tmp_path, "parquet")
 
