@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 
 # Tests run in so many processes; most of them wait for others much of the time.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 test: lint
 	$(PYTEST) -m "not slow"

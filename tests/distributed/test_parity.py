@@ -69,6 +69,8 @@ SCALAR_TOLERANCE = {"fp32": 1e-6, "bf16": 2e-3}
 LOGIT_TOLERANCE = {"fp32": 1e-5, "bf16": 2**-7}
 """Tolerance of a single number, over which nothing is averaged: in bf16, the step between two neighbours."""
 
+pytestmark = pytest.mark.xdist_group("parity")  # they share what `references` and `trained` keep
+
 TOPOLOGIES = [
     Topology(pipe=1, data=1, tensor=2),
     Topology(pipe=2, data=1, tensor=1),
