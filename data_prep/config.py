@@ -175,6 +175,35 @@ class LanguageModelConfig(Settings):
         return self
 
 
+class UrlConfig(Settings):
+    """Lists of web addresses, see `data_prep/signals/urls.py`. Lists are text files with an entry per line; `#` begins
+    a comment. A domain stands for all domains below it, an address for all that begin with it."""
+
+    block: tuple[LocalPath, ...] = ()
+    """Lists of domains and addresses that are not wanted: files, or folders with `CATEGORY/domains` and
+    `CATEGORY/urls`, as UT1's."""
+    categories: tuple[str, ...] = ()
+    """Categories of the block lists that count, such as `adult` and `phishing`; empty: all."""
+    allow: tuple[LocalPath, ...] = ()
+    """Lists of domains and addresses that alone are wanted, in the same form."""
+    subwords: LocalPath | None = None
+    """List of words that must not occur anywhere in the name of a host."""
+    words: LocalPath | None = None
+    """List of words that must not occur in the name of a host between dots, hyphens or digits."""
+    soft_words: LocalPath | None = None
+    """List of words of which the name of a host may have one."""
+
+    @property
+    def has_lists(self) -> bool:
+        return any((self.block, self.allow, self.subwords, self.words, self.soft_words))
+
+    @model_validator(mode="after")
+    def _categories_are_of_lists(self) -> UrlConfig:
+        if self.categories and not self.block:
+            raise ValueError("categories: has no effect without block")
+        return self
+
+
 class FingerprintConfig(Settings):
     """MinHash: the settings of signatures, bands and verification."""
 
@@ -319,6 +348,7 @@ class DataConfig(Settings):
     quality: QualityConfig = QualityConfig()
     perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
     """Models by language; empty: perplexity is not measured. Documents of other languages have no perplexity."""
+    urls: UrlConfig = UrlConfig()
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

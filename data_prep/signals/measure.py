@@ -28,9 +28,10 @@ from data_prep.signals.quality import QualityClassifier
 from data_prep.signals.segmentation import MODELS, model_path
 from data_prep.signals.table import MEASUREMENTS, SIGNALS
 from data_prep.signals.texts import Instruments, Texts
+from data_prep.signals.urls import digests as list_digests
 from foundation.atomic_files import sha256_file
 
-VERSION = 10
+VERSION = 11
 
 _EXTRACTED = "extract"
 _REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
@@ -50,6 +51,7 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
             language: dict(zip(("tokenizer", "model"), map(sha256_file, model_files(language, files)), strict=True))
             for language, files in config.perplexity.items()
         },
+        "urls": list_digests(config.urls),
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
         "unicode": unicodedata.unidata_version,
@@ -105,12 +107,14 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
 
 
 def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, instruments: Instruments) -> pa.Table:
-    """Return the signals (`table.SIGNALS`) of a table with the columns `id` and `text`, row by row."""
+    """Return the signals (`table.SIGNALS`) of a table with the columns `id`, `text` and, where addresses are
+    compared with lists, `url`, row by row."""
     texts = documents.column("text").combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
         texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.large_string())
     data, offsets = text_bytes(texts)
-    group = Texts(data, offsets, fingerprints, instruments)
+    urls = documents.column("url").to_pylist() if instruments.urls else ()
+    group = Texts(data, offsets, fingerprints, instruments, urls)
     columns: dict[str, Any] = {"id": documents.column("id")}
     for measurement in MEASUREMENTS:
         measured = measurement.measure(group)
@@ -124,7 +128,7 @@ def _read_documents(path: Path) -> Iterator[pa.Table]:
     try:
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=["id", "text"], use_threads=False)
+            yield file.read_row_group(group, columns=["id", "text", "url"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable document shard ({error}); `--restart extract` writes it again"
@@ -158,7 +162,7 @@ _loaded: dict[str, Instruments] = {}
 
 def _instruments(config: DataConfig) -> Instruments:
     """Load the models once in each process."""
-    key = repr((config.language.model, config.language.lines, config.quality, config.perplexity))
+    key = repr((config.language.model, config.language.lines, config.quality, config.perplexity, config.urls))
     if key not in _loaded:
         _loaded[key] = Instruments.of(config)
     return _loaded[key]

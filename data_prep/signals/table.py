@@ -20,6 +20,10 @@ from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure
 
 _ROOTS_COUNTS = ("roots_word_count",)
 _LINE_TYPES = (pa.list_(pa.string()), pa.list_(pa.float32()))
+_URL_COLUMNS = {
+    **dict.fromkeys(("url_blocked", "url_allowed", "url_words", "url_soft_words"), pa.int64()),
+    "url_matches": pa.list_(pa.string()),
+}
 _SPANS = pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
 """Half-open ranges of bytes of the UTF-8 text, each with the placeholder that replaces it, without `PI:`."""
 
@@ -76,6 +80,14 @@ def _perplexity(texts: Texts) -> Sequence[Any]:
     return (pa.array(found, from_pandas=True),)  # not a number is null
 
 
+def _urls(texts: Texts) -> Sequence[Any]:
+    lists = texts.instruments.urls
+    if lists is None:
+        return (None,) * len(_URL_COLUMNS)
+    found = [lists.match(url) for url in texts.urls]
+    return [[match[k] for match in found] for k in range(len(_URL_COLUMNS))]
+
+
 def _fingerprints(texts: Texts) -> Sequence[Any]:
     view = texts.data.data
     hashes = [exact_hash(view[start:stop]) for start, stop in pairwise(texts.offsets.tolist())]
@@ -108,6 +120,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement({"quality_probability": pa.float64()}, _quality),
     # null unless `perplexity` has a model of the language
     Measurement({"perplexity": pa.float64()}, _perplexity),
+    # null unless `urls` has lists
+    Measurement(_URL_COLUMNS, _urls),
     Measurement(
         {
             "exact_hash": pa.binary(16),

@@ -18,6 +18,7 @@ from data_prep.signals.perplexity import Perplexity
 from data_prep.signals.quality import QualityClassifier
 from data_prep.signals.segmentation import mark_words
 from data_prep.signals.text_statistics import measure_text
+from data_prep.signals.urls import UrlLists
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,19 @@ class Instruments:
     identifies_lines: bool = False
     classifier: QualityClassifier | None = None
     perplexity: Perplexity | None = None
+    urls: UrlLists | None = None
 
     @classmethod
     def of(cls, config: DataConfig) -> Instruments:
         """Load the models that the configuration names.
 
         Raises:
-            FastTextModelError, PerplexityError: a model is missing or damaged; names the setting.
+            FastTextModelError, PerplexityError, ValueError: a model or a list is missing or damaged; names the setting.
         """
         classifier = QualityClassifier(config.quality.model, config.quality.label) if config.quality.model else None
         perplexity = Perplexity(config.perplexity) if config.perplexity else None
-        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier, perplexity)
+        urls = UrlLists(config.urls) if config.urls.has_lists else None
+        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier, perplexity, urls)
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,14 @@ class Texts:
     Args:
         data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]); one longer than the number of documents.
+        urls: where each document is from.
     """
 
     data: npt.NDArray[np.uint8]
     offsets: npt.NDArray[np.int64]
     fingerprints: FingerprintConfig
     instruments: Instruments
+    urls: Sequence[str | None]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

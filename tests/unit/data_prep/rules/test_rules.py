@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig, LanguageConfig, LanguageModelConfig, QualityConfig, SourceConfig
+from data_prep.config import DataConfig, LanguageConfig, LanguageModelConfig, QualityConfig, SourceConfig, UrlConfig
 from data_prep.rules import (
     PUBLISHED_RULE_SETS,
     RULE_SETS,
@@ -22,6 +22,7 @@ from data_prep.rules import (
     quality,
     rules_named,
     rules_of_source,
+    urls,
 )
 from data_prep.rules.decide import failures
 from data_prep.signals.table import SIGNALS
@@ -141,11 +142,12 @@ def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None
     configured = (
         *language.rules_of(LanguageConfig()),
         *quality.rules_of(QualityConfig(model=Path("q"))),
+        *urls.rules_of(UrlConfig(block=(Path("b"),), allow=(Path("a"),), words=Path("w"), soft_words=Path("s"))),
         *(rule for name in perplexity.BUCKETS for rule in perplexity.rules_of(name, {"en": model})),
     )
     rules = (*ALL_RULES, *configured)
     assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
-    assert RULE_SETS.keys() - PUBLISHED_RULE_SETS.keys() == {"language", "quality", *perplexity.BUCKETS}
+    assert RULE_SETS.keys() - PUBLISHED_RULE_SETS.keys() == {"language", "quality", "urls", *perplexity.BUCKETS}
     assert len({rule.name for rule in rules}) == len(rules)
     for rule in rules:
         assert rule.signal in SIGNALS.names
