@@ -5,7 +5,8 @@
     tokens/<source>.loss_mask         only if the loss excludes parts of documents, see `format`
     tokens/<source>.origins.npy       id of each document, see `origins`
     tokens/<source>.left_out.jsonl    conversations without tokens, and rounds that were too long, with the reason
-    tokens/chat_template.jinja        the template of conversations, for transformers
+    tokens/chat_template.yaml         the template of conversations
+    tokens/chat_template.jinja        the same for transformers
     tokens/generation_config.json     the tokens that end an answer, for transformers
     tokens/mixture.yaml               counts, weights, checksums
     tokens/encoded/                   encoded shards, until their source is collected
@@ -464,14 +465,21 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
     if chat is not None:
         controls = control_names(chat.template, chat.name, reference)
         write_text(run.tokens / "chat_template.jinja", chat_template(chat.template, controls))
+        write_text(
+            run.tokens / "chat_template.yaml", _as_yaml(chat.template.model_dump(mode="json", exclude_unset=True))
+        )
         ends = end_tokens(chat.template, chat.name, reference)
         write_json(run.tokens / "generation_config.json", {"eos_token_id": ends})
-    write_text(run.tokens / "mixture.yaml", yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
+    write_text(run.tokens / "mixture.yaml", _as_yaml(mixture))
     summary_table(
         "token files",
         [[d[key] for key in ("name", "documents", "tokens", "heldout_tokens", "weight")] for d in datasets],
         ["source", "documents", "tokens", "held-out tokens", "weight"],
     )
+
+
+def _as_yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _checksums(run: RunDirectory, record: Record, prefix: str) -> dict[str, str]:

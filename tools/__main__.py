@@ -34,6 +34,7 @@ see it work, on this machine's own text:
   report                one page about a run, or about two beside each other
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
   convert to-hf|from-hf|verify|from-megatron    other formats, and the proof that both compute the same
+  chat                  talk with a model that was trained on conversations
   evaluate              lm-eval on an exported model
   bench                 our programs timed beside their peers
 
@@ -102,6 +103,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("status",): Command("tools.status", "how a run stands"),
     ("report",): Command("tools.report.__main__", "one page about a run, or about two"),
     ("spikes",): Command("tools.spikes", "loss spikes of a run; try other thresholds"),
+    ("chat",): Command("tools.chat", "talk with a model in the terminal", group="convert"),
     ("evaluate",): Command("tools.evaluate", "lm-eval on an exported model", group="eval"),
     ("bench",): Command("tools.bench.__main__", "our programs beside their peers", group="bench"),
     ("completion",): Command("tools.completion", "print a completion script for a shell", group=""),
