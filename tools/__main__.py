@@ -21,7 +21,7 @@ see it work, on this machine's own text:
 1. text to token files:
   data run              extract, measure, dedup, decide, train-tokenizer, tokenize, ledger: `data --help`
   data why              one document: its text, its measurements, why it was kept or dropped
-  tokens inspect|report|extend      token files; how good the tokenizer is; a larger vocabulary
+  tokens inspect|report|extend|control      token files; how good the tokenizer is; a larger vocabulary
 
 2. token files to a model:
   plan                  which degrees of parallelism fit into the memory, and how many days it takes
@@ -82,6 +82,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("tokens", "extend"): Command(
         "tools.extend_vocabulary", "add another tokenizer's entries; every old id stays", ("tokenizer",)
     ),
+    ("tokens", "control"): Command("tools.extend_vocabulary", "add control tokens to a tokenizer", ("control",)),
     ("train",): Command("tools.train", "train on this machine"),
     ("convert", "to-hf"): Command("tools.hugging_face.to_hf", "export a checkpoint for transformers", group="convert"),
     ("convert", "from-hf"): Command(

@@ -1,11 +1,13 @@
-"""Add the entries of one SentencePiece vocabulary to another, and to a model that was trained with it.
+"""Add entries to a vocabulary, and to a model that was trained with it.
 
-    altiplano tokens extend OLD_TOKENIZER OTHER_TOKENIZER NEW_TOKENIZER
+    altiplano tokens extend OLD_TOKENIZER OTHER_TOKENIZER NEW_TOKENIZER      those of another SentencePiece vocabulary
+    altiplano tokens control OLD_TOKENIZER NEW_TOKENIZER "<|im_start|>" …    control tokens, for any tokenizer
     altiplano checkpoint extend CHECKPOINT OLD_TOKENIZER NEW_TOKENIZER OUT
 
-The first writes a tokenizer in which every old entry keeps its id. The second writes a checkpoint to begin a run from
-(`initial_weights=OUT`): a row of embedding and head that is new is the mean of the rows of the old tokens that its text
-was made of.
+The first two write a tokenizer in which every old entry keeps its id; control tokens take the places of reserved entries
+first, for which a model has rows already. The third writes a checkpoint to begin a run from (`initial_weights=OUT`): a row
+of embedding and head that is new is the mean of the rows of the old tokens that its text was made of; of a control token,
+the mean of all rows, as for Stanford Alpaca.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from data_prep.tokenizer.control_tokens import add_control_tokens
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
-from data_prep.tokenizer.extend import extend_tokenizer, old_pieces, read_model
+from data_prep.tokenizer.extend import extend_tokenizer, sources_of_added
 from foundation.progress import summary_table
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.checkpoint.whole import verified_weights
@@ -45,7 +48,7 @@ def extend_checkpoint(checkpoint: Path, old: Path, new: Path, out: Path) -> tupl
     """
     reader = verified_weights(checkpoint)
     before = reader.model
-    sources = old_pieces(read_model(old), read_model(new))
+    sources = sources_of_added(old, new)
     size = ReferenceEncoder(old).vocabulary_size
     if before.vocabulary_size != size:
         raise ValueError(f"{old}: {size} entries, but the model of {reader.path} has {before.vocabulary_size}")
@@ -82,14 +85,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     tokenizer = commands.add_parser("tokenizer", prog="altiplano tokens extend")
+    control = commands.add_parser("control", prog="altiplano tokens control")
     checkpoint = commands.add_parser("checkpoint", prog="altiplano checkpoint extend")
-    for command in (tokenizer, checkpoint):
+    for command in (tokenizer, control, checkpoint):
         command.description, command.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     checkpoint.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder")
-    for command in (tokenizer, checkpoint):
+    for command in (tokenizer, control, checkpoint):
         command.add_argument("old", type=Path, help="folder of the old tokenizer")
     tokenizer.add_argument("other", type=Path, help="folder of the tokenizer whose entries are added")
     tokenizer.add_argument("out", type=Path, help="folder to write the extended tokenizer to")
+    control.add_argument("out", type=Path, help="folder to write the new tokenizer to")
+    control.add_argument("names", nargs="+", metavar="TOKEN", help="name of a control token")
     checkpoint.add_argument("new", type=Path, help="folder of the extended tokenizer")
     checkpoint.add_argument("out", type=Path, help="folder to write the checkpoint to")
     return parser
@@ -112,6 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ],
             )
             print(f"next: altiplano checkpoint extend CHECKPOINT {given.old} {given.out} OUT")
+        elif given.command == "control":
+            control = add_control_tokens(given.old, given.names, given.out)
+            summary_table(str(given.out), [*control.ids.items(), ("entries now", control.size)])
+            if control.appended:
+                print(f"next: altiplano checkpoint extend CHECKPOINT {given.old} {given.out} OUT")
+            else:
+                print("next: tokenizer.path names the new folder; the model has a row for each of them")
         else:
             model, rows = extend_checkpoint(given.checkpoint, given.old, given.new, given.out)
             print(f"{given.out}: {rows:,} rows are new; train on with initial_weights={given.out}")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from data_prep.tokenizer.encoding.encode import MODEL_FILE
+from data_prep.tokenizer.encoding.encode import MODEL_FILE, ReferenceEncoder
 from data_prep.tokenizer.encoding.encoded import SPACE, TokenizerError
-from data_prep.tokenizer.sentence_piece import NORMAL, parse, save_sentencepiece_bpe, to_tokenizers
+from data_prep.tokenizer.sentence_piece import CONTROL, NORMAL, parse, save_sentencepiece_bpe, to_tokenizers
 
 
 @dataclass(frozen=True)
@@ -94,21 +94,56 @@ def read_model(folder: Path) -> bytes:
     return path.read_bytes()
 
 
+def sources_of_added(old: Path, extended: Path) -> list[list[int]]:
+    """Return for each added entry of a tokenizer, by id, the old tokens that a model's row for it is the mean of: those
+    of its text, or all of them for a control token, which has none.
+
+    Raises:
+        TokenizerError: the extended vocabulary does not begin with the old one, or has nothing more.
+    """
+    if (old / MODEL_FILE).is_file():
+        sources = old_pieces(read_model(old), read_model(extended))
+    else:
+        sources = _sources_of_control(ReferenceEncoder(old), ReferenceEncoder(extended))
+    if not sources:
+        raise TokenizerError(f"{extended}: has no more entries than {old}: the model needs no new rows")
+    return sources
+
+
+def _sources_of_control(old: ReferenceEncoder, extended: ReferenceEncoder) -> list[list[int]]:
+    size, after = old.vocabulary_size, extended.vocabulary_size
+    control = {identity for identity, token in extended.added_tokens.items() if token.special}
+    before, now = (encoder.content["model"]["vocab"] for encoder in (old, extended))
+    moved = next((text for text, i in before.items() if i not in control and now.get(text) != i), None)
+    if moved is not None or not set(range(size, after)) <= control:
+        what = f"{moved!r} has another id" if moved is not None else "an added entry is no control token"
+        raise TokenizerError(
+            f"{extended.path}: {what} than in {old.path}; of tokenizers without {MODEL_FILE}, only control tokens can "
+            "be added"
+        )
+    return [list(range(size)) for _ in range(size, after)]
+
+
 def old_pieces(old: bytes, extended: bytes) -> list[list[int]]:
-    """Return the old tokens of the text of each added entry, by id.
+    """Return the old tokens of the text of each added entry, by id; of a control token, all of them.
 
     Raises:
         TokenizerError: the extended vocabulary does not begin with the old one.
     """
     before, after = parse(old).pieces, parse(extended).pieces
     for i, piece in enumerate(before):
-        if i >= len(after) or (after[i].piece, after[i].type) != (piece.piece, piece.type):
+        is_renamed = i < len(after) and piece.type == after[i].type == CONTROL
+        if not is_renamed and (i >= len(after) or (after[i].piece, after[i].type) != (piece.piece, piece.type)):
             found = after[i].piece if i < len(after) else "nothing"
             raise TokenizerError(
                 f"entry {i} is {piece.piece!r} in the old vocabulary and {found!r} in the extended one"
             )
     encoder = _without_prefix(old)
-    return [encoder.encode(piece.piece.replace(SPACE, " ")) for piece in after[len(before) :]]
+    everything = list(range(len(before)))
+    return [
+        everything if piece.type == CONTROL else encoder.encode(piece.piece.replace(SPACE, " "))
+        for piece in after[len(before) :]
+    ]
 
 
 def _without_prefix(model: bytes) -> sentencepiece.SentencePieceProcessor:
