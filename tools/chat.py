@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from data_prep.conversations.templates import shipped_templates
@@ -85,10 +85,8 @@ class Conversation:
 
 def talk(conversation: Conversation) -> int:
     """Ask what is typed until the end; returns the exit code."""
-    try:
+    with suppress(ImportError):
         import readline  # noqa: F401  editing and history of the lines that `input` reads
-    except ImportError:
-        pass
     while True:
         try:
             line = input(PROMPT).strip()

@@ -3,6 +3,9 @@
     .venv/bin/pip install -c constraints.txt -e ".[eval]"               lm-eval, an optional extra
     altiplano evaluate runs/demo/hf --mixture runs/demo/tokens/mixture.yaml
     altiplano evaluate runs/demo/hf --tasks hellaswag arc_easy     lm-eval's own tasks, whose data it fetches
+    altiplano evaluate runs/chat/hf --chat --tasks boolq           questions written by the model's chat template
+    altiplano evaluate runs/demo/hf --suite superglue              SuperGLUE with no example and with one, in several
+                                                                   wordings: lowest, median and highest accuracy
 
 Without `--tasks` two small ones run, offline: `altiplano_continuations` (accuracy of choosing one of four endings; a
 model that knows nothing has 25 %), and `altiplano_held_out`, bits per byte of the mixture's held-out documents, which
@@ -16,15 +19,19 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from foundation.atomic_files import write_json
+from foundation.progress import summary_table
 from foundation.shipped import shipped_configs
 from pretrain.data.mixture import load_mixture
-from pretrain.families.registry import format_of_type
+from tools.hugging_face.answers import context_length
+from tools.hugging_face.to_hf import CHAT_TEMPLATE_FILE
+from tools.prompted_suite import Spread, lm_eval_tasks, load_suite, spreads
 
 RESULT_FILE = "evaluation.json"
 
@@ -65,12 +72,16 @@ def held_out_texts(mixture: Path, documents: int) -> Iterator[str]:
 
 
 def evaluate(
-    folder: Path, tasks: Sequence[str | dict[str, Any]], *, limit: int | None, batch_size: int
+    folder: Path, tasks: Sequence[str | dict[str, Any]], *, limit: int | None, batch_size: int, chat: bool = False
 ) -> dict[str, Any]:
     """Run lm-eval; returns what it returns, with `results`, `samples` and `versions` by task.
 
+    Args:
+        chat: questions and examples are turns of a conversation, written by the export's template.
+
     Raises:
-        ValueError: no exported model there, or one that transformers cannot load; an unknown task.
+        ValueError: no exported model there, or one that transformers cannot load, or one without a template for
+            `chat`; an unknown task.
     """
     try:
         import lm_eval
@@ -80,12 +91,12 @@ def evaluate(
         ) from None
     import torch
 
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise ValueError(f"{config_path}: no such file; `altiplano convert to-hf` writes the folder")
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    context = format_of_type(config["model_type"]).model_settings(config)["maximum_positions"]
-    model = {"pretrained": str(folder), "dtype": "auto", "max_length": context}
+    model = {"pretrained": str(folder), "dtype": "auto", "max_length": context_length(folder)}
+    if chat and not (folder / CHAT_TEMPLATE_FILE).is_file():
+        raise ValueError(
+            f"{folder / CHAT_TEMPLATE_FILE}: no such file; the exported model was not trained on conversations, and "
+            "--chat needs the template that it answers by"
+        )
     try:
         found: dict[str, Any] | None = lm_eval.simple_evaluate(
             "hf",
@@ -94,11 +105,32 @@ def evaluate(
             batch_size=batch_size,
             device="cuda" if torch.cuda.is_available() else "cpu",
             limit=limit,
+            apply_chat_template=chat,
         )
     except KeyError as error:
         raise ValueError(f"lm-eval has no task {error}") from None
     assert found is not None
     return found
+
+
+def evaluate_suite(
+    folder: Path, name: str, *, shots: Sequence[int], data: Path | None, **settings: Any
+) -> tuple[dict[str, Any], list[Spread]]:
+    """Run a suite of tasks in several wordings; returns what lm-eval returns, and the spread of each task.
+
+    Args:
+        settings: of `evaluate`.
+    """
+    tasks = lm_eval_tasks(load_suite(name), shots, data)
+    with tempfile.TemporaryDirectory() as cache:
+        for task in tasks.values():
+            if data is not None:
+                task["dataset_kwargs"]["cache_dir"] = cache
+        found = evaluate(folder, list(tasks.values()), **settings)
+    results = found["results"]
+    accuracies = {wording: float(results[wording.name]["acc,none"]) for wording in tasks}
+    questions = {wording: int(results[wording.name]["sample_len"]) for wording in tasks}
+    return found, spreads(accuracies, questions)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -110,6 +142,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out documents")
     parser.add_argument("--documents", type=int, default=20, help="held-out documents of each source (default 20)")
     parser.add_argument("--tasks", nargs="+", help="lm-eval's own tasks, by name, instead of the two local ones")
+    parser.add_argument(
+        "--suite", help="superglue, or a .yaml file like configs/eval/superglue.yaml, instead of the two local tasks"
+    )
+    parser.add_argument(
+        "--shots", type=int, nargs="+", default=[0, 1], help="examples before each question of a suite (default 0 1)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with the records of a suite, TASK/validation.jsonl and so on; default: the hub",
+    )
+    parser.add_argument(
+        "--chat", action="store_true", help="questions are turns of a conversation, written by the model's template"
+    )
     parser.add_argument("--limit", type=int, help="so many questions of each task; all when left out")
     parser.add_argument("--batch-size", type=int, default=8)
     return parser
@@ -119,32 +165,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     command = make_parser()
     given = command.parse_args(arguments)
-    if given.tasks and given.mixture:
-        command.error("--mixture has no effect with --tasks")
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            tasks: list[str | dict[str, Any]] = list(given.tasks or [continuations_task()])
-            if given.mixture:
-                texts = Path(temporary) / "held_out.jsonl"
-                with open(texts, "w", encoding="utf-8") as file:
-                    for text in held_out_texts(given.mixture, given.documents):
-                        file.write(json.dumps({"text": text}) + "\n")
-                tasks.append({**HELD_OUT, "dataset_kwargs": {"data_files": {"test": str(texts)}}})
-            for task in tasks:
-                if isinstance(task, dict):
-                    task["dataset_path"] = "json"
-                    task["dataset_kwargs"]["cache_dir"] = temporary
-            found = evaluate(given.folder, tasks, limit=given.limit, batch_size=given.batch_size)
-        except (ValueError, OSError) as error:
-            print(error, file=sys.stderr)
-            return 2
+    _check_options(command, given)
+    settings = {"limit": given.limit, "batch_size": given.batch_size, "chat": given.chat}
+    summary: list[Spread] = []
+    try:
+        if given.suite:
+            found, summary = evaluate_suite(given.folder, given.suite, shots=given.shots, data=given.data, **settings)
+        else:
+            found = _evaluate_tasks(given, settings)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     from lm_eval.utils import make_table
 
     print(make_table(found))
     out = given.folder.parent / RESULT_FILE
-    write_json(out, {"model": given.folder.name, "results": found["results"], "versions": found["versions"]})
+    result = {
+        "model": given.folder.name,
+        "chat": given.chat,
+        "results": found["results"],
+        "versions": found["versions"],
+    }
+    if summary:
+        result["spread"] = [asdict(spread) for spread in summary]
+        summary_table(f"accuracy over the wordings of {given.suite}", *_spread_table(summary))
+    write_json(out, result)
     print(f"written to {out}")
     return 0
+
+
+def _check_options(command: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    for name, value in (("--tasks", given.tasks), ("--suite", given.suite)):
+        if value and given.mixture:
+            command.error(f"--mixture has no effect with {name}")
+    if given.tasks and given.suite:
+        command.error("--tasks has no effect with --suite: give one of them")
+    if given.mixture and given.chat:
+        command.error("--mixture has no effect with --chat: held-out documents are no questions")
+    if not given.suite and (given.data or given.shots != command.get_default("shots")):
+        command.error(f"{'--data' if given.data else '--shots'} has no effect without --suite")
+    if min(given.shots) < 0:
+        command.error(f"--shots {min(given.shots)}: must be 0 or more")
+
+
+def _evaluate_tasks(given: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        tasks: list[str | dict[str, Any]] = list(given.tasks or [continuations_task()])
+        if given.mixture:
+            texts = Path(temporary) / "held_out.jsonl"
+            with open(texts, "w", encoding="utf-8") as file:
+                for text in held_out_texts(given.mixture, given.documents):
+                    file.write(json.dumps({"text": text}) + "\n")
+            tasks.append({**HELD_OUT, "dataset_kwargs": {"data_files": {"test": str(texts)}}})
+        for task in tasks:
+            if isinstance(task, dict):
+                task["dataset_path"] = "json"
+                task["dataset_kwargs"]["cache_dir"] = temporary
+        return evaluate(given.folder, tasks, **settings)
+
+
+def _spread_table(summary: Sequence[Spread]) -> tuple[list[list[str]], list[str]]:
+    rows = [
+        [row.task, str(row.shots), str(row.prompts), f"{row.questions:,}"]
+        + [f"{value:.1%}" for value in (row.minimum, row.median, row.maximum)]
+        for row in summary
+    ]
+    return rows, ["task", "examples", "wordings", "questions", "lowest", "median", "highest"]
 
 
 if __name__ == "__main__":

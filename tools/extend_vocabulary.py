@@ -4,10 +4,10 @@
     altiplano tokens control OLD_TOKENIZER NEW_TOKENIZER "<|im_start|>" …    control tokens, for any tokenizer
     altiplano checkpoint extend CHECKPOINT OLD_TOKENIZER NEW_TOKENIZER OUT
 
-The first two write a tokenizer in which every old entry keeps its id; control tokens take the places of reserved entries
-first, for which a model has rows already. The third writes a checkpoint to begin a run from (`initial_weights=OUT`): a row
-of embedding and head that is new is the mean of the rows of the old tokens that its text was made of; of a control token,
-the mean of all rows, as for Stanford Alpaca.
+The first two write a tokenizer in which every old entry keeps its id; control tokens take the places of reserved
+entries first, for which a model has rows already. The third writes a checkpoint to begin a run from
+(`initial_weights=OUT`): a row of embedding and head that is new is the mean of the rows of the old tokens that its text
+was made of; of a control token, the mean of all rows, as for Stanford Alpaca.
 """
 
 from __future__ import annotations

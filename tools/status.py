@@ -1,6 +1,7 @@
 """Show the state of a run as a table: `altiplano status RUN`, from any machine that sees its folder, while it runs.
 
-With `--follow` the table is renewed until Ctrl-C.
+With `--follow` the table is renewed until Ctrl-C. With `--best` it is that of the checkpoints with the lowest held-out
+losses, as BLOOMZ's were chosen (Muennighoff et al. 2022, arXiv:2211.01786).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from foundation.progress import format_seconds, summary_table
+from pretrain.checkpoint.layout import complete_checkpoints, step_of
 from pretrain.launch.node_check import EXCLUDED_NODES_FILE
 from pretrain.monitor.watchdog import HANGS_FOLDER
 from tools.report.run import Run
@@ -30,7 +32,8 @@ STALL_FACTOR = 10
 
 EXAMPLES = """examples:
   altiplano status runs/demo
-  altiplano status runs/llama-7b --follow"""
+  altiplano status runs/llama-7b --follow
+  altiplano status runs/bloomz-7b1 --best"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +45,11 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder of the run, such as runs/demo, or its training output")
-    parser.add_argument("--follow", action="store_true", help="renew the table until Ctrl-C")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--follow", action="store_true", help="renew the table until Ctrl-C")
+    which.add_argument(
+        "--best", action="store_true", help="name the checkpoint with the lowest held-out loss, in all and by source"
+    )
     return parser
 
 
@@ -50,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     given = make_parser().parse_args(arguments)
     try:
+        if given.best:
+            print_best(Run(given.run))
+            return 0
         if not given.follow:
             print_status(Run(given.run), Console())
             return 0
@@ -64,6 +74,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def print_best(run: Run) -> None:
+    """The checkpoint with the lowest held-out loss, in all and for each source.
+
+    Raises:
+        ValueError: no checkpoint was saved at a step with an evaluation.
+    """
+    checkpoints = complete_checkpoints(run.train / "checkpoints")
+    saved = {step_of(folder): folder for folder in checkpoints}
+    evaluations = {line["step"]: line for line in run.metrics if line["kind"] == "evaluation"}
+    both = sorted(saved.keys() & evaluations.keys())
+    if not both:
+        raise ValueError(
+            f"{run.train}: {len(saved)} checkpoints and {len(evaluations)} evaluations, but none at the same step; "
+            "make checkpoint.every_steps a multiple of evaluation.every_steps"
+        )
+    rows = []
+    for name in (name for name in evaluations[both[-1]] if name == "loss" or name.startswith("loss/")):
+        losses = {step: evaluations[step][name] for step in both if name in evaluations[step]}
+        best = min(losses, key=lambda step: losses[step])
+        lowest = min(line[name] for line in evaluations.values() if name in line)
+        rows.append(
+            (
+                name.removeprefix("loss/") if "/" in name else "all",
+                saved[best].name,
+                _number(losses[best]),
+                _number(losses[both[-1]]),
+                _number(lowest) if lowest < losses[best] else "",
+            )
+        )
+    columns = ("source", "best checkpoint", "its held-out loss", f"at step {both[-1]:,}", "lower, but not saved")
+    summary_table(f"{run.train}: {len(both)} checkpoints with an evaluation", rows, columns)
+    print(f"next: altiplano convert to-hf {run.train / 'checkpoints' / rows[0][1]} OUT")
 
 
 def print_status(run: Run, console: Console) -> None:

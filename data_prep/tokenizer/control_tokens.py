@@ -1,7 +1,7 @@
 """New control tokens for a tokenizer, such as ChatML's. Ids of its other entries do not change.
 
-They take the places of entries that are reserved for later use, whose rows a model has already; those that find no place
-are appended.
+They take the places of entries that are reserved for later use, whose rows a model has already; those that find no
+place are appended.
 """
 
 from __future__ import annotations

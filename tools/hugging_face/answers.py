@@ -1,8 +1,8 @@
 """Answers of a model that was trained on conversations: transformers generates, the prompt is that of training.
 
 The prompt is encoded as the trainer's samples were, part by part and with control tokens by id (see
-`data_prep/conversations/rendering.py`), so that its tokens are those that stood before the answers learnt from, and what
-a user types never becomes a control token.
+`data_prep/conversations/rendering.py`). So its tokens are those that stood before the answers in training, and what a
+user types never becomes a control token.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def program(checkpoint: Path, *options: str) -> list[str]:
 
 
 def test_a_pipe_gets_the_answer_and_nothing_else(checkpoint: Path) -> None:
-    done = subprocess.run(program(checkpoint), input="what?\n".encode(), capture_output=True, check=False)
+    done = subprocess.run(program(checkpoint), input=b"what?\n", capture_output=True, check=False)
     assert (done.returncode, done.stdout.decode()) == (0, f"{SAID}\n"), done.stderr.decode()
 
 

@@ -78,3 +78,27 @@ def test_nothing_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([str(tmp_path)]) == 0
     assert "no step has been trained yet" in capsys.readouterr().out
     assert main([str(tmp_path / "none")]) == 2
+
+
+def test_the_best_checkpoint_is_named_by_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {10: (3.0, 4.0, 2.0), 20: (2.5, 3.0, 2.2), 30: (2.4, 3.2, 1.8), 40: (2.6, 3.1, 2.1)}
+    lines: list[dict[str, object]] = [
+        {"kind": "evaluation", "step": step, "loss": loss, "loss/en": english, "loss/zh": chinese}
+        for step, (loss, english, chinese) in losses.items()
+    ]
+    run = write_run(tmp_path / "run", *lines)
+    assert main([str(run), "--best"]) == 2
+    assert "0 checkpoints and 4 evaluations, but none at the same step" in capsys.readouterr().err
+    for step in (10, 20, 40, 45):  # not 30, where the loss is lowest
+        (run / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    assert main([str(run), "--best"]) == 0
+    out = capsys.readouterr().out
+    rows = {
+        line.split()[0]: line.split()[1:] for line in out.splitlines() if "step-000" in line and "next:" not in line
+    }
+    assert rows == {
+        "all": ["step-00000020", "2.5000", "2.6000", "2.4000"],
+        "en": ["step-00000020", "3.0000", "3.1000"],
+        "zh": ["step-00000010", "2.0000", "2.1000", "1.8000"],
+    }
+    assert f"next: altiplano convert to-hf {run}/checkpoints/step-00000020 OUT" in out
