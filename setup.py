@@ -48,7 +48,14 @@ STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
-BENCH = ["nltk>=3.9", "orjson>=3.10", "rensa>=0.5", "spacy>=3.8"]  # the peers, and what datatrove's filters need
+BENCH = [  # the peers, and what datatrove's filters need
+    "nltk>=3.9",
+    "orjson>=3.10",
+    "peft>=0.18",
+    "rensa>=0.5",
+    "spacy>=3.8",
+    "trl>=0.20; python_version >= '3.11'",
+]
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]
 DEV = [
     *CONVERSATIONS,

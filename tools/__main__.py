@@ -16,6 +16,7 @@ usage: altiplano COMMAND …            altiplano {VERSION}: from raw text to a 
 
 see it work, on this machine's own text:
   demo                  every step below; six minutes on two cores
+  demo --chat           a tiny model that learns to answer; five minutes
   configs list|copy     the configurations that come with Altiplano
 
 1. text to token files:
@@ -26,6 +27,7 @@ see it work, on this machine's own text:
 2. token files to a model:
   plan                  which degrees of parallelism fit into the memory, and how many days it takes
   train                 on this machine; deepspeed, torchrun and srun start `-m pretrain` on many
+  adapt                 teach a trained model another language: vocabulary, embeddings, adapters
   status                how a run stands, as a table, from any terminal
   spikes                what spiked and what was done; try other thresholds
   batch                 the documents behind a training step
@@ -101,6 +103,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("batch",): Command("tools.inspect_batch", "the documents behind a training step"),
     ("plan",): Command("tools.plan", "which topologies fit, and how long a run takes"),
+    ("adapt",): Command("tools.adapt", "teach a trained model another language", group="convert"),
     ("status",): Command("tools.status", "how a run stands"),
     ("report",): Command("tools.report.__main__", "one page about a run, or about two"),
     ("spikes",): Command("tools.spikes", "loss spikes of a run; try other thresholds"),

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
 from foundation.configuration import load_config
 from foundation.progress import format_seconds, summary_table
-from pretrain.checkpoint.layout import INDEX_FILE, CheckpointError
+from pretrain.checkpoint.layout import INDEX_FILE
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.monitor.metrics import read_metrics
 from tools.configs import copy_configs
+from tools.demo_chat import LESSONS, chat_demo
 from tools.hugging_face.verify import RESULT_FILE
+from tools.steps import Steps, altiplano, finished_steps, installed_command
 
 DATA_CONFIG = Path("configs/data/demo.yaml")
 TRAIN_CONFIG = Path("configs/train/demo.yaml")
@@ -36,36 +34,44 @@ SHOWN_TEXTS = 3
 EXAMPLES = """examples:
   altiplano demo
       everything is in runs/demo; run it again, and finished steps are skipped
+  altiplano demo --chat
+      a tiny model learns to answer, from nothing, in runs/demo-chat and runs/demo-chat-lora
   rm -r runs/demo; altiplano demo
       from the beginning"""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="altiplano demo",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--chat", action="store_true", help="instead, a tiny model that learns to answer, with all weights and adapters"
+    )
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or that of the command that failed."""
-    make_parser().parse_args(arguments)
+    given = make_parser().parse_args(arguments)
     started = time.monotonic()
     console = Console()
-    if not (DATA_CONFIG.is_file() and TRAIN_CONFIG.is_file()):
+    chat_configs = [path for lesson in LESSONS for path in (lesson.data_config, lesson.train_config)]
+    if not all(path.is_file() for path in (DATA_CONFIG, TRAIN_CONFIG, *chat_configs)):
         console.print("The configurations come first: they are copied to ./configs (`altiplano configs copy`)")
         try:
             copy_configs(Path("configs"))
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+    if given.chat:
+        return chat_demo(Steps(console), console)
     train = load_config(TrainConfig, TRAIN_CONFIG)
     run = train.output.parent
     checkpoints, hugging_face = train.output / "checkpoints", run / "hf"
-    altiplano = installed_command("altiplano") or [sys.executable, "-m", "tools"]
     parallel = train.parallel
     eight = parallel.tensor * parallel.pipeline * (parallel.data or 1)
     total, first = train.schedule.steps, train.checkpoint.every_steps
@@ -75,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return [*program, "--module", "pretrain", "--config", str(TRAIN_CONFIG), *overrides]
 
     step = Steps(console)
-    step.run("1. text to token files", [*altiplano, "data", "run", "--config", str(DATA_CONFIG)])
+    step.run("1. text to token files", [*altiplano(), "data", "run", "--config", str(DATA_CONFIG)])
     done = finished_steps(checkpoints)
     for title, last, command in (
         (
@@ -99,54 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         step.skip(title, f"{hugging_face} is of the newest checkpoint")
     else:
         shutil.rmtree(hugging_face, ignore_errors=True)  # of an earlier checkpoint, or never compared
-        step.run(title, [*altiplano, "convert", "to-hf", str(checkpoints), str(hugging_face)])
-        step.run("", [*altiplano, "convert", "verify", str(checkpoints), str(hugging_face)])
-    step.run("5. the page about it all", [*altiplano, "report", str(run)])
+        step.run(title, [*altiplano(), "convert", "to-hf", str(checkpoints), str(hugging_face)])
+        step.run("", [*altiplano(), "convert", "verify", str(checkpoints), str(hugging_face)])
+    step.run("5. the page about it all", [*altiplano(), "report", str(run)])
     summarise(console, run, time.monotonic() - started)
     return 0
-
-
-def installed_command(name: str) -> list[str] | None:
-    """A program of this Python environment, whether or not the environment is activated; None when it has none."""
-    path = Path(sys.executable).with_name(name)
-    return [str(path)] if path.is_file() else None
-
-
-class Steps:
-    """Shows and runs commands; the first that fails ends the demo with its exit code."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def run(self, title: str, command: Sequence[str]) -> None:
-        self._title(title)
-        shown = [Path(command[0]).name, *command[1:]]
-        self._console.print(Text(f"$ {shlex.join(shown)}", style="dim"), soft_wrap=True)
-        environment = dict(os.environ)
-        if not torch.cuda.is_available():
-            environment.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed's launcher warns that it found no GPU
-        code = subprocess.run(command, check=False, env=environment).returncode
-        if code:
-            self._console.print(Text(f"{title}: the command above ended with exit code {code}", style="bold red"))
-            self._console.print("What was finished is kept: mend what it says and run the demo again.")
-            sys.exit(code)
-
-    def skip(self, title: str, reason: str) -> None:
-        self._title(title)
-        self._console.print(f"done already: {reason}", soft_wrap=True)
-
-    def _title(self, title: str) -> None:
-        if title:
-            self._console.print()
-            self._console.rule(Text(title, style="bold"), align="left")
-
-
-def finished_steps(checkpoints: Path) -> int:
-    """Steps of the newest checkpoint; 0 when there is none or it is damaged, which the trainer reports."""
-    try:
-        return CheckpointReader(checkpoints).step
-    except CheckpointError:
-        return 0
 
 
 def is_verified(checkpoints: Path, result: Path) -> bool:

@@ -18,8 +18,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +58,19 @@ def continuations_task() -> dict[str, Any]:
     return {**task, "dataset_kwargs": {"data_files": {"test": str(path.with_name(file))}}}
 
 
-def held_out_texts(mixture: Path, documents: int) -> Iterator[str]:
-    """Text of the first documents of each source's held-out part."""
+def held_out_texts(mixture: Path, documents: int) -> dict[str, list[str]]:
+    """Text of the first documents of each source's held-out part; sources of which nothing is held out are omitted."""
     from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 
     files = load_mixture(mixture)
     encoder = ReferenceEncoder(files.tokenizer)
+    found = {}
     for entry in files.datasets:
-        dataset = files.open(entry, "heldout") if entry.heldout else None
-        for i in range(min(documents, len(dataset) if dataset else 0)):
-            assert dataset is not None
-            tokens = dataset.document(i)
-            yield encoder.decode(tokens[tokens != files.end_of_document])
+        dataset = files.open(entry, "heldout")
+        if dataset is not None:
+            tokens = (dataset.document(i) for i in range(min(documents, len(dataset))))
+            found[entry.name] = [encoder.decode(one[one != files.end_of_document]) for one in tokens]
+    return found
 
 
 def evaluate(
@@ -214,7 +216,7 @@ def _evaluate_tasks(given: argparse.Namespace, settings: dict[str, Any]) -> dict
         if given.mixture:
             texts = Path(temporary) / "held_out.jsonl"
             with open(texts, "w", encoding="utf-8") as file:
-                for text in held_out_texts(given.mixture, given.documents):
+                for text in chain.from_iterable(held_out_texts(given.mixture, given.documents).values()):
                     file.write(json.dumps({"text": text}) + "\n")
             tasks.append({**HELD_OUT, "dataset_kwargs": {"data_files": {"test": str(texts)}}})
         for task in tasks:

@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from pretrain.model.positions import rotary_table
 from pretrain.monitor.flops import model_flops_per_token
 from tools.bench.memory import peak_bytes
 from tools.bench.page import show
+
+if TYPE_CHECKING:
+    from pretrain.engine.engine import Engine
 
 CONTENDERS = ("ours", "pytorch", "pytorch+compile", "hf", "hf+compile")
 PRECISIONS = ("bf16", "fp32")
@@ -136,8 +140,12 @@ def matmul_flops(dtype: torch.dtype) -> float:
     return 2 * MATMUL_SIZE**3 / best
 
 
-def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
-    """Our engine with one process."""
+def make_engine(model: ModelConfig, precision: str, micro_batch: int, **settings: Any) -> Engine:
+    """Our engine with one process.
+
+    Args:
+        settings: more of the configuration.
+    """
     from pretrain.engine.engine import Engine
     from pretrain.engine.processes import join_processes
     from pretrain.topology import Topology
@@ -152,15 +160,18 @@ def make_ours(model: ModelConfig, precision: str, micro_batch: int) -> Step:
             "optimizer": {"learning_rate": LEARNING_RATE},
             "schedule": {"total_steps": 100, "warmup_steps": 1},
             "precision": precision,
+            **settings,
         }
     )
-    engine = Engine(config, Topology(1, 1, 1))
+    return Engine(config, Topology(1, 1, 1))
+
+
+def make_ours(model: ModelConfig, precision: str, micro_batch: int, **settings: Any) -> Step:
+    """A step of our engine; see `make_engine`."""
+    engine = make_engine(model, precision, micro_batch, **settings)
 
     def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
-        def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            yield tokens, targets
-
-        return engine.train_step(batches(), LEARNING_RATE).loss
+        return engine.train_step(iter([(tokens, targets)]), LEARNING_RATE).loss
 
     return step
 
@@ -222,8 +233,14 @@ def make_pytorch(model: ModelConfig, precision: str, micro_batch: int, compiled:
     return training_step(PlainModel(model), precision, compiled)
 
 
-def make_transformers(model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False) -> Step:
-    """transformers' LlamaForCausalLM with scaled_dot_product_attention, fp32 weights under autocast."""
+def make_transformers(
+    model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False, rank: int | None = None
+) -> Step:
+    """transformers' LlamaForCausalLM with scaled_dot_product_attention, fp32 weights under autocast.
+
+    Args:
+        rank: of PEFT's adapters beside all linear layers, with all else frozen; None: all weights are trained.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -235,8 +252,12 @@ def make_transformers(model: ModelConfig, precision: str, micro_batch: int, comp
         max_position_embeddings=model.maximum_positions,
         use_cache=False,
     )
-    llama = LlamaForCausalLM(config)
+    llama: Any = LlamaForCausalLM(config)
     llama.set_attn_implementation("sdpa")
+    if rank is not None:
+        from peft import LoraConfig, get_peft_model
+
+        llama = get_peft_model(llama, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
 
     class Loss(nn.Module):
         def __init__(self) -> None:
@@ -252,14 +273,15 @@ def make_transformers(model: ModelConfig, precision: str, micro_batch: int, comp
 
 def training_step(model: nn.Module, precision: str, compiled: bool) -> Step:
     """Forward, backward, clipping and fused AdamW."""
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model) if compiled else model
 
     def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = forward(tokens, targets)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         return float(loss)

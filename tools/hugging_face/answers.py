@@ -195,6 +195,8 @@ def open_checkpoint(path: Path, scratch: Path, template: str | None = None, base
     if (path / CONFIG_FILE).is_file():
         if template is None:
             raise ValueError(f"{path}: an export does not name its template in our form: give it with --template")
+        if base is not None:
+            raise ValueError(f"--base {base}: has no effect: {path} is an export, which has all weights")
         return AnsweringModel(path, template)
     reader = CheckpointReader(path)
     objective = reader.config.get("objective", {}).get("kind", "causal")

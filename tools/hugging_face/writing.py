@@ -104,7 +104,7 @@ class WholeCharacters:
         self._seen = input_ids.shape[1]
         allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
         allowed[: self._next.shape[1]] = torch.from_numpy(self._next[self._state] != _INVALID)
-        return scores.masked_fill(~allowed, float("-inf"))
+        return scores.masked_fill(~allowed.to(scores.device), float("-inf"))
 
 
 def _after(state: int, text: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from data_prep.conversations.templates import load_template
 from data_prep.conversations.turns import ASSISTANT, SYSTEM, USER, Turn
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.encoding.token_bytes import TokenBytes
+from pretrain.checkpoint.layout import write_index
+from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
 from tests.unit.data_prep.conversations.tokenizers import make_tokenizer
 from tests.unit.pretrain.families.small import InMemory, small_model
@@ -192,6 +195,18 @@ def test_what_cannot_answer_is_refused(checkpoint: Path, tmp_path: Path, capsys:
     assert chat([str(checkpoint), "--template", "alpacca"]) == 2
     assert "alpaca" in capsys.readouterr().err
     assert chat([str(tmp_path), "--template", "alpaca"]) == 2
+    capsys.readouterr()
+    (tmp_path / "config.json").write_text("{}")
+    assert chat([str(tmp_path)]) == 2
+    assert "an export does not name its template in our form: give it with --template" in capsys.readouterr().err
+    assert chat([str(tmp_path), "--template", "alpaca", "--base", str(checkpoint)]) == 2
+    assert "has no effect" in capsys.readouterr().err
+    index = CheckpointReader(checkpoint).index
+    copied = tmp_path / "prefix"
+    shutil.copytree(checkpoint, copied)
+    write_index(copied, {**index, "config": {**index["config"], "objective": {"kind": "prefix"}}})
+    assert chat([str(copied), "--template", "alpaca"]) == 2
+    assert "trained with objective.kind prefix, where a question attends to itself in both" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         chat([str(checkpoint), "--temperature", "0", "--top-p", "0.5"])
     assert "--top-p: has no effect with --temperature 0" in capsys.readouterr().err
