@@ -56,7 +56,7 @@ class AdaptConfig(Settings):
     """Checkpoint to start from: that of a run, or an imported one."""
     tokenizer: Path
     """Folder of its tokenizer, with `tokenizer.model`."""
-    pieces: int = Field(gt=0)
+    pieces: int = Field(ge=300)
     """Number of pieces that its vocabulary gets; those that it has already do not count."""
     new: tuple[SourceConfig, ...] = Field(min_length=1)
     """Sources of the new language: the pieces are learnt from them."""
@@ -137,7 +137,7 @@ class Adaptation:
         """
         config = self._config
         old = read_model(config.tokenizer)
-        size, added = config.pieces + _FIXED_PIECES, -1
+        size, added = config.pieces + _FIXED_PIECES, -1  # not below the least size of a tokenizer
         for _ in range(_ATTEMPTS):
             settings = TokenizerConfig(kind="sentencepiece_bpe", vocabulary_size=size)
             model = train_sentencepiece_bpe(self._new_texts(), settings)
