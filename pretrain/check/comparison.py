@@ -16,6 +16,9 @@ from pretrain.launch.agreement import gathered
 from pretrain.model.partition import partition_of
 
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "bf16": 2.0**-9}
+LAST_PLACE = 2.0**-23
+"""Distance of two neighbours among fp32 weights, relative to them. An update is much smaller than its weight, so that
+this is a visible part of it."""
 ROUNDINGS_OF_A_LAYER = {"fp32": 1024, "bf16": 32}
 """Roundings on a value's way through a layer and back. In bf16 about thirty operations round their results; sums inside
 a product are taken in fp32. In fp32 these sums round too: about eight products, of 128 terms each in the twin."""
@@ -96,8 +99,10 @@ def update_differences(
     parts = []
     for fragment in engine.fragments():
         own = own_part(engine, fragment.name, expected[fragment.name]).reshape(-1)[fragment.start : fragment.stop]
-        update = fragment.states["weight"].double() - before[fragment.name].double()
-        parts.append(_part(engine, fragment.name, update - own.double()))
+        weight = fragment.states["weight"].double()
+        difference = (weight - before[fragment.name].double() - own.double()).abs()
+        # An update is the difference of two weights, each rounded once here and once in the reference.
+        parts.append(_part(engine, fragment.name, (difference - LAST_PLACE * weight.abs()).clamp_min(0)))
     return _relative(gathered(parts), expected, are_pieces=True)
 
 

@@ -1,4 +1,4 @@
-"""Code run by the processes of the tests of a step's traffic: counts of collectives, and of numbers read by the host."""
+"""Code run by the processes of the tests of a step: counts of collectives, and of numbers that the host reads."""
 
 from __future__ import annotations
 
