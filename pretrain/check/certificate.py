@@ -114,26 +114,36 @@ def check(config: TrainConfig, topology: Topology) -> Certificate:
     started = time.perf_counter()
     with without_traces():
         twin = twin_config(config, topology)
-        steps = STEPS_BESIDE_FAULTS + len(FAULTS)
-        with ExitStack() as stack:
-            progress = None
-            if dist.get_rank() == 0:
-                progress = stack.enter_context(Progress(f"check of {topology}", steps, "steps of a tiny model"))
-            subject = _Subject(twin, topology, lambda: progress.advance() if progress else None)
-            rows = [*subject.compare_gradients(), *subject.plant_faults()]
-            rows += [*subject.compare_update(), *subject.compare_checkpoint(config.output / CHECKPOINT_FOLDER)]
-        parameters = len(twin.trained_shapes)
+        rows = _compared_with_one_process(twin, topology, config.output / CHECKPOINT_FOLDER)
     model = twin.model
     shape = (
         f"{model.family}, {model.layers} layers of {model.hidden_size}, {model.attention_heads} heads of "
         f"{model.head_size}, {twin.batch.global_batch_size} samples of {twin.data.sequence_length} tokens"
     )
     seconds = from_first_rank(time.perf_counter() - started)
-    certificate = Certificate(str(topology), config.precision, shape, parameters, round(seconds, 1), tuple(rows))
+    parameters = len(twin.trained_shapes)
+    certificate = Certificate(str(topology), config.precision, shape, parameters, round(seconds, 1), rows)
     if dist.get_rank() == 0:
         entries = {**asdict(certificate), "passed": certificate.passed, "program": program(), "versions": versions()}
         write_json(config.output / PARITY_FILE, entries)
     return certificate
+
+
+def _compared_with_one_process(twin: TrainConfig, topology: Topology, folder: Path) -> tuple[Row, ...]:
+    """Everything that is compared, in a function of its own, after which nothing refers to the twin's memory."""
+    steps = STEPS_BESIDE_FAULTS + len(FAULTS)
+    with ExitStack() as stack:
+        progress = None
+        if dist.get_rank() == 0:
+            progress = stack.enter_context(Progress(f"check of {topology}", steps, "steps of a tiny model"))
+        subject = _Subject(twin, topology, lambda: progress.advance() if progress else None)
+        stack.callback(subject.close)
+        return (
+            *subject.compare_gradients(),
+            *subject.plant_faults(),
+            *subject.compare_update(),
+            *subject.compare_checkpoint(folder),
+        )
 
 
 def require_parity(config: TrainConfig, topology: Topology) -> Certificate:
@@ -179,6 +189,10 @@ class _Subject:
         self._loss, self._gradients = self._reference.gradients(self._samples)
         self._bound = rounding_bound(twin.precision, twin.model.layers)
         self._advance()
+
+    def close(self) -> None:
+        """Let the twin's memory be freed."""
+        self._engine.close()
 
     def compare_gradients(self) -> Iterator[Row]:
         """Loss and every gradient of a step whose update is dropped."""

@@ -332,6 +332,13 @@ class Engine:
         self._pipeline.register_parameter(f"placeholder_{number}", parameter)
         return parameter
 
+    def close(self) -> None:
+        """Let go of the engine's memory, after which it cannot be used. DeepSpeed's hooks refer to its objects from
+        where Python's garbage collector does not see them, so that the objects are emptied."""
+        self._engine.destroy()
+        for part in (self._engine.optimizer.optimizer, self._engine.optimizer, self._engine, self._pipeline, self):
+            vars(part).clear()
+
     def set_sequence_length(self, sequence_length: int) -> None:
         """Set the length of the next samples: after a change the pipeline's stages exchange shapes again."""
         if sequence_length != self._sequence_length:
