@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peers", nargs="*", choices=gpu_jobs.PEERS, default=list(gpu_jobs.PEERS))
     parser.add_argument("--size", type=int, default=8192, help="rows of the products that give the ceilings (8192)")
     parser.add_argument("--tests", nargs="*", default=["tests/gpu"], help="tests to run too; none: leave them out")
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS), help="kinds of measurements")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "SHAPE", "NAME"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
@@ -92,6 +93,8 @@ def _all(given: argparse.Namespace, arguments: list[str]) -> int:
     found: list[tuple[Job, list[dict[str, object]]]] = []
     skipped: list[tuple[str, str]] = []
     for job in jobs(given.shapes, given.variants, given.peers, given.tests):
+        if job.kind not in given.only:
+            continue
         left = given.seconds - (time.monotonic() - started)
         if left < job.limit_seconds / 3:
             skipped.append((str(job), f"{left:.0f} s were left"))

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import pretrain.engine.engine as engine_module
 from pretrain.config import ModelConfig
+from pretrain.families.mapping import parameter_count
 from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.monitor.flops import PEAK_BF16_FLOPS, model_flops_per_token
 from tools.bench.train import Step, make_ours, make_pytorch, make_transformers, training_step
@@ -57,6 +58,10 @@ class Shape:
             feed_forward_size=self.feed_forward,
             maximum_positions=self.tokens,
         )
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(self.model)
 
 
 SHAPES = {
