@@ -16,9 +16,8 @@ ADAPTER_RANK = 8
 VOCABULARY_MULTIPLES = 2
 """Multiples of `VOCABULARY_MULTIPLE` rows that each tensor rank has of the twin's embedding, at most."""
 
-OPTIMIZER = {"learning_rate": 1e-2, "epsilon": 1e-4, "gradient_clipping": 0.1}
-"""An epsilon of the size of a clipped gradient: with the usual one, AdamW's first update is next to the gradient's sign
-alone, which hides a wrong scale and magnifies rounding. The threshold is one that the twin's gradient exceeds."""
+OPTIMIZER = {"learning_rate": 1e-2, "gradient_clipping": 0.1}
+"""The threshold is one that the twin's gradient exceeds."""
 
 
 def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
@@ -47,6 +46,10 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
     settings["objective"].update(_small_tokens(config))
     if config.trainable is not None:
         settings["trainable"] = _trained_names(config, kinds, layers)
+    trained = TrainConfig.model_validate(settings).trained_count
+    # An epsilon of the size of a clipped gradient's elements: with the usual one, AdamW's first update is next to the
+    # gradient's sign alone, which hides a wrong scale and magnifies rounding.
+    settings["optimizer"]["epsilon"] = OPTIMIZER["gradient_clipping"] * trained**-0.5
     return TrainConfig.model_validate(settings)
 
 

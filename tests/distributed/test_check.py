@@ -70,7 +70,7 @@ CASES = {
         "objective__kind": "prefix",
     },
 }
-APPLICABLE = {
+APPLICABLE: dict[str, tuple[str, ...]] = {
     "everything in bf16": PLANTED,
     "everything in fp32": PLANTED,
     "adapters": (*PLANTED[:3], *PLANTED[4:6]),
