@@ -76,7 +76,8 @@ class Certificate:
     """Result of a check.
 
     Attributes:
-        topology, precision: of the run.
+        topology: of the run.
+        precision: of the twin.
         twin: shape of the twin, as text.
         parameters: number of parameters whose gradients were compared.
         seconds: time of the check, without the start of the processes.
@@ -116,6 +117,9 @@ def check(config: TrainConfig, topology: Topology) -> Certificate:
     with without_traces():
         twin = twin_config(config, topology)
         rows = _compared_with_one_process(twin, topology, config.output / CHECKPOINT_FOLDER)
+    if twin.precision != config.precision:
+        note = f"the twin is in {twin.precision}: rounding hides small faults of adapters in {config.precision}"
+        rows = (*rows, Row(f"adapters in {config.precision}", "not applicable", note=note))
     model = twin.model
     shape = (
         f"{model.family}, {model.layers} layers of {model.hidden_size}, {model.attention_heads} heads of "
@@ -123,7 +127,7 @@ def check(config: TrainConfig, topology: Topology) -> Certificate:
     )
     seconds = from_first_rank(time.perf_counter() - started)
     parameters = len(twin.trained_shapes)
-    certificate = Certificate(str(topology), config.precision, shape, parameters, round(seconds, 1), rows)
+    certificate = Certificate(str(topology), twin.precision, shape, parameters, round(seconds, 1), rows)
     if dist.get_rank() == 0:
         entries = {**asdict(certificate), "passed": certificate.passed, "program": program(), "versions": versions()}
         write_json(config.output / PARITY_FILE, entries)

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,7 +112,7 @@ def ceilings(device: str, size: int) -> Iterator[Row]:
     dtype = torch.bfloat16
     for rows, inner, columns in ((size, size, size), (size, size // 4, size * 11 // 32), (size, size // 2, size * 4)):
         a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inner), (columns, inner)))
-        rate = 2 * rows * inner * columns / _seconds(lambda a=a, b=b: a @ b.T, device)
+        rate = 2 * rows * inner * columns / _seconds(partial(torch.matmul, a, b.T), device)
         yield {"what": f"product {rows} × {inner} × {columns}", "TFLOP/s": rate / 1e12}
     x = torch.randn(size * size, device=device)
     y = torch.empty_like(x)

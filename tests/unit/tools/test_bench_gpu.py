@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,7 +16,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tools.bench", "gpu", "--device", "cpu", "--shapes", "tiny", "--size", "128"]
     if "--seconds" not in arguments:
         command += ["--seconds", "100000"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True)
+    wide = {**os.environ, "COLUMNS": "200"}  # rows in one line
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=wide)
 
 
 def test_ceilings_steps_and_kernels() -> None:
