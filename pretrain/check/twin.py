@@ -25,7 +25,7 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
 
     Family, block, objective, precision, layout of the mesh, recomputation, adapters, compilation and kernels are the
     run's. Sizes are small and divisible by the degrees; the head size stays, because it chooses the kernels. What is
-    trained of the run's layers is trained of the twin's, each kind of layer at least once. With an adapter, precision is
+    trained of the run's layers is trained of the twin's, each kind of layer at least once. With an adapter, it is in
     fp32: gradients of matrices of a few columns are sums that nearly cancel, so that in bf16 no bound tells rounding
     from a small fault.
     """
