@@ -21,6 +21,7 @@ EXAMPLES = """examples:
                             parallel.tensor=1 parallel.pipeline=1 parallel.data=1
   eight, one machine:   deepspeed --num_gpus 8 --module pretrain --config configs/train/demo.yaml
   with torchrun:        torchrun --nproc-per-node 8 -m pretrain --config configs/train/demo.yaml
+  only check:           torchrun --nproc-per-node 8 -m pretrain --config configs/train/demo.yaml --check
   stop half-way:        … stop_after_step=100        (without it, the same command continues from the checkpoint)
 
 Run again with the same output folder, it continues from the newest whole checkpoint, also with other degrees.
@@ -44,6 +45,9 @@ def make_parser(*, add_help: bool = True) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see configs/train/")
     parser.add_argument("--show", metavar="SETTING", help="print one setting, such as output, and exit")
+    parser.add_argument(
+        "--check", action="store_true", help="only prove that these processes compute what one computes, see `check`"
+    )
     parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as parallel.tensor=2")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     return parser
@@ -71,10 +75,10 @@ def main() -> int:
         if rank == "0":
             print(f"pretrain: {error}", file=sys.stderr)
         return ExitCode.REFUSED
-    return _train(config, rank)
+    return _train(config, rank, only_check=arguments.check)
 
 
-def _train(config: TrainConfig, rank: str) -> int:
+def _train(config: TrainConfig, rank: str, *, only_check: bool) -> int:
     # Only once the settings are valid, because importing torch takes seconds; and once the environment is complete.
     from pretrain.device import NO_FIXED_ORDER_SIGNS
     from pretrain.launch.node_check import NodeError, exclude_nodes, is_broken_device, is_shared_device
@@ -82,14 +86,14 @@ def _train(config: TrainConfig, rank: str) -> int:
     from pretrain.launch.rendezvous import node_name
     from pretrain.launch.stopping import is_lost_peer, leave
     from pretrain.monitor.replicas import ReplicaDriftError
-    from pretrain.train import train
+    from pretrain.train import check_parallelism, train
 
     def report(error: Exception, *, every_rank: bool = False) -> None:
         if every_rank or rank == "0":
             print(f"pretrain: {f'rank {rank} on {node_name()}: ' if every_rank else ''}{error}", file=sys.stderr)
 
     try:
-        code = train(config)
+        code = check_parallelism(config) if only_check else train(config)
     except NodeError as error:
         report(error, every_rank=True)
         if rank == "0" or node_name() in error.nodes:

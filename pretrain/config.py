@@ -18,6 +18,9 @@ from pretrain.tuning import AdapterConfig, trained_shapes
 RESOLVED_FILE = "config.resolved.yaml"
 """File in the run's folder with every setting of the run."""
 
+PARITY_FILE = "parity.json"
+"""File in the run's folder with the newest result of `check`, see `pretrain/check/certificate.py`."""
+
 VOCABULARY_MULTIPLE = 128
 """Multiple to which embedding rows are padded, so that they fill the GPU's tiles (as in Le Scao et al. 2022,
 arXiv:2211.05100, section 3.2)."""
@@ -644,6 +647,9 @@ class TrainConfig(Settings):
     attention use algorithms that sum in a fixed order only, and whatever has none is refused. On a GPU it costs speed,
     most of it in the backward pass of attention. On a CPU results are always the same, and nothing changes. See
     docs/gpus.md."""
+    check: bool = False
+    """Whether each start first proves, with a tiny twin of the model, that these processes compute what one process
+    computes; it ends the run where they do not. Takes less than a minute. See docs/gpus.md."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()

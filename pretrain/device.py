@@ -88,14 +88,15 @@ _alone: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
 def group_alone() -> dist.ProcessGroup:
     """A process group of this process only; the first call initialises `torch.distributed` if necessary.
 
-    Every call returns the same group: each gloo group has a thread that keeps polling until the process ends.
+    Every call returns the same group until it is destroyed: each gloo group has a thread that keeps polling until the
+    process ends.
     """
     global _alone
     if not dist.is_initialized():
         start_alone()
     world = dist.group.WORLD
     assert world is not None
-    if _alone is None or _alone[0] is not world:
+    if _alone is None or _alone[0] is not world or _alone[1] not in dist.distributed_c10d._world.pg_map:
         _alone = (world, world if dist.get_world_size() == 1 else dist.new_group([dist.get_rank()]))
     return _alone[1]
 

@@ -13,6 +13,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.checkpoint.start import Start
 from pretrain.config import TrainConfig
+from pretrain.data.device_batches import on_device, pinned
 from pretrain.data.objective import Batch
 from pretrain.data.prefetch import prefetch
 from pretrain.data.run_data import RunData
@@ -71,21 +72,24 @@ def train_loop(run: Run, start: Start) -> ExitCode:
     begin(run, start)
     batches = batches_from(run, samples)
     saved_step, stop = step, None
+    may_stop = True  # a step finds out itself, in the collective that it needs anyway
     while step < last_step:
         run.health.begin("training", step + 1)
-        stop = run.stops.agreed()
+        stop = run.stops.agreed() if may_stop else None
         if stop is not None:
             break
+        may_stop = True
         started = time.perf_counter()
         plan = plan_step(run, step, samples)
         step, samples = plan.step, plan.consumed_samples
         if plan.has_targets:
             result = train_step(run, plan, batches)
+            may_stop = result.stop_wanted
             log.step(plan, result, time.perf_counter() - started)
             answer = watch(run, plan, result)
             if answer is not None:
                 step, samples = roll_back(run, answer)
-                saved_step, batches = step, batches_from(run, samples)
+                saved_step, batches, may_stop = step, batches_from(run, samples), True
                 continue
             run.health.after_step(step)
         else:  # no loss to average: an update would be weight decay and old momentum alone
@@ -95,11 +99,12 @@ def train_loop(run: Run, start: Start) -> ExitCode:
         if run.data.held_out and (step % config.evaluation.every_steps == 0 or step == last_step):
             run.health.begin("evaluating", step)
             log.evaluation(step, evaluate(run.engine, run.data.held_out))
+            may_stop = True
         if step % config.monitor.replicas_every_steps == 0:
             check_replicas(run.engine.trained_parameters(), run.engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
             save(run, step, samples)
-            saved_step = step
+            saved_step, may_stop = step, True
         log_saved(run)
     if stop is not None and saved_step != step:
         save(run, step, samples)
@@ -165,7 +170,7 @@ def train_step(run: Run, plan: StepPlan, batches: Iterator[Batch]) -> StepResult
     """
     run.engine.set_sequence_length(plan.sequence_length)
     norm_limit = run.spikes.norm_limit(plan.step, plan.batch_size)
-    result = run.engine.train_step(batches, plan.learning_rate, norm_limit, plan.batch_size)
+    result = run.engine.train_step(batches, plan.learning_rate, norm_limit, plan.batch_size, run.stops.is_wanted)
     if not (result.is_finite or run.spikes.enabled):
         raise FloatingPointError(
             f"step {plan.step}, {plan.batch_size} samples from {plan.first_sample}: loss {result.loss}, gradient norm "
@@ -197,9 +202,11 @@ def watch(run: Run, plan: StepPlan, result: StepResult) -> Entry | None:
 
 
 def batches_from(run: Run, samples: int) -> Iterator[Batch]:
-    """This rank's micro-batches after `samples` consumed samples; those of the next step are prepared in advance."""
-    batches = run.data.batches.training(samples, run.config.batch.sizes)
-    return prefetch(batches, ahead=run.config.accumulation_steps(run.engine.topology.data))
+    """This rank's micro-batches after `samples` consumed samples, on its device; those of the next step are prepared in
+    advance."""
+    device = local_device()
+    batches = pinned(run.data.batches.training(samples, run.config.batch.sizes), device)
+    return on_device(prefetch(batches, ahead=run.config.accumulation_steps(run.engine.topology.data)), device)
 
 
 def save(run: Run, step: int, samples: int) -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from foundation.atomic_files import digest
 from foundation.configuration import write_resolved
 from foundation.version import code_digest
+from pretrain.check.certificate import require_parity
 from pretrain.checkpoint.origin import STARTED_FROM
 from pretrain.checkpoint.save import CheckpointWriter
 from pretrain.checkpoint.start import load_start
@@ -52,19 +53,16 @@ def train(config: TrainConfig) -> ExitCode:
     Raises:
         ValueError: on every rank, when a setting, the data or a checkpoint does not fit; says which and how.
         NodeError: on every rank, when some nodes cannot train and others can.
+        ParityError: on every rank: `check` is set and has failed.
         SpikeError, FloatingPointError: see `train_loop`.
     """
-    use_whole_precision()
-    if config.deterministic:
-        use_fixed_order()
-    check_device()
-    world_size = join_processes(int(max(config.monitor.hang.limits.values())) + COLLECTIVE_MARGIN_SECONDS)
-    rank = dist.get_rank()
-    config = fit_processes(config, world_size)
+    config, topology = join(config)
     config = agreed(lambda: with_steps(config))
+    rank = dist.get_rank()
     with supervised(config, rank) as (hosts, stops, watchdog):
-        topology = Topology(config.parallel.pipeline, check_world_size(config, world_size), config.parallel.tensor)
         facts = agree_on_facts(config)
+        if config.check:
+            require_parity(config, topology)
         data = agreed(lambda: open_data(config, topology, rank))
         require_equal("token files or sample order", data.training.digest())
 
@@ -90,6 +88,36 @@ def train(config: TrainConfig) -> ExitCode:
     dist.barrier()
     dist.destroy_process_group()
     return exit_code
+
+
+def check_parallelism(config: TrainConfig) -> ExitCode:
+    """Check what `check: true` checks, and nothing else. Called in every process of the launcher.
+
+    Raises:
+        ValueError, NodeError: see `train`.
+        ParityError: on every rank: the check has failed.
+    """
+    config, topology = join(config)
+    agree_on_facts(config)
+    require_parity(config, topology)
+    dist.barrier()
+    dist.destroy_process_group()
+    return ExitCode.DONE
+
+
+def join(config: TrainConfig) -> tuple[TrainConfig, Topology]:
+    """Join the launcher's processes. Collective.
+
+    Returns:
+        The configuration with the degrees that fit these processes, and their mesh.
+    """
+    use_whole_precision()
+    if config.deterministic:
+        use_fixed_order()
+    check_device()
+    world_size = join_processes(int(max(config.monitor.hang.limits.values())) + COLLECTIVE_MARGIN_SECONDS)
+    config = fit_processes(config, world_size)
+    return config, Topology(config.parallel.pipeline, check_world_size(config, world_size), config.parallel.tensor)
 
 
 def agree_on_facts(config: TrainConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ see it work, on this machine's own text:
 
 2. token files to a model:
   plan                  which degrees of parallelism fit into the memory, and how many days it takes
+  check                 prove that many processes compute what one computes; a minute
   train                 on this machine; deepspeed, torchrun and srun start `-m pretrain` on many
   adapt                 teach a trained model another language: vocabulary, embeddings, adapters
   status                how a run stands, as a table, from any terminal
@@ -85,6 +86,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "tools.extend_vocabulary", "add another tokenizer's entries; every old id stays", ("tokenizer",)
     ),
     ("tokens", "control"): Command("tools.extend_vocabulary", "add control tokens to a tokenizer", ("control",)),
+    ("check",): Command("tools.check", "prove that a run's processes compute what one computes"),
     ("train",): Command("tools.train", "train on this machine"),
     ("convert", "to-hf"): Command("tools.hugging_face.to_hf", "export a checkpoint for transformers", group="convert"),
     ("convert", "from-hf"): Command(

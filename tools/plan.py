@@ -1,15 +1,15 @@
 """Which topologies fit, and how long a run takes: `altiplano plan CONFIG --devices 64 --memory-gib 80`.
 
 Weights, gradients and optimizer state are counted exactly. Activations are counted on the real modules, built without
-storage: what the backward pass of one block keeps. Not counted are the buffers of the collectives, what the allocator
-cannot reuse, and the CUDA context: leave a tenth of the memory free.
+storage: what the backward pass of one block keeps. NCCL's buffers are the largest that its documentation allows. Not
+counted are what the allocator cannot reuse, and the CUDA context: leave a tenth of the memory free.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,6 +51,8 @@ class Plan:
         state: weights, gradients, master weights and moments.
         activations: of all micro-batches that a stage holds at once.
         transient: what the largest layer makes on the way, once.
+        update: what the update makes on the way, when there are no activations.
+        communication: NCCL's buffers.
     """
 
     tensor: int
@@ -61,10 +63,17 @@ class Plan:
     state: int
     activations: int
     transient: int
+    update: int
+    communication: int
+
+    @property
+    def working(self) -> int:
+        """Bytes beside the state, at the fullest moment of a step."""
+        return max(self.activations + self.transient, self.update) + self.communication
 
     @property
     def memory(self) -> int:
-        return self.state + self.activations + self.transient
+        return self.state + self.working
 
 
 def plans(path: Path, overrides: Sequence[str], devices: int, per_node: int) -> Iterator[Plan]:
@@ -98,38 +107,56 @@ def plan(config: TrainConfig, data: int) -> Plan:
     for stage, (start, stop) in enumerate(pairwise(stage_bounds([layer.flops for layer in layers], pipeline))):
         own = layers[start:stop]
         held = min(micro_batches, pipeline - stage)  # one forward, one backward: what has not come back yet
+        trained, frozen = _weights_of(own, is_whole=(start, stop) == (0, len(layers)))
         ranks.append(
-            (
-                _state_of(own, layers if (start, stop) == (0, len(layers)) else [], config.precision, data),
-                held * sum(layer.kept for layer in own),
-                max(layer.transient for layer in own),
+            Plan(
+                config.parallel.tensor,
+                pipeline,
+                data,
+                micro_batches,
+                bubble=(pipeline - 1) / (micro_batches + pipeline - 1),
+                state=state_bytes(trained, config.precision, data, frozen),
+                activations=held * sum(layer.kept for layer in own),
+                transient=max(layer.transient for layer in own),
+                update=0 if config.precision == "bf16" else -(-trained * 4 // data),
+                communication=communicators(config.parallel.tensor, pipeline, data) * COMMUNICATOR_BYTES,
             )
         )
-    bubble = (pipeline - 1) / (micro_batches + pipeline - 1)
-    return Plan(config.parallel.tensor, pipeline, data, micro_batches, bubble, *max(ranks, key=sum))
+    return max(ranks, key=lambda rank: rank.memory)
 
 
-def _state_of(own: Sequence[LayerCost], all_layers: Sequence[LayerCost], precision: str, data: int) -> int:
-    """Bytes of state of a stage with the layers `own`.
+COMMUNICATOR_BYTES = 32 * (4 << 20)
+"""Buffers of one NCCL communicator: 4 MiB (NCCL_BUFFSIZE) for each of up to 32 channels (NCCL_MAX_NCHANNELS); both are
+defaults of NCCL's documentation, "Environment Variables". An upper estimate, which needs a GPU to be measured."""
+
+
+def communicators(tensor: int, pipeline: int, data: int) -> int:
+    """NCCL communicators that a rank uses: of all ranks, of each axis, of a copy of the model, and with its neighbours
+    in the pipeline. Those of a single rank have no buffers."""
+    groups = (tensor * pipeline * data, tensor, pipeline, data, tensor * pipeline)
+    return sum(size > 1 for size in groups) + min(pipeline - 1, 2)
+
+
+def _weights_of(own: Sequence[LayerCost], *, is_whole: bool) -> tuple[int, int]:
+    """Trained and frozen weights of a stage with the layers `own`.
 
     Args:
-        all_layers: the same layers where the stage is the only one, so that a tied head is one with the embedding.
+        is_whole: the stage is the only one, so that a tied head is one with the embedding.
     """
-    twice = [layer for layer in all_layers[-1:] if layer.is_tied]
-    trained = sum(layer.weights - layer.frozen for layer in own) - sum(layer.weights - layer.frozen for layer in twice)
-    frozen = sum(layer.frozen for layer in own) - sum(layer.frozen for layer in twice)
-    return state_bytes(trained, precision, data, frozen)
+    once = [layer for layer in own if not (is_whole and layer.is_tied)]
+    frozen = sum(layer.frozen for layer in once)
+    return sum(layer.weights for layer in once) - frozen, frozen
 
 
 def state_bytes(weights: int, precision: str, data: int, frozen: int = 0) -> int:
-    """Bytes of a rank with `weights` trained weights, of which DeepSpeed's ZeRO-1 cuts the last three over the data
-    axis, and `frozen` ones, which are a weight alone.
+    """Bytes of a rank with `weights` trained weights, and `frozen` ones, which are a weight alone.
 
-    bf16: weight 2, its gradient 2, accumulated gradient 4; master weight 4, moments 4 + 4. fp32: weight 4, gradient 4,
-    accumulated 4; master weight 4, moments 4 + 4.
+    bf16: weight 2, accumulated gradient 4; master weight 4 and moments 4 + 4, which ZeRO-1 divides over the data axis.
+    A gradient in bf16 is freed as soon as it is added. fp32: weight 4, which is its own master weight, gradient 4;
+    moments 4 + 4, which are divided.
     """
-    whole, alone = (8, 2) if precision == "bf16" else (12, 4)
-    return weights * whole + -(-weights * 12 // data) + frozen * alone
+    whole, divided, alone = (6, 12, 2) if precision == "bf16" else (8, 8, 4)
+    return weights * whole + -(-weights * divided // data) + frozen * alone
 
 
 @dataclass(frozen=True)
@@ -200,9 +227,25 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
             costs.append(LayerCost(layer.flops, weights, frozen, kept, transient, is_tied=layer.tied is not None))
             continue
         kept = _kept_bytes(part, config, dtype) * split // degree
-        recomputed = kept if layer.recompute else 0
-        costs.append(LayerCost(layer.flops, weights, frozen, between if layer.recompute else kept, recomputed))
+        transient = _gradient_bytes(config, tokens, dtype, sizes, trained) if layer.prefix else 0
+        if layer.recompute:
+            transient += kept
+        costs.append(LayerCost(layer.flops, weights, frozen, between if layer.recompute else kept, transient))
     return costs
+
+
+def _gradient_bytes(
+    config: TrainConfig, tokens: int, dtype: torch.dtype, sizes: Mapping[str, int], trained: Collection[str]
+) -> int:
+    """Bytes of the gradients that are there at once in a block's backward pass, which are most in its MLP: of the inner
+    activations, and in bf16 of the largest weight, before it is added to its sum.
+
+    Args:
+        sizes: numbers of weights of a rank by name.
+    """
+    inner = (3 if config.model.is_gated else 2) * config.model.feed_forward_size // config.parallel.tensor
+    largest = max((size for name, size in sizes.items() if name in trained), default=0)
+    return (tokens * inner + (largest if dtype == torch.bfloat16 else 0)) * dtype.itemsize
 
 
 def _kept_bytes(layer: PipelineLayer, config: TrainConfig, dtype: torch.dtype) -> int:
@@ -279,7 +322,7 @@ def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace
             plan.data,
             plan.micro_batches,
             f"{plan.bubble:.1%}",
-            *(f"{size / GIB:.1f}" for size in (plan.state, plan.activations + plan.transient, plan.memory)),
+            *(f"{size / GIB:.1f}" for size in (plan.state, plan.working, plan.memory)),
             format_days(flops / rate / (1 - plan.bubble)),
         )
         for plan in (fitting or found)[:MOST_ROWS]
@@ -293,7 +336,7 @@ def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace
         f"{len(fitting)} of {len(found)} topologies fit {arguments.memory_gib:g} GiB"
         + (":" if fitting else "; the others:"),
         rows,
-        ("tensor", "pipe", "data", "micro", "bubble", "state", "activations", "GiB", "time"),
+        ("tensor", "pipe", "data", "micro", "bubble", "state", "working", "GiB", "time"),
     )
     if fitting:
         best = fitting[0]

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rest = ["--config", str(given.config), *given.overrides]
     if given.show is not None:
         rest += ["--show", given.show]
+    if given.check:
+        rest.append("--check")
     try:
         config = load_config(TrainConfig, given.config, given.overrides)
     except ValueError as error:

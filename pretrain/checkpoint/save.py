@@ -30,6 +30,7 @@ from pretrain.checkpoint.layout import (
     step_of,
     write_index,
 )
+from pretrain.device import local_device
 from pretrain.engine.engine import Engine
 from pretrain.launch.agreement import attempt, by_rank, gathered
 from pretrain.monitor.replicas import check_replicas
@@ -97,6 +98,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._finished: list[Saved] = []
         self._blocked_seconds = 0.0
+        self._pinned_bytes = 0  # of earlier copies of a GPU's memory, which torch keeps for the next ones
         self.failure: str | None = None
         """Reason why the last checkpoint could not be written; it is set at different times on different ranks."""
 
@@ -168,7 +170,9 @@ class CheckpointWriter:
             for values in fragment.states.values()
         )
         ranks_on_node = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
-        fits = needed * ranks_on_node <= SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
+        free = psutil.virtual_memory().available + self._pinned_bytes * ranks_on_node
+        fits = needed * ranks_on_node <= SHARE_OF_FREE_MEMORY * free
+        self._pinned_bytes = needed if local_device().type == "cuda" else 0
         answer = torch.tensor([int(fits)])
         dist.all_reduce(answer, dist.ReduceOp.MIN, group=self._group)
         return bool(answer)
@@ -245,10 +249,17 @@ def _share_of(engine: Engine, *, copy: bool) -> _Share:
         stored = StoredFragment(fragment.name, engine.coordinate.tensor, fragment.start, fragment.stop)
         share.fragments.append([stored.name, stored.tensor_rank, stored.start, stored.stop])
         for state, values in fragment.states.items():
-            on_host = values.detach().cpu().contiguous()
-            is_own = on_host.data_ptr() == values.data_ptr()
-            share.tensors[stored.key(state)] = on_host.clone() if copy and is_own else on_host
+            share.tensors[stored.key(state)] = _on_host(values.detach(), copy=copy)
+    if local_device().type == "cuda":
+        torch.cuda.current_stream().synchronize()
     return share
+
+
+def _on_host(values: torch.Tensor, *, copy: bool) -> torch.Tensor:
+    """Values in host memory; those of a GPU are there once its stream has come so far."""
+    if values.device.type == "cpu":
+        return values.clone() if copy else values.contiguous()
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
 def _write_rank_file(share: _Share, path: Path) -> dict[str, Any]:

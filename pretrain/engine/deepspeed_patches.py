@@ -5,13 +5,21 @@ Each has a test in `tests/unit/pretrain/engine/test_deepspeed_patches.py` that f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from pretrain.device import local_device
-from pretrain.engine.library import BF16_Optimizer, DeepSpeedZeroOptimizer, NoopTimer, deepspeed
+from pretrain.engine.library import (
+    BF16_Optimizer,
+    DeepSpeedZeroOptimizer,
+    NoopTimer,
+    deepspeed,
+    get_global_norm_of_tensors,
+)
 
 
 def disable_shared_memory_collective() -> None:
@@ -56,6 +64,58 @@ def add_gradients_without_copies(optimizer: BF16_Optimizer) -> None:
         optimizer.fp32_groups_has_gradients[group][index] = True
 
     optimizer._update_hp_grad = add
+
+
+def reduce_in_place(engine: Any) -> None:
+    """Average the accumulated gradients over the data axis where they are, with the same bits; one rank has none to
+    average.
+
+    Cause: DeepSpeed 0.19.8 copies up to 500 million of them, 4 bytes each, into a buffer and back, also for one rank.
+    """
+
+    def reduce() -> None:
+        group = engine.mpu.get_data_parallel_group()
+        ranks = dist.get_world_size(group)
+        gradients = engine.optimizer.fp32_groups_gradients_flat if ranks > 1 else []
+        for work in [dist.all_reduce(gradient, group=group, async_op=True) for gradient in gradients]:
+            work.wait()
+        for gradient in gradients:
+            gradient.mul_(1.0 / ranks)
+
+    engine._bf16_reduce_grads = reduce
+
+
+def step_without_waiting(optimizer: BF16_Optimizer, norm_limit: Callable[[], float]) -> None:
+    """Clip, apply or drop an update by numbers that stay on the device, with the same bits.
+
+    Cause: DeepSpeed 0.19.8 asks on the host whether the gradient norm is finite, and whether it clips: a GPU then has
+        nothing to do until the host has read the answer and queued the rest of the step.
+
+    Args:
+        norm_limit: gradient norm above which the update of this step is dropped, as it is where the norm is not finite.
+    """
+    inner = optimizer.optimizer
+
+    @torch.no_grad()
+    def step() -> None:
+        gradients, _ = optimizer.get_grads_for_norm()
+        norm = get_global_norm_of_tensors(gradients, mpu=optimizer.mpu)  # -1 where it is not finite
+        is_finite = norm >= 0
+        optimizer._global_grad_norm = torch.where(is_finite, norm, math.inf)
+        clipped = optimizer.get_grads_for_norm(for_clipping=True)
+        if clipped:
+            torch._foreach_mul_(clipped, (optimizer.clip_grad / (norm + 1e-6)).clamp(max=1.0))
+        inner.found_inf = (~is_finite | (norm > norm_limit())).float()  # with it, AdamW's kernel changes nothing
+        for weights, gradient in zip(
+            optimizer.fp32_groups_flat_partition, optimizer.fp32_groups_gradient_flat_partition, strict=True
+        ):
+            weights.grad = gradient
+        inner.step()
+        optimizer._lazy_init_hp_params_optimizer_state()
+        optimizer.update_lp_params()
+        optimizer.clear_hp_grads()
+
+    optimizer.step = step
 
 
 def keep_no_times(engine: Any) -> None:

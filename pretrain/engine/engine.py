@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -21,6 +21,8 @@ from pretrain.engine.deepspeed_patches import (
     allow_stages_without_own_weights,
     keep_no_times,
     norm_without_copies,
+    reduce_in_place,
+    step_without_waiting,
 )
 from pretrain.engine.library import (
     LOG_LEVEL,
@@ -28,6 +30,7 @@ from pretrain.engine.library import (
     BF16_Optimizer,
     ForwardPass,
     PipeModelDataParallelTopology,
+    ReduceTiedGrads,
     deepspeed,
     deepspeed_logger,
     safe_get_full_grad,
@@ -63,6 +66,7 @@ class StepResult:
         largest_logit: largest logit of the real entries of the vocabulary at tokens that count in the loss, before the
             update; -infinity when no token counts.
         applied: False when the update was dropped, so that weights and moments have not changed.
+        stop_wanted: whether any rank wants to stop.
     """
 
     loss: float
@@ -70,6 +74,7 @@ class StepResult:
     embedding_gradient_norm: float
     largest_logit: float
     applied: bool = True
+    stop_wanted: bool = False
 
     @property
     def signs(self) -> dict[str, float]:
@@ -146,9 +151,11 @@ class Engine:
         tensor_parallel = TensorParallel(
             _tensor_group(topology), dtype, config.parallel.sequence, deterministic=config.deterministic
         )
+        self._tensor_parallel = tensor_parallel
         model = config.model
 
         self._largest_logit = torch.zeros((), device=local_device())
+        self._answers = torch.tensor([0.0, 1.0], device=local_device())  # no and yes, without a copy from the host
         choose_attention(config, local_device())
         compiles = is_compiled(config.compile, local_device())
         settings = LossSettings(
@@ -188,7 +195,10 @@ class Engine:
         self._parameters = dict(self._pipeline.named_global_parameters())
         self._initialise_weights()
         self._trained = self._freeze_the_rest()
-        tensor_parallel.sum_partial_gradients(self._trained.values())
+        self.partial_parameters = [
+            parameter for parameter in self._trained.values() if tensor_parallel.has_partial_gradient(parameter)
+        ]
+        """Trained weights of this stage of whose gradients each tensor rank has a part until the end of a step."""
         groups = self._parameter_groups()
         deepspeed_logger.setLevel(LOG_LEVEL)
         with redirect_stdout(StringIO()):
@@ -206,29 +216,32 @@ class Engine:
             )
         check_settings(self._engine, config, topology.data, groups)
         keep_no_times(self._engine)
+        self._norm_limit = math.inf
         if config.precision == "bf16":
             allow_stages_without_own_weights(self._engine.optimizer)
             add_gradients_without_copies(self._engine.optimizer)
+            reduce_in_place(self._engine)
+            step_without_waiting(self._engine.optimizer, lambda: self._norm_limit)
         else:
+            self._drop_above_norm_limit()
             self._share_weights_with_masters()
             if local_device().type == "cpu":
                 norm_without_copies(self._engine.optimizer)
+        self._instead_of((ReduceTiedGrads,), self._after_partial_gradients)
         self._sequence_length = config.data.sequence_length
         self.updates = 0
         """Number of updates since the initial weights: steps whose update was not dropped."""
-        self._norm_limit = math.inf
-        self._drop_above_norm_limit()
         self._embedding_square = torch.zeros((), device=local_device())
         self.before_update(self._measure_embedding_gradient)
 
     def _drop_above_norm_limit(self) -> None:
-        # DeepSpeed computes the norm before it calls the inner optimizer, and drops NaN and infinity itself.
+        # In fp32, DeepSpeed computes the norm before it calls the inner optimizer, and drops NaN and infinity itself.
         optimizer = self._engine.optimizer
         update = optimizer.optimizer.step
 
         def limited() -> None:
-            if self._norm_limit == math.inf or float(optimizer._global_grad_norm) <= self._norm_limit:
-                update()
+            optimizer.optimizer.found_inf = (optimizer._global_grad_norm > self._norm_limit).float()
+            update()
 
         optimizer.optimizer.step = limited
 
@@ -319,6 +332,13 @@ class Engine:
         self._pipeline.register_parameter(f"placeholder_{number}", parameter)
         return parameter
 
+    def close(self) -> None:
+        """Let go of the engine's memory, after which it cannot be used. DeepSpeed's hooks refer to its objects from
+        where Python's garbage collector does not see them, so that the objects are emptied."""
+        self._engine.destroy()
+        for part in (self._engine.optimizer.optimizer, self._engine.optimizer, self._engine, self._pipeline, self):
+            vars(part).clear()
+
     def set_sequence_length(self, sequence_length: int) -> None:
         """Set the length of the next samples: after a change the pipeline's stages exchange shapes again."""
         if sequence_length != self._sequence_length:
@@ -331,6 +351,7 @@ class Engine:
         learning_rate: float,
         norm_limit: float = math.inf,
         batch_size: int | None = None,
+        wants_stop: Callable[[], bool] = lambda: False,
     ) -> StepResult:
         """Forward, backward and update over one global batch. NaN and infinity never reach weights or moments.
 
@@ -339,6 +360,7 @@ class Engine:
             learning_rate: learning rate of this step.
             norm_limit: largest gradient norm; an update with a higher one is dropped.
             batch_size: samples of this global batch; None: the full size.
+            wants_stop: whether this rank wants to stop after the step; asked once its passes are queued.
 
         Raises:
             FloatingPointError: the loss is not finite while the gradient norm is, so that an update was applied.
@@ -349,18 +371,19 @@ class Engine:
             group["lr"] = learning_rate * group["learning_rate_ratio"]
         self._largest_logit.fill_(-math.inf)
         loss = self._engine.train_batch(batches)
-        mine = torch.stack([self._embedding_square, self._largest_logit])
-        others = [torch.empty_like(mine) for _ in range(self.topology.world_size)]
-        dist.all_gather(others, mine)
-        squares, logits = torch.stack(others).unbind(1)
-        norm = torch.as_tensor(self._engine.get_global_grad_norm())
-        numbers = [loss, norm, squares.sum().sqrt(), logits.max()]
-        # The only synchronisation of host and device.
-        mean_loss, norm, embedding_norm, logit = torch.stack(
-            [number.detach().float().reshape(()).to(local_device()) for number in numbers]
+        mine = torch.stack([self._embedding_square, self._largest_logit, self._answers[int(wants_stop())]])
+        by_rank = mine.new_zeros(self.topology.world_size, len(mine))
+        by_rank[self.rank] = mine
+        dist.all_reduce(by_rank)
+        squares, logits, stops = by_rank.unbind(1)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=local_device())
+        numbers = [loss, norm, squares.sum().sqrt(), logits.max(), stops.max()]
+        # In bf16 the only synchronisation of host and device; in fp32 DeepSpeed also reads the norm.
+        mean_loss, norm, embedding_norm, logit, stop = torch.stack(
+            [number.detach().float().reshape(()) for number in numbers]
         ).tolist()
         applied = math.isfinite(norm) and norm <= norm_limit
-        result = StepResult(mean_loss, norm, embedding_norm, logit, applied=applied)
+        result = StepResult(mean_loss, norm, embedding_norm, logit, applied=applied, stop_wanted=bool(stop))
         if result.applied and not result.is_finite:
             raise FloatingPointError(f"loss {result.loss} with a gradient norm of {norm}")
         self.updates += result.applied
@@ -396,11 +419,27 @@ class Engine:
 
     def time_passes(self, around: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
         """Wrap the forward and the backward pass of a micro-batch in `around`."""
-        passes = (ForwardPass, BackwardPass)
-        instructions = self._engine._INSTRUCTION_MAP  # a class attribute; the instance gets its own
+        self._instead_of((ForwardPass, BackwardPass), around)
+
+    def _instead_of(
+        self, instructions: Sequence[type], around: Callable[[Callable[..., None]], Callable[..., None]]
+    ) -> None:
+        """Wrap the functions of some instructions of DeepSpeed's schedule in `around`."""
+        functions = self._engine._INSTRUCTION_MAP  # a class attribute; the instance gets its own
         self._engine._INSTRUCTION_MAP = {
-            kind: around(function) if kind in passes else function for kind, function in instructions.items()
+            kind: around(function) if kind in instructions else function for kind, function in functions.items()
         }
+
+    def _after_partial_gradients(self, reduce: Callable[..., None]) -> Callable[..., None]:
+        """`reduce`, the first reduction after a step's last backward pass, after partial gradients are summed."""
+        is_bf16 = isinstance(self._engine.optimizer, BF16_Optimizer)
+
+        def reduced(*arguments: Any, **settings: Any) -> None:
+            own: list[Any] = [getattr(weight, "_hp_grad" if is_bf16 else "grad") for weight in self.partial_parameters]
+            self._tensor_parallel.sum_partial_gradients(own)
+            reduce(*arguments, **settings)
+
+        return reduced
 
     def parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(global name, this rank's shard) of every parameter of this stage, in the precision of the forward pass."""
@@ -409,6 +448,10 @@ class Engine:
     def trained_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Those of `parameters` that are trained."""
         yield from self._trained.items()
+
+    def modules(self) -> Iterator[torch.nn.Module]:
+        """Modules of this stage."""
+        yield from self._pipeline.modules()
 
     def frozen_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Those of `parameters` that are not trained."""

@@ -23,9 +23,9 @@ with warnings.catch_warnings():
     import deepspeed
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.pipe import LayerSpec, PipelineModule, TiedLayerSpec
-    from deepspeed.runtime.pipe.schedule import BackwardPass, ForwardPass
+    from deepspeed.runtime.pipe.schedule import BackwardPass, ForwardPass, ReduceTiedGrads
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
-    from deepspeed.runtime.utils import partition_balanced
+    from deepspeed.runtime.utils import get_global_norm_of_tensors, partition_balanced
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
     from deepspeed.utils import logger as deepspeed_logger
     from deepspeed.utils import safe_get_full_grad
@@ -41,9 +41,11 @@ __all__ = (
     "NoopTimer",
     "PipeModelDataParallelTopology",
     "PipelineModule",
+    "ReduceTiedGrads",
     "TiedLayerSpec",
     "deepspeed",
     "deepspeed_logger",
+    "get_global_norm_of_tensors",
     "partition_balanced",
     "refuse_faulty_versions",
     "safe_get_full_grad",

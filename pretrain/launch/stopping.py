@@ -75,11 +75,15 @@ class StopRequests:
         if self._stop is None or (exit_code == ExitCode.ENDED and self._stop.exit_code != ExitCode.ENDED):
             self._stop = Stop(reason, exit_code)
 
-    def agreed(self) -> Stop | None:
-        """The stop that all ranks agree on; None: go on. Collective."""
+    def is_wanted(self) -> bool:
+        """Whether this rank wants to stop after the step; rank 0 looks for the file."""
         if self._rank == 0:
             self._look_for_file()
-        mine = torch.tensor([0 if self._stop is None else 1])
+        return self._stop is not None
+
+    def agreed(self) -> Stop | None:
+        """The stop that all ranks agree on; None: go on. Collective."""
+        mine = torch.tensor([int(self.is_wanted())])
         dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group)
         if not int(mine):
             return None

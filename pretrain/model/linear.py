@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -177,20 +177,25 @@ class TensorParallel:
         """Input of a column-parallel product, at all positions; the gradient is summed over the group."""
         return whole_input(x, self.group, self.sequence)
 
-    def sum_partial_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum the gradients of replicated weights over the group, in fp32, in each backward pass.
+    def has_partial_gradient(self, parameter: torch.nn.Parameter) -> bool:
+        """Whether each rank of the group has a part of this replicated weight's gradient.
 
         Under sequence parallelism a rank processes only some of the positions, so that its gradients of norms, of
-        biases after a sum and of positions are partial sums; those of norms of single heads always are. Without this
-        sum the loss and the gradient norm hardly differ, but these weights are trained wrongly.
+        biases after a sum and of positions are partial sums; those of norms of single heads always are.
         """
+        is_partial = self.sequence or getattr(parameter, "has_partial_gradient", False)
+        return is_partial and self.degree > 1 and partition_of(parameter) is None
 
-        def summed(grad_output: torch.Tensor) -> torch.Tensor:
-            total = grad_output.to(torch.float32, copy=True)
-            torch.distributed.all_reduce(total, group=self.group)
-            return total.to(grad_output.dtype)
+    def sum_partial_gradients(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Sum partial gradients over the group, in place, in one collective. Without this sum the loss and the gradient
+        norm hardly differ, but these weights are trained wrongly.
 
-        for parameter in parameters:
-            is_partial = self.sequence or getattr(parameter, "has_partial_gradient", False)
-            if is_partial and self.degree > 1 and partition_of(parameter) is None:
-                parameter.register_hook(summed)
+        Args:
+            gradients: fp32, of a whole step, so that each crosses the network once.
+        """
+        if not gradients:
+            return
+        total = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        torch.distributed.all_reduce(total, group=self.group)
+        for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))

@@ -13,7 +13,7 @@ from torch import nn
 
 from pretrain.config import ModelConfig
 from pretrain.model.adapter import add_adapters
-from pretrain.model.block import Block, EmbeddedPositions, Embedding, FinalNorm, Head
+from pretrain.model.block import Block, EmbeddedPositions, Embedding, FinalNorm, Head, HeadFactors
 from pretrain.model.linear import TensorParallel
 from pretrain.model.recomputation import recompute
 from pretrain.tuning import AdapterConfig
@@ -117,11 +117,16 @@ class WholeModel(nn.Module):
 
     def forward(self, tokens_BS: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [S, B, V], padding rows included."""
-        x: Any = tokens_BS if layout_BSC is None else (tokens_BS, layout_BSC)
+        factors = self.head_factors(tokens_BS if layout_BSC is None else (tokens_BS, layout_BSC))
+        return F.linear(factors.x_SBD, factors.weight_VD)
+
+    def head_factors(self, inputs: Any) -> HeadFactors:
+        """Factors of the logits, for the inputs of a batch, see `objective.Batch`."""
+        x = inputs
         for planned, layer in zip(self.planned, self.layers, strict=True):
             x = planned.run(layer, x)
-        result: torch.Tensor = F.linear(x.x_SBD, x.weight_VD)
-        return result
+        assert isinstance(x, HeadFactors)
+        return x
 
     def named_global_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(global name, parameter), each once, in the model's order."""

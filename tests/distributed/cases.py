@@ -508,20 +508,6 @@ def train_in_parts(
     return {"loss": losses, "restored": restored, "weights": whole(engine, dict(engine.parameters()))}
 
 
-def state_memory(config: TrainConfig, topology: Topology) -> int:
-    """Bytes of weights, gradients and optimizer state on this rank, after a step in bf16."""
-    join_processes(600)
-    engine = Engine(config, topology)
-    engine.train_step(random_batches(config, topology, engine.coordinate.data), 1e-3)
-    optimizer = engine._engine.optimizer
-    flat = [*optimizer.bf16_groups_flat, *optimizer.fp32_groups_gradients_flat, *optimizer.fp32_groups_flat_partition]
-    for partition in optimizer.fp32_groups_flat_partition:
-        flat += [optimizer.optimizer.state[partition][key] for key in ("exp_avg", "exp_avg_sq")]
-    gradients = 2 * sum(parameter.numel() for _, parameter in engine.trained_parameters())  # during a backward pass
-    frozen = [parameter for _, parameter in engine.frozen_parameters()]
-    return gradients + sum(tensor.numel() * tensor.element_size() for tensor in [*flat, *frozen])
-
-
 def shared_masters(precision: str, topology: Topology) -> list[bool]:
     """Whether each master weight on this rank still shares its memory with the weight after a step."""
     join_processes(timeout_seconds=600)

@@ -61,6 +61,11 @@ AREAS = {
         _TRAINING,
         f"{_TINY} --sequence 64 --steps 1",
     ),
+    "gpu": Area(
+        "ten minutes on one GPU: ours, each optimisation on and off, compiled peers, kernels, bits",
+        (*_TRAINING, "transformers", "torchtitan", "triton"),
+        "--device cpu --shapes tiny --size 128 --peers --tests --seconds 400",
+    ),
     "checkpoint": Area(
         "how long training stands still for a checkpoint: in the background, waited for, torch.save",
         _TRAINING,

@@ -140,8 +140,8 @@ def matmul_flops(dtype: torch.dtype) -> float:
     return 2 * MATMUL_SIZE**3 / best
 
 
-def make_engine(model: ModelConfig, precision: str, micro_batch: int, **settings: Any) -> Engine:
-    """Our engine with one process.
+def make_engine(model: ModelConfig, precision: str, micro_batch: int, accumulation: int = 1, **settings: Any) -> Engine:
+    """Our engine with one process, on its device.
 
     Args:
         settings: more of the configuration.
@@ -156,7 +156,7 @@ def make_engine(model: ModelConfig, precision: str, micro_batch: int, **settings
             "output": "unused",
             "model": model.model_dump(),
             "data": {"mixture": "unused", "sequence_length": model.maximum_positions},
-            "batch": {"global_batch_size": micro_batch, "micro_batch_size": micro_batch},
+            "batch": {"global_batch_size": micro_batch * accumulation, "micro_batch_size": micro_batch},
             "optimizer": {"learning_rate": LEARNING_RATE},
             "schedule": {"total_steps": 100, "warmup_steps": 1},
             "precision": precision,
@@ -166,13 +166,15 @@ def make_engine(model: ModelConfig, precision: str, micro_batch: int, **settings
     return Engine(config, Topology(1, 1, 1))
 
 
-def make_ours(model: ModelConfig, precision: str, micro_batch: int, **settings: Any) -> Step:
+def make_ours(model: ModelConfig, precision: str, micro_batch: int, accumulation: int = 1, **settings: Any) -> Step:
     """A step of our engine; see `make_engine`."""
-    engine = make_engine(model, precision, micro_batch, **settings)
+    engine = make_engine(model, precision, micro_batch, accumulation, **settings)
 
     def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
-        return engine.train_step(iter([(tokens, targets)]), LEARNING_RATE).loss
+        batches = zip(tokens.split(micro_batch), targets.split(micro_batch), strict=True)
+        return engine.train_step(batches, LEARNING_RATE).loss
 
+    step.engine = engine  # type: ignore[attr-defined]
     return step
 
 
@@ -189,17 +191,19 @@ class PlainBlock(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         size, inner = model.hidden_size, model.feed_forward_size
-        self.heads = model.attention_heads
+        self.head_size = model.head_size
+        self.sizes = [heads * model.head_size for heads in (model.attention_heads, *(model.key_value_heads,) * 2)]
         self.attention_norm, self.mlp_norm = nn.RMSNorm(size, model.norm_epsilon), nn.RMSNorm(size, model.norm_epsilon)
-        self.qkv, self.output = nn.Linear(size, 3 * size, bias=False), nn.Linear(size, size, bias=False)
+        self.qkv, self.output = nn.Linear(size, sum(self.sizes), bias=False), nn.Linear(size, size, bias=False)
         self.gate_up, self.down = nn.Linear(size, 2 * inner, bias=False), nn.Linear(inner, size, bias=False)
 
     def forward(self, x_BSD: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         batch, length, size = x_BSD.shape
-        q, k, v = self.qkv(self.attention_norm(x_BSD)).view(batch, length, 3, self.heads, -1).unbind(2)
+        parts = self.qkv(self.attention_norm(x_BSD)).split(self.sizes, -1)
+        q, k, v = (part.view(batch, length, -1, self.head_size) for part in parts)
         q, k = (plain_rotation(part, cos, sin) for part in (q, k))
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.sizes[1] != self.sizes[0])
         x = x_BSD + self.output(mixed.transpose(1, 2).reshape(batch, length, size))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(F.silu(gate) * up)
@@ -214,9 +218,9 @@ class PlainModel(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(model) for _ in range(model.layers))
         self.norm = nn.RMSNorm(model.hidden_size, model.norm_epsilon)
         self.head = nn.Linear(model.hidden_size, model.vocabulary_size, bias=False)
-        self.cos, self.sin = rotary_table(
-            model.maximum_positions, model.head_size, model.rope_theta, model.rope_scaling
-        )
+        table = rotary_table(model.maximum_positions, model.head_size, model.rope_theta, model.rope_scaling)
+        for name, angles in zip(("cos", "sin"), table, strict=True):
+            self.register_buffer(name, angles, persistent=False)
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=model.initial_std)
@@ -228,13 +232,21 @@ class PlainModel(nn.Module):
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1).float(), targets_BS.flatten())
 
 
-def make_pytorch(model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False) -> Step:
+def make_pytorch(
+    model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False, device: str = "cpu"
+) -> Step:
     """fp32 weights under autocast, clipping, fused AdamW."""
-    return training_step(PlainModel(model), precision, compiled)
+    with torch.device(device):
+        return training_step(PlainModel(model), precision, micro_batch, compiled, device)
 
 
 def make_transformers(
-    model: ModelConfig, precision: str, micro_batch: int, compiled: bool = False, rank: int | None = None
+    model: ModelConfig,
+    precision: str,
+    micro_batch: int,
+    compiled: bool = False,
+    device: str = "cpu",
+    rank: int | None = None,
 ) -> Step:
     """transformers' LlamaForCausalLM with scaled_dot_product_attention, fp32 weights under autocast.
 
@@ -249,10 +261,12 @@ def make_transformers(
         intermediate_size=model.feed_forward_size,
         num_hidden_layers=model.layers,
         num_attention_heads=model.attention_heads,
+        num_key_value_heads=model.key_value_heads,
         max_position_embeddings=model.maximum_positions,
         use_cache=False,
     )
-    llama: Any = LlamaForCausalLM(config)
+    with torch.device(device):
+        llama: Any = LlamaForCausalLM(config)
     llama.set_attn_implementation("sdpa")
     if rank is not None:
         from peft import LoraConfig, get_peft_model
@@ -268,23 +282,27 @@ def make_transformers(
             logits = self.llama(tokens_BS).logits
             return F.cross_entropy(logits.flatten(0, 1).float(), targets_BS.flatten())
 
-    return training_step(Loss(), precision, compiled)
+    return training_step(Loss(), precision, micro_batch, compiled, device)
 
 
-def training_step(model: nn.Module, precision: str, compiled: bool) -> Step:
-    """Forward, backward, clipping and fused AdamW."""
+def training_step(model: nn.Module, precision: str, micro_batch: int, compiled: bool, device: str = "cpu") -> Step:
+    """Forward and backward pass of each micro-batch, clipping and fused AdamW."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model) if compiled else model
 
     def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = forward(tokens, targets)
-        loss.backward()
+        total = torch.zeros((), device=device)
+        micro_batches = len(tokens) // micro_batch
+        for part in zip(tokens.split(micro_batch), targets.split(micro_batch), strict=True):
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                loss = forward(*part) / micro_batches
+            loss.backward()
+            total += loss.detach()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        return float(total)
 
     return step
 

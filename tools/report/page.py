@@ -20,6 +20,7 @@ from tools.report.training import (
     events_part,
     mixture_part,
     nodes_part,
+    parity_part,
     spike_count,
     spikes_part,
     training_part,
@@ -36,6 +37,7 @@ def page(run: Run) -> str:
             section("Data consumed", mixture_part(run)),
             section("Events", events_part(run)),
             section("Processes and time", nodes_part(run)),
+            section("Parallelism", parity_part(run)),
         ]
     sections += [
         section("Documents", documents_part(run)),

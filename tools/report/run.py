@@ -14,7 +14,7 @@ import yaml
 
 from foundation.configuration import ConfigError, load_config
 from foundation.version import described
-from pretrain.config import TrainConfig
+from pretrain.config import PARITY_FILE, TrainConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
 from pretrain.monitor.flops import Peak
 from pretrain.monitor.metrics import read_metrics
@@ -45,6 +45,7 @@ class Run:
             self.config = yaml.safe_load(resolved.read_text(encoding="utf-8"))
             with contextlib.suppress(ConfigError):
                 self.settings = load_config(TrainConfig, resolved)
+        self.parity = read_json(self.train / PARITY_FILE)
         self.spikes = read_ledger(self.train / LEDGER_FILE)
         self.versions = self._versions()
 

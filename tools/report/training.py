@@ -149,6 +149,27 @@ def nodes_part(run: Run) -> str:
     return "".join(out) or "<p>Nothing is known yet.</p>"
 
 
+def parity_part(run: Run) -> str:
+    """The newest result of `check`."""
+    found = run.parity
+    if not found:
+        return missing("These processes have not been compared with a single one", "altiplano check CONFIG")
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.1e}"
+
+    verdict = "computes" if found["passed"] else "does NOT compute"
+    rows = [
+        (row["what"], row["verdict"], number(row["difference"]), number(row["bound"]), row["note"])
+        for row in found["rows"]
+    ]
+    return (
+        f'<p class="{"good" if found["passed"] else "bad"}">A tiny twin of the model under {escape(found["topology"])} '
+        f"{verdict} what one process computes ({escape(found['precision'])}, {found['parameters']} parameters).</p>"
+        + table(("what", "verdict", "difference", "bound", "where"), rows)
+    )
+
+
 def mixture_part(run: Run) -> str:
     """Table of the data that was trained on, counted from the plan of samples."""
     lines = [line for line in run.metrics if line["kind"] == "train"]

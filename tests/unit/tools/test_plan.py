@@ -51,7 +51,7 @@ def test_a_block_keeps_what_the_paper_counts(
 def test_recomputation_keeps_the_input_of_a_block(tmp_path: Path) -> None:
     whole, recomputed = plan.layer_costs(gpt3(tmp_path)), plan.layer_costs(gpt3(tmp_path, recomputation="full"))
     assert recomputed[2].kept == 2 * 2048 * 4096
-    assert recomputed[2].transient == whole[2].kept
+    assert recomputed[2].transient == whole[2].transient + whole[2].kept
 
 
 def test_every_weight_is_counted_once_over_the_stages(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_every_weight_is_counted_once_over_the_stages(tmp_path: Path) -> None:
     assert sum(cost.weights for cost in costs[:-1]) == parameter_count(config.model) + padding
     assert costs[-1].is_tied and costs[-1].weights == costs[0].weights
     one_stage = plan.plan(config, 1)
-    assert one_stage.state == (parameter_count(config.model) + padding) * 20
+    assert one_stage.state == (parameter_count(config.model) + padding) * 18
 
 
 def test_blooms_published_setting_fits_and_less_does_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,8 +101,8 @@ def test_frozen_weights_are_a_weight_alone(tmp_path: Path) -> None:
     config = gpt3(tmp_path, initial_weights="base", adapter={"rank": 8, "alpha": 16})
     padding = (config.model.padded_vocabulary_size() - config.model.vocabulary_size) * config.model.hidden_size
     frozen = parameter_count(config.model) + padding
-    assert plan.plan(config, 1).state == frozen * 2 + config.trained_count * 20
-    assert plan.plan(config, 4).state == frozen * 2 + config.trained_count * (8 + 12 // 4)
+    assert plan.plan(config, 1).state == frozen * 2 + config.trained_count * 18
+    assert plan.plan(config, 4).state == frozen * 2 + config.trained_count * (6 + 12 // 4)
     partly = gpt3(tmp_path, initial_weights="base", trainable=["layers.3.mlp"])
     costs = plan.layer_costs(partly)
     assert [cost.weights - cost.frozen for cost in costs[2:-2]] == [partly.trained_count * (i == 3) for i in range(32)]

@@ -80,7 +80,6 @@ WAITING = {
     "for the numbers of the step": TRAIN,
     "for the norm": (*UPDATE, "deepspeed/runtime/utils.py is_invalid_grad_norm"),
     "for the factor of the clipping": (*UPDATE, "deepspeed/runtime/utils.py clip_tensors_by_global_norm"),
-    "for the update": (*UPDATE, "pretrain/engine/engine.py limited"),
     "for tokens on the device": (*SCHEDULE, "deepspeed/runtime/pipe/engine.py _exec_load_micro_batch"),
     "for the loss of an evaluation": ("pretrain/loop.py train_loop", "pretrain/evaluation.py evaluate",
                                       "pretrain/engine/engine.py evaluate"),

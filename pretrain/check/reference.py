@@ -1,0 +1,119 @@
+"""The twin in a single process: a plain training loop without DeepSpeed, sharding, pipeline, recomputation or compiler.
+
+Every rank computes all of it, so that each compares its own part and nothing whole crosses the network.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from pretrain.check.samples import RandomSamples
+from pretrain.checkpoint.read import BY_TOKEN
+from pretrain.config import TrainConfig
+from pretrain.device import group_alone
+from pretrain.model.init import whole_weight
+from pretrain.model.linear import TensorParallel
+from pretrain.model.loss import LossSettings, mean_loss
+from pretrain.model.pipeline import WholeModel
+
+ROWS_AT_ONCE = 8
+"""Samples of a pass, so that a large global batch needs no more memory than a small one."""
+NOISE = 0.1
+"""Standard deviation of what is added to weights that begin at one or zero, and which could hide a fault there."""
+
+
+def twin_weight(name: str, shape: tuple[int, ...], config: TrainConfig) -> torch.Tensor:
+    """A whole weight of the twin, fp32: its initial value, noisy where that is a constant; padding rows are zero."""
+    weight = whole_weight(name, shape, config.seed, config.model)
+    if name.endswith(("norm.weight", ".bias", ".lora.b")):
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        weight = weight + NOISE * torch.randn(shape, generator=generator)
+    if name in BY_TOKEN:
+        weight[config.model.vocabulary_size :] = 0
+    return weight
+
+
+class Reference:
+    """The twin on this rank's device, whole.
+
+    Attributes:
+        weights: fp32 weights by name, which AdamW updates; those that are not trained included.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self._config, self._device = config, device
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self._group = group_alone()
+        tensor_parallel = TensorParallel(self._group, dtype, deterministic=config.deterministic)
+        self._model = WholeModel(config.model, tensor_parallel, config.adapter).to(device).train()
+        self._parameters = dict(self._model.named_global_parameters())
+        self.weights = {
+            name: twin_weight(name, tuple(parameter.shape), config).to(device)
+            for name, parameter in self._parameters.items()
+        }
+        trained = config.trained_shapes
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in trained)
+        self._copy_to_model()
+        model = config.model
+        self._loss = LossSettings(model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss)
+
+    def gradients(self, samples: RandomSamples) -> tuple[float, dict[str, torch.Tensor]]:
+        """Loss and gradients over a global batch, by name, fp32."""
+        total = torch.zeros((), device=self._device)
+        sums = {
+            name: torch.zeros_like(self.weights[name])
+            for name, parameter in self._parameters.items()
+            if parameter.requires_grad
+        }
+        for start in range(0, samples.size, ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + ROWS_AT_ONCE, samples.size))
+            loss = self._loss_of(samples, rows) * (len(rows) / samples.size)
+            loss.backward()
+            total += loss.detach()
+            for name, gradient in sums.items():
+                own = self._parameters[name].grad
+                if own is not None:
+                    gradient += own
+                self._parameters[name].grad = None
+        return float(total), sums
+
+    def update(self, gradients: dict[str, torch.Tensor], learning_rate: float) -> dict[str, torch.Tensor]:
+        """Clip the gradients and apply AdamW's first update; returns what it added to each weight."""
+        settings, ratio = self._config.optimizer, self._config.model.embedding_learning_rate_ratio
+        updated, groups = {}, []
+        for name, gradient in gradients.items():
+            weight = torch.nn.Parameter(self.weights[name].clone())
+            weight.grad = gradient.clone()
+            scale = ratio if name == "embedding.weight" else 1.0
+            decay = settings.weight_decay / scale if weight.ndim > 1 else 0.0
+            groups.append({"params": [weight], "lr": learning_rate * scale, "weight_decay": decay})
+            updated[name] = weight
+        torch.nn.utils.clip_grad_norm_(updated.values(), settings.gradient_clipping)
+        torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.epsilon).step()
+        return {name: weight.detach() - self.weights[name] for name, weight in updated.items()}
+
+    def _loss_of(self, samples: RandomSamples, rows: np.ndarray) -> torch.Tensor:
+        inputs, (targets_BS, weights_BS) = _moved(samples.batch(rows), self._device)
+        factors = self._model.head_factors(inputs)
+        return mean_loss(
+            factors.x_SBD,
+            factors.weight_VD,
+            targets_BS.T.contiguous(),
+            weights_BS.T,
+            self._group,
+            self._loss,
+        )
+
+    def _copy_to_model(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(self.weights[name])
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    return tuple(_moved(inner, device) for inner in part) if isinstance(part, tuple) else part.to(device)
