@@ -39,7 +39,7 @@ def test_an_error_that_would_come_back_is_refused_with_a_remedy(
     monkeypatch.setattr(train, "train", fails)
     monkeypatch.setattr(stopping, "leave", left.append)
     config = tiny_config(output=str(tmp_path))
-    assert command._train(config, "0") == ExitCode.REFUSED
+    assert command._train(config, "0", only_check=False) == ExitCode.REFUSED
     assert left == [ExitCode.REFUSED]
     text = capsys.readouterr().err
     assert re.search(said, text), text
