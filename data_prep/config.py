@@ -75,7 +75,8 @@ class SourceConfig(Settings):
     with a null there, is set aside."""
     id_field: str | None = Field(default=None, min_length=1)
     """Field by which documents are known, a string or a number; left out: `url`, where there is one. It is shown by the
-    ledger and for each training sample, and `altiplano data why` finds a document by it."""
+    ledger and for each training sample, and `altiplano data why` finds a document by it. Rules on web addresses and
+    `dedup.line_scope: site` read it too, so that it has to be an address for them."""
     form: Form | None = None
     """Form of the records of kind `conversations`, see `data_prep/conversations/forms.py`."""
     question_field: str | None = None

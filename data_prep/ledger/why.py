@@ -43,14 +43,10 @@ def explain(config: DataConfig, run: RunDirectory, document: str) -> str:
     match = re.fullmatch(r"(.+)/(\d+)", document)
     if match is None or match.group(1) not in manifest.shard_names:
         found = ids_of_url(manifest, run, document)
-        return (
-            "\n\n".join("\n".join(_explain(config, run, one)) for one in found)
-            if found
-            else _set_aside(manifest, run, document)
-        )
-    shard, row = match.group(1), int(match.group(2))
-    identity = f"{shard}/{row:07d}"
-    return "\n".join(_explain(config, run, identity))
+    else:
+        found = [f"{match.group(1)}/{int(match.group(2)):07d}"]
+    explanations = ["\n".join(_explain(config, run, identity)) for identity in found]
+    return "\n\n".join(explanations) or _set_aside(manifest, run, document)
 
 
 def ids_of_url(manifest: Manifest, run: RunDirectory, origin: str) -> list[str]:

@@ -66,11 +66,12 @@ class UrlLists:
         parts = _split(url)
         if parts is None:
             return _NOTHING
-        host = _host_of(parts)
-        keys = list(_keys(host, parts))
+        host = (parts.hostname or "").rstrip(".")
+        keys = list(_keys(_in_ascii(host).encode("utf-8", "replace"), parts))
         blocked, allowed = self._block.matches(keys), self._allow.matches(keys)
-        whole = set(_WORD.findall(host))
-        words = sorted({word for word in self._subwords if word in host} | (whole & self._words))
+        name = _in_letters(host)
+        whole = set(_WORD.findall(name))
+        words = sorted({word for word in self._subwords if word in name} | (whole & self._words))
         soft_words = sorted(whole & self._soft_words)
         return UrlMatches(
             len(blocked),
@@ -114,12 +115,10 @@ def digests(config: UrlConfig) -> list[list[str]]:
     Raises:
         ValueError: see `list_files`.
     """
-    words = [(path.stem, path, f"urls.{name}") for name in _WORD_LISTS if (path := getattr(config, name)) is not None]
-    lists = [
-        *list_files(config.block, "urls.block", config.categories),
-        *list_files(config.allow, "urls.allow", ()),
-        *((name, file, setting) for _, path, setting in words for name, file, _ in list_files([path], setting, ())),
-    ]
+    lists = list_files(config.block, "urls.block", config.categories) + list_files(config.allow, "urls.allow", ())
+    for name in _WORD_LISTS:
+        path = getattr(config, name)
+        lists += list_files([path] if path else [], f"urls.{name}", ())
     return [[setting, name, sha256_file(path)] for name, path, setting in lists]
 
 
@@ -178,24 +177,26 @@ class _Entries:
 
 
 def _entry_of(line: bytes) -> bytes:
-    """Return a line without comment, scheme, `www.` and final slash or dot, in lower case."""
-    entry = line.partition(b"#")[0].strip().lower()
-    entry = _SCHEME.sub(b"", entry)
-    return entry.removeprefix(b"www.").rstrip(b"/.")
+    """Return a line without comment, scheme, `www.` and final slash or dot, in lower case, the domain in ASCII."""
+    entry = _SCHEME.sub(b"", line.partition(b"#")[0].strip().lower()).rstrip(b"/.")
+    host, slash, rest = entry.partition(b"/")
+    if not host.isascii():
+        host = _in_ascii(host.decode("utf-8", "replace")).encode("utf-8", "replace")
+    return _without_www(host) + slash + rest
 
 
-def _keys(host: str, parts: SplitResult) -> Iterator[bytes]:
+def _keys(host: bytes, parts: SplitResult) -> Iterator[bytes]:
     """Yield what an entry for this address may be: the host, each domain it is in, and the page with each folder."""
-    labels = host.removeprefix("www.").split(".")
-    if not host.replace(".", "").isdigit():  # an address in numbers is in no domain
-        yield from (".".join(labels[k:]).encode() for k in range(1, len(labels)))
-    own = ".".join(labels)
-    yield own.encode()
-    path = parts.path.lower().rstrip("/")
-    steps = path.split("/")[1:]
-    yield from (f"{own}/{'/'.join(steps[:k])}".encode("utf-8", "replace") for k in range(1, len(steps) + 1))
+    own = _without_www(host)
+    labels = own.split(b".")
+    if not all(label.isdigit() for label in labels):  # an address in numbers is in no domain
+        yield from (b".".join(labels[k:]) for k in range(1, len(labels)))
+    yield own
+    path = parts.path.lower().rstrip("/").encode("utf-8", "replace")
+    steps = path.split(b"/")[1:]
+    yield from (own + b"/" + b"/".join(steps[:k]) for k in range(1, len(steps) + 1))
     if parts.query:
-        yield f"{own}{path}?{parts.query.lower()}".encode("utf-8", "replace")
+        yield own + path + b"?" + parts.query.lower().encode("utf-8", "replace")
 
 
 def _split(url: str | None) -> SplitResult | None:
@@ -207,12 +208,25 @@ def _split(url: str | None) -> SplitResult | None:
         return None
 
 
-def _host_of(parts: SplitResult) -> str:
-    host = (parts.hostname or "").rstrip(".")
+def _in_ascii(host: str) -> str:
+    """Return the name of a host as name servers know it: `xn--bcher-kva` for `bücher`."""
     try:
-        return host.encode("idna").decode() if not host.isascii() else host
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:  # no name of a host
+        return host
+
+
+def _in_letters(host: str) -> str:
+    """Return the name of a host as people read it."""
+    try:
+        return host.encode("ascii").decode("idna") if "xn--" in host else host
     except UnicodeError:
         return host
+
+
+def _without_www(host: bytes) -> bytes:
+    """`www.com` is a domain of its own, and not all of `com`."""
+    return host.removeprefix(b"www.") if host.count(b".") > 1 else host
 
 
 def _words(path: Path | None, setting: str) -> frozenset[str]:

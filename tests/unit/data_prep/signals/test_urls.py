@@ -27,7 +27,11 @@ from data_prep.signals.urls import UrlLists, digests
 def ut1(tmp_path: Path) -> Path:
     """A folder like UT1's."""
     for category, name, content in (
-        ("adult", "domains", "bad.example\nNude.Example.ORG\n192.0.2.7\nxn--bcher-kva.example\n"),
+        (
+            "adult",
+            "domains",
+            "bad.example\nNude.Example.ORG\n192.0.2.7\nxn--bcher-kva.example\nMüller.example\nwww.example\n",
+        ),
         ("adult", "urls", "blog.example/ugly\nhttp://www.shop.example/a/b/\nwiki.example/w?id=7\n"),
         ("phishing", "domains", "# stolen\nbank-login.example   # seen in May\n\n"),
     ):
@@ -55,6 +59,11 @@ def lists(**settings: Any) -> UrlLists:
         ("http://192.0.2.7/x", ["adult: 192.0.2.7"]),
         ("http://1.192.0.2.7/x", []),
         ("https://bücher.example/", ["adult: xn--bcher-kva.example"]),
+        ("https://a.bücher.example/", ["adult: xn--bcher-kva.example"]),
+        ("https://xn--mller-kva.example/", ["adult: xn--mller-kva.example"]),
+        ("https://müller.example/", ["adult: xn--mller-kva.example"]),
+        ("https://www.example/", ["adult: www.example"]),
+        ("https://a.example/", []),  # an entry `www.example` is not all of `example`
         ("https://blog.example/ugly/picture", ["adult: blog.example/ugly"]),
         ("https://www.blog.example/UGLY", ["adult: blog.example/ugly"]),
         ("https://blog.example/uglyduckling", []),
@@ -88,7 +97,7 @@ def test_categories_files_and_sites_that_alone_are_wanted(ut1: Path, tmp_path: P
 def test_words_in_names_of_hosts(tmp_path: Path) -> None:
     for name, content in (
         ("anywhere", "hotpics\n"),
-        ("whole", "sin # and not sinus\nsins\n"),
+        ("whole", "sin # and not sinus\nsins\nsünde\n"),
         ("soft", "date\ngirls\n"),
     ):
         (tmp_path / name).write_text(content)
@@ -97,6 +106,8 @@ def test_words_in_names_of_hosts(tmp_path: Path) -> None:
         ("https://myhotpics.example/", (1, 0)),
         ("https://sin-city.example/", (1, 0)),
         ("https://sin7sins.example/", (2, 0)),
+        ("https://sünde.example/", (1, 0)),
+        ("https://xn--snde-0ra.example/", (1, 0)),
         ("https://sinus.example/sin/hotpics", (0, 0)),  # not the path
         ("https://date.example/", (0, 1)),
         ("https://date-girls.example/", (0, 2)),
