@@ -65,6 +65,7 @@ from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerErro
 from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.kept_documents import KeptBatch, KeptShard, id_fraction, mixture_weights
 from foundation.atomic_files import write_array, write_json, write_text
+from foundation.configuration import write_yaml
 from foundation.progress import summary_table
 
 VERSION = 3
@@ -465,21 +466,15 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
     if chat is not None:
         controls = control_names(chat.template, chat.name, reference)
         write_text(run.tokens / "chat_template.jinja", chat_template(chat.template, controls))
-        write_text(
-            run.tokens / "chat_template.yaml", _as_yaml(chat.template.model_dump(mode="json", exclude_unset=True))
-        )
+        write_yaml(run.tokens / "chat_template.yaml", chat.template.model_dump(mode="json", exclude_unset=True))
         ends = end_tokens(chat.template, chat.name, reference)
         write_json(run.tokens / "generation_config.json", {"eos_token_id": ends})
-    write_text(run.tokens / "mixture.yaml", _as_yaml(mixture))
+    write_text(run.tokens / "mixture.yaml", yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
     summary_table(
         "token files",
         [[d[key] for key in ("name", "documents", "tokens", "heldout_tokens", "weight")] for d in datasets],
         ["source", "documents", "tokens", "held-out tokens", "weight"],
     )
-
-
-def _as_yaml(content: dict[str, Any]) -> str:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _checksums(run: RunDirectory, record: Record, prefix: str) -> dict[str, str]:

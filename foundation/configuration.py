@@ -61,8 +61,12 @@ def load_config(model: type[SettingsType], path: Path, overrides: Sequence[str] 
 
 def write_resolved(settings: Settings, path: Path) -> None:
     """Write every setting, defaults included, as a YAML file that `load_config` reads back to equal settings."""
-    values = settings.model_dump(mode="json")
-    write_text(path, yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+    write_yaml(path, settings.model_dump(mode="json"))
+
+
+def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """Write values as a YAML file that `load_config` reads back as they are."""
+    write_text(path, yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def known_name(name: str, known: Collection[str], what: str) -> str:

@@ -10,12 +10,13 @@ each command is shown. Run again, what is done is skipped.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 from rich.console import Console
 
@@ -26,8 +27,8 @@ from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from data_prep.tokenizer.extend import extend_tokenizer, merge_vocabularies, read_model
 from data_prep.tokenizer.kept_documents import id_fraction, read_kept
 from data_prep.tokenizer.sentence_piece import save_sentencepiece_bpe, train_sentencepiece_bpe
-from foundation.atomic_files import write_json, write_text
-from foundation.configuration import ConfigError, Settings, load_config
+from foundation.atomic_files import whole_folder, write_json
+from foundation.configuration import ConfigError, Settings, flat_settings, load_config, write_yaml
 from foundation.progress import summary_table
 from pretrain.checkpoint.layout import complete_checkpoints, step_of
 from pretrain.checkpoint.single import load_single_process_model
@@ -38,6 +39,8 @@ from tools.evaluate import held_out_texts
 from tools.steps import Steps, altiplano
 
 RESULT_FILE = "bits_per_byte.json"
+START_FILE = "start.json"
+"""Digests and settings that the extended tokenizer and model are made of."""
 _FIXED_PIECES = 259
 """Entries of a SentencePiece vocabulary that are not learnt: 256 bytes, and those for unknown, begin and end."""
 _ATTEMPTS = 6
@@ -96,7 +99,8 @@ class Adaptation:
             ValueError: the checkpoint or the tokenizer cannot be used, or they do not belong together.
         """
         config = self._config
-        model = verified_weights(config.model).model
+        weights = verified_weights(config.model)
+        model = weights.model
         size = ReferenceEncoder(config.tokenizer).vocabulary_size
         if model.vocabulary_size != size:
             raise ValueError(
@@ -104,6 +108,7 @@ class Adaptation:
             )
         read_model(config.tokenizer)
         config.output.mkdir(parents=True, exist_ok=True)
+        self._refuse_other_start(weights.reader.digest)
         sources = [source.model_dump(mode="json", exclude_unset=True) for source in (*config.new, *config.old)]
         derived = {
             "output": str(config.output / "data"),
@@ -111,7 +116,7 @@ class Adaptation:
             "sources": sources,
         }
         _refuse(config.data, derived, "data")
-        write_text(self.data_file, _as_yaml({**config.data, **derived}))
+        write_yaml(self.data_file, {**config.data, **derived})
         load_config(DataConfig, self.data_file)
         extended = ModelConfig.model_validate({**model.model_dump(), "vocabulary_size": size + config.pieces})
         stages = []
@@ -125,9 +130,28 @@ class Adaptation:
             settings = _merged(config.train, changes)
             _refuse(settings, derived, f"stages.{number - 1}")
             settings["data"] = {**settings.get("data", {}), "mixture": str(self.mixture)}
-            write_text(self.stage_file(number), _as_yaml({**derived, **settings}))
+            write_yaml(self.stage_file(number), {**derived, **settings})
             stages.append(load_config(TrainConfig, self.stage_file(number)))
         return stages
+
+    def _refuse_other_start(self, digest: str) -> None:
+        """Note what the extended tokenizer and model are made of; refuse to go on from those of something else."""
+        config, path = self._config, self._config.output / START_FILE
+        start = {
+            "model": digest,
+            "tokenizer": hashlib.sha256(read_model(config.tokenizer)).hexdigest(),
+            "pieces": config.pieces,
+            "new": [source.model_dump(mode="json") for source in config.new],
+        }
+        if not path.is_file():
+            write_json(path, start)
+        before, now = flat_settings(json.loads(path.read_text(encoding="utf-8"))), flat_settings(start)
+        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+        if changed:
+            raise ValueError(
+                f"{changed[0]}: {config.output} was begun with {before.get(changed[0])!r}, now it is "
+                f"{now.get(changed[0])!r}; restore it, or name another output"
+            )
 
     def learn_pieces(self) -> None:
         """Learn the pieces from the kept documents of the new language, and write the extended tokenizer.
@@ -150,7 +174,8 @@ class Adaptation:
                 f"pieces: {config.pieces} cannot be met exactly: a vocabulary of {size} has {added} that are new"
             )
         save_sentencepiece_bpe(model, config.output / "pieces")
-        extend_tokenizer(config.tokenizer, config.output / "pieces", self.tokenizer)
+        with whole_folder(self.tokenizer) as folder:
+            extend_tokenizer(config.tokenizer, config.output / "pieces", folder)
         print(f"{self.tokenizer}: {added:,} pieces are new")
 
     def _new_texts(self) -> Iterator[str]:
@@ -201,10 +226,6 @@ def _refuse(given: dict[str, Any], derived: dict[str, Any], where: str) -> None:
     for name in derived:
         if name in given:
             raise ConfigError(f"{where}.{name}: has no effect: it follows from the other settings; leave it out")
-
-
-def _as_yaml(content: dict[str, Any]) -> str:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def adapt(config: AdaptConfig) -> dict[str, dict[str, float]]:

@@ -12,9 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from foundation.configuration import load_config
-from pretrain.config import TrainConfig
-from tools.train import default_processes, run
+from tools.train import add_processes, start
 
 EXAMPLES = """examples:
   altiplano check configs/train/demo.yaml
@@ -40,25 +38,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", type=Path, help="YAML file of a training run, see configs/train/")
     parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as parallel.tensor=2")
-    parser.add_argument(
-        "--processes", type=int, metavar="N", help="default: one for each GPU; without GPUs, as the degrees ask for"
-    )
+    add_processes(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start the processes and return their exit code."""
     command = make_parser()
-    given = command.parse_intermixed_args(arguments)
-    if given.processes is not None and given.processes < 1:
-        command.error(f"--processes {given.processes}: must be at least 1")
-    try:
-        config = load_config(TrainConfig, given.config, given.overrides)
-    except ValueError as error:
-        print(f"altiplano check: {error}", file=sys.stderr)
-        return 2
-    settings = ["--config", str(given.config), "--check", *given.overrides]
-    return run([sys.executable, "-m", "pretrain", *settings], given.processes or default_processes(config))
+    return start(command, command.parse_intermixed_args(arguments), ["--check"])
 
 
 if __name__ == "__main__":

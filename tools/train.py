@@ -46,30 +46,44 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[make_train_parser(add_help=False)],
     )
+    add_processes(parser)
+    return parser
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that start processes."""
     parser.add_argument(
         "--processes", type=int, metavar="N", help="default: one for each GPU; without GPUs, as the degrees ask for"
     )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start the processes, pass signals on to them, and return their exit code."""
     command = make_parser()
     given = command.parse_intermixed_args(arguments)
+    options = ["--check"] if given.check else []
+    if given.show is not None:
+        options += ["--show", given.show]
+        given.processes = 1
+    return start(command, given, options)
+
+
+def start(command: argparse.ArgumentParser, given: argparse.Namespace, options: Sequence[str]) -> int:
+    """Start `pretrain` in processes, once the settings are known to be right; returns their exit code.
+
+    Args:
+        given: what was given to `command`: `config`, `overrides` and `processes`.
+        options: of `pretrain`.
+    """
     if given.processes is not None and given.processes < 1:
         command.error(f"--processes {given.processes}: must be at least 1")
-    rest = ["--config", str(given.config), *given.overrides]
-    if given.show is not None:
-        rest += ["--show", given.show]
-    if given.check:
-        rest.append("--check")
     try:
         config = load_config(TrainConfig, given.config, given.overrides)
     except ValueError as error:
-        print(f"altiplano train: {error}", file=sys.stderr)
+        print(f"{command.prog}: {error}", file=sys.stderr)
         return 2
-    processes = 1 if given.show is not None else given.processes or default_processes(config)
-    return run([sys.executable, "-m", "pretrain", *rest], processes)
+    settings = ["--config", str(given.config), *given.overrides]
+    return run([sys.executable, "-m", "pretrain", *options, *settings], given.processes or default_processes(config))
 
 
 def default_processes(config: TrainConfig) -> int:

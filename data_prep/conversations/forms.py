@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from data_prep.conversations.turns import ASSISTANT, INPUT, SYSTEM, USER, Conversation, Turn
+from data_prep.sources.reading import SetAsideError
 
 Form = Literal["alpaca", "sharegpt", "messages", "pairs", "oasst", "seed_tasks"]
 Paths = Literal["best", "all"]
@@ -30,16 +31,8 @@ PAIRS = (("inputs", "targets"), ("prompt", "completion"), ("input", "target"))
 """Fields of a question and its answer, in the order in which they are looked for."""
 
 
-class FormError(ValueError):
-    """A record is not of its form.
-
-    Attributes:
-        reason: name under which it is counted.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+class FormError(SetAsideError):
+    """A record is not of its form."""
 
 
 def conversations_of(

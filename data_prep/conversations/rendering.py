@@ -14,21 +14,14 @@ from typing import NamedTuple
 
 from data_prep.conversations.templates import Learnt, Piece, Template, before_answer, pieces_of
 from data_prep.conversations.turns import ASSISTANT, INPUT, SYSTEM, USER, Turn
+from data_prep.sources.reading import SetAsideError
 
 CONTROL, START, CONTINUE = 0, 1, 2
 """Kinds of segments: a control token, the text at the beginning of a run, a text after a cut."""
 
 
-class UnrenderableError(ValueError):
-    """A template cannot write a conversation.
-
-    Attributes:
-        reason: name under which it is counted.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+class UnrenderableError(SetAsideError):
+    """A template cannot write a conversation."""
 
 
 class Segment(NamedTuple):

@@ -11,20 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_prep.sources.reading import SetAsideError
+
 OPTIONS = ("text_field", "text_template", "id_field")
 """Settings of a source that name fields, see `SourceConfig`."""
 
 
-class FieldError(Exception):
-    """A record whose fields do not make a document.
-
-    Attributes:
-        reason: name under which it is counted.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
+class FieldError(SetAsideError):
+    """A record whose fields do not make a document."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,18 @@ class Fault:
     excerpt: str = ""
 
 
+class SetAsideError(ValueError):
+    """A record cannot be used; it is counted and set aside.
+
+    Attributes:
+        reason: name under which it is counted, as of a `Fault`.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Reader:
     """Reader of a kind of source.

@@ -6,7 +6,6 @@ Every rank computes all of it, so that each compares its own part and nothing wh
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import torch
 from pretrain.check.samples import RandomSamples
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import TrainConfig
+from pretrain.data.device_batches import mapped
 from pretrain.device import group_alone
 from pretrain.model.init import whole_weight
 from pretrain.model.linear import TensorParallel
@@ -98,7 +98,7 @@ class Reference:
         return {name: weight.detach() - self.weights[name] for name, weight in updated.items()}
 
     def _loss_of(self, samples: RandomSamples, rows: np.ndarray) -> torch.Tensor:
-        inputs, (targets_BS, weights_BS) = _moved(samples.batch(rows), self._device)
+        inputs, (targets_BS, weights_BS) = mapped(lambda tensor: tensor.to(self._device), samples.batch(rows))
         factors = self._model.head_factors(inputs)
         return mean_loss(
             factors.x_SBD,
@@ -113,7 +113,3 @@ class Reference:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(self.weights[name])
-
-
-def _moved(part: Any, device: torch.device) -> Any:
-    return tuple(_moved(inner, device) for inner in part) if isinstance(part, tuple) else part.to(device)

@@ -33,20 +33,20 @@ class StreamCopier:
     def start(self, batch: Batch) -> Batch:
         """See `Copier`."""
         with torch.cuda.stream(self._stream):
-            copied: Batch = _mapped(lambda tensor: tensor.to(self._device, non_blocking=True), batch)
+            copied: Batch = mapped(lambda tensor: tensor.to(self._device, non_blocking=True), batch)
         return copied
 
     def finish(self, batch: Batch) -> Batch:
         """See `Copier`."""
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        _mapped(lambda tensor: tensor.record_stream(current), batch)  # its memory is not reused before it is read
+        mapped(lambda tensor: tensor.record_stream(current), batch)  # its memory is not reused before it is read
         return batch
 
 
 def pinned(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches in memory that a GPU can copy by itself; unchanged for a CPU."""
-    return batches if device.type == "cpu" else (_mapped(torch.Tensor.pin_memory, batch) for batch in batches)
+    return batches if device.type == "cpu" else (mapped(torch.Tensor.pin_memory, batch) for batch in batches)
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -65,5 +65,6 @@ def one_ahead(batches: Iterator[Batch], copier: Copier) -> Iterator[Batch]:
         yield copier.finish(ahead)
 
 
-def _mapped(function: Callable[[torch.Tensor], Any], part: Any) -> Any:
-    return tuple(_mapped(function, inner) for inner in part) if isinstance(part, tuple) else function(part)
+def mapped(function: Callable[[torch.Tensor], Any], part: Any) -> Any:
+    """A batch, or a part of one, with each tensor replaced by what the function makes of it."""
+    return tuple(mapped(function, inner) for inner in part) if isinstance(part, tuple) else function(part)

@@ -14,13 +14,14 @@ from data_prep.config import TokenizerConfig
 from data_prep.tokenizer.extend import read_model
 from data_prep.tokenizer.sentence_piece import parse
 from data_prep.tokenizer.train import learn
+from foundation.configuration import load_config
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
 from tests.unit.data_prep.tokenizer.corpus import make_texts
 from tests.unit.pretrain.families.small import InMemory, small_model
 from tests.unit.tools.test_extend_vocabulary import chinese_texts
 from tools.__main__ import main as altiplano
-from tools.adapt import RESULT_FILE
+from tools.adapt import RESULT_FILE, Adaptation, AdaptConfig
 from tools.starting_checkpoint import write_starting_checkpoint
 
 PIECES = 300
@@ -112,6 +113,15 @@ def test_settings_are_checked_before_anything_is_done(
     assert altiplano(["adapt", "--config", str(settings), override]) == 2
     assert message in capsys.readouterr().err
     assert not (settings.parent / "out" / "data").exists()
+
+
+def test_an_output_is_not_gone_on_with_from_something_else(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise the tokenizer and the model that are there would be taken for those of the new settings."""
+    config = load_config(AdaptConfig, settings)
+    Adaptation(config).write_settings()
+    assert len(Adaptation(config).write_settings()) == 2  # the same settings go on
+    assert altiplano(["adapt", "--config", str(settings), "pieces=320"]) == 2
+    assert f"pieces: {config.output} was begun with 300, now it is 320" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_tokenizer_of_another_model_is_refused(settings: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from pretrain.config import ModelConfig
 from pretrain.families.mapping import parameter_count
 from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.monitor.flops import PEAK_BF16_FLOPS, model_flops_per_token
-from tools.bench.train import Step, make_ours, make_pytorch, make_transformers, training_step
+from tools.bench.train import Step, make_engine, make_pytorch, make_transformers, step_of, training_step
 
 Row = dict[str, Any]
 KERNELS_SHOWN = 14
@@ -166,13 +166,13 @@ def _now(device: str) -> float:
 def ours(device: str, shape: Shape, name: str) -> Iterator[Row]:
     """Steps of our engine in a variant; with the first one, the share of a step in which kernels run, and the longest
     ones."""
-    step = _ours(device, shape, VARIANTS[name])
+    step = step_of(_engine(device, shape, VARIANTS[name]), shape.micro_batch)
     yield {"what": f"ours, {name}", **_timed(device, shape, step)}
     if name == next(iter(VARIANTS)):
         yield from _kernels(device, shape, step)
 
 
-def _ours(device: str, shape: Shape, variant: Variant) -> Step:
+def _engine(device: str, shape: Shape, variant: Variant) -> engine_module.Engine:
     if variant.settings.get("deterministic"):
         from pretrain.device import use_fixed_order
 
@@ -182,7 +182,7 @@ def _ours(device: str, shape: Shape, variant: Variant) -> Step:
         vars(engine_module)[name] = lambda *arguments: None
     if variant.logits_bytes is not None:
         LOGITS_BYTES[device] = variant.logits_bytes
-    return make_ours(shape.model, "bf16", shape.micro_batch, shape.accumulation, **variant.settings)
+    return make_engine(shape.model, "bf16", shape.micro_batch, shape.accumulation, **variant.settings)
 
 
 def peer(device: str, shape: Shape, name: str) -> Iterator[Row]:
@@ -247,12 +247,13 @@ PEERS: dict[str, Callable[[Shape, str], Step]] = {
 
 def bits(device: str, shape: Shape, name: str) -> Iterator[Row]:
     """A digest of all weights and moments after a few steps of a variant."""
-    step = _ours(device, shape, VARIANTS[name])
+    engine = _engine(device, shape, VARIANTS[name])
+    step = step_of(engine, shape.micro_batch)
     tokens, targets = _batch(device, shape)
     for _ in range(STEPS):
         step(tokens, targets)
     found = hashlib.sha256()
-    for fragment in step.engine.fragments():  # type: ignore[attr-defined]
+    for fragment in engine.fragments():
         for state in sorted(fragment.states):
             found.update(fragment.states[state].cpu().numpy().tobytes())
     yield {"what": f"bits, {name}", "digest": found.hexdigest()[:16]}

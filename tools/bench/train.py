@@ -168,13 +168,16 @@ def make_engine(model: ModelConfig, precision: str, micro_batch: int, accumulati
 
 def make_ours(model: ModelConfig, precision: str, micro_batch: int, accumulation: int = 1, **settings: Any) -> Step:
     """A step of our engine; see `make_engine`."""
-    engine = make_engine(model, precision, micro_batch, accumulation, **settings)
+    return step_of(make_engine(model, precision, micro_batch, accumulation, **settings), micro_batch)
+
+
+def step_of(engine: Engine, micro_batch: int) -> Step:
+    """A step of an engine."""
 
     def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
         batches = zip(tokens.split(micro_batch), targets.split(micro_batch), strict=True)
         return engine.train_step(batches, LEARNING_RATE).loss
 
-    step.engine = engine  # type: ignore[attr-defined]
     return step
 
 

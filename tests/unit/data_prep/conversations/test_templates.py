@@ -213,7 +213,7 @@ def test_exactly_one_beginning(folder: Path) -> None:
         preset: encoder_of(folder, preset).encode([conversation], ["x"]).tokens.tolist().count(1) for preset in PRESETS
     }
     assert counts == {
-        "alpaca": 1, "alpaca-no-input": 1, "belle": 0, "chatml": 0, "glm": 0,
+        "alpaca": 1, "alpaca-no-input": 1, "belle": 0, "chatml": 0, "glm": 0, "lines": 0,
         "llama-2": 2,  # as Meta's own code: one for each round
         "plain": 0, "vicuna-1.1": 1,
     }  # fmt: skip
