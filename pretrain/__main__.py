@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -80,6 +81,8 @@ def main() -> int:
 
 def _train(config: TrainConfig, rank: str, *, only_check: bool) -> int:
     # Only once the settings are valid, because importing torch takes seconds; and once the environment is complete.
+    # Nothing of what is imported becomes garbage: searching it costs a second here, and again in each later collection.
+    gc.disable()
     from pretrain.device import NO_FIXED_ORDER_SIGNS
     from pretrain.launch.node_check import NodeError, exclude_nodes, is_broken_device, is_shared_device
     from pretrain.launch.out_of_memory import explanation, is_out_of_memory, leave_word
@@ -87,6 +90,9 @@ def _train(config: TrainConfig, rank: str, *, only_check: bool) -> int:
     from pretrain.launch.stopping import is_lost_peer, leave
     from pretrain.monitor.replicas import ReplicaDriftError
     from pretrain.train import check_parallelism, train
+
+    gc.freeze()
+    gc.enable()
 
     def report(error: Exception, *, every_rank: bool = False) -> None:
         if every_rank or rank == "0":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 
 import torch
 
 from pretrain.device import local_device
+from pretrain.quick_import import quick_import
 
 # Set before the import: DeepSpeed logs while it is imported. ALTIPLANO_DEEPSPEED_LOG=INFO shows all of it.
 LOG_LEVEL = os.environ.get("ALTIPLANO_DEEPSPEED_LOG", "ERROR")
@@ -18,9 +18,9 @@ logging.getLogger("DeepSpeed").setLevel(LOG_LEVEL)
 if local_device().type == "cpu":
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else every process logs a warning that it found no accelerator
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+with quick_import():
     import deepspeed
+    import deepspeed.runtime.zero.muon.muon_optimizer  # its engine would import it, whatever the optimizer
     from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     from deepspeed.runtime.pipe import LayerSpec, PipelineModule, TiedLayerSpec
     from deepspeed.runtime.pipe.schedule import BackwardPass, ForwardPass, ReduceTiedGrads

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # megatron-core warns at import about optional libraries that are missing
+from pretrain.quick_import import quick_import
+
+with quick_import():
     from megatron.core.model_parallel_config import ModelParallelConfig
     from megatron.core.tensor_parallel import (
         ColumnParallelLinear,
