@@ -14,9 +14,9 @@ import torch
 def quick_import() -> Iterator[None]:
     """Import what is imported within this context without compiling it and without the warnings of its import.
 
-    `torch.compile` as a decorator loads inductor, which takes a second of every process's start. megatron-core decorates
-    its fused functions so, DeepSpeed its Muon; nothing of this project calls one of them, which
-    `tests/unit/pretrain/test_startup.py` holds.
+    `torch.compile` as a decorator loads inductor, which takes a second of every process's start. megatron-core
+    decorates its fused functions with it, DeepSpeed its Muon; nothing here calls any of them, which
+    `tests/unit/pretrain/test_startup.py` proves.
     """
 
     def as_it_is(function: Callable[..., Any] | None = None, **_: Any) -> Any:
