@@ -6,6 +6,9 @@ Every rank computes all of it, so that each compares its own part and nothing wh
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from pretrain.config import TrainConfig
 from pretrain.data.device_batches import mapped
 from pretrain.device import group_alone
 from pretrain.model.init import whole_weight
-from pretrain.model.linear import TensorParallel
+from pretrain.model.linear import TensorParallel, is_row_parallel
 from pretrain.model.loss import LossSettings, mean_loss
 from pretrain.model.pipeline import WholeModel
 
@@ -24,6 +27,24 @@ ROWS_AT_ONCE = 8
 """Samples of a pass, so that a large global batch needs no more memory than a small one."""
 NOISE = 0.1
 """Standard deviation of what is added to weights that begin at one or zero, and which could hide a fault there."""
+
+
+class _RoundAgain(torch.autograd.Function):
+    """Each value, and each gradient on the way back, goes up or down by at most one place of its type at random."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        ctx.generator = generator
+        return _rounded_again(x, generator)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _rounded_again(grad_outputs[0], ctx.generator), None
+
+
+def _rounded_again(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    shares = 2 * torch.rand(x.shape, generator=generator, device=x.device) - 1
+    return (x.float() * (1 + torch.finfo(x.dtype).eps * shares)).to(x.dtype)
 
 
 def twin_weight(name: str, shape: tuple[int, ...], config: TrainConfig) -> torch.Tensor:
@@ -81,6 +102,25 @@ class Reference:
                     gradient += own
                 self._parameters[name].grad = None
         return float(total), sums
+
+    @contextmanager
+    def rounded_again(self, seed: int) -> Iterator[None]:
+        """Round each output of a row-parallel layer once more, as a tensor group does, which rounds the parts of the
+        sum before it adds them.
+
+        Args:
+            seed: of the directions; another one gives other gradients of the same accuracy.
+        """
+        generator = torch.Generator(self._device).manual_seed(seed)
+
+        def round_output(module: object, inputs: object, outputs: tuple[torch.Tensor, object]) -> tuple[object, object]:
+            return _RoundAgain.apply(outputs[0], generator), outputs[1]
+
+        with ExitStack() as stack:
+            for layer in self._model.modules():
+                if is_row_parallel(layer):
+                    stack.callback(layer.register_forward_hook(round_output).remove)
+            yield
 
     def update(self, gradients: dict[str, torch.Tensor], learning_rate: float) -> dict[str, torch.Tensor]:
         """Clip the gradients and apply AdamW's first update; returns what it added to each weight."""

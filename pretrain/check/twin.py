@@ -25,9 +25,7 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
 
     Family, block, objective, precision, layout of the mesh, recomputation, adapters, compilation and kernels are the
     run's. Sizes are small and divisible by the degrees; the head size stays, because it chooses the kernels. What is
-    trained of the run's layers is trained of the twin's, each kind of layer at least once. With an adapter, it is in
-    fp32: gradients of matrices of a few columns are sums that nearly cancel, so that in bf16 no bound tells rounding
-    from a small fault.
+    trained of the run's layers is trained of the twin's, each kind of layer at least once.
     """
     kinds = _kinds_of_layers(config)
     layers = min(config.model.layers, max(2 * topology.pipe, 2, len(kinds), config.model.full_attention_every or 1))
@@ -36,7 +34,6 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
     accumulation = min(config.accumulation_steps(topology.data), ACCUMULATION)
     settings = config.model_dump(mode="json")
     settings.update(
-        precision="fp32" if config.adapter is not None else config.precision,
         model=_small_model(config.model, layers, length, topology.tensor),
         data={"mixture": config.data.mixture, "sequence_length": length},
         batch={"global_batch_size": micro * topology.data * accumulation, "micro_batch_size": micro},

@@ -83,6 +83,11 @@ def summed_output(y: torch.Tensor, group: torch.distributed.ProcessGroup, sequen
     return reduce_from_tensor_model_parallel_region(y, group)
 
 
+def is_row_parallel(module: torch.nn.Module) -> bool:
+    """Whether the module's output is a sum over the tensor ranks."""
+    return isinstance(module, RowParallelLinear)
+
+
 class TensorParallel:
     """Makes the layers of one tensor-parallel group.
 
