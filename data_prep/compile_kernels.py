@@ -18,7 +18,7 @@ from data_prep.config import FingerprintConfig
 from data_prep.dedup import choose, contained, groups, lines, near
 from data_prep.kernels.kernel import read_only
 from data_prep.kernels.quick_compilation import quick_compilation
-from data_prep.signals import fingerprints, segmentation, text_statistics, web_statistics
+from data_prep.signals import evaluations, fingerprints, segmentation, text_statistics, web_statistics
 from data_prep.signals.fasttext import kernel as fasttext_kernel
 from data_prep.signals.language import LanguageIdentifier
 from data_prep.signals.pii import candidates as pii_candidates
@@ -73,6 +73,13 @@ def _cut() -> None:
     pieces.holds_character(data, size, np.frombuffer(bytes(3), np.uint8))
     neighbours = pieces.Neighbours.of([b"ab"])
     pieces.cut_long_pieces(data, starts, 15, neighbours.characters, neighbours.in_part)
+
+
+def _find_items() -> None:
+    """Find an item of eight words in a text."""
+    data = read_only(np.frombuffer(b"a b c d e f g h", np.uint8))
+    items = evaluations.EvaluationItems({"set": [("item", data.tobytes().decode())]})
+    items.find(data, read_only(np.array([0, len(data)], np.int64)))
 
 
 def _choose() -> None:
@@ -142,6 +149,7 @@ GROUPS: dict[str, _Group] = {
         0.3,
         lambda: fingerprints.jaccard(fingerprints.shingle_set(b"a", 1), fingerprints.shingle_set(b"b", 1)),
     ),
+    "evaluations": _Group("decontamination", evaluations._find_runs, 1.5, _find_items),
     "choose": _Group("dedup", choose._choose, 3, _choose),
     "groups": _Group("dedup", groups._unite, 1, _group),
     "bands": _Group("dedup", near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
@@ -153,6 +161,7 @@ GROUPS: dict[str, _Group] = {
     ),
 }
 """Groups by name; the longest ones first."""
+EVALUATIONS = ("evaluations",)
 MEASURE = tuple(name for name, group in GROUPS.items() if group.stage == "measure")
 DEDUP = tuple(name for name, group in GROUPS.items() if group.stage == "dedup")
 ENCODE = tuple(name for name, group in GROUPS.items() if group.stage == "tokenize")

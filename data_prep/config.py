@@ -205,6 +205,27 @@ class UrlConfig(Settings):
         return self
 
 
+class EvaluationSetConfig(Settings):
+    """Set of evaluation items that documents are searched for, see `data_prep/signals/evaluations.py`."""
+
+    path: LocalPath
+    """JSON Lines with an item per line, also compressed, such as those that `altiplano evaluate --items` writes."""
+    text_field: str | None = Field(default=None, min_length=1)
+    """Field with the text; left out: `text`. Fields of objects in objects are joined with dots."""
+    text_template: str | None = Field(default=None, min_length=1)
+    """Text made of several fields, named in braces: `"{question} {answer}"`."""
+    id_field: str | None = Field(default=None, min_length=1)
+    """Field that names an item; left out: its number, from 1."""
+
+    @model_validator(mode="after")
+    def _text_is_named_once(self) -> EvaluationSetConfig:
+        if self.text_template is not None:
+            if self.text_field is not None:
+                raise ValueError("text_field: has no effect beside text_template, which names the fields")
+            parse_template(self.text_template)
+        return self
+
+
 class FingerprintConfig(Settings):
     """MinHash: the settings of signatures, bands and verification."""
 
@@ -350,6 +371,10 @@ class DataConfig(Settings):
     perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
     """Models by language; empty: perplexity is not measured. Documents of other languages have no perplexity."""
     urls: UrlConfig = UrlConfig()
+    decontamination: dict[str, EvaluationSetConfig] = Field(default_factory=dict)
+    """Evaluation sets by name. Where there are any, each document is searched for their items (`evaluation_matches` and
+    three measures among the signals); the rule sets `decontamination_gpt3`, `decontamination_palm` and
+    `decontamination_llama2` drop documents by them."""
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from data_prep.rules import c4, ccnet, code, fineweb, gopher, language, perplexity, quality, roots, urls
+from data_prep.rules import (
+    c4,
+    ccnet,
+    code,
+    decontamination,
+    fineweb,
+    gopher,
+    language,
+    perplexity,
+    quality,
+    roots,
+    urls,
+)
 from data_prep.rules.rule import Outcome, Rule, explain
 from foundation.configuration import known_name
 
@@ -26,6 +38,9 @@ RULE_SETS: dict[str, tuple[Rule, ...] | Callable[[DataConfig], tuple[Rule, ...]]
     "ccnet_middle": lambda config: perplexity.rules_of("ccnet_middle", config.perplexity),
     "quality": lambda config: quality.rules_of(config.quality),
     "urls": lambda config: urls.rules_of(config.urls),
+    "decontamination_gpt3": lambda config: decontamination.rules_of("decontamination_gpt3", config.decontamination),
+    "decontamination_palm": lambda config: decontamination.rules_of("decontamination_palm", config.decontamination),
+    "decontamination_llama2": lambda config: decontamination.rules_of("decontamination_llama2", config.decontamination),
 }
 """Rule sets by the name that a source's `rules` gives, in the order in which reasons are listed. A function makes the
 rules whose thresholds are settings."""

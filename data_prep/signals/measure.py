@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.compile_kernels import MEASURE, compile_kernels
+from data_prep.compile_kernels import EVALUATIONS, MEASURE, compile_kernels
 from data_prep.config import DataConfig, FingerprintConfig
 from data_prep.run.commit_records import Stage, committed_digest
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import text_bytes
 from data_prep.run.executors import run_units
 from data_prep.run.manifest import load_manifest
+from data_prep.signals.evaluations import set_digests
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.perplexity import model_files
 from data_prep.signals.pii.find import KINDS
@@ -31,10 +32,15 @@ from data_prep.signals.texts import Instruments, Texts
 from data_prep.signals.urls import digests as list_digests
 from foundation.atomic_files import sha256_file
 
-VERSION = 11
+VERSION = 12
 
 _EXTRACTED = "extract"
-_REPEATING = ["language", "line_languages.list.element", "pii_spans.list.element.kind"]
+_REPEATING = [
+    "language",
+    "line_languages.list.element",
+    "pii_spans.list.element.kind",
+    "evaluation_matches.list.element.set",
+]
 """Columns with dictionary encoding; building dictionaries of hashes and shares would take longer than the rest of
 writing."""
 
@@ -52,6 +58,7 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
             for language, files in config.perplexity.items()
         },
         "urls": list_digests(config.urls),
+        "decontamination": set_digests(config.decontamination),
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
         "unicode": unicodedata.unidata_version,
@@ -72,14 +79,14 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
     names = load_manifest(run).shard_names
     if any(not stage.is_done(name) for name in names):
         Instruments.of(config)  # a damaged model fails here, before work starts
-        warm_up()
+        warm_up(config)
     work = partial(measure_shard, stage=stage, config=config)
     run_units(work, names, config.workers, "measure", stage)
 
 
-def warm_up() -> None:
+def warm_up(config: DataConfig) -> None:
     """Compile the kernels, so that workers load them from numba's cache."""
-    compile_kernels(MEASURE)
+    compile_kernels((*MEASURE, *EVALUATIONS) if config.decontamination else MEASURE)
 
 
 def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
@@ -162,7 +169,8 @@ _loaded: dict[str, Instruments] = {}
 
 def _instruments(config: DataConfig) -> Instruments:
     """Load the models once in each process."""
-    key = repr((config.language.model, config.language.lines, config.quality, config.perplexity, config.urls))
+    models = config.quality, config.perplexity, config.urls, config.decontamination
+    key = repr((config.language.model, config.language.lines, *models))
     if key not in _loaded:
         _loaded[key] = Instruments.of(config)
     return _loaded[key]

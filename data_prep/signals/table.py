@@ -24,6 +24,20 @@ _URL_COLUMNS = {
     **dict.fromkeys(("url_blocked", "url_allowed", "url_words", "url_soft_words"), pa.int64()),
     "url_matches": pa.list_(pa.string()),
 }
+_EVALUATION_COLUMNS = {
+    "evaluation_collisions": pa.int64(),
+    "evaluation_ngram_share": pa.float64(),
+    "evaluation_token_share": pa.float64(),
+    "evaluation_matches": pa.list_(
+        pa.struct(
+            [
+                ("set", pa.string()),
+                ("item", pa.string()),
+                *((name, pa.int64()) for name in ("at", "words", "start", "end")),
+            ]
+        )
+    ),
+}
 _SPANS = pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
 """Half-open ranges of bytes of the UTF-8 text, each with the placeholder that replaces it, without `PI:`."""
 
@@ -88,6 +102,21 @@ def _urls(texts: Texts) -> Sequence[Any]:
     return [[match[k] for match in found] for k in range(len(_URL_COLUMNS))]
 
 
+def _evaluations(texts: Texts) -> Sequence[Any]:
+    items = texts.instruments.evaluations
+    if items is None:
+        return (None,) * len(_EVALUATION_COLUMNS)
+    found = items.find(texts.data, texts.offsets)
+    return (
+        [document.collisions for document in found],
+        [document.ngram_share for document in found],
+        [document.token_share for document in found],
+        pa.array(
+            [[run._asdict() for run in document.runs] for document in found], _EVALUATION_COLUMNS["evaluation_matches"]
+        ),
+    )
+
+
 def _fingerprints(texts: Texts) -> Sequence[Any]:
     view = texts.data.data
     hashes = [exact_hash(view[start:stop]) for start, stop in pairwise(texts.offsets.tolist())]
@@ -122,6 +151,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement({"perplexity": pa.float64()}, _perplexity),
     # null unless `urls` has lists
     Measurement(_URL_COLUMNS, _urls),
+    # null unless `decontamination` has sets
+    Measurement(_EVALUATION_COLUMNS, _evaluations),
     Measurement(
         {
             "exact_hash": pa.binary(16),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data_prep.config import DataConfig, FingerprintConfig
+from data_prep.signals.evaluations import EvaluationItems
 from data_prep.signals.language import LanguageIdentifier
 from data_prep.signals.perplexity import Perplexity
 from data_prep.signals.quality import QualityClassifier
@@ -30,6 +31,7 @@ class Instruments:
     classifier: QualityClassifier | None = None
     perplexity: Perplexity | None = None
     urls: UrlLists | None = None
+    evaluations: EvaluationItems | None = None
 
     @classmethod
     def of(cls, config: DataConfig) -> Instruments:
@@ -41,7 +43,9 @@ class Instruments:
         classifier = QualityClassifier(config.quality.model, config.quality.label) if config.quality.model else None
         perplexity = Perplexity(config.perplexity) if config.perplexity else None
         urls = UrlLists(config.urls) if config.urls.has_lists else None
-        return cls(LanguageIdentifier(config.language.model), config.language.lines, classifier, perplexity, urls)
+        evaluations = EvaluationItems.of(config.decontamination) if config.decontamination else None
+        identifier = LanguageIdentifier(config.language.model)
+        return cls(identifier, config.language.lines, classifier, perplexity, urls, evaluations)
 
 
 @dataclass(frozen=True)

@@ -312,14 +312,15 @@ def _our_measure(texts: Sequence[tuple[str, str]]) -> Work:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from data_prep.compile_kernels import MEASURE, compile_kernels
     from data_prep.config import FingerprintConfig
     from data_prep.run.documents import DOCUMENTS
     from data_prep.signals.language import LanguageIdentifier
-    from data_prep.signals.measure import measure_documents, warm_up
+    from data_prep.signals.measure import measure_documents
     from data_prep.signals.table import SIGNALS
     from data_prep.signals.texts import Instruments
 
-    warm_up()
+    compile_kernels(MEASURE)
     instruments = Instruments(LanguageIdentifier())
     folder = Path(tempfile.mkdtemp())
     ids = [f"bench-00000/{k:07d}" for k in range(len(texts))]

@@ -52,6 +52,7 @@ def entries(folder: Path) -> dict[str, Callable[[str], Any]]:
     from data_prep.dedup.lines import hash_lines
     from data_prep.kernels.kernel import kernel
     from data_prep.signals import language
+    from data_prep.signals.evaluations import EvaluationItems
     from data_prep.signals.fingerprints import fingerprint_text
     from data_prep.signals.pii.candidates import find_candidates
     from data_prep.signals.roots.statistics import measure_roots
@@ -76,6 +77,7 @@ def entries(folder: Path) -> dict[str, Callable[[str], Any]]:
         rows = statistics(text)
         return lambda: measure_web(*group(text), rows)
 
+    items = EvaluationItems({"units": [(unit, unit * (400 // len(unit))) for unit in UNITS]})
     identifier = language.LanguageIdentifier()
     texts = make_texts(1, 100)
     byte_level, pieces = folder / "byte_level", folder / "pieces"
@@ -105,6 +107,7 @@ def entries(folder: Path) -> dict[str, Callable[[str], Any]]:
         "C4's cuts": lambda text: c4_cuts(text.encode(), DATASET),
         "ROOTS": lambda text: measure_roots(*group(text), mark_words(*group(text)), ["en"]),
         "fingerprints": lambda text: fingerprint_text(*group(text), FingerprintConfig()),
+        "evaluation items": lambda text: items.find(*group(text)),
         "personal data": lambda text: find_candidates(*group(text)),
         "lines": lambda text: hash_lines(group(text)[0], 0, len(text.encode())),
         "language": lambda text: identifier.identify_many(*group(text)),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from data_prep.config import FingerprintConfig, TokenizerConfig
 from data_prep.dedup.lines import hash_lines
 from data_prep.signals import language, quality
+from data_prep.signals.evaluations import EvaluationItems
 from data_prep.signals.fasttext.kernel import sample_text
 from data_prep.signals.fingerprints import fingerprint_text, shingle_set
 from data_prep.signals.pii.candidates import find_candidates
@@ -35,6 +36,7 @@ from data_prep.tokenizer.sentence_piece import save_sentencepiece_bpe, train_sen
 from tests.unit.data_prep import plain_kernels as plain
 from tests.unit.data_prep.signals.plain_segmentation import begins_of, category, is_unspaced
 from tests.unit.data_prep.signals.roots.test_statistics import plain as plain_roots
+from tests.unit.data_prep.signals.test_evaluations import plain_words
 from tests.unit.data_prep.signals.test_text_statistics import plain_statistics
 from tests.unit.data_prep.tokenizer.corpus import make_texts
 
@@ -204,6 +206,24 @@ def test_fingerprints(group: tuple[Array, Array, list[bytes]]) -> None:
             units = list(" ".join(words)) if unspaced and unspaced * 5 >= letters else words
             length = min(config.shingle_words, len(units))
             assert found.counts[d] == len({tuple(units[i : i + length]) for i in range(len(units) - length + 1)} - {()})
+
+
+@_FEW
+@given(_ROW_GROUPS, _TEXTS)
+def test_evaluation_items(group: tuple[Array, Array, list[bytes]], items: list[str]) -> None:
+    data, offsets, documents = group
+    texts = [item.encode("utf-8", "replace").decode() for item in items]
+    texts += [text for document in documents if (text := _text(document)) is not None]
+    finder = EvaluationItems({"set": [(str(k), text) for k, text in enumerate(texts)]})
+    found = finder.find(data, offsets)
+    for document, contamination in zip(documents, found, strict=True):
+        assert finder.find(*_alone(document)) == [contamination]
+        assert contamination.ngram_share <= 1 and contamination.token_share <= 1
+        for run in contamination.runs:
+            words = plain_words(texts[int(run.item)])[run.at : run.at + run.words]
+            assert len(words) == run.words >= 8
+            if (text := _text(document[run.start : run.end])) is not None:
+                assert plain_words(text) == words
 
 
 @_FEW

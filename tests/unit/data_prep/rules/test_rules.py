@@ -15,6 +15,7 @@ from data_prep.rules import (
     RULE_SETS,
     Rule,
     code,
+    decontamination,
     explain,
     gopher,
     language,
@@ -143,11 +144,16 @@ def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None
         *language.rules_of(LanguageConfig()),
         *quality.rules_of(QualityConfig(model=Path("q"))),
         *urls.rules_of(UrlConfig(block=(Path("b"),), allow=(Path("a"),), words=Path("w"), soft_words=Path("s"))),
+        *(rule for name in decontamination.NAMES for rule in decontamination.rules_of(name, ["mmlu"])),
         *(rule for name in perplexity.BUCKETS for rule in perplexity.rules_of(name, {"en": model})),
     )
     rules = (*ALL_RULES, *configured)
     assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
-    assert RULE_SETS.keys() - PUBLISHED_RULE_SETS.keys() == {"language", "quality", "urls", *perplexity.BUCKETS}
+    assert RULE_SETS.keys() - PUBLISHED_RULE_SETS.keys() == {
+        *("language", "quality", "urls"),
+        *decontamination.NAMES,
+        *perplexity.BUCKETS,
+    }
     assert len({rule.name for rule in rules}) == len(rules)
     for rule in rules:
         assert rule.signal in SIGNALS.names
