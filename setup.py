@@ -47,7 +47,7 @@ CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
 STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
-EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
+EVAL = ["lm-eval[hf]>=0.4.13"]  # standard tasks on an exported model
 BENCH = [  # the peers, and what datatrove's filters need
     "nltk>=3.9",
     "orjson>=3.10",

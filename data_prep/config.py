@@ -209,7 +209,7 @@ class EvaluationSetConfig(Settings):
     """Set of evaluation items that documents are searched for, see `data_prep/signals/evaluations.py`."""
 
     path: LocalPath
-    """JSON Lines with an item per line, also compressed, such as those that `altiplano evaluate --items` writes."""
+    """JSON Lines with an item per line, also compressed, such as `altiplano data evaluation-set` writes."""
     text_field: str | None = Field(default=None, min_length=1)
     """Field with the text; left out: `text`. Fields of objects in objects are joined with dots."""
     text_template: str | None = Field(default=None, min_length=1)

@@ -71,6 +71,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "perplexity-bounds"): Command(
         "tools.perplexity_bounds", "bounds of CCNet's buckets, from the measured perplexities", group="data"
     ),
+    ("data", "evaluation-set"): Command(
+        "tools.evaluation_set", "lm-eval's tasks as evaluation sets, for decontamination", group="eval"
+    ),
     ("data", "train-quality"): Command(
         "tools.train_quality", "train a fastText classifier of cited pages against others", group="data"
     ),
@@ -104,6 +107,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "tools.extend_vocabulary", "give a model rows for a larger vocabulary", ("checkpoint",)
     ),
     ("batch",): Command("tools.inspect_batch", "the documents behind a training step"),
+    ("contamination",): Command("tools.contamination", "which steps saw which items of evaluation sets"),
     ("plan",): Command("tools.plan", "which topologies fit, and how long a run takes"),
     ("adapt",): Command("tools.adapt", "teach a trained model another language", group="convert"),
     ("status",): Command("tools.status", "how a run stands"),

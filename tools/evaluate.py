@@ -4,6 +4,9 @@
     altiplano evaluate runs/demo/hf --mixture runs/demo/tokens/mixture.yaml
     altiplano evaluate runs/demo/hf --tasks hellaswag arc_easy     lm-eval's own tasks, whose data it fetches
     altiplano evaluate runs/chat/hf --chat --tasks boolq           questions written by the model's chat template
+    altiplano evaluate runs/demo/hf --tasks arc_easy --samples s.jsonl
+                                                                   also the scores of each question, with which
+                                                                   `altiplano contamination` compares what was seen
     altiplano evaluate runs/demo/hf --suite superglue              SuperGLUE with no example and with one, in several
                                                                    wordings: lowest, median and highest accuracy
 
@@ -18,7 +21,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -26,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from foundation.atomic_files import write_json
+from foundation.atomic_files import whole_file, write_json
 from foundation.progress import summary_table
 from foundation.shipped import shipped_configs
 from pretrain.data.mixture import load_mixture
@@ -160,6 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=int, help="so many questions of each task; all when left out")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--samples", type=Path, help="file for the scores of each question, JSON Lines")
     return parser
 
 
@@ -193,6 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary_table(f"accuracy over the wordings of {given.suite}", *_spread_table(summary))
     write_json(out, result)
     print(f"written to {out}")
+    if given.samples:
+        write_samples(given.samples, found["samples"])
+        print(f"scores of each question: {given.samples}")
     return 0
 
 
@@ -208,6 +215,20 @@ def _check_options(command: argparse.ArgumentParser, given: argparse.Namespace) 
         command.error(f"{'--data' if given.data else '--shots'} has no effect without --suite")
     if min(given.shots) < 0:
         command.error(f"--shots {min(given.shots)}: must be 0 or more")
+
+
+def write_samples(path: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write the scores of each question, by task, as `{"task": …, "item": …, "metrics": {…}}`; the item is the number
+    that lm-eval gives it."""
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        for task, questions in samples.items():
+            for question in questions:
+                metrics = {name: question[name] for name in question["metrics"] if _is_number(question[name])}
+                file.write(json.dumps({"task": task, "item": str(question["doc_id"]), "metrics": metrics}) + "\n")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _evaluate_tasks(given: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -52,11 +52,30 @@ _LARGEST_ITEM = 1 << 24
 _BITS_OF_AN_NGRAM = 16
 """Bits of the filter for each n-gram: 6 % of the others pass."""
 _FIRST_ROWS = 1024
+_BASE = np.uint64(0x9E3779B97F4A7C15)
 
-_DOCUMENT, _ITEM, _AT, _WORDS, _SPAN, _START, _END = range(7)
-_COLUMNS = 7
-"""Columns of the kernel's result: a run is `words` of `item` from its word `at`; with the words after it, up to four of
-which differ, `span`; it is bytes [start, end) of the document."""
+
+class ItemRun(NamedTuple):
+    """Words of an item that a document has in the same order; a row of the kernel's result."""
+
+    document: int
+    item: int
+    at: int
+    """Number of the first of them in the item."""
+    words: int
+    span: int
+    """Words of the item up to the last that agrees, at most four of which differ."""
+    start: int
+    end: int
+    """They are bytes [start, end) of the document's text."""
+
+
+class ItemMeasures(NamedTuple):
+    """How much of an item was found."""
+
+    collides: bool
+    ngram_share: float
+    token_share: float
 
 
 class Run(NamedTuple):
@@ -130,11 +149,21 @@ def _words(
 
 
 @part
-def _hash(words: Hashes, first: int, size: int) -> np.uint64:
-    value = np.uint64(size)
+def _sum(words: Hashes, first: int, size: int) -> np.uint64:
+    """Return the polynomial of some words in `_BASE`, modulo 2^64; the next one follows from it by one step."""
+    value = np.uint64(0)
     for k in range(first, first + size):
-        value = (value ^ (value >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15) + words[k]
-    return _mixed(value)
+        value = value * _BASE + words[k]
+    return value
+
+
+@part
+def _power(size: int) -> np.uint64:
+    """Return the factor of the word before the last `size` ones."""
+    value = np.uint64(1)
+    for _ in range(size):
+        value *= _BASE
+    return value
 
 
 @part
@@ -181,7 +210,7 @@ def _divide(
 @kernel
 def _hash_ngrams(words: Hashes, firsts: Places, sizes: Places, hashes: Hashes) -> None:
     for k in range(firsts.shape[0]):
-        hashes[k] = _hash(words, firsts[k], sizes[k])
+        hashes[k] = _mixed(_sum(words, firsts[k], sizes[k]) ^ np.uint64(sizes[k]))
 
 
 @kernel
@@ -213,8 +242,12 @@ def _find_runs(
         count = _words(data, offsets[d], offsets[d + 1], flags, lower, words, starts, stops)
         for s in range(sizes.shape[0]):
             size = sizes[s]
+            power = _power(size)
+            value = _sum(words, 0, min(size, count))
             for p in range(count - size + 1):
-                key = _place_of(_hash(words, p, size), keys, bits, shift)
+                if p:
+                    value = value * _BASE + words[p + size - 1] - power * words[p - 1]
+                key = _place_of(_mixed(value ^ np.uint64(size)), keys, bits, shift)
                 if key < 0:
                     continue
                 for place in range(bounds[key], bounds[key + 1]):
@@ -298,15 +331,14 @@ class EvaluationItems:
         lengths = np.diff(self._bounds)
         self.factors = self._factors()
         """Words that count as one, of each item: 2 in scripts without spaces."""
-        self.sets: tuple[ItemSet, ...] = ()
-        for name, items in zip(sets, names, strict=True):
-            first = sum(len(found.names) for found in self.sets)
-            own = slice(first, first + len(items))
-            words = lengths[own] // self.factors[own]
-            collision = int(np.clip(np.percentile(words, COLLISION_PERCENTILE), LEAST_COLLISION, MOST_COLLISION))
-            self.sets += (ItemSet(name, items, words, collision),)
-        self._set_of = np.repeat(np.arange(len(self.sets)), [len(found.names) for found in self.sets])
-        self._first_of_set = np.searchsorted(self._set_of, np.arange(len(self.sets)))
+        counts = [len(items) for items in names]
+        self._set_of = np.repeat(np.arange(len(names)), counts)
+        self._first_of_set = np.searchsorted(self._set_of, np.arange(len(names)))
+        by_set = np.split(lengths // self.factors, self._first_of_set[1:])
+        self.sets = tuple(
+            ItemSet(name, items, words, _collision(words))
+            for name, items, words in zip(sets, names, by_set, strict=True)
+        )
         self._item_of = read_only(np.repeat(np.arange(len(texts)), lengths))
         self._index()
 
@@ -318,10 +350,28 @@ class EvaluationItems:
             offsets: document d is bytes [offsets[d], offsets[d + 1]).
         """
         found: list[Contamination] = [_CLEAN] * (len(offsets) - 1)
-        rows = self._rows(data, offsets).tolist()
-        for document, own in groupby(rows, key=itemgetter(_DOCUMENT)):
+        for document, own in groupby(self._rows(data, offsets), key=lambda run: run.document):
             found[document] = self._contamination(list(own))
         return found
+
+    def find_in(self, text: bytes) -> list[ItemRun]:
+        """Find items in one text."""
+        return self._rows(np.frombuffer(text, np.uint8), np.array([0, len(text)], np.int64))
+
+    def named(self, item: int) -> tuple[str, str]:
+        """Return set and name of an item."""
+        place = self._set_of[item]
+        return self.sets[place].name, self.sets[place].names[item - int(self._first_of_set[place])]
+
+    def measure(self, item: int, runs: Sequence[ItemRun]) -> ItemMeasures:
+        """Take the published measures of an item by its runs in one or several documents."""
+        factor = int(self.factors[item])
+        first, last = self._bounds[item : item + 2].tolist()
+        own = sorted(runs, key=attrgetter("at"))
+        collides = any(run.words >= self.sets[self._set_of[item]].collision * factor for run in own)
+        ngrams = len(self._ngrams_in(first, own, NGRAM * factor)) / self._ngram_counts[item]
+        tokens = _union((run.at, run.at + run.span) for run in own if run.words >= TOKEN_RUN * factor)
+        return ItemMeasures(collides, float(ngrams), tokens / (last - first))
 
     def _factors(self) -> npt.NDArray[np.int64]:
         letters = np.concatenate(([0], np.cumsum(self._are_letters, dtype=np.int64)))[self._bounds]
@@ -362,11 +412,11 @@ class EvaluationItems:
         )
         self._sizes = read_only(np.unique(sizes))
 
-    def _rows(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the runs in documents, `int64[runs, 7]`, by document."""
+    def _rows(self, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> list[ItemRun]:
+        """Return the runs in documents, by document."""
         room = _FIRST_ROWS
         while True:
-            rows = np.empty((room, _COLUMNS), np.int64)
+            rows = np.empty((room, len(ItemRun._fields)), np.int64)
             found = _find_runs(
                 read_only(data),
                 read_only(offsets),
@@ -379,31 +429,33 @@ class EvaluationItems:
                 rows,
             )
             if found <= room:
-                return rows[:found]
+                return [ItemRun(*row) for row in rows[:found].tolist()]
             room = found
 
-    def _contamination(self, rows: Sequence[Sequence[int]]) -> Contamination:
+    def _contamination(self, runs: Sequence[ItemRun]) -> Contamination:
         """Take the measures of one document's runs."""
-        collisions, ngram_share, token_share = 0, 0.0, 0.0
-        runs = []
-        for item, found in groupby(sorted(rows, key=itemgetter(_ITEM, _AT)), key=itemgetter(_ITEM)):
-            own = list(found)
-            factor = int(self.factors[item])
-            group = self.sets[self._set_of[item]]
-            length = int(self._bounds[item + 1] - self._bounds[item])
-            first = int(self._bounds[item])
-            collisions += max(row[_WORDS] for row in own) >= group.collision * factor
-            ngram_share = max(ngram_share, len(self._ngrams_in(first, own, NGRAM * factor)) / self._ngram_counts[item])
-            tokens = _union((row[_AT], row[_AT] + row[_SPAN]) for row in own if row[_WORDS] >= TOKEN_RUN * factor)
-            token_share = max(token_share, tokens / length)
-            name = group.names[item - int(self._first_of_set[self._set_of[item]])]
-            runs += [Run(group.name, name, row[_AT], row[_WORDS], row[_START], row[_END]) for row in own]
-        return Contamination(collisions, ngram_share, token_share, tuple(sorted(runs, key=lambda run: run.start)))
+        by_item = [(item, list(own)) for item, own in groupby(sorted(runs, key=attrgetter("item")), attrgetter("item"))]
+        measures = [self.measure(item, own) for item, own in by_item]
+        named = [
+            Run(*self.named(run.item), run.at, run.words, run.start, run.end)
+            for run in sorted(runs, key=attrgetter("start", "item"))
+        ]
+        return Contamination(
+            sum(found.collides for found in measures),
+            max(found.ngram_share for found in measures),
+            max(found.token_share for found in measures),
+            tuple(named),
+        )
 
-    def _ngrams_in(self, first: int, rows: Sequence[Sequence[int]], size: int) -> set[int]:
+    def _ngrams_in(self, first: int, runs: Sequence[ItemRun], size: int) -> set[int]:
         """Return the first places of the n-grams in an item's runs."""
-        places = [self._first_place[first + row[_AT] : first + row[_AT] + row[_WORDS] - size + 1] for row in rows]
+        places = [self._first_place[first + run.at : first + run.at + run.words - size + 1] for run in runs]
         return set(np.concatenate(places).tolist()) - {-1}
+
+
+def _collision(words: npt.NDArray[np.int64]) -> int:
+    """Return the words of a run that count as a collision, for the lengths of a set's items."""
+    return int(np.clip(np.percentile(words, COLLISION_PERCENTILE), LEAST_COLLISION, MOST_COLLISION))
 
 
 def _union(ranges: Any) -> int:
