@@ -32,6 +32,7 @@ see it work, on this machine's own text:
   status                how a run stands, as a table, from any terminal
   spikes                what spiked and what was done; try other thresholds
   batch                 the documents behind a training step
+  contamination         which steps saw which items of evaluation sets
 
 3. what became of it:
   report                one page about a run, or about two beside each other
