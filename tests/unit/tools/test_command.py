@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +101,42 @@ def test_completion_in_bash(tmp_path: Path) -> None:
         program = f"source {script}; {line}; _shtab_altiplano; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         done = subprocess.run(["bash", "-c", program], check=True, capture_output=True, text=True)
         assert expected <= set(done.stdout.split()), (words, done.stdout, done.stderr)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_completion_in_zsh(tmp_path: Path) -> None:
+    """A real zsh in a terminal, and the tabulator."""
+    with open(tmp_path / "_altiplano", "w") as file:
+        subprocess.run([sys.executable, "-m", "tools", "completion", "zsh"], check=True, stdout=file)
+    (tmp_path / ".zshrc").write_text(f"fpath=({tmp_path} $fpath)\nautoload -U compinit; compinit -u -D\nPS1='ready '\n")
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execvpe("zsh", ["zsh", "-i"], {**os.environ, "ZDOTDIR": str(tmp_path), "TERM": "dumb"})
+    try:
+        said_until(terminal, "ready ")
+        for line, expected in (
+            ("altiplano contam", "altiplano contamination "),
+            ("altiplano convert ", "export a checkpoint for transformers"),
+            ("altiplano data ex", "altiplano data extract "),
+            ("altiplano train --con", "--config"),
+        ):
+            os.write(terminal, f"{line}\t".encode())
+            said_until(terminal, expected)
+            os.write(terminal, b"\x03")
+            said_until(terminal, "ready ")
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(terminal)
+
+
+def said_until(terminal: int, expected: str) -> None:
+    """Read a terminal until it has shown something."""
+    said = ""
+    while expected not in said:
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, f"{expected!r} is not in {said!r}"
+        said += os.read(terminal, 1 << 16).decode(errors="replace")
 
 
 def test_configurations_are_listed_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
