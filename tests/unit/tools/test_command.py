@@ -103,31 +103,32 @@ def test_completion_in_bash(tmp_path: Path) -> None:
         assert expected <= set(done.stdout.split()), (words, done.stdout, done.stderr)
 
 
+EDITING = "\x1b[?2004h"
+"""What zsh tells a terminal when it is ready for a line."""
+
+
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_completion_in_zsh(tmp_path: Path) -> None:
     """A real zsh in a terminal, and the tabulator."""
     with open(tmp_path / "_altiplano", "w") as file:
         subprocess.run([sys.executable, "-m", "tools", "completion", "zsh"], check=True, stdout=file)
-    (tmp_path / ".zshrc").write_text(f"fpath=({tmp_path} $fpath)\nautoload -U compinit; compinit -u -D\nPS1='ready '\n")
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execvpe("zsh", ["zsh", "-i"], {**os.environ, "ZDOTDIR": str(tmp_path), "TERM": "dumb"})
-    try:
-        said_until(terminal, "ready ")
-        for line, expected in (
-            ("altiplano contam", "altiplano contamination "),
-            ("altiplano convert ", "export a checkpoint for transformers"),
-            ("altiplano data ex", "altiplano data extract "),
-            ("altiplano train --con", "--config"),
-        ):
+    (tmp_path / ".zshrc").write_text(f"fpath=({tmp_path} $fpath)\nautoload -U compinit; compinit -u -D\n")
+    for line, expected in (
+        ("altiplano contam", "altiplano contamination "),
+        ("altiplano convert ", "export a checkpoint for transformers"),
+        ("altiplano train --con", "--config"),
+    ):
+        process, terminal = pty.fork()
+        if process == 0:
+            os.execvpe("zsh", ["zsh", "-i"], {**os.environ, "ZDOTDIR": str(tmp_path), "TERM": "dumb"})
+        try:
+            said_until(terminal, EDITING)
             os.write(terminal, f"{line}\t".encode())
             said_until(terminal, expected)
-            os.write(terminal, b"\x03")
-            said_until(terminal, "ready ")
-    finally:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        os.close(terminal)
+        finally:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            os.close(terminal)
 
 
 def said_until(terminal: int, expected: str) -> None:
