@@ -9,6 +9,7 @@ plain text. Adapters: ours beside PEFT on transformers, of the same rank on all 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -41,6 +42,7 @@ TEMPLATE = "vicuna-1.1"
 PACK = 2048
 RANK = 8
 _ROUNDS_OF_TALK = 2
+_LINES_OF_AN_ANSWER = 16
 _COMPARED = 200
 """Conversations whose tokens and masks are compared with transformers'."""
 
@@ -107,7 +109,8 @@ def _show(results: dict[str, list[Result]], rounds: int) -> None:
 
 
 def conversations(run: Path, count: int) -> Iterator[Conversation]:
-    """Conversations made of the lines of a run's corpus, the same each time; repeated when there are too few lines."""
+    """Conversations made of the lines of a run's corpus, the same each time: a line for a question, up to sixteen for an
+    answer."""
     lines = [
         line
         for shard in sorted((run / "corpus").glob("*.parquet"))
@@ -117,8 +120,11 @@ def conversations(run: Path, count: int) -> Iterator[Conversation]:
     ]
     source = np.random.default_rng(1)
     for _ in range(count):
-        chosen = iter(source.integers(0, len(lines), 2 * _ROUNDS_OF_TALK).tolist())
-        yield tuple(Turn(role, lines[next(chosen)]) for _ in range(_ROUNDS_OF_TALK) for role in (USER, ASSISTANT))
+        sizes = source.integers(1, _LINES_OF_AN_ANSWER + 1, _ROUNDS_OF_TALK).tolist()
+        lengths = [count for size in sizes for count in (1, size)]
+        chosen = iter(source.integers(0, len(lines), sum(lengths)).tolist())
+        texts = ("\n".join(lines[next(chosen)] for _ in range(length)) for length in lengths)
+        yield tuple(Turn(role, text) for role, text in zip((USER, ASSISTANT) * _ROUNDS_OF_TALK, texts, strict=True))
 
 
 def _encoder(run: Path) -> ConversationEncoder:
@@ -135,6 +141,7 @@ def encode_ours(given: argparse.Namespace) -> Result:
     """Megabytes of content per processor second."""
     encoder, talks = _encoder(given.run), list(conversations(given.run, given.conversations))
     encoder.encode(talks[:1000], [""] * 1000)  # compiled, and its cache filled, as after the first shard
+    gc.freeze()  # a stage holds one batch at a time, not all conversations
     start = time.process_time()
     for first in range(0, len(talks), 1000):
         encoder.encode(talks[first : first + 1000], [""] * 1000)
@@ -159,6 +166,7 @@ def encode_transformers(given: argparse.Namespace) -> Result:
         )
 
     encode(talks[0])
+    gc.freeze()
     start = time.process_time()
     made = [encode(talk) for talk in talks]
     speed = _size(talks) / 1e6 / (time.process_time() - start)
