@@ -109,8 +109,8 @@ def _show(results: dict[str, list[Result]], rounds: int) -> None:
 
 
 def conversations(run: Path, count: int) -> Iterator[Conversation]:
-    """Conversations made of the lines of a run's corpus, the same each time: a line for a question, up to sixteen for an
-    answer."""
+    """Conversations made of the lines of a run's corpus, the same each time: questions of a line, answers of up to
+    sixteen."""
     lines = [
         line
         for shard in sorted((run / "corpus").glob("*.parquet"))
