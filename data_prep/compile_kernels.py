@@ -16,9 +16,10 @@ import numpy as np
 
 from data_prep.config import FingerprintConfig
 from data_prep.dedup import choose, contained, groups, lines, near
+from data_prep.kernels.characters import character_flags, lower_case
 from data_prep.kernels.kernel import read_only
 from data_prep.kernels.quick_compilation import quick_compilation
-from data_prep.signals import evaluations, fingerprints, segmentation, text_statistics, web_statistics
+from data_prep.signals import bad_words, evaluations, fingerprints, segmentation, text_statistics, web_statistics
 from data_prep.signals.fasttext import kernel as fasttext_kernel
 from data_prep.signals.language import LanguageIdentifier
 from data_prep.signals.pii import candidates as pii_candidates
@@ -80,6 +81,13 @@ def _find_items() -> None:
     data = read_only(np.frombuffer(b"a b c d e f g h", np.uint8))
     items = evaluations.EvaluationItems({"set": [("item", data.tobytes().decode())]})
     items.find(data, read_only(np.array([0, len(data)], np.int64)))
+
+
+def _find_bad_words() -> None:
+    """Look for a word in a text."""
+    found, tables = np.zeros(1, np.bool_), (character_flags(), lower_case())
+    keys = read_only(np.zeros(1, np.uint64))
+    bad_words._mark_candidates(_DATA, _OFFSETS, *tables, keys, np.ones(1, np.bool_), found)
 
 
 def _choose() -> None:
@@ -149,7 +157,8 @@ GROUPS: dict[str, _Group] = {
         0.3,
         lambda: fingerprints.jaccard(fingerprints.shingle_set(b"a", 1), fingerprints.shingle_set(b"b", 1)),
     ),
-    "evaluations": _Group("decontamination", evaluations._find_runs, 1.5, _find_items),
+    "evaluations": _Group("measure, where it is asked for", evaluations._find_runs, 1.5, _find_items),
+    "bad words": _Group("measure, where it is asked for", bad_words._mark_candidates, 0.5, _find_bad_words),
     "choose": _Group("dedup", choose._choose, 3, _choose),
     "groups": _Group("dedup", groups._unite, 1, _group),
     "bands": _Group("dedup", near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
@@ -161,7 +170,6 @@ GROUPS: dict[str, _Group] = {
     ),
 }
 """Groups by name; the longest ones first."""
-EVALUATIONS = ("evaluations",)
 MEASURE = tuple(name for name, group in GROUPS.items() if group.stage == "measure")
 DEDUP = tuple(name for name, group in GROUPS.items() if group.stage == "dedup")
 ENCODE = tuple(name for name, group in GROUPS.items() if group.stage == "tokenize")

@@ -371,6 +371,9 @@ class DataConfig(Settings):
     perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
     """Models by language; empty: perplexity is not measured. Documents of other languages have no perplexity."""
     urls: UrlConfig = UrlConfig()
+    bad_words: Annotated[dict[str, LocalPath], AfterValidator(_by_name)] = Field(default_factory=dict)
+    """Lists of words that make a page unwanted, by language: files with a word or phrase per line, as LDNOOBW's. The
+    rule set `bad_words` drops documents that have one; `bad_word_matches` among the signals names them."""
     decontamination: dict[str, EvaluationSetConfig] = Field(default_factory=dict)
     """Evaluation sets by name. Where there are any, each document is searched for their items (`evaluation_matches` and
     three measures among the signals); the rule sets `decontamination_gpt3`, `decontamination_palm` and

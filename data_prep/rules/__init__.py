@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from data_prep.rules import (
+    bad_words,
     c4,
     ccnet,
     code,
@@ -38,6 +39,7 @@ RULE_SETS: dict[str, tuple[Rule, ...] | Callable[[DataConfig], tuple[Rule, ...]]
     "ccnet_middle": lambda config: perplexity.rules_of("ccnet_middle", config.perplexity),
     "quality": lambda config: quality.rules_of(config.quality),
     "urls": lambda config: urls.rules_of(config.urls),
+    "bad_words": lambda config: bad_words.rules_of(config.bad_words),
     "decontamination_gpt3": lambda config: decontamination.rules_of("decontamination_gpt3", config.decontamination),
     "decontamination_palm": lambda config: decontamination.rules_of("decontamination_palm", config.decontamination),
     "decontamination_llama2": lambda config: decontamination.rules_of("decontamination_llama2", config.decontamination),

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.compile_kernels import EVALUATIONS, MEASURE, compile_kernels
+from data_prep.compile_kernels import MEASURE, compile_kernels
 from data_prep.config import DataConfig, FingerprintConfig
 from data_prep.run.commit_records import Stage, committed_digest
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import text_bytes
 from data_prep.run.executors import run_units
 from data_prep.run.manifest import load_manifest
+from data_prep.signals.bad_words import list_digests as word_digests
 from data_prep.signals.evaluations import set_digests
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.perplexity import model_files
@@ -58,6 +59,7 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
             for language, files in config.perplexity.items()
         },
         "urls": list_digests(config.urls),
+        "bad_words": word_digests(config.bad_words),
         "decontamination": set_digests(config.decontamination),
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
@@ -86,7 +88,8 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
 
 def warm_up(config: DataConfig) -> None:
     """Compile the kernels, so that workers load them from numba's cache."""
-    compile_kernels((*MEASURE, *EVALUATIONS) if config.decontamination else MEASURE)
+    asked = ("evaluations", config.decontamination), ("bad words", config.bad_words)
+    compile_kernels((*MEASURE, *(name for name, setting in asked if setting)))
 
 
 def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
@@ -169,7 +172,7 @@ _loaded: dict[str, Instruments] = {}
 
 def _instruments(config: DataConfig) -> Instruments:
     """Load the models once in each process."""
-    models = config.quality, config.perplexity, config.urls, config.decontamination
+    models = config.quality, config.perplexity, config.urls, config.decontamination, config.bad_words
     key = repr((config.language.model, config.language.lines, *models))
     if key not in _loaded:
         _loaded[key] = Instruments.of(config)

@@ -102,6 +102,14 @@ def _urls(texts: Texts) -> Sequence[Any]:
     return [[match[k] for match in found] for k in range(len(_URL_COLUMNS))]
 
 
+def _bad_words(texts: Texts) -> Sequence[Any]:
+    lists = texts.instruments.bad_words
+    if lists is None:
+        return None, None
+    found = lists.find(texts.data, texts.offsets, [language for language, _ in texts.languages])
+    return [None if words is None else len(words) for words in found], found
+
+
 def _evaluations(texts: Texts) -> Sequence[Any]:
     items = texts.instruments.evaluations
     if items is None:
@@ -151,6 +159,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement({"perplexity": pa.float64()}, _perplexity),
     # null unless `urls` has lists
     Measurement(_URL_COLUMNS, _urls),
+    # null unless `bad_words` has a list of the language
+    Measurement({"bad_word_count": pa.int64(), "bad_word_matches": pa.list_(pa.string())}, _bad_words),
     # null unless `decontamination` has sets
     Measurement(_EVALUATION_COLUMNS, _evaluations),
     Measurement(

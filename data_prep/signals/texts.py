@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data_prep.config import DataConfig, FingerprintConfig
+from data_prep.signals.bad_words import BadWords
 from data_prep.signals.evaluations import EvaluationItems
 from data_prep.signals.language import LanguageIdentifier
 from data_prep.signals.perplexity import Perplexity
@@ -32,6 +33,7 @@ class Instruments:
     perplexity: Perplexity | None = None
     urls: UrlLists | None = None
     evaluations: EvaluationItems | None = None
+    bad_words: BadWords | None = None
 
     @classmethod
     def of(cls, config: DataConfig) -> Instruments:
@@ -45,7 +47,8 @@ class Instruments:
         urls = UrlLists(config.urls) if config.urls.has_lists else None
         evaluations = EvaluationItems.of(config.decontamination) if config.decontamination else None
         identifier = LanguageIdentifier(config.language.model)
-        return cls(identifier, config.language.lines, classifier, perplexity, urls, evaluations)
+        bad_words = BadWords(config.bad_words) if config.bad_words else None
+        return cls(identifier, config.language.lines, classifier, perplexity, urls, evaluations, bad_words)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ are removed first. Two published variants disagree:
 space that no lower-case letter follows, or at the end of the line; not after a single capital letter or a title (Mr.,
 Mrs., Ms., Dr., St., Prof.). The paper does not define sentences; the dataset's code uses a trained tokenizer.
 
-The filter of C4 by a list of bad words, and its removal of repeated spans of three sentences, are not implemented.
+C4's removal of repeated spans of three sentences is not implemented; its list of bad words is the rule set `bad_words`.
 """
 
 from __future__ import annotations

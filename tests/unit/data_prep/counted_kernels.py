@@ -52,6 +52,7 @@ def entries(folder: Path) -> dict[str, Callable[[str], Any]]:
     from data_prep.dedup.lines import hash_lines
     from data_prep.kernels.kernel import kernel
     from data_prep.signals import language
+    from data_prep.signals.bad_words import BadWords
     from data_prep.signals.evaluations import EvaluationItems
     from data_prep.signals.fingerprints import fingerprint_text
     from data_prep.signals.pii.candidates import find_candidates
@@ -77,6 +78,8 @@ def entries(folder: Path) -> dict[str, Callable[[str], Any]]:
         rows = statistics(text)
         return lambda: measure_web(*group(text), rows)
 
+    (folder / "words.txt").write_text("word\ncat sat\n")
+    words = BadWords({"en": folder / "words.txt"})
     items = EvaluationItems({"units": [(unit, unit * (400 // len(unit))) for unit in UNITS]})
     identifier = language.LanguageIdentifier()
     texts = make_texts(1, 100)
@@ -107,6 +110,7 @@ def entries(folder: Path) -> dict[str, Callable[[str], Any]]:
         "C4's cuts": lambda text: c4_cuts(text.encode(), DATASET),
         "ROOTS": lambda text: measure_roots(*group(text), mark_words(*group(text)), ["en"]),
         "fingerprints": lambda text: fingerprint_text(*group(text), FingerprintConfig()),
+        "bad words": lambda text: words.find(*group(text), ["en"]),
         "evaluation items": lambda text: items.find(*group(text)),
         "personal data": lambda text: find_candidates(*group(text)),
         "lines": lambda text: hash_lines(group(text)[0], 0, len(text.encode())),

@@ -14,6 +14,7 @@ from data_prep.rules import (
     PUBLISHED_RULE_SETS,
     RULE_SETS,
     Rule,
+    bad_words,
     code,
     decontamination,
     explain,
@@ -144,13 +145,14 @@ def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None
         *language.rules_of(LanguageConfig()),
         *quality.rules_of(QualityConfig(model=Path("q"))),
         *urls.rules_of(UrlConfig(block=(Path("b"),), allow=(Path("a"),), words=Path("w"), soft_words=Path("s"))),
+        *bad_words.rules_of(["en"]),
         *(rule for name in decontamination.NAMES for rule in decontamination.rules_of(name, ["mmlu"])),
         *(rule for name in perplexity.BUCKETS for rule in perplexity.rules_of(name, {"en": model})),
     )
     rules = (*ALL_RULES, *configured)
     assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
     assert RULE_SETS.keys() - PUBLISHED_RULE_SETS.keys() == {
-        *("language", "quality", "urls"),
+        *("language", "quality", "urls", "bad_words"),
         *decontamination.NAMES,
         *perplexity.BUCKETS,
     }
