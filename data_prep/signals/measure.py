@@ -33,7 +33,7 @@ from data_prep.signals.texts import Instruments, Texts
 from data_prep.signals.urls import digests as list_digests
 from foundation.atomic_files import sha256_file
 
-VERSION = 12
+VERSION = 13
 
 _EXTRACTED = "extract"
 _REPEATING = [
