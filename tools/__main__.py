@@ -75,6 +75,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "evaluation-set"): Command(
         "tools.evaluation_set", "lm-eval's tasks as evaluation sets, for decontamination", group="eval"
     ),
+    ("data", "plan"): Command(
+        "tools.data_plan", "time, memory, disk and files of a run, before it starts", group="data"
+    ),
     ("data", "train-quality"): Command(
         "tools.train_quality", "train a fastText classifier of cited pages against others", group="data"
     ),
