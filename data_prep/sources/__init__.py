@@ -18,6 +18,7 @@ KINDS = (
     "html",
     "arxiv",
     "stackexchange",
+    "wikipedia",
     "text",
     "python",
     "docstrings",
