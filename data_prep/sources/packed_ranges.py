@@ -69,6 +69,8 @@ def _divide_unpacked(whole: FileRange, pieces: list[_Piece], shard_bytes: int) -
         return [whole]
     sizes = [piece.unpacked_bytes for piece in pieces if whole.start <= piece.start < whole.end]
     unpacked = sum(size for size in sizes if size is not None) if sizes and None not in sizes else _unpacked(whole)
+    if unpacked < parts:
+        return [whole]  # damaged at its start
     cuts = [unpacked * part // parts for part in range(parts)]
     ends: list[int | None] = [*cuts[1:], None]
     return [replace(whole, unpacked_start=start, unpacked_end=end) for start, end in zip(cuts, ends, strict=True)]

@@ -89,7 +89,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | 
         for record in read_lines(piece, maximum_document_bytes, _END_OF_PAGE):
             start = record.content.find(_PAGE) if record.content is not None else 0
             if record.is_cut:
-                break  # reported as damage of the file
+                continue  # reported as damage of the file
             if start < 0:
                 if record.content and _END not in record.content:
                     yield Fault("damaged_file", f"the dump ends without {_END.decode()}", _place(piece, record))

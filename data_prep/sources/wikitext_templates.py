@@ -16,7 +16,7 @@ Rule = Callable[[Sequence[str]], str]
 """What remains of a template, from its arguments."""
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
-_NAMED = re.compile(r"\s*([\w -]{1,40}?)\s*=")
+_NAME = re.compile(r"[\w -]{1,40}")
 
 
 def _named(arguments: Sequence[str]) -> dict[str, str]:
@@ -24,9 +24,9 @@ def _named(arguments: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     number = 0
     for argument in arguments:
-        name = _NAMED.match(argument)
-        if name:
-            found[name[1]] = argument[name.end() :].strip()
+        name, equals, value = argument.partition("=")
+        if equals and _NAME.fullmatch(name.strip()):
+            found[name.strip()] = value.strip()
         else:
             number += 1
             found[str(number)] = argument.strip()
@@ -105,6 +105,18 @@ def _quotation(arguments: Sequence[str]) -> str:
     return f"\n{text}\n" if text else ""
 
 
+def _as_of(arguments: Sequence[str]) -> str:
+    """`{{as of|2010|May|3}}`."""
+    found = _named(arguments)
+    date = " ".join(found[key] for key in ("3", "2", "1") if found.get(key))
+    return f"{'as' if 'lc' in found else 'As'} of {date}"
+
+
+def _formula(arguments: Sequence[str]) -> str:
+    """`{{chem|H|2|O}}`."""
+    return "".join(value for name, value in _named(arguments).items() if name.isdigit())
+
+
 _FUNCTIONS: Mapping[str, Rule] = {
     "convert, cvt": _converted,
     "frac, fraction, sfrac, bruch": _fraction,
@@ -114,6 +126,8 @@ _FUNCTIONS: Mapping[str, Rule] = {
     "poem quote, poemquote, verse translation": _quotation,
     "unité, unite, nombre, num, formatnum, nb": _spaced,
     "transl, transliteration": _last,
+    "as of": _as_of,
+    "chem, chem2, chemical formula": _formula,
     "date, date-, date de naissance, date de décès": _spaced,
 }
 

@@ -185,7 +185,7 @@ def test_bad_pages_are_set_aside(tmp_path: Path) -> None:
     found, _ = read(path, maximum_bytes=2000)
     assert titles(found) == ["too_large", "Good", "invalid_xml", "invalid_xml", "invalid_xml", "invalid_xml", "Good"]
     fault = found[0]
-    assert isinstance(fault, Fault) and fault.path == f"{path} page 1" and "a page of 3,3" in fault.detail
+    assert isinstance(fault, Fault) and fault.path == f"{path} page 1" and "a page of 3,7" in fault.detail
 
 
 def test_a_dump_that_ends_too_early_gives_the_pages_before(tmp_path: Path) -> None:

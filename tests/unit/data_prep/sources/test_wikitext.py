@@ -68,6 +68,7 @@ def test_all_languages_of_llama_are_judged() -> None:
         ("{{formatnum:1234}} {{lc:ABC}} {{#if:x|y|z}} {{PAGENAME}}", "1234 ABC"),
         ("x {{nowrap|a {{lang|fr|b [[c|d]]}} e}} y", "x a b d e y"),
         ("{{convert|5|to|6|km|mi}}, {{convert|3|x|4|m}}, {{cvt|7|lb}}", "5 to 6 km, 3 × 4 m, 7 lb"),
+        ("{{as of|2010|May}}, {{as of|2011|lc=y}} {{chem|H|2|O}} {{transl|ru|ISO|a}}", "As of May 2010, as of 2011 H2O a"),
         ("{{frac|1|2}} {{frac|3}} {{frac|5|1|2}}", "1⁄2 1⁄3 5 1⁄2"),
         ("{{nihongo|Light|灯|hi}} {{zh|t=燈|s=灯|p=dēng}}", "Light (灯, hi) 灯; 燈; dēng"),
         ("[http://a.b c d] [//a.b e] [http://a.b] [mailto:x@y.z f] [0] http://a.b/c", "c d e f [0] http://a.b/c"),
