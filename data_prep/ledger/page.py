@@ -182,7 +182,16 @@ def _article(name: str, url: str, why: str, excerpt: str, kind: str = "") -> str
 
 def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:
     yield _table(
-        ("source", "kind", "files", "bytes", "passed over", "left out by maximum_bytes", "not of this kind", "not on this machine"),
+        (
+            "source",
+            "kind",
+            "files",
+            "bytes",
+            "passed over",
+            "left out by maximum_bytes",
+            "not of this kind",
+            "not on this machine",
+        ),
         (
             (
                 name,

@@ -358,9 +358,9 @@ def unpacked_blocks(raw: io.BufferedReader[Any], suffix: str) -> Iterator[bytes]
 class ByteStream:
     """Decompressed content of bytes [start, end) of a file, by its suffix.
 
-    `start` and `end` must be the start of a frame, member or stream, see `packed_ranges`, or any byte of an uncompressed file.
-    A damaged file raises DamagedFileError after everything before the damage is read, as with `gzip -dc` and
-    `zstd -dc`; of bzip2, whose blocks are all or nothing, up to 64 kB before it are lost.
+    `start` and `end` must be the start of a frame, member or stream, see `packed_ranges`, or any byte of an
+    uncompressed file. A damaged file raises DamagedFileError after everything before the damage is read, as with
+    `gzip -dc` and `zstd -dc`; of bzip2, whose blocks are all or nothing, up to 64 kB before it are lost.
 
     Raises:
         ValueError: the file is compressed by another program.

@@ -14,8 +14,8 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its end, or another record without its separator; `content` is None if it is longer than allowed, `size` is its number of bytes in any
-    case."""
+    """A line without its end, or another record without its separator; `content` is None if it is longer than allowed,
+    `size` is its number of bytes in any case."""
 
     content: bytes | None
     size: int

@@ -1,9 +1,9 @@
-"""Dumps of Wikipedia and other MediaWikis (`…-pages-articles.xml`, also `.bz2`, `.gz`, `.zst`): an article is a document,
-its title first.
+"""Dumps of Wikipedia and other MediaWikis (`…-pages-articles.xml`, also `.bz2`, `.gz`, `.zst`): an article is a
+document, its title first.
 
 What is removed of the wikitext, and what stays, is in `wikitext`. Redirects, pages of other namespaces, disambiguation
-pages and lists are not documents: they are counted. A list is a page with such a title, or whose text is mostly items of
-lists. Of several revisions of a page, as in a dump of histories, the last one in the file counts.
+pages and lists are not documents: they are counted. A list is a page with such a title, or whose text is mostly items
+of lists. Of several revisions of a page, as in a dump of histories, the last one in the file counts.
 
 Multistream dumps, and all others of several bzip2 streams, are divided at streams.
 

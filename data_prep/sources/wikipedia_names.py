@@ -1,7 +1,8 @@
 """What Wikipedias name differently by language, and what a dump does not say: aliases of namespaces, templates of
 disambiguation pages, titles of lists.
 
-The languages are the 20 of LLaMA (Touvron et al. 2023, arXiv:2302.13971, section 2.1), and Arabic, Chinese and Japanese.
+The languages are the 20 of LLaMA (Touvron et al. 2023, arXiv:2302.13971, section 2.1), and Arabic, Chinese and
+Japanese.
 
 Sources: MediaWiki, `$namespaceAliases` of languages/messages/Messages….php; the Wikipedias' category of disambiguation
 templates, and their conventions for titles of lists.

@@ -1,8 +1,8 @@
 """Wikitext as plain text: the prose of an article, with its headings, lists, quoted code and formulas.
 
 Templates, tables, references, files, categories, comments and the markup of links are removed. Templates that only
-format a few words, such as `{{lang|fr|mot}}`, leave these words, see `wikitext_templates`. A section without text has no
-heading. Formulas stay in LaTeX between dollar signs.
+format a few words, such as `{{lang|fr|mot}}`, leave these words, see `wikitext_templates`. A section without text has
+no heading. Formulas stay in LaTeX between dollar signs.
 
 One scan with a stack finds what is nested, as MediaWiki's preprocessor does; what is never closed is text. The work is
 linear in the length of the page: nesting deeper than `_DEEPEST` is dropped without being joined.
@@ -35,22 +35,26 @@ _DROPPED = "\0"
 _KEPT = re.compile("\1(\\d+)\2")
 """Mark of text that is taken literally, such as code; put back at the end."""
 
-_CONTENT_DROPPED = frozenset(
-    "ref references gallery timeline imagemap score graph chart mapframe maplink templatedata templatestyles hiero inputbox "
-    "categorytree indicator includeonly phonos ruby-rt rt rp section langconvert dynamicpagelist charinsert "
-    "quiz listing buy do drink eat see sleep".split()
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_CONTENT_DROPPED = _names(
+    "ref references gallery timeline imagemap score graph chart mapframe maplink templatedata templatestyles hiero "
+    "inputbox categorytree indicator includeonly phonos rt rp section dynamicpagelist charinsert"
 )
-_LITERAL = frozenset(("nowiki", "pre", "syntaxhighlight", "source"))
-_FORMULA = frozenset(("math", "chem", "ce"))
-_BLOCK = frozenset(
+_LITERAL = _names("nowiki pre syntaxhighlight source")
+_FORMULA = _names("math chem ce")
+_BLOCK = _names(
     "address article aside blockquote center dd details div dl dt figure figcaption footer h1 h2 h3 h4 h5 h6 header hr "
-    "li main nav ol p poem summary ul".split()
+    "li main nav ol p poem summary ul"
 )
-_INLINE_TAGS = frozenset(
-    "abbr b bdi bdo big br caption cite code data del dfn em font i ins kbd mark noinclude onlyinclude q rb ruby s samp "
-    "small span strike strong sub sup time tt u var wbr noautonum noeditsection nomobile".split()
+_INLINE_TAGS = _names(
+    "abbr b bdi bdo big br caption cite code data del dfn em font i ins kbd mark noinclude onlyinclude q rb ruby s "
+    "samp small span strike strong sub sup time tt u var wbr"
 )
-_TABLE_TAGS = frozenset(("table", "tbody", "thead", "tfoot", "tr", "td", "th"))
+_TABLE_TAGS = _names("table tbody thead tfoot tr td th")
 _CLOSING = {name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in _CONTENT_DROPPED | _LITERAL | _FORMULA}
 
 _POWER = re.compile(r"([+\-−]?\d{1,4})</sup\s*>", re.IGNORECASE)
@@ -151,7 +155,7 @@ class _Page:
                 out.append(text[place:start])
             place = token.end()
             kind = token.lastindex
-            if kind == _LINK or kind == _NAMED_LINK:
+            if kind in (_LINK, _NAMED_LINK):
                 out.append(self._link(token[2], token[3]))
             elif kind == _TEMPLATE:
                 out.append(self._template(token[1]))
@@ -489,5 +493,3 @@ def _wrong_bold(parts: list[str], sizes: list[int]) -> int | None:
         else:
             after_word = place if after_word is None else after_word
     return after_word if after_word is not None else after_space
-
-

@@ -1,7 +1,7 @@
 """Templates of Wikipedia that format a few words, and what remains of them in plain text.
 
-All other templates show what is not prose: boxes, references, notices, navigation. A rule is a pattern in which `{2}` is
-the second argument without a name, `{title}` one with a name, and `{2|1}` the first of them that is not empty; or a
+All other templates show what is not prose: boxes, references, notices, navigation. A rule is a pattern in which `{2}`
+is the second argument without a name, `{title}` one with a name, and `{2|1}` the first of them that is not empty; or a
 function of the arguments. Names are in lower case, with spaces; those of all languages are in one table.
 
 Source: the templates' documentation on the Wikipedias of these languages.
@@ -122,8 +122,8 @@ _FUNCTIONS: Mapping[str, Rule] = {
     "frac, fraction, sfrac, bruch": _fraction,
     "nihongo, nihongo2, nihongo3": _japanese,
     "zh, zh-full, lang-zh": _scripts,
-    "quote, blockquote, quotation, cquote, bq, zitat, citation bloc, cita, citazione, citat, цитата, начало цитаты": _quotation,
-    "poem quote, poemquote, verse translation": _quotation,
+    "quote, blockquote, quotation, cquote, bq, poem quote, poemquote": _quotation,
+    "zitat, citation bloc, cita, citazione, citat, цитата, начало цитаты": _quotation,
     "unité, unite, nombre, num, formatnum, nb": _spaced,
     "transl, transliteration": _last,
     "as of": _as_of,
@@ -137,7 +137,7 @@ _PATTERNS: Mapping[str, str] = {
     "sprache, idioma, lengua, lingua, taal, polytonic, unicode, script, hebrew, rtl-lang": "{2|1}",
     "lien, ill, interlanguage link, interlanguage link multi, illm": "{lt|display|texte|trad|1}",
     "仮リンク": "{label|1}",
-    "link-en, le, link-ja, link-de, link-fr, link-ko, link-es, link-it, link-ru, link-la, internal link helper": "{3|1}",
+    "link-en, le, link-ja, link-de, link-fr, link-ko, link-es, link-it, link-ru, link-la": "{3|1}",
     "не переведено, не переведено 2, не переведено 3, не переведено 5, нп, нп3, нп5, iw, iw2": "{2|1}",
     "tsl, translink": "{4|3}",
     "linktext, wikt-lang, wt": "{2|1}",

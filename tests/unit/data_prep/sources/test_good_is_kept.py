@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
 import decimal
-import bz2
 import gzip
 import json
 import random
@@ -332,7 +332,9 @@ def test_all_lines_before_a_damage_and_one_fault(
         numbers = [item.metadata["n"] for item in found if isinstance(item, Document)]
         program = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2"}[suffix]
         least = subprocess.run([program, "-dc", path], capture_output=True).stdout.count(b"\n")
-        assert numbers == list(range(len(numbers))) and len(numbers) >= (whole or max(least, 0 if suffix == ".bz2" else 1000))
+        assert numbers == list(range(len(numbers))) and len(numbers) >= (
+            whole or max(least, 0 if suffix == ".bz2" else 1000)
+        )
         assert reasons(found) == ["damaged_file"]
     path.write_bytes(packed + bytes(100) if suffix == ".gz" else packed)  # padding is no damage
     assert len(read(path, "jsonl", shard_bytes)) == 3000 and not reasons(read(path, "jsonl", shard_bytes))

@@ -1,4 +1,4 @@
-"""Dumps of MediaWiki: every article is read once however a dump is packed and divided, and what is wrong is set aside."""
+"""Dumps of MediaWiki: every article is read once however a dump is packed and divided; bad pages are set aside."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pytest
 import zstandard
 
 from data_prep.sources import Document, Fault, FileRange, reader_of
-from tests.unit.data_prep.sources.test_wikitext import LOCAL
-from tests.unit.data_prep.sources.wiki_articles import ARTICLES
+from tests.unit.data_prep.sources.test_wikitext import ARTICLES, LOCAL
 
 
 def head(language: str = "en", base: str = "Main_Page") -> str:
@@ -118,7 +117,8 @@ def test_disambiguation_pages_of_a_language(tmp_path: Path, language: str, title
     ("language", "title", "is_list"),
     [
         ("de", "Liste der Türme", True), ("de", "Listenhund", False), ("en", "Listening", False),
-        ("hu", "Tornyok listája", True), ("ja", "灯台の一覧", True), ("zh", "灯塔列表", True), ("ru", "Список маяков", True),
+        ("hu", "Tornyok listája", True), ("ja", "灯台の一覧", True), ("zh", "灯塔列表", True),
+        ("ru", "Список маяков", True),
         ("eo", "List of towers", False), ("pt", "Anexo:Lista de faróis", True), ("sv", "Lista över fyrar", True),
     ],
 )  # fmt: skip
