@@ -28,10 +28,10 @@ from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usabl
 from data_prep.sources.wikipedia_names import (
     CATEGORY_ALIASES,
     FILE_ALIASES,
+    LANGUAGES,
     VARIANTS,
     disambiguation_templates,
     is_list_title,
-    language_prefixes,
 )
 from data_prep.sources.wikitext import Article, Names, render
 
@@ -203,7 +203,7 @@ def _names(site: ElementTree.Element, language: str) -> Names:
     for namespace in site.iter("namespace"):
         if namespace.get("key") in (_FILES, _CATEGORIES) and namespace.text:
             hidden.add(namespace.text.replace("_", " ").strip().lower())
-    return Names(frozenset(hidden), language_prefixes(), VARIANTS.get(language, ()))
+    return Names(frozenset(hidden), LANGUAGES, VARIANTS.get(language, ()))
 
 
 READER = Reader(_accepts, read, _divide)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from data_prep.languages import UnknownLanguageError, canonical
-
 FILE_ALIASES = {
     "ar": "ملف صورة",
     "bg": "Файл Картинка",
@@ -114,29 +112,20 @@ VARIANTS = {
 }
 """Codes of the writing systems in which `-{…}-` is shown, the preferred one first."""
 
-_LONG_LANGUAGES = """
-ace ang arc ary arz ast azb ban bar bcl bjn blk bpy bug bxr cdo ceb chr chy ckb crh csb dag din diq dsb dty eml ext frp
-frr fur gag gan gcr glk gom gor got guw hak haw hif hsb hyw ilo inh jam jbo kaa kab kbd kbp kcg koi krc ksh lad lbe lez
-lfn lij lld lmo lrc ltg mad mai mdf mhr min mni mnw mrj mwl myv mzn nah nap nds new nia nov nqo nrm nso olo pag pam pap
-pcd pdc pfl pms pnb pnt pwn rmy rue sah sat scn sco shi shn skr smn srn stq szl szy tay tcy tet tpi trv tum tyv udm vec
-vep vls war wuu xal xmf zea als simple
-bat-smg be-tarask be-x-old cbk-zam fiu-vro map-bms nds-nl roa-rup roa-tara zh-classical zh-min-nan zh-yue
+_LANGUAGES = """
+aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo
+es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka kg
+ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lv mg mh mi mk ml mn mo mr ms mt my na nb ne ng nl nn no
+nv ny oc om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg sh si sk sl sm sn so sq sr ss st su sv sw ta te tg
+th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu ace als ang arc ary arz ast azb ban bar
+bat-smg bcl be-tarask be-x-old bjn blk bpy bug bxr cbk-zam cdo ceb chr chy ckb crh csb dag din diq dsb dty eml ext
+fiu-vro frp frr fur gag gan gcr glk gom gor got guw hak haw hif hsb hyw ilo inh jam jbo kaa kab kbd kbp kcg koi krc
+ksh lad lbe lez lfn lij lld lmo lrc ltg mad mai map-bms mdf mhr min mni mnw mrj mwl myv mzn nah nap nds nds-nl new nia
+nov nqo nrm nso olo pag pam pap pcd pdc pfl pms pnb pnt pwn rmy roa-rup roa-tara rue sah sat scn sco shi shn simple
+skr smn srn stq szl szy tay tcy tet tpi trv tum tyv udm vec vep vls war wuu xal xmf zea zh-classical zh-min-nan zh-yue
 """
-
-
-@lru_cache(maxsize=1)
-def language_prefixes() -> frozenset[str]:
-    """Return the prefixes of links to other languages: codes of Wikipedias, and all of ISO 639-1."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return frozenset(code for a in letters for b in letters if _is_language(code := a + b)) | {*_LONG_LANGUAGES.split()}
-
-
-def _is_language(code: str) -> bool:
-    try:
-        canonical(code)
-    except UnknownLanguageError:
-        return False
-    return True
+LANGUAGES = frozenset(_LANGUAGES.split())
+"""Codes of Wikipedias, which are the prefixes of links to the same article in other languages."""
 
 
 def is_list_title(title: str, language: str) -> bool:

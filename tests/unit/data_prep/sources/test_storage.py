@@ -70,7 +70,7 @@ def files() -> dict[str, tuple[str, bytes]]:
             + b"".join(
                 bz2.compress(
                     b"".join(
-                        b"<page><title>P%d.%d</title><ns>0</ns><revision><text>Text of [[%d]]</text></revision></page>\n"
+                        b"<page><title>P%d.%d</title><revision><text>Text of [[%d]]</text></revision></page>\n"
                         % (i, j, j)
                         for j in range(200)
                     )
