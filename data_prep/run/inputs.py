@@ -131,7 +131,8 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
                         suffix = os.path.splitext(path)[1].lower() or "(none)"
                         skipped[suffix] = skipped.get(suffix, 0) + 1
             elif os.path.isfile(root):
-                refuse_other_compression(root)
+                if not accepts(root):
+                    refuse_other_compression(root)
                 names.setdefault(os.path.realpath(root), os.path.relpath(root, base or os.path.dirname(root)))
         if len(names) == before and not any(os.path.exists(root) for root in roots):
             missing.append(pattern)

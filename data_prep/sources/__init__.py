@@ -19,6 +19,7 @@ KINDS = (
     "arxiv",
     "stackexchange",
     "wikipedia",
+    "repository",
     "text",
     "python",
     "docstrings",
