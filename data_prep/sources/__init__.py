@@ -20,6 +20,8 @@ KINDS = (
     "stackexchange",
     "wikipedia",
     "repository",
+    "gutenberg",
+    "epub",
     "text",
     "python",
     "docstrings",
