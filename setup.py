@@ -44,6 +44,7 @@ TRAIN = [
 ]
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
+PDF = ["pypdfium2>=5"]  # characters of PDF files, and their places
 STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
@@ -61,6 +62,7 @@ BENCH = [  # the peers, and what datatrove's filters need
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]
 DEV = [
     *CONVERSATIONS,
+    *PDF,
     *PERPLEXITY,
     *STORAGE,
     "flask-cors>=5",  # what moto's server needs
@@ -102,6 +104,7 @@ setup(
         "bench": BENCH,
         "perplexity": PERPLEXITY,
         "conversations": CONVERSATIONS,
+        "pdf": PDF,
         "ray": RAY,
         "storage": STORAGE,
         "eval": EVAL,

@@ -22,6 +22,7 @@ KINDS = (
     "repository",
     "gutenberg",
     "epub",
+    "pdf",
     "text",
     "python",
     "docstrings",

@@ -26,7 +26,7 @@ MODULES = (
     "data_prep.sources.stackexchange", "data_prep.sources.warc", "data_prep.sources.wikitext",
     "data_prep.sources.wikitext_templates", "data_prep.sources.wikipedia", "data_prep.sources.licenses",
     "data_prep.sources.code_files", "data_prep.sources.code_languages", "data_prep.sources.gutenberg",
-    "data_prep.sources.epub",
+    "data_prep.sources.epub", "data_prep.sources.pdf", "data_prep.sources.pdf_layout",
     "data_prep.sources.arxiv", "data_prep.sources.web_encodings", "data_prep.sources.warc_records",
     "data_prep.tokenizer.byte_level", "data_prep.signals.perplexity",
 )  # fmt: skip
