@@ -67,6 +67,8 @@ class SourceConfig(Settings):
     """Weight in the training mixture, relative to other sources; left out: in proportion to real tokens."""
     maximum_bytes: int | None = Field(default=None, gt=0)
     """Largest number of bytes of raw files to read; files are chosen by a hash of their path and the seed."""
+    largest_files: int | None = Field(default=None, gt=0)
+    """Number of raw files to read, the largest ones, such as the 28 sites of Stack Exchange that LLaMA took."""
     text_field: str | None = Field(default=None, min_length=1)
     """Field or column with the text, of kinds `jsonl`, `parquet` and `arrow`; left out: `text`. Fields of objects in
     objects are joined with dots: `data.body`."""

@@ -188,7 +188,7 @@ def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:
             "files",
             "bytes",
             "passed over",
-            "left out by maximum_bytes",
+            "files left out",
             "not of this kind",
             "not on this machine",
         ),
