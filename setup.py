@@ -50,10 +50,13 @@ RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.9"]  # standard tasks on an exported model
 BENCH = [  # the peers, and what datatrove's filters need
+    *PDF,
+    "beautifulsoup4>=4.12",
     "mwparserfromhell>=0.7",
     "nltk>=3.9",
     "orjson>=3.10",
     "peft>=0.18",
+    "pypdf>=6",
     "rensa>=0.5",
     "spacy>=3.8",
     "trl>=0.20; python_version >= '3.11'",

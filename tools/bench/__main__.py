@@ -32,8 +32,8 @@ AREAS = {
         "--rounds 1",
     ),
     "sources": Area(
-        "raw files to documents: dumps of Wikipedia beside wikiextractor and mwparserfromhell",
-        ("pyarrow", "mwparserfromhell", "wikiextractor"),
+        "raw files to documents: Wikipedia beside wikiextractor and mwparserfromhell; sites, books, PDF, code",
+        ("mwparserfromhell", "wikiextractor", "beautifulsoup4", "resiliparse", "pypdf", "pypdfium2"),
         "--megabytes 0.3 --rounds 1",
     ),
     "data": Area(

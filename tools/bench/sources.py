@@ -1,7 +1,7 @@
 """Raw files to documents: our readers beside the tools that people use, by processor time on one core.
 
 Every contender runs in a process of its own, in turn. Ours read files, decompression and parsing included; peers that
-take a text get it in memory, which favours them. MB are of the raw text: wikitext, source files, books.
+take a text get it in memory, which favours them. MB are of wikitext, and of the files of other kinds as they are.
 
 Without `--dump`, the dump is made from the corpus: its words with the markup of an encyclopedia (links, references,
 boxes, tables), as often as in a sample of the English Wikipedia.
@@ -21,12 +21,14 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import textwrap
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from data_prep.sources import Document, FileRange, reader_of
 from foundation.progress import Progress
@@ -125,6 +127,9 @@ def make_files(folder: Path, given: argparse.Namespace) -> None:
     else:
         (folder / "dump.xml.bz2").write_bytes(b"".join(_streams(texts)))
 
+    _write_questions(folder / "site" / "Posts.xml", texts)
+    _write_book(folder / "book.epub", texts)
+    _write_pages(folder / "pages.pdf", texts)
     with tarfile.open(folder / "code.tar", "w") as archive:
         library = Path(sysconfig.get_path("stdlib"))
         for path in sorted(library.rglob("*.py")):
@@ -264,12 +269,112 @@ def _code_ours(folder: Path, share: int) -> tuple[Work, int]:
     return work, path.stat().st_size
 
 
+# --- Stack Exchange, EPUB, PDF ----------------------------------------------------------------------------------------
+
+
+def _write_questions(path: Path, texts: Sequence[str]) -> None:
+    """Write a site: each text is a question, its paragraphs are HTML, and the next one answers it."""
+    rows = ['<?xml version="1.0" encoding="utf-8"?>', "<posts>"]
+    for number, text in enumerate(texts):
+        kind = f'PostTypeId="2" ParentId="{number}"' if number % 2 else 'PostTypeId="1" Title="Title"'
+        paragraphs = "".join(f"<p>{escape(line)} <b>x</b></p>" for line in _NOT_XML.sub("", text).split("\n") if line)
+        rows.append(f'  <row Id="{number + 1}" {kind} Score="{number % 7}" Body={quoteattr(paragraphs)} />')
+    path.parent.mkdir()
+    path.write_text("\n".join([*rows, "</posts>", ""]), encoding="utf-8")
+
+
+def _write_book(path: Path, texts: Sequence[str]) -> None:
+    """Write an EPUB: each text is a chapter."""
+    items = "".join(f'<item id="c{n}" href="{n}.xhtml" media-type="application/xhtml+xml"/>' for n in range(len(texts)))
+    spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(texts)))
+    package = (
+        f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{spine}</spine></package>'
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("META-INF/container.xml", '<container><rootfile full-path="book.opf"/></container>')
+        book.writestr("book.opf", package)
+        for number, text in enumerate(texts):
+            lines = "".join(f"<p>{escape(line)}</p>" for line in _NOT_XML.sub("", text).split("\n") if line)
+            book.writestr(f"{number}.xhtml", f"<html><body><h1>Chapter {number}</h1>{lines}</body></html>")
+
+
+def _write_pages(path: Path, texts: Sequence[str]) -> None:
+    """Write a PDF with two columns a page."""
+    from matplotlib.backends.backend_pdf import PdfPages
+    from matplotlib.figure import Figure
+
+    lines = [
+        line for text in texts for line in textwrap.wrap(_NOT_XML.sub("", text.encode("ascii", "ignore").decode()), 48)
+    ]
+    with PdfPages(path) as pages:
+        for start in range(0, min(len(lines), 60 * 120), 120):
+            figure = Figure(figsize=(8.3, 11.7))
+            for side in range(2):
+                shown = "\n".join(lines[start + 60 * side : start + 60 * (side + 1)])
+                figure.text(0.07 + 0.45 * side, 0.95, shown, fontsize=8, va="top", parse_math=False)
+            pages.savefig(figure)
+
+
+def _ours(kind: str, name: str) -> Callable[[Path, int], tuple[Work, int]]:
+    def prepare(folder: Path, share: int) -> tuple[Work, int]:
+        path = folder / name
+        return lambda: _documents(kind, path), path.stat().st_size
+
+    return prepare
+
+
+def _soup_questions(folder: Path, share: int) -> tuple[Work, int]:
+    from bs4 import BeautifulSoup
+
+    path = folder / "site" / "Posts.xml"
+
+    def work() -> dict[str, Any]:
+        bodies = (row.get("Body", "") for _, row in ElementTree.iterparse(path) if row.tag == "row")
+        return {"bytes of text": sum(len(BeautifulSoup(body, "html.parser").get_text().encode()) for body in bodies)}
+
+    return work, path.stat().st_size
+
+
+def _soup_book(folder: Path, share: int) -> tuple[Work, int]:
+    from bs4 import BeautifulSoup
+
+    path = folder / "book.epub"
+
+    def work() -> dict[str, Any]:
+        with zipfile.ZipFile(path) as book:
+            chapters = [book.read(name) for name in book.namelist() if name.endswith(".xhtml")]
+        return {"bytes of text": sum(len(BeautifulSoup(page, "html.parser").get_text().encode()) for page in chapters)}
+
+    return work, path.stat().st_size
+
+
+def _pypdf(folder: Path, share: int) -> tuple[Work, int]:
+    import pypdf
+
+    path = folder / "pages.pdf"
+    pages = len(pypdf.PdfReader(path).pages)
+
+    def work() -> dict[str, Any]:
+        texts = [page.extract_text() for page in list(pypdf.PdfReader(path).pages)[::share]]
+        return {"pages": len(texts), "bytes of text": _size(texts)}
+
+    return work, path.stat().st_size * len(range(0, pages, share)) // pages
+
+
 CONTENDERS = {
     "ours, dump": Contender("Wikipedia: a dump (bzip2) to documents", "wikiextractor, dump", 1, _dump_ours),
     "ours, wikitext": Contender("its wikitext alone, in memory", "mwparserfromhell", 1, _wikitext_ours),
     "wikiextractor, dump": Contender("wikiextractor, without templates", None, 1, _dump_wikiextractor),
     "wikiextractor, wikitext": Contender("its `Extractor.clean_text`, in memory", None, 4, _wikitext_wikiextractor),
     "mwparserfromhell": Contender("mwparserfromhell, `strip_code`", None, 4, _mwparserfromhell),
+    "ours, questions": Contender(
+        "Stack Exchange: a site to documents", "BeautifulSoup, questions", 1, _ours("stackexchange", "site/Posts.xml")
+    ),
+    "BeautifulSoup, questions": Contender("its posts, BeautifulSoup's `get_text`", None, 1, _soup_questions),
+    "ours, EPUB": Contender("EPUB: a book to a document", "BeautifulSoup, EPUB", 1, _ours("epub", "book.epub")),
+    "BeautifulSoup, EPUB": Contender("its chapters, BeautifulSoup's `get_text`", None, 1, _soup_book),
+    "ours, PDF": Contender("PDF: two columns to a document", "pypdf", 1, _ours("pdf", "pages.pdf")),
+    "pypdf": Contender("pypdf, `extract_text`", None, 1, _pypdf),
     "ours, code": Contender("code: Python's library in an archive, to documents", None, 1, _code_ours),
 }
 
