@@ -114,12 +114,22 @@ def _text_of(content: bytes, name: str) -> str:
     page = decode_page(content, None)
     if page is None:
         raise SetAsideError("undecodable", f"{name} is not text in the encoding that it declares")
-    if _NAVIGATION.search(page):
-        return ""
-    page = _RUBY.sub("", page).replace("\r\n", "\n")
+    page = _RUBY.sub("", _without_navigation(page)).replace("\r\n", "\n")
     text: str = extract_plain_text(page, preserve_formatting=True, main_content=False, alt_texts=False)
     text = _SPACES_AT_LINE_ENDS.sub("", text.replace("\u00ad", ""))  # without places for hyphens
     return _EMPTY_LINES.sub("\n\n", text).strip("\n")
+
+
+def _without_navigation(page: str) -> str:
+    """Return a page without tables of contents and lists of pages."""
+    pieces, done = [], 0
+    while (start := _NAVIGATION.search(page, done)) is not None:
+        end = page.find("</nav", start.end())
+        if end < 0:
+            break
+        pieces.append(page[done : start.start()])
+        done = end
+    return "".join([*pieces, page[done:]])
 
 
 def _metadata(package: ElementTree.Element) -> dict[str, object]:

@@ -218,7 +218,7 @@ def _is_within_repository(path: str, roots: Sequence[str]) -> bool:
 @lru_cache(maxsize=4096)
 def _repository_of(folder: str, root: str) -> str:
     """Return the folder of a repository: the closest one above with `.git`, else the source's folder if it has a
-    licence or files of its own, else the folder directly below."""
+    licence, else the folder directly below."""
     above = folder
     while True:
         if os.path.exists(os.path.join(above, ".git")):

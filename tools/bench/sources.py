@@ -4,7 +4,7 @@ Every contender runs in a process of its own, in turn. Ours read files, decompre
 take a text get it in memory, which favours them. MB are of wikitext, and of the files of other kinds as they are.
 
 Without `--dump`, the dump is made from the corpus: its words with the markup of an encyclopedia (links, references,
-boxes, tables), as often as in a sample of the English Wikipedia.
+boxes, tables), which is half of it, as in gensim's sample of the English Wikipedia.
 """
 
 from __future__ import annotations

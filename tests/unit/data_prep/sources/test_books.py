@@ -136,7 +136,7 @@ FILES = {
     "OEBPS/book.opf": PACKAGE,
     "OEBPS/nav.xhtml": page("<nav>Contents</nav>"),
     "OEBPS/toc.html": page('<nav epub:type="toc">Contents again</nav>'),
-    "OEBPS/text/two.xhtml": page("<h1>Two</h1><p>The <b>end</b> of it.</p>"),
+    "OEBPS/text/two.xhtml": page('<nav epub:type="page-list">9</nav><h1>Two</h1><p>The <b>end</b> of it.</p>'),
     "OEBPS/text/chapter one.xhtml": page(
         "<h1>One</h1><p>It stood <ruby>灯<rp>(</rp><rt>とう</rt><rp>)</rp></ruby> the&#173;re.</p>"
         "<p>Café &amp; tea.</p>"

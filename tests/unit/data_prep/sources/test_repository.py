@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -159,6 +160,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_a_git_bundle_and_a_checkout(tmp_path: Path) -> None:
     root = write(tmp_path / "tower")
     git(root, "init")
