@@ -109,8 +109,18 @@ LIST_TITLES = {
 VARIANTS = {
     "zh": ("zh-hans", "zh-cn", "zh-sg", "zh-my", "zh"),
     "sr": ("sr-ec", "sr-cyrl", "sr"),
+    "crh": ("crh-latn", "crh"),
+    "gan": ("gan-hans", "gan"),
+    "iu": ("ike-cans", "iu"),
+    "kk": ("kk-cyrl", "kk-kz", "kk"),
+    "ku": ("ku-latn", "ku"),
+    "shi": ("shi-tfng", "shi"),
+    "tg": ("tg-cyrl", "tg"),
+    "uz": ("uz-latn", "uz"),
+    "wuu": ("wuu-hans", "wuu"),
 }
-"""Codes of the writing systems in which `-{…}-` is shown, the preferred one first."""
+"""Codes of the writing systems in which `-{…}-` is shown, the preferred one first, by language of a Wikipedia that has
+several (MediaWiki, `LanguageConverterFactory`)."""
 
 _LANGUAGES = """
 aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo

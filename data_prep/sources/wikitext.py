@@ -87,7 +87,8 @@ class Names:
     Attributes:
         hidden: namespaces, in lower case, whose links show nothing: files and categories.
         languages: prefixes of links to the same article in other languages, which show nothing.
-        variants: codes of writing systems in the order of preference, for `-{zh-hans:…;zh-hant:…}-`.
+        variants: codes of writing systems in the order of preference, for `-{zh-hans:…;zh-hant:…}-`; empty: this is no
+            markup, as on wikis in a single one.
     """
 
     hidden: frozenset[str]
@@ -349,7 +350,7 @@ def _template_name(name: str) -> str:
 
 def _cleaned(text: str, names: Names) -> str:
     """Remove the markup that is not nested, and what removed parts leave: empty brackets, double spaces."""
-    if "-{" in text:
+    if names.variants and "-{" in text:
         for _ in range(2):  # one may be in another
             text = _VARIANTS.sub(lambda match: _variant(match[1], names.variants), text)
     text = _EXTERNAL_LINK.sub(lambda match: (match[1] or "").strip() or _DROPPED, text)
@@ -391,6 +392,8 @@ def _lines(text: str) -> tuple[list[str], int]:
             numbers.clear()
             continue
         first = line[0]
+        if first == "|":
+            continue  # a row of a table whose start is in a template
         is_item = first in "*#:;"
         if is_item:
             line = _item(line, numbers)

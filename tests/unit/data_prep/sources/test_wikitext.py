@@ -115,6 +115,7 @@ def test_apostrophes(wikitext: str, text: str) -> None:
         ("a\n{{x|\n{|\n|b\n|}}}\ne", "a\n\ne"),
         ("a\n{|\n| never closed\n\n== b ==\nc", "a\n\nb\n\nc"),
         ("a {| b |} c", "a {| b |} c"),
+        ("{{table start}}\n|-\n| b || c\n{{table end}}\nd", "d"),
         ("a\n<table><tr><td>b<table><tr><td>c</td></tr></table></td></tr></table>\nd", "a\n\nd"),
         ("a\n{|\n|b\n{{x}}\n|}\n{|\n|c\n|}\nd", "a\n\nd"),
     ],
@@ -143,7 +144,21 @@ def test_literal_text_is_kept() -> None:
 
 
 def test_a_language_that_is_not_known_is_read_too() -> None:
-    assert text_of("'''Dosiero''' [[lumo|luma]] {{io}} -{a}-", "eo") == "Dosiero luma a"
+    assert text_of("'''Dosiero''' [[lumo|luma]] {{io}} -{a}-", "eo") == "Dosiero luma -{a}-"
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("-{zh-hant:電腦; zh-cn:计算机}- -{a}- -{T|zh-hans:x;zh-hant:y}-b", "计算机 a b"),
+        ("-{zh-hant:電腦;zh-tw:x}-", "電腦"),
+        ("-{zh-hans|a}- -{H|zh-hans:a}-c", "a c"),
+        ("-{a [[b|-{c}-]]}-", "a c"),
+        ("x-{y", "x-{y"),
+    ],
+)
+def test_writing_systems(wikitext: str, text: str) -> None:
+    assert text_of(wikitext, "zh") == text
 
 
 def test_names_of_templates_are_told() -> None:
