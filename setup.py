@@ -44,21 +44,28 @@ TRAIN = [
 ]
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
+PDF = ["pypdfium2>=5"]  # characters of PDF files, and their places
 STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.13"]  # standard tasks on an exported model
 BENCH = [  # the peers, and what datatrove's filters need
+    *PDF,
+    "beautifulsoup4>=4.12",
+    "mwparserfromhell>=0.7",
     "nltk>=3.9",
     "orjson>=3.10",
     "peft>=0.18",
+    "pypdf>=6",
     "rensa>=0.5",
     "spacy>=3.8",
     "trl>=0.20; python_version >= '3.11'",
+    "wikiextractor>=3.1",
 ]
 DOCS = ["mkdocs>=1.6", "mkdocs-material>=9.5"]
 DEV = [
     *CONVERSATIONS,
+    *PDF,
     *PERPLEXITY,
     *STORAGE,
     "flask-cors>=5",  # what moto's server needs
@@ -100,6 +107,7 @@ setup(
         "bench": BENCH,
         "perplexity": PERPLEXITY,
         "conversations": CONVERSATIONS,
+        "pdf": PDF,
         "ray": RAY,
         "storage": STORAGE,
         "eval": EVAL,

@@ -67,6 +67,8 @@ class SourceConfig(Settings):
     """Weight in the training mixture, relative to other sources; left out: in proportion to real tokens."""
     maximum_bytes: int | None = Field(default=None, gt=0)
     """Largest number of bytes of raw files to read; files are chosen by a hash of their path and the seed."""
+    largest_files: int | None = Field(default=None, gt=0)
+    """Number of raw files to read, the largest ones, such as the 28 sites of Stack Exchange that LLaMA took."""
     text_field: str | None = Field(default=None, min_length=1)
     """Field or column with the text, of kinds `jsonl`, `parquet` and `arrow`; left out: `text`. Fields of objects in
     objects are joined with dots: `data.body`."""
@@ -89,6 +91,10 @@ class SourceConfig(Settings):
     """Rules that change or set aside conversations, applied in the order of `data_prep/conversations/cleaning.py`;
     `sharegpt` names those of FastChat."""
 
+    licenses: tuple[str, ...] = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT")
+    """SPDX identifiers of licences under which files of kind `repository` are taken, by default LLaMA's (Touvron et al.
+    2023, arXiv:2302.13971, section 2.1); empty: all files, whatever their licence."""
+
     @property
     def is_conversations(self) -> bool:
         return self.kind == "conversations"
@@ -98,6 +104,8 @@ class SourceConfig(Settings):
         """Settings that are for sources of this kind alone; None: there are none."""
         if self.is_conversations:
             return {name: _plain(getattr(self, name)) for name in _OF_CONVERSATIONS}
+        if self.kind == "repository":
+            return {"licenses": list(self.licenses), "paths": list(self.paths)}
         return {name: getattr(self, name) for name in FIELD_OPTIONS if getattr(self, name) is not None} or None
 
     @model_validator(mode="after")
@@ -109,6 +117,8 @@ class SourceConfig(Settings):
             raise ValueError("text_field: has no effect beside text_template, which names the fields")
         if self.text_template is not None:
             parse_template(self.text_template)
+        if self.kind != "repository" and self.licenses != type(self).model_fields["licenses"].default:
+            raise ValueError(f"licenses: has no effect: kind is {self.kind!r}, not repository")
         for name in _OF_CONVERSATIONS:
             if not self.is_conversations and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: has no effect: kind is {self.kind!r}, not conversations")

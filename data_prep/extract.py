@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_prep.config import DataConfig
 from data_prep.run.commit_records import Stage
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import DOCUMENTS
+from data_prep.run.documents import DOCUMENTS, PASSED_OVER
 from data_prep.run.executors import run_units
 from data_prep.run.inputs import current_tag
 from data_prep.run.manifest import Manifest, Shard, freeze_manifest, manifest_at
@@ -54,7 +54,7 @@ def extract(config: DataConfig, run: RunDirectory) -> None:
         packed = {suffix: count for suffix, count in source.skipped.items() if suffix in PACKED_BY}
         if packed:
             listed = ", ".join(f"{count:,} {suffix} files ({PACKED_BY[suffix]})" for suffix, count in packed.items())
-            print(f"source {source.name}: not read: {listed}; only .gz and .zst are decompressed")
+            print(f"source {source.name}: not read: {listed}; only .gz, .zst and .bz2 are decompressed")
     stage = extract_stage(config, run, manifest)
     work = partial(extract_shard, stage=stage, maximum_document_bytes=config.maximum_document_bytes)
     run_units(work, manifest.shard_names, config.workers, "extract", stage, manifest.chains)
@@ -115,7 +115,7 @@ def _read(
         try:
             passed_over: Any = yield from reader.read(piece, maximum_document_bytes)  # type: ignore[func-returns-value]
             for what, count in (passed_over or {}).items():
-                counts[what if what.startswith("changed:") else f"skipped:{what}"] += count
+                counts[what if what.startswith("changed:") else f"{PASSED_OVER}{what}"] += count
         except OSError as error:
             raise ValueError(
                 f"{piece.path}: cannot be read ({error.strerror or error}); repair it or its disk and run "
@@ -193,7 +193,7 @@ def _report(manifest: Manifest, run: RunDirectory, stage: Stage) -> None:
         }
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         skipped = ", ".join(
-            f"{total[key]:,} {key.removeprefix('skipped:')}" for key in sorted(total) if key.startswith("skipped:")
+            f"{total[key]:,} {key.removeprefix(PASSED_OVER)}" for key in sorted(total) if key.startswith(PASSED_OVER)
         )
         changed = ", ".join(
             f"{total[key]:,} by {key.removeprefix('changed:')}" for key in sorted(total) if key.startswith("changed:")

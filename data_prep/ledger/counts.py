@@ -17,7 +17,7 @@ from data_prep.indexed_dataset.origins import PADDING, origins_path
 from data_prep.ledger.samples import Draw, largest_clusters, show_samples
 from data_prep.run.commit_records import Stage, committed_digest, read_records
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import read_columns
+from data_prep.run.documents import PASSED_OVER, read_columns
 from data_prep.run.manifest import Manifest, load_manifest
 from foundation.atomic_files import digest, write_json, write_text
 from foundation.progress import Progress
@@ -230,6 +230,18 @@ def _conversations(run: RunDirectory, source: str, counts: Mapping[str, int]) ->
     return int(np.count_nonzero(found != PADDING)) + sum(left_out.values()), left_out
 
 
+def count_passed_over(manifest: Manifest, run: RunDirectory) -> dict[str, Counter[str]]:
+    """Count what was read and is not meant to be a document, such as redirects of a wiki, by source and by what it
+    is."""
+    found: dict[str, Counter[str]] = {source.name: Counter() for source in manifest.sources}
+    records = read_records(run, "extract")
+    for shard in manifest.shards:
+        for key, count in records[shard.name].counts.items():
+            if key.startswith(PASSED_OVER):
+                found[shard.source][key.removeprefix(PASSED_OVER)] += count
+    return found
+
+
 def write_ledger(config: DataConfig, run: RunDirectory) -> None:
     """Write `ledger.json` and `ledger.html`; counting takes seconds, so it is repeated each time.
 
@@ -253,6 +265,7 @@ def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> d
     """Make the content of `ledger.json`."""
     draw = Draw(config.seed)
     accounts = count_documents(manifest, run, draw)
+    passed_over = count_passed_over(manifest, run)
     return {
         "version": VERSION,
         "manifest": manifest.digest,
@@ -276,6 +289,7 @@ def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> d
                 "bytes": source.raw_bytes,
                 "not_on_this_machine": list(source.missing),
                 "skipped_by_suffix": dict(source.skipped),
+                "passed_over": dict(sorted(passed_over[source.name].items())),
                 "left_out_files": source.left_out_files,
                 "left_out_bytes": source.left_out_bytes,
             }

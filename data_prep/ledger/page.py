@@ -182,13 +182,23 @@ def _article(name: str, url: str, why: str, excerpt: str, kind: str = "") -> str
 
 def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:
     yield _table(
-        ("source", "kind", "files", "bytes", "left out by maximum_bytes", "not of this kind", "not on this machine"),
+        (
+            "source",
+            "kind",
+            "files",
+            "bytes",
+            "passed over",
+            "files left out",
+            "not of this kind",
+            "not on this machine",
+        ),
         (
             (
                 name,
                 source["kind"],
                 source["files"],
                 source["bytes"],
+                ", ".join(f"{count:,} {what}" for what, count in source["passed_over"].items()),
                 source["left_out_files"],
                 ", ".join(f"{count} {suffix}" for suffix, count in Counter(source["skipped_by_suffix"]).most_common(6)),
                 ", ".join(source["not_on_this_machine"]),

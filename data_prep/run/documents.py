@@ -24,6 +24,9 @@ DOCUMENTS = pa.schema(
 """Columns of `corpus/<shard>.parquet`: `id` is `<shard>/<row>`, `url` the origin of the text, `metadata` a JSON
 object."""
 
+PASSED_OVER = "skipped:"
+"""Beginning of the names under which the extract stage counts what is not meant to be a document, such as redirects."""
+
 VERDICTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

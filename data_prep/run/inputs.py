@@ -57,7 +57,7 @@ class SourceFiles:
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Number of files in searched folders that this kind of source does not read, by suffix or as `(broken link)`."""
     left_out_files: int = 0
-    """Number of files beyond `maximum_bytes`."""
+    """Number of files beyond `largest_files` and `maximum_bytes`."""
     left_out_bytes: int = 0
 
     @property
@@ -97,8 +97,8 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
 
     Folders are searched recursively for files that this kind of source reads. Symbolic links to folders are not
     followed, and a linked file counts once, under its real path. Files and patterns are taken as given. With
-    `maximum_bytes`, files are chosen in the order of a hash of their path below the configured folder and the seed,
-    until the next would not fit.
+    `largest_files`, only so many are considered. With `maximum_bytes`, files are chosen in the order of a hash of their
+    path below the configured folder and the seed, until the next would not fit.
 
     Raises:
         ValueError: a file exists but cannot be read; a corpus without it would be another corpus.
@@ -131,7 +131,8 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
                         suffix = os.path.splitext(path)[1].lower() or "(none)"
                         skipped[suffix] = skipped.get(suffix, 0) + 1
             elif os.path.isfile(root):
-                refuse_other_compression(root)
+                if not accepts(root):
+                    refuse_other_compression(root)
                 names.setdefault(os.path.realpath(root), os.path.relpath(root, base or os.path.dirname(root)))
         if len(names) == before and not any(os.path.exists(root) for root in roots):
             missing.append(pattern)
@@ -150,9 +151,13 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
             f"{forbidden[0]}: this user may not read it{more}; change its permissions, or leave it out of the `paths` "
             f"of source {source.name}"
         )
-    chosen = sorted(sizes)
+    considered = sizes
+    if source.largest_files is not None:
+        largest = sorted(sizes, key=lambda path: (-sizes[path], names[path]))[: source.largest_files]
+        considered = {path: sizes[path] for path in sorted(largest)}
+    chosen = list(considered)
     if source.maximum_bytes is not None:
-        chosen = _choose(sizes, names, source.maximum_bytes, f"{seed}:{source.name}")
+        chosen = _choose(considered, names, source.maximum_bytes, f"{seed}:{source.name}")
     tags = {path: f"tag {entry.tag}" for path, entry in objects.items()}
     files = tuple(InputFile(path, sizes[path], tags.get(path, "")) for path in chosen)
     return SourceFiles(

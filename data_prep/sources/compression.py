@@ -1,16 +1,18 @@
-"""Files compressed by gzip or zstd: everything before a damage is read, and reading can continue after it.
+"""Files compressed by gzip, zstd or bzip2: everything before a damage is read, and reading can continue after it.
 
-A gzip file is a sequence of members, a zstd file of frames, and each can be decompressed without those before it.
-`pzstd`, `bgzip`, `cat a.gz b.gz` and every writer of web archives produce many; `gzip` and `zstd`, also with `-T0`,
-produce one. `packed_ranges` finds where a file can be read from the middle.
+A gzip file is a sequence of members, a zstd file of frames, a bzip2 file of streams, and each can be decompressed
+without those before it. `pzstd`, `bgzip`, `pbzip2`, `cat a.gz b.gz`, every writer of web archives and Wikipedia's
+multistream dumps produce many; `gzip`, `bzip2` and `zstd`, also with `-T0`, produce one. `packed_ranges` finds where a
+file can be read from the middle.
 """
 
 from __future__ import annotations
 
+import bz2
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from data_prep.sources.storage import open_input, size_of
@@ -20,9 +22,12 @@ _GZIP_INPUT_BYTES = 1 << 16
 """Number of bytes that are decompressed at a time: small, so that the members after a short one are not copied for
 each."""
 _GZIP_OUTPUT_BYTES = 1 << 20
+_BZIP2_OUTPUT_BYTES = 1 << 16
+"""Number of bytes that a decompressor is asked for at a time: those of the last request before a damage are lost."""
 ZSTD_MAGIC = 0xFD2FB528
 ZSTD_SKIPPABLE = range(0x184D2A50, 0x184D2A60)
 _GZIP_MAGIC = b"\x1f\x8b\x08"
+BZIP2_MAGIC = b"BZh"
 _ZSTD_DICTIONARY_FRAME = 0x184D2A5D
 _ZSTD_DICTIONARY_MAGIC = 0xEC30A437
 _ZSTD_DICTIONARY_BYTES = 1 << 23
@@ -30,11 +35,13 @@ _ZSTD_DICTIONARY_BYTES = 1 << 23
 _ZSTD_WINDOW_BYTES = 1 << 31
 """Largest window, as with `zstd --long=31`."""
 PACKED_BY = {
-    ".xz": "xz", ".lzma": "xz", ".bz2": "bzip2", ".tbz2": "bzip2", ".txz": "xz", ".lz4": "lz4", ".lz": "lzip",
+    ".xz": "xz", ".lzma": "xz", ".tbz2": "bzip2", ".txz": "xz", ".lz4": "lz4", ".lz": "lzip",
     ".lzo": "lzop", ".7z": "7-Zip", ".zip": "zip", ".rar": "rar", ".br": "brotli", ".z": "compress", ".sz": "snappy",
     ".snappy": "snappy",
 }  # fmt: skip
 """Programs whose files are not read, by suffix."""
+READ_SUFFIXES = (".gz", ".zst", ".bz2")
+"""Suffixes of compressed files that are read."""
 
 
 class DamagedFileError(Exception):
@@ -42,13 +49,13 @@ class DamagedFileError(Exception):
 
 
 def suffix_of(path: str) -> str:
-    """Return the suffix `.gz` or `.zst` of a path, or nothing."""
+    """Return the suffix `.gz`, `.zst` or `.bz2` of a path, or nothing."""
     suffix = os.path.splitext(path)[1].lower()
-    return suffix if suffix in (".gz", ".zst") else ""
+    return suffix if suffix in READ_SUFFIXES else ""
 
 
 def without_compression(path: str) -> str:
-    """Return a name without `.gz` or `.zst`."""
+    """Return a name without the suffix of its compression."""
     return os.path.splitext(path)[0] if suffix_of(path) else path
 
 
@@ -62,7 +69,7 @@ def refuse_other_compression(path: str) -> None:
     if suffix in PACKED_BY:
         raise ValueError(
             f"{path}: files compressed by {PACKED_BY[suffix]} ({suffix}) are not read; decompress it, or use gzip "
-            "(.gz) or zstd (.zst)"
+            "(.gz), zstd (.zst) or bzip2 (.bz2)"
         )
 
 
@@ -98,7 +105,7 @@ class _Range(io.RawIOBase):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# members and frames
+# members, frames and streams
 
 
 class _Pieces(Protocol):
@@ -211,6 +218,50 @@ def _before_damage(unpacker: Any, content: bytes) -> bytes:
     return b"".join(parts)
 
 
+class _Bzip2Streams:
+    """Streams of a bzip2 file, as `bzip2 -dc` reads them one after another."""
+
+    def __init__(self, raw: io.BufferedReader[Any]) -> None:
+        self._raw = raw
+        self.enter(0)
+
+    def enter(self, position: int) -> None:
+        self._raw.seek(position)
+        self.start = position
+        self._input = b""
+        self._unpacker: bz2.BZ2Decompressor | None = None
+
+    def next_block(self) -> tuple[bytes, bool]:
+        is_first = False
+        while True:
+            if self._unpacker is None:
+                if not self._find_stream():
+                    return b"", False
+                self._unpacker, is_first = bz2.BZ2Decompressor(), True
+            if not self._input and self._unpacker.needs_input:
+                self._input = self._raw.read(_BLOCK_BYTES)
+                if not self._input:
+                    raise DamagedFileError("damaged bzip2 file: it ends inside of a stream")
+            try:
+                block = self._unpacker.decompress(self._input, _BZIP2_OUTPUT_BYTES)
+            except OSError as error:
+                raise DamagedFileError(f"damaged bzip2 file: {str(error).lower()}") from None
+            self._input = b""  # the rest is in the decompressor
+            if self._unpacker.eof:
+                self._input, self._unpacker = self._unpacker.unused_data, None
+            if block:
+                return block, is_first
+
+    def _find_stream(self) -> bool:
+        """Return whether another stream begins."""
+        while len(self._input) < len(BZIP2_MAGIC) and (more := self._raw.read(_BLOCK_BYTES)):
+            self._input += more
+        self.start = self._raw.tell() - len(self._input)
+        if self._input and not self._input.startswith(BZIP2_MAGIC):
+            raise DamagedFileError(f"damaged bzip2 file: no stream begins at byte {self.start:,}")
+        return bool(self._input)
+
+
 class _ZstdFrames:
     """Frames of a zstd file (RFC 8878, section 3.1), decompressed block by block, so that all blocks before a damage
     are read."""
@@ -307,9 +358,9 @@ def unpacked_blocks(raw: io.BufferedReader[Any], suffix: str) -> Iterator[bytes]
 class ByteStream:
     """Decompressed content of bytes [start, end) of a file, by its suffix.
 
-    `start` and `end` must be the start of a frame or member, see `packed_ranges`, or any byte of an uncompressed file.
-    A damaged file raises DamagedFileError after everything before the damage is read, as with `gzip -dc` and
-    `zstd -dc`.
+    `start` and `end` must be the start of a frame, member or stream, see `packed_ranges`, or any byte of an
+    uncompressed file. A damaged file raises DamagedFileError after everything before the damage is read, as with
+    `gzip -dc` and `zstd -dc`; of bzip2, whose blocks are all or nothing, up to 64 kB before it are lost.
 
     Raises:
         ValueError: the file is compressed by another program.
@@ -319,12 +370,10 @@ class ByteStream:
         refuse_other_compression(path)
         suffix = suffix_of(path)
         self._raw = io.BufferedReader(_Range(path, start, end), _BLOCK_BYTES)
-        self._pieces: _Pieces = (
-            _ZstdFrames(self._raw, path)
-            if suffix == ".zst"
-            else (_GzipMembers if suffix == ".gz" else _Plain)(self._raw)
-        )
-        self._magic = {".gz": _GZIP_MAGIC, ".zst": ZSTD_MAGIC.to_bytes(4, "little")}.get(suffix)
+        readers: dict[str, Callable[[Any], _Pieces]] = {".gz": _GzipMembers, ".bz2": _Bzip2Streams, "": _Plain}
+        self._pieces = _ZstdFrames(self._raw, path) if suffix == ".zst" else readers[suffix](self._raw)
+        magics = {".gz": _GZIP_MAGIC, ".zst": ZSTD_MAGIC.to_bytes(4, "little"), ".bz2": BZIP2_MAGIC}
+        self._magic = magics.get(suffix)
         self._left = b""
         self._damage: DamagedFileError | None = None
 

@@ -1,4 +1,4 @@
-"""Lines of bounded length from any range of a file."""
+"""Lines of bounded length, or records that end with another separator, from any range of a file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Line:
-    """A line without its end; `content` is None if it is longer than allowed, `size` is its number of bytes in any
-    case."""
+    """A line without its end, or another record without its separator; `content` is None if it is longer than allowed,
+    `size` is its number of bytes in any case."""
 
     content: bytes | None
     size: int
@@ -33,9 +33,10 @@ class _Lines:
     """Reader of the lines that belong to bytes [start, end) of a file, which can pause at a position and continue from
     it."""
 
-    def __init__(self, piece: FileRange, maximum_bytes: int) -> None:
+    def __init__(self, piece: FileRange, maximum_bytes: int, separator: bytes) -> None:
         self.piece = piece
         self.maximum_bytes = maximum_bytes
+        self.separator = separator
         self._stream = ByteStream(piece.path, piece.start, piece.end)
         self._body_bytes: int | None = None  # decompressed size of [start, end), once it is all read
         self._read_bytes = 0
@@ -70,16 +71,16 @@ class _Lines:
         """
         self.stopped_at = -1  # a reader that stops halfway cannot be continued
         while (place is None or self._offset < place) and self._is_ours():
-            newline = self._buffer.find(b"\n", self._position)
+            newline = self._buffer.find(self.separator, self._position)
             if newline >= 0:
                 content = self._buffer[self._position : newline]
                 yield self._line(content if len(content) <= self.maximum_bytes else None, len(content), content)
-                self._position = newline + 1
+                self._position = newline + len(self.separator)
                 continue
             self._buffer = self._buffer[self._position :]
             self._position = 0
             if len(self._buffer) > self.maximum_bytes:
-                head, self._buffer = self._buffer, b""
+                head, self._buffer = self._split_separator(self._buffer)
                 yield self._line(None, len(head) + self._find_newline(), head)
                 continue
             block = self._more(max(_BLOCK_BYTES, len(self._buffer)))  # doubling avoids quadratic copying
@@ -97,42 +98,52 @@ class _Lines:
 
     def _line(self, content: bytes | None, size: int, head: bytes, is_cut: bool = False) -> Line:
         line = Line(content, size, self._offset, self._number, head[:EXCERPT_CHARACTERS], is_cut)
-        self._offset += size + 1
+        self._offset += size + len(self.separator)
         self._number += 1
         return line
 
     def _is_ours(self) -> bool:
-        """Return whether the line feed before the next line is in [start, end)."""
-        return self._body_bytes is None or self._offset <= self._body_bytes
+        """Return whether the separator before the next line begins in [start, end)."""
+        return self._body_bytes is None or self._offset < self._body_bytes + len(self.separator)
+
+    def _split_separator(self, content: bytes) -> tuple[bytes, bytes]:
+        """Divide the end of a block from what may be the first bytes of a separator."""
+        place = len(content) - (len(self.separator) - 1)
+        return content[:place], content[place:]
 
     def _skip_line(self) -> bool:
         """Skip the next line, whatever its length; return whether there is one after it."""
-        newline = self._buffer.find(b"\n", self._position)
+        newline = self._buffer.find(self.separator, self._position)
         if newline >= 0:
-            self._offset += newline + 1 - self._position
-            self._position = newline + 1
+            self._offset += newline + len(self.separator) - self._position
+            self._position = newline + len(self.separator)
         else:
-            self._offset += len(self._buffer) - self._position
-            self._buffer, self._position = b"", 0
+            head, self._buffer = self._split_separator(self._buffer[self._position :])
+            self._offset += len(head)
+            self._position = 0
             size = self._find_newline()
             if not self._found:
                 self._offset += size
                 return False
-            self._offset += size + 1
+            self._offset += size + len(self.separator)
         self._number += 1
         return True
 
     def _find_newline(self) -> int:
-        """With an empty buffer, read past the next line feed; return the number of bytes before it."""
-        size = 0
+        """From a buffer with at most a part of a separator, read past the next one; return the number of bytes before
+        it."""
+        size, rest = 0, self._buffer
+        self._buffer = b""
         while block := self._more(_BLOCK_BYTES):
-            newline = block.find(b"\n")
+            block = rest + block
+            newline = block.find(self.separator)
             if newline >= 0:
-                self._buffer, self._position, self._found = block, newline + 1, True
+                self._buffer, self._position, self._found = block, newline + len(self.separator), True
                 return size + newline
-            size += len(block)
+            head, rest = self._split_separator(block)
+            size += len(head)
         self._found = False
-        return size
+        return size + len(rest)
 
     def _more(self, size: int) -> bytes:
         """Return more decompressed bytes: of the range, then after it up to the end of its last line."""
@@ -162,18 +173,22 @@ _left_open: list[_Lines] = []
 decompressing the range again from its start."""
 
 
-def read_lines(piece: FileRange, maximum_bytes: int) -> Iterator[Line]:
+def read_lines(piece: FileRange, maximum_bytes: int, separator: bytes = b"\n") -> Iterator[Line]:
     """Yield the lines that belong to a range; memory is bounded by `maximum_bytes`.
+
+    Args:
+        separator: bytes after each record, in place of a line feed. A record belongs to the range that contains the
+            first byte of the separator before it.
 
     Raises:
         DamagedFileError: after the last line, if the file is damaged in this part of the range.
     """
     lines = _left_open.pop() if _left_open else None
-    if lines is not None and not _goes_on(lines, piece, maximum_bytes):
+    if lines is not None and not _goes_on(lines, piece, maximum_bytes, separator):
         lines.close()
         lines = None
     if lines is None:
-        lines = _Lines(piece, maximum_bytes)
+        lines = _Lines(piece, maximum_bytes, separator)
         lines.skip_to(piece.unpacked_start)
     try:
         yield from lines.until(piece.unpacked_end)
@@ -184,7 +199,8 @@ def read_lines(piece: FileRange, maximum_bytes: int) -> Iterator[Line]:
             _left_open.append(lines)
 
 
-def _goes_on(lines: _Lines, piece: FileRange, maximum_bytes: int) -> bool:
+def _goes_on(lines: _Lines, piece: FileRange, maximum_bytes: int, separator: bytes) -> bool:
     before = lines.piece
     same_range = (before.path, before.start, before.end) == (piece.path, piece.start, piece.end)
-    return same_range and lines.maximum_bytes == maximum_bytes and lines.stopped_at == piece.unpacked_start > 0
+    same_records = (lines.maximum_bytes, lines.separator) == (maximum_bytes, separator)
+    return same_range and same_records and lines.stopped_at == piece.unpacked_start > 0

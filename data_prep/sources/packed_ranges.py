@@ -1,4 +1,4 @@
-"""Positions at which a file compressed by gzip or zstd can be read from the middle.
+"""Positions at which a file compressed by gzip, zstd or bzip2 can be read from the middle.
 
 The end of a zstd frame follows from the sizes in its block headers (RFC 8878, section 3.1), so finding frames reads
 almost nothing. The end of a gzip member is known only by decompressing it (RFC 1952), which is exact; searching for a
@@ -7,6 +7,7 @@ member's first bytes is not, because they may occur inside another member.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,18 +23,20 @@ from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.storage import open_input, size_of
 
 _BLOCK_BYTES = 1 << 16
+_BZIP2_STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+_BZIP2_START_BYTES = 10
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Frame or member: its start, and its decompressed size, None if unknown without decompression."""
+    """Frame, member or stream: its start, and its decompressed size, None if unknown without decompression."""
 
     start: int
     unpacked_bytes: int | None
 
 
 def divide_packed(path: str, size: int, shard_bytes: int, of_lines: bool) -> list[FileRange]:
-    """Divide a file into ranges of about `shard_bytes` compressed bytes that start at a frame or member.
+    """Divide a file into ranges of about `shard_bytes` compressed bytes that start at a frame, member or stream.
 
     Args:
         of_lines: a range that cannot be read from the middle becomes several shards of its decompressed bytes. One
@@ -41,7 +44,8 @@ def divide_packed(path: str, size: int, shard_bytes: int, of_lines: bool) -> lis
     """
     pieces: list[_Piece] = []
     try:
-        for piece in _zstd_frames(path) if suffix_of(path) == ".zst" else _gzip_members(path):
+        find = {".zst": _zstd_frames, ".gz": _gzip_members, ".bz2": _bzip2_streams}[suffix_of(path)]
+        for piece in find(path):
             pieces.append(piece)
             # keep only useful ones: two that are close together never delimit a range
             if len(pieces) > 2 and pieces[-1].start - pieces[-3].start < shard_bytes // 8:
@@ -65,6 +69,8 @@ def _divide_unpacked(whole: FileRange, pieces: list[_Piece], shard_bytes: int) -
         return [whole]
     sizes = [piece.unpacked_bytes for piece in pieces if whole.start <= piece.start < whole.end]
     unpacked = sum(size for size in sizes if size is not None) if sizes and None not in sizes else _unpacked(whole)
+    if unpacked < parts:
+        return [whole]  # damaged at its start
     cuts = [unpacked * part // parts for part in range(parts)]
     ends: list[int | None] = [*cuts[1:], None]
     return [replace(whole, unpacked_start=start, unpacked_end=end) for start, end in zip(cuts, ends, strict=True)]
@@ -154,3 +160,15 @@ def _gzip_members(path: str) -> Iterator[_Piece]:
                 raise DamagedFileError(f"damaged gzip file: {error}") from None
     if start < position:
         raise DamagedFileError("damaged gzip file: it ends inside of a member")
+
+
+def _bzip2_streams(path: str) -> Iterator[_Piece]:
+    """Yield the streams of a bzip2 file, found by their first bytes."""
+    with open_input(path) as file:
+        window, start = b"", 0
+        while block := file.read(16 * _BLOCK_BYTES):
+            window += block
+            for match in _BZIP2_STREAM.finditer(window):
+                yield _Piece(start + match.start(), None)
+            kept = window[-(_BZIP2_START_BYTES - 1) :]
+            start, window = start + len(window) - len(kept), kept

@@ -31,6 +31,11 @@ AREAS = {
         ("numba", "llvmlite"),
         "--rounds 1",
     ),
+    "sources": Area(
+        "raw files to documents: Wikipedia beside wikiextractor and mwparserfromhell; sites, books, PDF, code",
+        ("mwparserfromhell", "wikiextractor", "beautifulsoup4", "resiliparse", "pypdf", "pypdfium2"),
+        "--megabytes 0.3 --rounds 1",
+    ),
     "data": Area(
         "statistics and rules, language, MinHash and removal, measure: ours, datatrove, rensa, fastText",
         ("numba", "datatrove", "spacy", "rensa", "fasttext-predict"),

@@ -369,9 +369,9 @@ def test_output_at_an_address_and_other_compression_are_refused_by_name(tmp_path
     source = {"name": "web", "kind": "jsonl", "paths": ["s3://bucket/a.jsonl"]}
     with pytest.raises(ValueError, match="gs:// is supported for input only; mount the storage"):
         DataConfig.model_validate({"output": "gs://bucket/run", "sources": [source]})
-    write_raw(tmp_path, a__jsonl__bz2=b"BZh9")
-    with pytest.raises(ValueError, match=r"has no file that kind 'jsonl' reads, but 1 \.bz2"):
+    write_raw(tmp_path, a__jsonl__xz=b"\xfd7zXZ")
+    with pytest.raises(ValueError, match=r"has no file that kind 'jsonl' reads, but 1 \.xz"):
         run_extract(tmp_path)
-    config = {"output": tmp_path / "run", "sources": [{**source, "paths": [str(tmp_path / "raw" / "a.jsonl.bz2")]}]}
-    with pytest.raises(ValueError, match=r"a\.jsonl\.bz2: files compressed by bzip2 \(\.bz2\) are not read"):
+    config = {"output": tmp_path / "run", "sources": [{**source, "paths": [str(tmp_path / "raw" / "a.jsonl.xz")]}]}
+    with pytest.raises(ValueError, match=r"a\.jsonl\.xz: files compressed by xz \(\.xz\) are not read"):
         extract(DataConfig.model_validate(config), RunDirectory(tmp_path / "run"))

@@ -16,19 +16,23 @@ import pytest
 
 from data_prep.sources import latex
 from data_prep.sources.html import _depth, main_text
+from data_prep.sources.wikitext import Names, render
 from data_prep.tokenizer.byte_level import LONGEST_WORD, without_long_words
 from tests.unit.data_prep.regex_steps import StepCounter, TooManyStepsError
 
 MODULES = (
     "data_prep.signals.pii.addresses", "data_prep.signals.pii.keys", "data_prep.signals.pii.numbers",
     "data_prep.sources.html", "data_prep.sources.latex", "data_prep.sources.catalogue",
-    "data_prep.sources.stackexchange", "data_prep.sources.warc",
+    "data_prep.sources.stackexchange", "data_prep.sources.warc", "data_prep.sources.wikitext",
+    "data_prep.sources.wikitext_templates", "data_prep.sources.wikipedia", "data_prep.sources.licenses",
+    "data_prep.sources.code_files", "data_prep.sources.code_languages", "data_prep.sources.gutenberg",
+    "data_prep.sources.epub", "data_prep.sources.pdf", "data_prep.sources.pdf_layout",
     "data_prep.sources.arxiv", "data_prep.sources.web_encodings", "data_prep.sources.warc_records",
     "data_prep.tokenizer.byte_level", "data_prep.signals.perplexity",
 )  # fmt: skip
 UNITS = (
     " ", "a", "a ", "1", "12 34 ", "+2.2178851811178331e+05 ", "a@a.", "eyJa.", "\\", "\\[", "\\def\\a", "{", "%",
-    "<div>", "\\verb|", ".", "coding:", "/LC_MESSAGES/",
+    "<div>", "\\verb|", ".", "coding:", "/LC_MESSAGES/", "{{", "[[", "\0", " \0", "\0, ", "(", "-{", "<a", "[http://a ",
 )  # fmt: skip
 WINDOWED = (
     "data_prep.signals.pii.keys._HEXADECIMAL", "data_prep.signals.pii.addresses._LOCAL_PART",
@@ -121,6 +125,20 @@ def latex_text(text: str) -> str:
 def test_lines_of_latex_are_read_once(unit: str) -> None:
     few, many = (calls(latex_text, unit * count) for count in (50, 200))
     assert many <= 5 * few
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "{{", "[[", "{{a|[[b|", "{{nowrap|", "{{nowrap|a}}", "\n{|\n|a", "<ref>", "<math>", "<table>", "<!--", "[[a",
+        "\n# a", "\n#", "{{a}} (", "[http://a ", "-{zh:", "&a", "<a ", "}}", "]]", "\n=", "<nowiki>", "{{#if:", "\n|}",
+        "''b'''c",
+    ],
+)  # fmt: skip
+def test_wikitext_is_read_once(unit: str) -> None:
+    names = Names(frozenset(("file",)), frozenset(("de",)), ("zh",))
+    few, many = (calls(lambda text: render(text, names), unit * count) for count in (100, 400))
+    assert many <= 5 * few + 500
 
 
 def test_deep_pages_are_read_without_looking_for_their_main_content(monkeypatch: pytest.MonkeyPatch) -> None:

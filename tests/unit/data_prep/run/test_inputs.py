@@ -81,3 +81,12 @@ def test_maximum_bytes_chooses_by_seed_and_not_by_place(tmp_path: Path) -> None:
     assert chosen("here", 1) != chosen("here", 2)
     files = find_inputs(SourceConfig(name="x", kind="text", paths=(f"{tmp_path}/here",), maximum_bytes=205), 1)
     assert (files.left_out_files, files.left_out_bytes, files.raw_bytes) == (80, 800, 200)
+
+
+def test_the_largest_files_are_taken(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{number}.txt" for number in range(6)))
+    for number in (1, 4):
+        (tmp_path / f"{number}.txt").write_text("x" * (100 + number))
+    source = SourceConfig(name="x", kind="text", paths=(str(tmp_path),), largest_files=3)
+    files = find_inputs(source, 1)
+    assert [Path(file.path).name for file in files.files] == ["0.txt", "1.txt", "4.txt"] and files.left_out_files == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
 import decimal
 import gzip
@@ -309,7 +310,10 @@ def test_a_page_of_bad_bytes_is_no_text() -> None:
 # packed lines
 
 
-@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
+PACKED_LINES = [(".gz", gzip.compress), (".zst", zstandard.compress), (".bz2", bz2.compress)]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKED_LINES)
 @pytest.mark.parametrize("shard_bytes", [10**9, 2000])
 def test_all_lines_before_a_damage_and_one_fault(
     tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes], shard_bytes: int
@@ -320,15 +324,17 @@ def test_all_lines_before_a_damage_and_one_fault(
     path = tmp_path / f"a.json{suffix}"
     for whole, damaged in [
         (3000, packed + b"garbage that is none"),
-        (3000, packed[:-3] if suffix == ".gz" else packed + b"\0"),
+        (3000, packed[:-3] if suffix != ".zst" else packed + b"\0"),
         (None, packed[: len(packed) // 2]),
     ]:
         path.write_bytes(damaged)
         found = read(path, "jsonl", shard_bytes)
         numbers = [item.metadata["n"] for item in found if isinstance(item, Document)]
-        program = {".gz": "gzip", ".zst": "zstd"}[suffix]
+        program = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2"}[suffix]
         least = subprocess.run([program, "-dc", path], capture_output=True).stdout.count(b"\n")
-        assert numbers == list(range(len(numbers))) and len(numbers) >= (whole or max(least, 1000))
+        assert numbers == list(range(len(numbers))) and len(numbers) >= (
+            whole or max(least, 0 if suffix == ".bz2" else 1000)
+        )
         assert reasons(found) == ["damaged_file"]
     path.write_bytes(packed + bytes(100) if suffix == ".gz" else packed)  # padding is no damage
     assert len(read(path, "jsonl", shard_bytes)) == 3000 and not reasons(read(path, "jsonl", shard_bytes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
 import random
@@ -39,6 +40,7 @@ def zstd_with_skippable_frame(content: bytes) -> bytes:
 PACKERS: dict[str, list[Callable[[bytes], bytes]]] = {
     ".zst": [zstd, zstd_without_size, zstd_with_skippable_frame],
     ".gz": [gzip.compress],
+    ".bz2": [bz2.compress],
 }
 
 
@@ -59,7 +61,7 @@ def read_all(ranges: Sequence[FileRange], maximum_bytes: int = 1000) -> list[Lin
     return [line for piece in ranges for line in read_lines(piece, maximum_bytes)]
 
 
-@pytest.mark.parametrize("suffix", ["", ".zst", ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".zst", ".gz", ".bz2"])
 def test_however_a_file_is_divided_each_line_is_read_once(tmp_path: Path, suffix: str) -> None:
     source = random.Random(suffix)
     path = tmp_path / f"a.jsonl{suffix}"
@@ -80,7 +82,7 @@ def test_however_a_file_is_divided_each_line_is_read_once(tmp_path: Path, suffix
     assert most > 20
 
 
-@pytest.mark.parametrize("suffix", [".zst", ".gz"])
+@pytest.mark.parametrize("suffix", [".zst", ".gz", ".bz2"])
 def test_any_one_part_is_read_as_in_its_row(tmp_path: Path, suffix: str) -> None:
     source = random.Random(4)
     path = tmp_path / f"a.jsonl{suffix}"
@@ -124,16 +126,17 @@ def test_a_long_line_is_skipped_and_its_size_is_told(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("suffix", [".zst", ".gz"])
+@pytest.mark.parametrize("suffix", [".zst", ".gz", ".bz2"])
 def test_packed_pieces_are_found_and_small_ones_stay_together(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     packer = PACKERS[suffix][0]
     pieces = [packer(random.Random(number).randbytes(1000)) for number in range(40)]
     path.write_bytes(b"".join(pieces))
-    ranges = divide_packed(str(path), path.stat().st_size, 5000, of_lines=True)
+    shard_bytes = 5 * max(map(len, pieces))
+    ranges = divide_packed(str(path), path.stat().st_size, shard_bytes, of_lines=True)
     starts = [sum(map(len, pieces[:number])) for number in range(40)]
     assert 6 <= len(ranges) <= 9 and {piece.start for piece in ranges} <= set(starts)
-    assert max(piece.end - piece.start for piece in ranges) < 7500
+    assert max(piece.end - piece.start for piece in ranges) < 1.5 * shard_bytes
 
 
 def test_a_short_member_of_much_text_before_another_one(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_a_member_inside_of_a_member_is_no_place_to_enter(tmp_path: Path) -> Non
     assert [piece.start for piece in ranges] in ([0], [0, len(gzip.compress(inner, compresslevel=0))])
 
 
-@pytest.mark.parametrize("suffix", [".zst", ".gz"])
+@pytest.mark.parametrize("suffix", [".zst", ".gz", ".bz2"])
 def test_damage_in_one_range_costs_no_other(tmp_path: Path, suffix: str) -> None:
     packer = PACKERS[suffix][0]
     lines = [[random.Random(f"{p}/{n}").randbytes(50).hex().encode() for n in range(30)] for p in range(4)]
@@ -170,7 +173,7 @@ def test_damage_in_one_range_costs_no_other(tmp_path: Path, suffix: str) -> None
     with pytest.raises(DamagedFileError, match="damaged"):
         read_all(ranges[1:2])
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DamagedFileError, match=r"damaged (zstd|gzip) file"):
+    with pytest.raises(DamagedFileError, match=r"damaged (zstd|gzip|bzip2) file"):
         read_all(ranges[3:])
 
 

@@ -110,5 +110,5 @@ def test_every_kind_has_a_reader() -> None:
 def test_the_documentation_describes_every_kind_in_the_order_of_the_table() -> None:
     page = (Path(__file__).parents[4] / "docs" / "data_at_scale.md").read_text(encoding="utf-8")
     table = page[page.index("| kind |") : page.index("`altiplano data freeze`")]
-    first_cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    first_cells = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith(("| `", "| [`")))
     assert re.findall(r"`(\w+)`", first_cells) == list(KINDS)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
+
+import pytest
 
 from data_prep.sources import Document, Fault, reader_of
 from data_prep.sources.ranges import FileRange
@@ -81,3 +84,41 @@ def test_a_question_that_grows_too_large_by_its_answers(tmp_path: Path) -> None:
     path = write(tmp_path / "site", question, *(answer(number, 1, 1, "x" * 400) for number in range(2, 6)))
     (fault,) = read(path, maximum_bytes=1000)
     assert isinstance(fault, Fault) and fault.reason == "too_large"
+
+
+@pytest.mark.parametrize("shard_bytes", [60, 300, 1000, 10**6])
+def test_however_a_site_is_divided_its_questions_have_their_answers(tmp_path: Path, shard_bytes: int) -> None:
+    source = random.Random(3)
+    rows, answers = [], {number: [] for number in range(1, 40)}  # type: dict[int, list[str]]
+    for number in range(1, 40):
+        rows.append((source.random(), row(Id=number, PostTypeId=1, Score=0, Title=f"Q{number}", Body="<p>?</p>")))
+    for number in range(100, 220):
+        question = source.randrange(1, 48)  # some are not there
+        rows.append((source.random(), answer(number, question, number, f"A{number}")))
+        answers.setdefault(question, []).insert(0, f"A{number}")
+    path = write(tmp_path / "site.com", *(text for _, text in sorted(rows)))
+    size, reader = path.stat().st_size, reader_of("stackexchange")
+    ranges = reader.divide(str(path), size, shard_bytes)
+    assert len(ranges) == -(-size // shard_bytes)
+    found = [item for piece in ranges for item in reader.read(piece, 100_000)]
+    documents = {item.metadata["id"]: item.text.split("\n\n") for item in found if isinstance(item, Document)}
+    assert documents == {number: [f"Q{number}", "?", *answers[number]] for number in range(1, 40)}
+    lost = [item for item in found if isinstance(item, Fault)]
+    assert {item.reason for item in lost} == {"no_question"}
+    assert len(lost) == sum(len(texts) for number, texts in answers.items() if number >= 40)
+    parts = [list(reader.read(piece, 100_000)) for piece in reversed(ranges)]  # each range is read as in its row
+    assert [item for part in reversed(parts) for item in part] == found
+
+
+def test_answers_of_a_bad_question_are_set_aside(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "site.com",
+        '  <row Id="1" PostTypeId="1" Body="half a row',
+        row(Id=2, PostTypeId=1, Score=0, Title="Two", Body="x" * 3000),
+        answer(3, 1, 1, "to the half row"),
+        answer(4, 2, 1, "to the large row"),
+    )
+    found = read(path, maximum_bytes=2000)
+    assert [item.reason for item in found if isinstance(item, Fault)] == [
+        "invalid_xml", "no_question", "too_large", "no_question",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -63,6 +64,21 @@ def files() -> dict[str, tuple[str, bytes]]:
         "a.warc": ("warc", b"".join(records)),
         "a.warc.gz": ("warc", b"".join(map(gzip.compress, records))),
         "a.tar": ("arxiv", tar.getvalue()),
+        "a.xml.bz2": (
+            "wikipedia",
+            bz2.compress(b'<mediawiki xml:lang="en"><siteinfo></siteinfo>\n')
+            + b"".join(
+                bz2.compress(
+                    b"".join(
+                        b"<page><title>P%d.%d</title><revision><text>Text of [[%d]]</text></revision></page>\n"
+                        % (i, j, j)
+                        for j in range(200)
+                    )
+                )
+                for i in range(9)
+            )
+            + bz2.compress(b"</mediawiki>\n"),
+        ),
         "a.txt": ("text", b"One text.\n" * 300),
         "a.html": ("html", page),
         "x.stackexchange.com/Posts.xml": (
