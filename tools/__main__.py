@@ -26,6 +26,7 @@ see it work, on this machine's own text:
 
 2. token files to a model:
   plan                  which degrees of parallelism fit into the memory, and how many days it takes
+  ladder plan|run|fit|predict|check     the loss of a large run, predicted from small ones
   check                 prove that many processes compute what one computes; a minute
   train                 on this machine; deepspeed, torchrun and srun start `-m pretrain` on many
   adapt                 teach a trained model another language: vocabulary, embeddings, adapters
@@ -105,6 +106,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("batch",): Command("tools.inspect_batch", "the documents behind a training step"),
     ("plan",): Command("tools.plan", "which topologies fit, and how long a run takes"),
+    ("ladder",): Command("tools.ladder.__main__", "predict the loss of a run from small ones"),
     ("adapt",): Command("tools.adapt", "teach a trained model another language", group="convert"),
     ("status",): Command("tools.status", "how a run stands"),
     ("report",): Command("tools.report.__main__", "one page about a run, or about two"),

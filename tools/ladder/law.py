@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +29,24 @@ EXPONENTS = (0.02, 2.0)
 """Bounds of the exponents. Published ones of language models are between 0.05 (Kaplan et al. 2020, arXiv:2001.08361,
 section 1.2) and 0.5."""
 
-_CELLS = 28
-"""Cells of the grid along one exponent."""
-_STARTS = 3
+_STARTS = 2
 _ROUNDS = 400
-_CONVERGED = 1e-11
-"""Relative fall of the objective below which a fit is finished."""
+
+
+class _Effort(NamedTuple):
+    """Work of a fit.
+
+    Attributes:
+        cells: cells of the grid along one exponent.
+        converged: relative fall of the objective below which a fit is finished.
+    """
+
+    cells: int
+    converged: float
+
+
+_ALONE = _Effort(28, 1e-12)
+_OF_MANY = _Effort(10, 1e-6)  # resamples differ by more than this
 
 
 @dataclass(frozen=True)
@@ -81,9 +94,10 @@ def fit(x: Array, losses: Array, weights: Array | None = None) -> Powers:
     """
     weights = np.ones_like(losses) if weights is None else weights
     logs = np.log(x / x.min(0))
+    effort = _ALONE if len(losses) == 1 else _OF_MANY
     best: tuple[Array, Array] | None = None
-    for start in _starts(logs, losses, weights):
-        found, objective = _improved(start, logs, losses, weights)
+    for start in _starts(logs, losses, weights, effort.cells):
+        found, objective = _improved(start, logs, losses, weights, effort.converged)
         if best is not None:
             is_better = objective < best[1]
             found = np.where(is_better[:, None], found, best[0])
@@ -97,10 +111,10 @@ def fit(x: Array, losses: Array, weights: Array | None = None) -> Powers:
     return Powers(numbers[:, 0], coefficients, exponents, objective)
 
 
-def _starts(logs: Array, losses: Array, weights: Array) -> list[Array]:
+def _starts(logs: Array, losses: Array, weights: Array, count: int) -> list[Array]:
     """Numbers of the best cells of the grid by relative least squares: the lowest, and others that are lower than the
     cells beside them; [R, 1 + 2 J] each."""
-    axis = np.geomspace(*EXPONENTS, _CELLS)
+    axis = np.geomspace(*EXPONENTS, count)
     powers = logs.shape[1]
     cells = np.stack(np.meshgrid(*[axis] * powers, indexing="ij"), -1).reshape(-1, powers)
     columns = np.exp(-cells[:, None, :] * logs)  # [G, P, J]
@@ -110,7 +124,7 @@ def _starts(logs: Array, losses: Array, weights: Array) -> list[Array]:
     squares = ((weights / losses**2) @ products).reshape(len(losses), len(cells), unknowns, unknowns)
     sums = ((weights / losses) @ columns.transpose(1, 0, 2).reshape(len(logs), -1)).reshape(squares.shape[:3])
     solved, objective = _non_negative(squares, sums)  # [R, G, unknowns], [R, G]
-    shaped = objective.reshape(len(losses), *[_CELLS] * powers)
+    shaped = objective.reshape(len(losses), *[count] * powers)
     lowest = np.ones(shaped.shape, bool)
     for dim in range(1, powers + 1):
         for shift in (1, -1):
@@ -149,7 +163,7 @@ def _non_negative(squares: Array, sums: Array) -> tuple[Array, Array]:
     return best, lowest
 
 
-def _improved(start: Array, logs: Array, losses: Array, weights: Array) -> tuple[Array, Array]:
+def _improved(start: Array, logs: Array, losses: Array, weights: Array, converged: float) -> tuple[Array, Array]:
     """Levenberg's and Marquardt's method on all numbers, each residual weighted by Huber's loss (iteratively reweighted
     least squares, which lowers the objective in every round)."""
     powers = logs.shape[1]
@@ -183,7 +197,7 @@ def _improved(start: Array, logs: Array, losses: Array, weights: Array) -> tuple
         numbers[lower], residuals[lower], slopes[lower] = tried[is_lower], new_residuals[is_lower], new_slopes[is_lower]
         objective[lower] = new_objective[is_lower]
         damping[todo] = np.where(is_lower, damping[todo] / 3, damping[todo] * 4)
-        is_done = is_lower & (before - new_objective <= _CONVERGED * before) | (damping[todo] > 1e12)
+        is_done = is_lower & (before - new_objective <= converged * before) | (damping[todo] > 1e12)
         todo = todo[~is_done]
         if not len(todo):
             break
