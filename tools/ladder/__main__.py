@@ -1,8 +1,8 @@
 """`altiplano ladder`: predict the loss of a run from small ones, before it is paid for.
 
 A ladder is a file that names the run to be predicted, and sizes and lengths of small runs like it (the rungs). They are
-ordinary runs; a law of the loss is fitted to what they reach; the prediction has an interval, and is written down before
-the large run begins.
+ordinary runs; a law of the loss is fitted to what they reach; the prediction has an interval, and is written down
+before the large run begins.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from tools.charts import number
 from tools.ladder.fitting import LadderFit, fit_ladder, law_rows, outcome_rows
 from tools.ladder.interval import INTERVAL, LadderError, points_of
 from tools.ladder.page import ladder_page
-from tools.ladder.prediction import check, predict
+from tools.ladder.prediction import check, predict, with_outcomes
+from tools.ladder.run import run_here, slurm_command, submit
 from tools.ladder.rungs import (
-    RUNGS_FILE,
-    Result,
     Rung,
     points_table,
     read_points,
@@ -33,7 +32,6 @@ from tools.ladder.rungs import (
     rungs_of,
     write_configs,
 )
-from tools.ladder.run import run_here, slurm_command, submit
 from tools.ladder.settings import LadderConfig
 from tools.report.run import read_json
 
@@ -71,8 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.set_defaults(act=act, name=name)
         return command
 
-    def add_ladder(command: argparse.ArgumentParser, **settings: str) -> None:
-        command.add_argument("ladder", type=Path, help="YAML file of the ladder, see configs/ladder/", **settings)
+    def add_ladder(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
+        command.add_argument("ladder", type=Path, nargs=nargs, help="YAML file of the ladder, see configs/ladder/")
         command.add_argument("overrides", nargs="*", help="its settings by dotted name, such as output=runs/other")
 
     command = add("plan", _plan, "list the rungs and their cost, and write their configurations")
@@ -157,8 +155,8 @@ def _plan(given: argparse.Namespace) -> int:
         rate = sum(spent for _, spent in timed) / sum(took for took, _ in timed)
         left = sum(rung.flops for rung in rungs if rung.name not in done)
         print(
-            f"at the {number(rate)}FLOP/s of the finished rungs, one after the other: {format_seconds(left / rate)} for "
-            f"the others, {format_seconds(flops / rate)} for {target.output}"
+            f"at the {number(rate)}FLOP/s of the finished rungs, one after the other: {format_seconds(left / rate)} "
+            f"for the others, {format_seconds(flops / rate)} for {target.output}"
         )
     print(f"next: altiplano ladder run {given.ladder}")
     return 0
@@ -200,19 +198,18 @@ def _fit(given: argparse.Namespace) -> int:
     if (given.ladder is None) == (given.points is None):
         raise ValueError("give the YAML file of a ladder, or --points with a CSV file")
     if given.points is not None:
-        results, folder, title = read_points(given.points), given.points.parent, given.points.name
-        page = given.points.with_suffix(".html")
+        results = read_points(given.points)
+        found, page = fit_ladder(results), given.points.with_suffix(".html")
+        write_text(page, ladder_page(given.points.name, found, []))
     else:
         ladder, rungs = _opened(given)
-        results, folder, title = results_of(ladder, rungs), ladder.output, str(ladder.output)
+        results = results_of(ladder, rungs)
         print(f"{len(results)} of {len(rungs)} rungs are finished")
-        page = folder / PAGE_FILE
-    found = fit_ladder(results)
+        found, page = fit_ladder(results), ladder.output / PAGE_FILE
+        write_text(ladder.output / POINTS_FILE, points_table(results))
+        write_json(ladder.output / FIT_FILE, found.to_json())
+        write_text(page, ladder_page(str(ladder.output), found, with_outcomes(ladder)))
     _show(found)
-    if given.points is None:
-        write_text(folder / POINTS_FILE, points_table(results))
-        write_json(folder / FIT_FILE, found.to_json())
-    write_text(page, ladder_page(title, found, _predictions(folder)))
     print(f"page: {page}")
     if found.refusal is not None:
         raise LadderError(f"no prediction can be made: {found.refusal}")
@@ -224,11 +221,6 @@ def _fit(given: argparse.Namespace) -> int:
 def _show(found: LadderFit) -> None:
     summary_table("L(N, D) = E + A / N^α + B / D^β", law_rows(found), ("", "value", "90 % of the resampled fits"))
     summary_table("What is optimal: N ∝ C^a, D ∝ C^(1 - a)", outcome_rows(found), ("approach", "a", ""))
-
-
-def _predictions(folder: Path) -> list[dict[str, object]]:
-    found = [read_json(path) for path in sorted((folder / "predictions").glob("*.json"))]
-    return [one for one in found if one is not None]
 
 
 def _predict(given: argparse.Namespace) -> int:
@@ -246,9 +238,7 @@ def _predict(given: argparse.Namespace) -> int:
         ("backtests", _backtests_text(made["forecast"])),
     ]
     if made["by_compute"] is not None:
-        rows.append(
-            ("by compute alone", f"{made['by_compute']['loss']:.4f}, from {made['by_compute']['rungs']} rungs")
-        )
+        rows.append(("by compute alone", f"{made['by_compute']['loss']:.4f}, from {made['by_compute']['rungs']} rungs"))
     best = made["optimum"]
     rows.append(
         (
@@ -257,7 +247,9 @@ def _predict(given: argparse.Namespace) -> int:
         )
     )
     summary_table(f"Prediction of {made['made']}, from {made['rungs']['count']} runs", rows)
-    print(f"written to {path}\nnext: altiplano train, then altiplano ladder check {given.ladder} {made['run']['output']}")
+    print(
+        f"written to {path}\nnext: altiplano train, then altiplano ladder check {given.ladder} {made['run']['output']}"
+    )
     return 0
 
 

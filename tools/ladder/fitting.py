@@ -87,7 +87,9 @@ def fit_ladder(results: Sequence[Result]) -> LadderFit:
     random = np.random.default_rng(SEED)
     fits = resampled(points, random, RESAMPLES)
     tail = (1 - INTERVAL) / 2
-    columns = np.column_stack([fits.irreducible, *(x[:, j] for j in (0, 1) for x in (fits.coefficients, fits.exponents))])
+    columns = np.column_stack(
+        [fits.irreducible, *(x[:, j] for j in (0, 1) for x in (fits.coefficients, fits.exponents))]
+    )
     low, high = np.quantile(columns, (tail, 1 - tail), axis=0)
     exponents = fits.exponents[:, 1] / fits.exponents.sum(1)
     losses = np.array([law(n, d) for n, d in zip(points.parameters, points.tokens, strict=True)])

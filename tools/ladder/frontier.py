@@ -1,9 +1,10 @@
 """What is optimal, read off the runs without a law of the loss, and the loss as a function of compute alone.
 
-Approach 1 of Hoffmann et al. 2022 (arXiv:2203.15556, section 3.1) takes, for each amount of compute, the run whose training
-loss is lowest at that point of its way. Approach 2 (section 3.2) takes the lowest point of a parabola through the losses
-of several sizes with the same compute. Both then fit a power of C to what they found. A parabola is not the shape of the
-law, so that approach 2 is biased even without noise, the more the wider its sizes are apart (arXiv:2603.22339).
+Approach 1 of Hoffmann et al. 2022 (arXiv:2203.15556, section 3.1) takes, for each amount of compute, the run whose
+training loss is lowest at that point of its way. Approach 2 (section 3.2) takes the lowest point of a parabola through
+the losses of several sizes with the same compute. Both then fit a power of C to what they found. A parabola is not the
+shape of the law, so that approach 2 is biased even without noise, the more the wider its sizes are apart
+(arXiv:2603.22339).
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ def profile_frontier(points: Points) -> Frontier:
             optima.append(float(np.exp(lowest)))
     if len(optima) < _LEAST_OPTIMA:
         raise LadderError(
-            f"of {profiles} profiles of equal compute with {_LEAST_SIZES} sizes or more, {len(optima)} have their lowest "
-            f"loss between their sizes; {_LEAST_OPTIMA} are needed: add sizes, or lengths that overlap in compute"
+            f"of {profiles} profiles of equal compute with {_LEAST_SIZES} sizes or more, {len(optima)} have their "
+            f"lowest loss between their sizes; {_LEAST_OPTIMA} are needed: add sizes, or lengths that overlap in "
+            "compute"
         )
     exponent = float(np.polyfit(np.log(flops), np.log(optima), 1)[0])
     return Frontier(exponent, np.array(flops), np.array(optima))
@@ -101,8 +103,8 @@ def profile_frontier(points: Points) -> Frontier:
 
 @dataclass(frozen=True)
 class ComputeLaw:
-    """L(C) = a C^b + c (GPT-4 report, arXiv:2303.08774, section 3), of runs with about the same number of tokens for each
-    parameter."""
+    """L(C) = a C^b + c (GPT-4 report, arXiv:2303.08774, section 3), of runs with about the same number of tokens for
+    each parameter."""
 
     a: float
     b: float

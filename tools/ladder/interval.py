@@ -1,9 +1,10 @@
 """What a ladder predicts, how far to trust it, and when it does not know.
 
-The width of an interval has three sources. Resampled fits show how well the rungs determine the law: each rung has a random
-weight (the Bayesian bootstrap, Rubin 1981, Annals of Statistics 9), so that no resample loses a size altogether. The
-predicted run has a seed of its own, which moves its loss as seeds move those of the rungs. And backtests, in which the largest rungs are predicted from the small ones, show how often such an interval is wrong
-although nothing in the fit says so: where they miss by more than their own intervals allow, everything is widened.
+The width of an interval has three sources. Resampled fits show how well the rungs determine the law: each rung has a
+random weight (the Bayesian bootstrap, Rubin 1981, Annals of Statistics 9), so that no resample loses a size altogether.
+The predicted run has a seed of its own, which moves its loss as seeds move those of the rungs. And backtests, in which
+the largest rungs are predicted from the small ones, show how often such an interval is wrong although nothing in the
+fit says so: where they miss by more than their own intervals allow, everything is widened.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class Points:
 
     def cheapest(self, count: int) -> Points:
         """The first `count` of them."""
-        columns = (self.parameters, self.tokens, self.flops, self.losses)
-        return Points(*(column[:count] for column in columns), self.seed_noise)
+        return Points(
+            self.parameters[:count], self.tokens[:count], self.flops[:count], self.losses[:count], self.seed_noise
+        )
 
     @property
     def has_kinds(self) -> bool:
@@ -73,8 +75,8 @@ def points_of(results: Sequence[Result]) -> Points:
         ratio = result.tokens / result.parameters
         if ratio < LEAST_TOKENS_PER_PARAMETER * (1 - 1e-9):
             raise LadderError(
-                f"{result.name}: {result.tokens:,.0f} tokens for {result.parameters:,.0f} parameters are {ratio:.1f} for "
-                f"each; runs with fewer than {LEAST_TOKENS_PER_PARAMETER:g} do not follow the law: leave it out"
+                f"{result.name}: {result.tokens:,.0f} tokens for {result.parameters:,.0f} parameters are {ratio:.1f} "
+                f"for each; runs with fewer than {LEAST_TOKENS_PER_PARAMETER:g} do not follow the law: leave it out"
             )
         groups.setdefault((result.parameters, result.tokens), []).append(result)
     if len(groups) < LEAST_RUNGS:
@@ -85,7 +87,9 @@ def points_of(results: Sequence[Result]) -> Points:
         logs = np.log([one.loss for one in group])
         squares, freedom = squares + float(np.sum((logs - logs.mean()) ** 2)), freedom + len(group) - 1
     points = Points(
-        *(np.array([getattr(group[0], name) for group in ordered]) for name in ("parameters", "tokens", "flops")),
+        np.array([group[0].parameters for group in ordered]),
+        np.array([group[0].tokens for group in ordered]),
+        np.array([group[0].flops for group in ordered]),
         np.array([np.exp(np.mean(np.log([one.loss for one in group]))) for group in ordered]),
         (squares / freedom) ** 0.5 if freedom else None,
     )
@@ -120,8 +124,8 @@ def check_inside(law: LossLaw) -> None:
     for name, value, what in (("α", law.alpha, "sizes"), ("β", law.beta, "lengths")):
         if not low * 1.001 < value < high * 0.999:
             raise LadderError(
-                f"{name} of the law is on its bound, {value:g}: the rungs do not determine it; add {what} further apart, "
-                "or repeat rungs with other seeds"
+                f"{name} of the law is on its bound, {value:g}: the rungs do not determine it; add {what} further "
+                "apart, or repeat rungs with other seeds"
             )
 
 
@@ -184,11 +188,11 @@ def forecast(points: Points, parameters: float, tokens: float, flops: float) -> 
     check_inside(law)
     random = np.random.default_rng(SEED)
     moves, on_bound = _moves(points, law, parameters, tokens, random, RESAMPLES)
-    tests = backtests(points, flops / float(points.flops[-1]), random)
+    tests = backtests(points, max(flops / float(points.flops[-1]), 1.0), random)
     if not tests:
         raise LadderError(
-            f"no rung can be predicted from {BACKTEST_RUNGS} cheaper ones of {LEAST_KINDS} sizes and lengths, so nothing "
-            "shows how far the law reaches: add rungs"
+            f"no rung can be predicted from {BACKTEST_RUNGS} cheaper ones of {LEAST_KINDS} sizes and lengths, so "
+            "nothing shows how far the law reaches: add rungs"
         )
     square = float(np.sum([test.deviations**2 for test in tests]))
     # The scale of the errors is itself uncertain, the more the fewer the backtests: as in Student's t.
@@ -222,7 +226,8 @@ def resampled(points: Points, random: np.random.Generator, count: int) -> Powers
 def _moves(
     points: Points, law: LossLaw, parameters: float, tokens: float, random: np.random.Generator, count: int
 ) -> tuple[Array, float]:
-    """Differences of the logarithm of a run's loss from the predicted one, [count], and the share of fits on a bound."""
+    """Differences of the logarithm of a run's loss from the predicted one, [count], and the share of fits on a
+    bound."""
     fits = resampled(points, random, count)
     found = np.log(fits(parameters, tokens)[:, 0])
     own = random.normal(0.0, noise_of(points, law), count)
@@ -230,12 +235,12 @@ def _moves(
 
 
 def backtests(points: Points, ratio: float, random: np.random.Generator) -> tuple[Backtest, ...]:
-    """Predict each rung that can be from rungs that are cheaper by `ratio`, or by less where these would be too few."""
+    """Predict rungs from those that are cheaper by the factor `ratio`, or by less where these would be too few."""
     found = []
     for k in range(BACKTEST_RUNGS, len(points)):
-        count = max(BACKTEST_RUNGS, int(np.sum(points.flops <= points.flops[k] / max(ratio, 1.0))))
+        count = min(k, max(BACKTEST_RUNGS, int(np.sum(points.flops <= points.flops[k] / ratio))))
         cheap = points.cheapest(count)
-        if count > k or not cheap.has_kinds:
+        if not cheap.has_kinds:
             continue
         law, _ = fit_points(cheap)
         parameters, tokens = float(points.parameters[k]), float(points.tokens[k])

@@ -5,9 +5,9 @@ Both laws are an irreducible loss and a sum of falling powers: L(N, D) = E + A /
 
 For given exponents a law is linear in its other numbers, which are not negative: an exact solution of three unknowns
 takes no search. What is searched is a grid of the exponents alone, so that no starting values decide about the result
-(Golub and Pereyra 1973, SIAM J. Numer. Anal. 10; for this law arXiv:2603.22339). The best cells are then improved in all
-numbers at once, by Levenberg's and Marquardt's method, under Huber's loss of the logarithms, with δ as in Hoffmann et
-al. The loss is summed: Hoffmann et al. averaged it and stopped too early (Besiroglu et al. 2024, arXiv:2404.10102).
+(Golub and Pereyra 1973, SIAM J. Numer. Anal. 10; for this law arXiv:2603.22339). The best cells are then improved in
+all numbers at once, by Levenberg's and Marquardt's method, under Huber's loss of the logarithms, with δ as in Hoffmann
+et al. The loss is summed: Hoffmann et al. averaged it and stopped too early (Besiroglu et al. 2024, arXiv:2404.10102).
 
 Shapes: R fits that are computed together, P points, J powers, G cells of the grid.
 """
@@ -140,8 +140,8 @@ def _starts(logs: Array, losses: Array, weights: Array, count: int) -> list[Arra
 
 
 def _non_negative(squares: Array, sums: Array) -> tuple[Array, Array]:
-    """Least squares with unknowns of at least zero: every set of unknowns that may be above zero is solved, and the best
-    allowed solution is taken.
+    """Least squares with unknowns of at least zero: every set of unknowns that may be above zero is solved, and the
+    best allowed solution is taken.
 
     Returns:
         Solutions, and what they leave of the sum of squares, but for a constant.

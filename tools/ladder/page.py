@@ -21,19 +21,37 @@ _LINE_POINTS = 80
 
 
 def ladder_page(title: str, found: LadderFit, predictions: Sequence[dict[str, Any]]) -> str:
-    """The whole page as HTML."""
+    """The whole page as HTML.
+
+    Args:
+        predictions: what `tools.ladder.prediction.with_outcomes` returns.
+    """
     refusal = f'<p class="bad">No prediction can be made: {escape(found.refusal)}</p>' if found.refusal else ""
     charts = "".join((losses_chart(found, predictions), errors_chart(found), optima_chart(found)))
     sections = [
-        section("The law", refusal + table(("L = E + A / N^α + B / D^β", "value", "90 % of resampled fits"), law_rows(found))),
+        section(
+            "The law",
+            refusal + table(("L = E + A / N^α + B / D^β", "value", "90 % of resampled fits"), law_rows(found)),
+        ),
         section("Charts", f'<div class="charts">{charts}</div>'),
         section("What is optimal", table(("approach", "exponent of N by compute", ""), outcome_rows(found))),
         section("Loss by compute alone", table(("tokens for each parameter", "L(C)", "rungs"), _compute_rows(found))),
     ]
     if predictions:
-        heads = ("made", "run", "parameters", "tokens", "predicted", "90 % interval", "beyond the largest rung")
+        heads = (
+            "made",
+            "run",
+            "parameters",
+            "tokens",
+            "predicted",
+            "90 % interval",
+            "beyond the largest rung",
+            "reached",
+        )
         sections.append(section("Predictions", table(heads, [_prediction_row(one) for one in predictions])))
-    sections.append(section("Rungs", table(("rung", "parameters", "tokens", "FLOPs", "loss", "error", "time"), _rungs(found))))
+    sections.append(
+        section("Rungs", table(("rung", "parameters", "tokens", "FLOPs", "loss", "error", "time"), _rungs(found)))
+    )
     return whole_page(title, "Altiplano ladder", sections)
 
 
@@ -59,7 +77,7 @@ def losses_chart(found: LadderFit, predictions: Sequence[dict[str, Any]]) -> str
             [one["flops"]], [one["loss"]], yerr=[[one["loss"] - one["low"]], [one["high"] - one["loss"]]], fmt="D",
             color=COLOURS["orange"], markersize=5, capsize=4, label="predicted, 90 % interval",
         )  # fmt: skip
-        if one.get("reached") is not None:
+        if one["reached"] is not None:
             axes.plot([one["flops"]], [one["reached"]], "x", color=COLOURS["red"], markersize=8, label="reached")
     axes.set_xscale("log")
     _finish(axes, "Held-out loss of the rungs, by size", "FLOPs of the training", "nats per token")
@@ -70,11 +88,15 @@ def errors_chart(found: LadderFit) -> str:
     """Error of the fit at each rung, and of backtests, by compute; an SVG element."""
     figure, axes = new_figure(_WIDTH_INCHES, _HEIGHT_INCHES)
     axes.axhline(0, color=COLOURS["line"], linewidth=1)
-    axes.plot(found.points.flops, 100 * np.array(found.residuals), "o", color=COLOURS["blue"], markersize=4, label="fit")
+    axes.plot(
+        found.points.flops, 100 * np.array(found.residuals), "o", color=COLOURS["blue"], markersize=4, label="fit"
+    )
     flops = dict(zip(zip(found.points.parameters, found.points.tokens, strict=True), found.points.flops, strict=True))
     where = [flops[test.parameters, test.tokens] for test in found.tests]
     errors = [100 * float(np.log(test.loss / test.predicted)) for test in found.tests]
-    axes.plot(where, errors, "s", color=COLOURS["orange"], markersize=4, label="from cheaper rungs alone", fillstyle="none")
+    axes.plot(
+        where, errors, "s", color=COLOURS["orange"], markersize=4, label="from cheaper rungs alone", fillstyle="none"
+    )
     axes.set_xscale("log")
     _finish(axes, "Loss beyond the law", "FLOPs of the training", "per cent")
     return as_svg(figure)
@@ -103,6 +125,7 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"])
     axes.set_xlabel(x_label, fontsize=9)
     axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(which="both", labelsize=9, color=COLOURS["soft"], labelcolor=COLOURS["soft"])
     axes.grid(color=COLOURS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
@@ -130,7 +153,15 @@ def _prediction_row(one: dict[str, Any]) -> tuple[str, ...]:
         f"{one['loss']:.4f}",
         f"{one['low']:.4f} to {one['high']:.4f}",
         f"{one['beyond']['largest_rung']:.1f} times",
+        _outcome(one),
     )
+
+
+def _outcome(one: dict[str, Any]) -> str:
+    if one["reached"] is None:
+        return "not finished"
+    is_inside = one["low"] <= one["reached"] <= one["high"]
+    return f"{one['reached']:.4f}, {'inside' if is_inside else 'OUTSIDE'} the interval"
 
 
 def _rungs(found: LadderFit) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -51,7 +52,9 @@ def predict(ladder: LadderConfig, rung: Rung, results: Sequence[Result], points:
         return path
     begun = target.output / METRICS_FILE
     if begun.is_file():
-        raise LadderError(f"{begun}: the run has begun: what is predicted after it is no prediction; give a new `output`")
+        raise LadderError(
+            f"{begun}: the run has begun: what is predicted after it is no prediction; give a new `output`"
+        )
     _check_target(rung, results, target)
     sequence = target.data.sequence_length
     parameters = parameter_count(target.model)
@@ -61,11 +64,10 @@ def predict(ladder: LadderConfig, rung: Rung, results: Sequence[Result], points:
     check_inside(law)
     found = forecast(points, parameters, tokens, flops)
     best_parameters, best_tokens = law.optimum(6.0 * parameters * tokens)
-    try:
-        by_compute: dict[str, Any] | None = asdict(curve := compute_law(points, tokens / parameters))
-        by_compute |= {"loss": curve(flops)}
-    except LadderError:
-        by_compute = None
+    by_compute: dict[str, Any] | None = None
+    with suppress(LadderError):
+        curve = compute_law(points, tokens / parameters)
+        by_compute = {**asdict(curve), "loss": curve(flops)}
     write_json(
         path,
         {
@@ -85,7 +87,11 @@ def predict(ladder: LadderConfig, rung: Rung, results: Sequence[Result], points:
                 "largest_rung": flops / float(points.flops[-1]),
                 "all_rungs": flops / sum(one.flops for one in results),
             },
-            "optimum": {"parameters": best_parameters, "tokens": best_tokens, "loss": law(best_parameters, best_tokens)},
+            "optimum": {
+                "parameters": best_parameters,
+                "tokens": best_tokens,
+                "loss": law(best_parameters, best_tokens),
+            },
             "rungs": {
                 "count": len(results),
                 "digest": digest([[one.parameters, one.tokens, one.flops, one.loss] for one in results]),
@@ -135,16 +141,33 @@ def check(ladder: LadderConfig, folder: Path) -> tuple[dict[str, Any], float, bo
     made = read_json(path)
     if made is None:
         raise ValueError(f"{path}: no such file: this run, with these settings, was not predicted by {ladder.output}")
-    metrics = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
-    steps = run.schedule.steps
-    last = [line for line in metrics if line["kind"] == "evaluation" and line["step"] == steps]
-    if not last:
-        raise ValueError(f"{folder}: the run is not finished: no evaluation at step {steps:,}, its last")
+    evaluation = _last_evaluation(folder, run)
+    if evaluation is None:
+        raise ValueError(f"{folder}: the run is not finished: no evaluation at step {run.schedule.steps:,}, its last")
     expected = made["rungs"]["held_out_tokens"]
-    if expected is not None and last[-1]["tokens"] != expected:
+    if expected is not None and evaluation["tokens"] != expected:
         raise ValueError(
-            f"{folder}: evaluated on {last[-1]['tokens']:,} held-out tokens, and the rungs on {expected:,}: set "
+            f"{folder}: evaluated on {evaluation['tokens']:,} held-out tokens, and the rungs on {expected:,}: set "
             "evaluation.batches so that the whole held-out part is evaluated"
         )
-    loss = float(last[-1]["loss"])
+    loss = float(evaluation["loss"])
     return made, loss, made["low"] <= loss <= made["high"]
+
+
+def with_outcomes(ladder: LadderConfig) -> list[dict[str, Any]]:
+    """All predictions of a ladder, with `reached`: the loss of the run, None while it is not finished."""
+    found = []
+    for path in sorted((ladder.output / PREDICTIONS_FOLDER).glob("*.json")):
+        made = read_json(path)
+        try:
+            reached: float | None = check(ladder, Path(made["run"]["output"]))[1]
+        except ValueError:
+            reached = None
+        found.append({**made, "reached": reached})
+    return found
+
+
+def _last_evaluation(folder: Path, run: TrainConfig) -> dict[str, Any] | None:
+    metrics = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).is_file() else []
+    last = [line for line in metrics if line["kind"] == "evaluation" and line["step"] == run.schedule.steps]
+    return last[-1] if last else None

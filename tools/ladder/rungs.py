@@ -48,11 +48,13 @@ _FREE = (
 """Settings that may differ from rung to rung, and prefixes of groups of them."""
 _PLACE = (
     "output",
+    "data.mixture",
     "stop_after_step",
     *("parallel.", "checkpoint.", "monitor.", "evaluation.", "spikes."),
     *("compile", "attention_backend", "deterministic", "check", "recomputation"),
 )
-"""Settings of where and how a run is computed, by which its loss changes by rounding at most."""
+"""Settings of where and how a run is computed, by which its loss changes by rounding at most. Token files are
+compared by their content."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +145,7 @@ def _rung(ladder: LadderConfig, base: TrainConfig, name: str, size: str, length:
     values = base.model_dump(mode="json")
     values["model"] |= {key: getattr(given, key) for key in _SIZE}
     values["batch"] |= {
-        key: getattr(given, key)
-        for key in ("global_batch_size", "micro_batch_size")
-        if getattr(given, key) is not None
+        key: getattr(given, key) for key in ("global_batch_size", "micro_batch_size") if getattr(given, key) is not None
     }
     values["optimizer"] |= {} if given.learning_rate is None else {"learning_rate": given.learning_rate}
     values |= {"output": str(ladder.output / "rungs" / name), "seed": seed}
@@ -177,8 +177,9 @@ def _check_data(base: TrainConfig, rungs: list[Rung]) -> None:
     most = max(rungs, key=lambda rung: rung.tokens)
     if most.tokens > MOST_EPOCHS * epoch:
         raise ConfigError(
-            f"tokens_per_parameter: rung {most.name} needs {most.tokens:,} tokens, {most.tokens / epoch:.1f} passes over "
-            f"the {epoch:,} of {base.data.mixture}; from {MOST_EPOCHS:g} on, repeated tokens are worth less than new ones"
+            f"tokens_per_parameter: rung {most.name} needs {most.tokens:,} tokens, {most.tokens / epoch:.1f} passes "
+            f"over the {epoch:,} of {base.data.mixture}; from {MOST_EPOCHS:g} on, repeated tokens are worth less than "
+            "new ones"
         )
 
 
@@ -194,7 +195,7 @@ def result_of(rung: Rung) -> Result | None:
     """What came of a rung; None while it is not finished. Its numbers are gathered in `rung.json` the first time.
 
     Raises:
-        ValueError: its run had other settings than the ladder now gives it, or did not evaluate the whole held-out part.
+        ValueError: its run had other settings than the ladder now gives it.
     """
     resolved = rung.folder / RESOLVED_FILE
     metrics = rung.folder / METRICS_FILE
@@ -205,7 +206,8 @@ def result_of(rung: Rung) -> Result | None:
     if changed is not None:
         name, before, now = changed
         raise ValueError(
-            f"{rung.folder}: run with {name}={before!r}, and the ladder now has {now!r}: restore it, or remove the folder"
+            f"{rung.folder}: run with {name}={before!r}, and the ladder now has {now!r}: restore it, or remove the "
+            "folder"
         )
     path = rung.folder / RESULT_FILE
     known = read_json(path)
@@ -252,9 +254,7 @@ def results_of(ladder: LadderConfig, rungs: list[Rung]) -> list[Result]:
     return found
 
 
-def difference(
-    one: TrainConfig, other: TrainConfig, apart_from: tuple[str, ...]
-) -> tuple[str, object, object] | None:
+def difference(one: TrainConfig, other: TrainConfig, apart_from: tuple[str, ...]) -> tuple[str, object, object] | None:
     """The first setting, by name, in which two configurations differ, and both values; None: they do not.
 
     Args:
@@ -315,13 +315,15 @@ def read_points(path: Path) -> list[Result]:
         reader = csv.DictReader(file)
         missing = {"parameters", "tokens", "loss"} - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(f"{path}:1: no column {', '.join(sorted(missing))}; parameters, tokens and loss are needed")
+            raise ValueError(
+                f"{path}:1: no column {', '.join(sorted(missing))}; parameters, tokens and loss are needed"
+            )
         return list(_points(path, reader))
 
 
 def _points(path: Path, lines: Iterator[Mapping[str, Any]] | Any) -> Iterator[Result]:
     for number, line in enumerate(lines, start=2):
-        values = {}
+        values: dict[str, float] = {}
         for name in ("parameters", "tokens", "loss", "flops"):
             text = line.get(name)
             if name == "flops" and not text:

@@ -76,8 +76,8 @@ class LadderConfig(Settings):
         for name, given in lengths.items():
             if min(given) < LEAST_TOKENS_PER_PARAMETER:
                 raise ValueError(
-                    f"{name}: {min(given):g} is too few: below {LEAST_TOKENS_PER_PARAMETER:g} tokens for each parameter "
-                    "a run does not follow the law that is fitted"
+                    f"{name}: {min(given):g} is too few: below {LEAST_TOKENS_PER_PARAMETER:g} tokens for each "
+                    "parameter a run does not follow the law that is fitted"
                 )
             if len(set(given)) < len(given):
                 raise ValueError(f"{name}: {list(given)} has a length twice")
