@@ -39,6 +39,7 @@ see it work, on this machine's own text:
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
   convert to-hf|from-hf|verify|from-megatron    other formats, and the proof that both compute the same
   chat                  talk with a model that was trained on conversations
+  extrapolation         loss by position, on texts longer than those of the training
   evaluate              lm-eval on an exported model
   bench                 our programs timed beside their peers
 
@@ -111,6 +112,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("status",): Command("tools.status", "how a run stands"),
     ("report",): Command("tools.report.__main__", "one page about a run, or about two"),
     ("spikes",): Command("tools.spikes", "loss spikes of a run; try other thresholds"),
+    ("extrapolation",): Command("tools.extrapolation", "loss on texts longer than a model was trained on"),
     ("chat",): Command("tools.chat", "talk with a model in the terminal", group="convert"),
     ("evaluate",): Command("tools.evaluate", "lm-eval on an exported model", group="eval"),
     ("bench",): Command("tools.bench.__main__", "our programs beside their peers", group="bench"),
