@@ -203,6 +203,12 @@ def plan(trained: int, ratios: Sequence[float], stride: int | None) -> Plan:
     return Plan(trained, tuple(lengths), chosen)
 
 
+def trained_length(weights: WholeWeights) -> int:
+    """Tokens of a sample of the training; of an imported model, its maximum number of positions."""
+    data = weights.config.get("data")
+    return weights.model.maximum_positions if data is None else int(data["sequence_length"])
+
+
 def readings(name: str, weights: WholeWeights, texts: torch.Tensor, planned: Plan) -> Iterator[Reading]:
     """Read the texts in every length and way.
 
@@ -232,9 +238,9 @@ def compare(
     """
     opened = [verified_weights(path) for path in checkpoints]
     first = opened[0]
-    trained = int(first.config["data"]["sequence_length"])
+    trained = trained_length(first)
     for other in opened[1:]:
-        length = int(other.config["data"]["sequence_length"])
+        length = trained_length(other)
         if length != trained:
             raise ValueError(
                 f"{other.path}: trained on samples of {length} tokens, and {first.path} on {trained}: compare models "
@@ -247,6 +253,8 @@ def compare(
         if kind != "causal":
             raise ValueError(f"{one.path}: objective.kind is {kind}; only a causal model reads plain text")
     planned = plan(trained, ratios, stride)
+    if mixture is None and "data" not in first.config:
+        raise ValueError(f"{first.path}: an imported model has no data of its own; give --mixture")
     files = load_mixture(mixture or Path(first.config["data"]["mixture"]))
     if files.vocabulary_size != first.model.vocabulary_size:
         raise ValueError(
