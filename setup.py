@@ -53,6 +53,7 @@ BENCH = [  # the peers, and what datatrove's filters need
     "orjson>=3.10",
     "peft>=0.18",
     "rensa>=0.5",
+    "scipy>=1.11",
     "spacy>=3.8",
     "trl>=0.20; python_version >= '3.11'",
 ]

@@ -76,6 +76,11 @@ AREAS = {
         _TRAINING,
         "--steps 60 --only LLaMA BLOOM",
     ),
+    "predict": Area(
+        "ladders: published laws recovered, beside L-BFGS from many starts; how often intervals hold the loss",
+        ("numpy", "scipy"),
+        "--ladders 4 --starts 45",
+    ),
     "instructions": Area(
         "conversations to tokens and masks, packing, training on packs, adapters: ours, transformers, TRL, PEFT",
         (*_TRAINING, "tokenizers", "transformers", "trl", "peft"),

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from foundation.atomic_files import restrict_file_modes, write_json, write_text
 from foundation.configuration import load_config
@@ -21,7 +22,7 @@ from pretrain.monitor.flops import training_flops_per_token
 from tools.charts import number
 from tools.ladder.fitting import LadderFit, fit_ladder, law_rows, outcome_rows
 from tools.ladder.interval import INTERVAL, LadderError, points_of
-from tools.ladder.page import ladder_page
+from tools.ladder.page import charts, ladder_page
 from tools.ladder.prediction import check, predict, with_outcomes
 from tools.ladder.run import run_here, slurm_command, submit
 from tools.ladder.rungs import (
@@ -200,7 +201,7 @@ def _fit(given: argparse.Namespace) -> int:
     if given.points is not None:
         results = read_points(given.points)
         found, page = fit_ladder(results), given.points.with_suffix(".html")
-        write_text(page, ladder_page(given.points.name, found, []))
+        predictions: list[dict[str, Any]] = []
     else:
         ladder, rungs = _opened(given)
         results = results_of(ladder, rungs)
@@ -208,7 +209,11 @@ def _fit(given: argparse.Namespace) -> int:
         found, page = fit_ladder(results), ladder.output / PAGE_FILE
         write_text(ladder.output / POINTS_FILE, points_table(results))
         write_json(ladder.output / FIT_FILE, found.to_json())
-        write_text(page, ladder_page(str(ladder.output), found, with_outcomes(ladder)))
+        predictions = with_outcomes(ladder)
+    drawn = charts(found, predictions)
+    write_text(page, ladder_page(page.parent.name, found, predictions, drawn))
+    for name, chart in drawn.items():
+        write_text(page.with_name(f"{page.stem}_{name}.svg"), chart)
     _show(found)
     print(f"page: {page}")
     if found.refusal is not None:

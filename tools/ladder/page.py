@@ -20,20 +20,28 @@ _WIDTH_INCHES, _HEIGHT_INCHES = 5.4, 3.4
 _LINE_POINTS = 80
 
 
-def ladder_page(title: str, found: LadderFit, predictions: Sequence[dict[str, Any]]) -> str:
-    """The whole page as HTML.
+def charts(found: LadderFit, predictions: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The charts by name, as SVG elements.
 
     Args:
         predictions: what `tools.ladder.prediction.with_outcomes` returns.
     """
+    return {
+        "losses": losses_chart(found, predictions),
+        "errors": errors_chart(found),
+        "optima": optima_chart(found),
+    }
+
+
+def ladder_page(title: str, found: LadderFit, predictions: Sequence[dict[str, Any]], drawn: dict[str, str]) -> str:
+    """The whole page as HTML, with the `charts`."""
     refusal = f'<p class="bad">No prediction can be made: {escape(found.refusal)}</p>' if found.refusal else ""
-    charts = "".join((losses_chart(found, predictions), errors_chart(found), optima_chart(found)))
     sections = [
         section(
             "The law",
             refusal + table(("L = E + A / N^α + B / D^β", "value", "90 % of resampled fits"), law_rows(found)),
         ),
-        section("Charts", f'<div class="charts">{charts}</div>'),
+        section("Charts", f'<div class="charts">{"".join(drawn.values())}</div>'),
         section("What is optimal", table(("approach", "exponent of N by compute", ""), outcome_rows(found))),
         section("Loss by compute alone", table(("tokens for each parameter", "L(C)", "rungs"), _compute_rows(found))),
     ]
