@@ -30,7 +30,7 @@ from pretrain.checkpoint.single import single_process_model
 from pretrain.checkpoint.whole import WholeWeights, verified_weights
 from pretrain.config import ModelConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
-from tools.extrapolation_page import extrapolation_page
+from tools.extrapolation_page import charts, extrapolation_page
 
 RESULT_FILE, PAGE_FILE = "extrapolation.json", "extrapolation.html"
 TOKENS_AT_ONCE = 8192
@@ -322,7 +322,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(
             out / RESULT_FILE, {**asdict(planned), "tokens": tokens, "readings": [asdict(one) for one in results]}
         )
-        write_text(out / PAGE_FILE, extrapolation_page(planned.trained, planned.stride, tokens, results))
+        drawn = charts(planned.trained, results)
+        write_text(out / PAGE_FILE, extrapolation_page(planned.stride, tokens, results, drawn))
+        for name, chart in drawn.items():
+            write_text(out / f"extrapolation_{name}.svg", chart)
     except (ValueError, OSError) as error:
         print(f"extrapolation: {error}", file=sys.stderr)
         return 2

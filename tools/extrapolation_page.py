@@ -20,9 +20,13 @@ _COLOURS = ("blue", "orange", "green", "red", "soft", "ink")
 _MARKS = ("o", "s", "D", "^", "v", "x")
 
 
-def extrapolation_page(trained: int, stride: int, tokens: int, results: Sequence[Reading]) -> str:
-    """The whole page as HTML."""
-    charts = length_chart(trained, results) + position_chart(trained, results)
+def charts(trained: int, results: Sequence[Reading]) -> dict[str, str]:
+    """The charts by name, as SVG elements."""
+    return {"lengths": length_chart(trained, results), "places": position_chart(trained, results)}
+
+
+def extrapolation_page(stride: int, tokens: int, results: Sequence[Reading], drawn: dict[str, str]) -> str:
+    """The whole page as HTML, with the `charts`."""
     heads = ("model", "positions", "window", "of the training's", "windows apart", f"sliding by {stride}")
     rows = [
         (one.model, one.positions, f"{one.length}", f"{one.ratio:g}", f"{one.loss:.4f}", f"{one.sliding_loss:.4f}")
@@ -30,7 +34,7 @@ def extrapolation_page(trained: int, stride: int, tokens: int, results: Sequence
     ]
     note = f"<p>{tokens:,} tokens of held-out documents, the same ones for every row; nats per token.</p>"
     sections = [
-        section("Charts", f'<div class="charts">{charts}</div>'),
+        section("Charts", f'<div class="charts">{"".join(drawn.values())}</div>'),
         section("Losses", note + table(heads, rows)),
     ]
     return whole_page("Longer than trained", "Altiplano extrapolation", sections)

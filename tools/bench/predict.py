@@ -64,7 +64,8 @@ def peer_fit(
         by_alpha, by_beta = -(slope * shares[0] * logs[0]).sum(), -(slope * shares[1] * logs[1]).sum()
         return float(value), np.array([by_a, by_b, by_e, by_alpha, by_beta])
 
-    found = [minimize(objective, np.array(start), jac=True, method="L-BFGS-B") for start in starts]
+    options = {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 1000}  # its defaults stop far from the optimum
+    found = [minimize(objective, np.array(start), jac=True, method="L-BFGS-B", options=options) for start in starts]
     best = min(found, key=lambda one: one.fun)
     a, b, e, alpha, beta = best.x
     return LossLaw(float(np.exp(e)), float(np.exp(a)), float(alpha), float(np.exp(b)), float(beta)), float(best.fun)
