@@ -336,7 +336,9 @@ def _points(path: Path, lines: Iterator[Mapping[str, Any]] | Any) -> Iterator[Re
             if not (math.isfinite(values[name]) and values[name] > 0):
                 raise ValueError(f"{path}:{number}: {name}: {text} must be a positive number")
         seed = line.get("seed")
-        yield Result(line.get("name") or f"line {number}", **values, seed=int(seed) if seed else None)
+        parameters, tokens, loss, flops = (values[name] for name in ("parameters", "tokens", "loss", "flops"))
+        name = line.get("name") or f"line {number}"
+        yield Result(name, parameters, tokens, flops, loss, seed=int(seed) if seed else None)
 
 
 def points_table(results: list[Result]) -> str:
