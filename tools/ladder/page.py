@@ -115,7 +115,8 @@ def optima_chart(found: LadderFit) -> str:
     figure, axes = new_figure(_WIDTH_INCHES, _HEIGHT_INCHES)
     points = found.points
     flops = np.geomspace(points.flops[0], points.flops[-1], _LINE_POINTS)
-    axes.plot(flops, [found.law.optimum(c)[0] for c in flops], color=COLOURS["blue"], linewidth=1.6, label="3 law")
+    if min(found.law.A, found.law.B) > 0:
+        axes.plot(flops, [found.law.optimum(c)[0] for c in flops], color=COLOURS["blue"], linewidth=1.6, label="3 law")
     for one, mark, colour, label in (
         (found.by_curves, ".", COLOURS["pale"], "1 curves"),
         (found.by_profiles, "D", COLOURS["orange"], "2 parabolas"),

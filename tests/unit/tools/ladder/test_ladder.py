@@ -203,6 +203,16 @@ def test_runs_from_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "give the YAML file of a ladder, or --points" in refused(capsys, "fit")
 
 
+def test_a_law_that_predicts_nothing_is_shown_and_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Losses that do not depend on the size."""
+    table = tmp_path / "points.csv"
+    lines = [f"{n},{n * k},{1 + 300 / (n * k) ** 0.37}" for n in (10**4, 10**5, 10**6) for k in (20, 40, 80)]
+    table.write_text("\n".join(["parameters,tokens,loss", *lines]))
+    message = refused(capsys, "fit", "--points", str(table), code=1)
+    assert "no prediction can be made: α of the law is on its bound" in message
+    assert "α of the law is on its bound" in (tmp_path / "points.html").read_text()
+
+
 def test_an_array_of_jobs(tmp_path: Path) -> None:
     assert ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
     command = slurm_command(tmp_path, [0, 1, 3], ["--nodes=1"])
