@@ -58,6 +58,7 @@ BENCH = [  # the peers, and what datatrove's filters need
     "peft>=0.18",
     "pypdf>=6",
     "rensa>=0.5",
+    "scipy>=1.11",
     "spacy>=3.8",
     "trl>=0.20; python_version >= '3.11'",
     "wikiextractor>=3.1",

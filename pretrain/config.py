@@ -193,6 +193,12 @@ class ModelConfig(Settings):
     """Learning rate of the embedding relative to that of other weights. AdamW's steps are equally large for all
     weights. PaLM initialises the embedding sqrt(hidden_size) times as wide as the matrices, for an optimizer whose
     steps are relative to a weight's size (arXiv:2204.02311, section 5): with AdamW it needs steps that much larger."""
+    base_hidden_size: int | None = Field(default=None, gt=0)
+    """Width of the model for which learning rate and `initial_std` were found: those of other widths follow from it
+    (μP, Yang et al. 2022, arXiv:2203.03466, table 3). At m times that width, the matrices of the blocks have 1/m of the
+    learning rate and begin with 1/sqrt(m) of the standard deviation, the head has 1/m of both, and embedding, norms and
+    biases stay as they are. The MLP has to grow with the width, and the number of heads instead of their size. Left
+    out: one learning rate and one deviation for all widths."""
     initialisation: Literal["residual_scaled", "fan_in", "deepnorm"] = "residual_scaled"
     """Rule for the initial weights, see `pretrain/model/init.py`."""
     initial_std: float = Field(default=0.02, gt=0)
@@ -225,6 +231,17 @@ class ModelConfig(Settings):
         uses. The padding belongs to the running topology: a checkpoint fits any padding, and an export has none."""
         multiple = math.lcm(VOCABULARY_MULTIPLE, tensor_degree)
         return -(-self.vocabulary_size // multiple) * multiple
+
+    def learning_rate_ratio(self, name: str, *, is_matrix: bool) -> float:
+        """Learning rate of a weight, by its global name, relative to that of the run."""
+        if name == "embedding.weight":
+            return self.embedding_learning_rate_ratio
+        return 1 / self.width_ratio if is_matrix and name.startswith(("layers.", "head.")) else 1.0
+
+    @property
+    def width_ratio(self) -> float:
+        """Width relative to that of `base_hidden_size`."""
+        return 1.0 if self.base_hidden_size is None else self.hidden_size / self.base_hidden_size
 
     @property
     def has_dropout(self) -> bool:
@@ -295,11 +312,21 @@ class ModelConfig(Settings):
             ("full_attention_every", self.sliding_window is not None, "there is no sliding_window"),
             ("window_rope_theta", self.sliding_window is not None, "there is no sliding_window"),
             ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
+            (
+                "base_hidden_size",
+                self.initialisation == "residual_scaled",
+                f"initialisation {self.initialisation} has deviations of its own",
+            ),
             ("normalised_head", not self.tied_embedding, "with tied_embedding there is no separate head"),
         ):
             value = getattr(self, name)
             if not applies and value != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: {value} has no effect: {reason}")
+        if self.base_hidden_size is not None and self.tied_embedding:
+            raise ValueError(
+                "base_hidden_size: needs tied_embedding=false: the learning rate of the head falls with the width, and "
+                "that of the embedding does not"
+            )
         return self
 
 
@@ -745,6 +772,8 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _what_is_trained_fits(self) -> TrainConfig:
         _ = self.trained_shapes
+        if self.adapter is not None and self.model.base_hidden_size is not None:
+            raise ValueError("model.base_hidden_size: has no rule for adapters, whose rank does not grow; leave it out")
         if self.is_partial and self.initial_weights is None and self.branch_from is None:
             given = "adapter" if self.adapter is not None else "trainable"
             raise ValueError(

@@ -26,6 +26,7 @@ see it work, on this machine's own text:
 
 2. token files to a model:
   plan                  which degrees of parallelism fit into the memory, and how many days it takes
+  ladder plan|run|fit|predict|check     the loss of a large run, predicted from small ones
   check                 prove that many processes compute what one computes; a minute
   train                 on this machine; deepspeed, torchrun and srun start `-m pretrain` on many
   adapt                 teach a trained model another language: vocabulary, embeddings, adapters
@@ -39,6 +40,7 @@ see it work, on this machine's own text:
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
   convert to-hf|from-hf|verify|from-megatron    other formats, and the proof that both compute the same
   chat                  talk with a model that was trained on conversations
+  extrapolation         loss by position, on texts longer than those of the training
   evaluate              lm-eval on an exported model
   bench                 our programs timed beside their peers
 
@@ -113,10 +115,12 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("batch",): Command("tools.inspect_batch", "the documents behind a training step"),
     ("contamination",): Command("tools.contamination", "which steps saw which items of evaluation sets"),
     ("plan",): Command("tools.plan", "which topologies fit, and how long a run takes"),
+    ("ladder",): Command("tools.ladder.__main__", "predict the loss of a run from small ones"),
     ("adapt",): Command("tools.adapt", "teach a trained model another language", group="convert"),
     ("status",): Command("tools.status", "how a run stands"),
     ("report",): Command("tools.report.__main__", "one page about a run, or about two"),
     ("spikes",): Command("tools.spikes", "loss spikes of a run; try other thresholds"),
+    ("extrapolation",): Command("tools.extrapolation", "loss on texts longer than a model was trained on"),
     ("chat",): Command("tools.chat", "talk with a model in the terminal", group="convert"),
     ("evaluate",): Command("tools.evaluate", "lm-eval on an exported model", group="eval"),
     ("bench",): Command("tools.bench.__main__", "our programs beside their peers", group="bench"),

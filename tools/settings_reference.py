@@ -1,6 +1,6 @@
 """Write the reference of every setting, from the settings classes themselves.
 
-python -m tools.settings_reference            writes docs/reference/data.md and docs/reference/train.md
+python -m tools.settings_reference            writes docs/reference/data.md, train.md and ladder.md
 python -m tools.settings_reference --check    compares them with the code, and fails when they are not current
 """
 
@@ -24,11 +24,13 @@ from data_prep.config import DataConfig
 from foundation.atomic_files import write_text
 from foundation.configuration import Settings
 from pretrain.config import TrainConfig
+from tools.ladder.settings import LadderConfig
 
 FOLDER = Path("docs/reference")
 PAGES: dict[str, tuple[type[Settings], str, str]] = {
     "data.md": (DataConfig, "Settings of data preparation", "altiplano data run --config FILE"),
     "train.md": (TrainConfig, "Settings of training", "altiplano train --config FILE"),
+    "ladder.md": (LadderConfig, "Settings of a ladder", "altiplano ladder plan FILE"),
 }
 
 

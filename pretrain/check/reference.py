@@ -124,12 +124,12 @@ class Reference:
 
     def update(self, gradients: dict[str, torch.Tensor], learning_rate: float) -> dict[str, torch.Tensor]:
         """Clip the gradients and apply AdamW's first update; returns what it added to each weight."""
-        settings, ratio = self._config.optimizer, self._config.model.embedding_learning_rate_ratio
+        settings = self._config.optimizer
         updated, groups = {}, []
         for name, gradient in gradients.items():
             weight = torch.nn.Parameter(self.weights[name].clone())
             weight.grad = gradient.clone()
-            scale = ratio if name == "embedding.weight" else 1.0
+            scale = self._config.model.learning_rate_ratio(name, is_matrix=weight.ndim > 1)
             decay = settings.weight_decay / scale if weight.ndim > 1 else 0.0
             groups.append({"params": [weight], "lr": learning_rate * scale, "weight_decay": decay})
             updated[name] = weight

@@ -60,10 +60,12 @@ def _small_model(model: ModelConfig, layers: int, length: int, tensor: int) -> d
     heads *= min(model.attention_heads // heads, 2)
     rows = VOCABULARY_MULTIPLE * tensor * VOCABULARY_MULTIPLES
     padded = model.vocabulary_size != model.padded_vocabulary_size(tensor)
-    window = model.sliding_window
+    window, base = model.sliding_window, model.base_hidden_size
+    hidden = min(model.hidden_size, HIDDEN)
     return {
         **model.model_dump(mode="json"),
-        "hidden_size": min(model.hidden_size, HIDDEN),
+        "hidden_size": hidden,
+        "base_hidden_size": None if base is None else max(base * hidden // model.hidden_size, 1),
         "layers": layers,
         "attention_heads": heads,
         "key_value_heads": key_value_heads,

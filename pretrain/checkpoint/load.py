@@ -77,6 +77,7 @@ TRAINING_ONLY = frozenset(
         "hidden_dropout",
         "attention_dropout",
         "embedding_learning_rate_ratio",
+        "base_hidden_size",
     }
 )
 """Settings of a model that do not change what its weights compute."""

@@ -9,7 +9,8 @@ import torch
 
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import BY_TOKEN
-from pretrain.checkpoint.whole import verified_weights
+from pretrain.checkpoint.whole import WholeWeights, verified_weights
+from pretrain.config import ModelConfig
 from pretrain.device import group_alone
 from pretrain.model.linear import TensorParallel
 from pretrain.model.pipeline import WholeModel
@@ -28,7 +29,19 @@ def load_single_process_model(path: Path, base: Path | None = None) -> Callable[
         CheckpointError: the checkpoint is damaged, or a parameter is missing or its shape does not match the settings.
     """
     weights = verified_weights(path, base)
-    config = weights.model
+    return single_process_model(weights, weights.model)
+
+
+def single_process_model(weights: WholeWeights, config: ModelConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `load_single_process_model` returns, for a checkpoint that is open.
+
+    Args:
+        config: the checkpoint's model, or one that computes something else with the same weights, such as another
+            scaling of its rotary frequencies.
+
+    Raises:
+        CheckpointError: a parameter is missing, or its shape does not match `config`.
+    """
     tensor_parallel = TensorParallel(group_alone(), torch.float32)
     model = WholeModel(config, tensor_parallel).requires_grad_(False)
     for name, parameter in model.named_global_parameters():

@@ -316,12 +316,12 @@ class Engine:
         group by group. A group of which a stage has no weight gets a placeholder, which DeepSpeed needs and which is
         neither trained nor saved.
         """
-        decay, ratio = self.config.optimizer.weight_decay, self.config.model.embedding_learning_rate_ratio
+        decay = self.config.optimizer.weight_decay
         own: dict[_GroupKind, list[torch.nn.Parameter]] = {}
         for name, parameter in self._trained.items():
-            kind = _GroupKind(1.0, 0.0) if parameter.ndim == 1 else _GroupKind(1.0, decay)
-            if name == EMBEDDING:
-                kind = _GroupKind(ratio, decay / ratio)
+            is_matrix = parameter.ndim > 1
+            ratio = self.config.model.learning_rate_ratio(name, is_matrix=is_matrix)
+            kind = _GroupKind(ratio, decay / ratio if is_matrix else 0.0)
             own.setdefault(kind, []).append(parameter)
         kinds = sorted({kind for stage in gathered(list(own)) for kind in stage}, reverse=True)
         return [{"params": own.get(kind) or [self._placeholder()], **kind._asdict()} for kind in kinds]

@@ -19,7 +19,8 @@ def whole_weight(name: str, shape: tuple[int, ...], seed: int, config: ModelConf
     Standard deviation of the matrices, by `config.initialisation`:
 
     - residual_scaled: initial_std; divided by sqrt(2 · layers) for those that write into the residual stream, so that
-      its variance does not grow with depth (Radford et al. 2019, section 2.3).
+      its variance does not grow with depth (Radford et al. 2019, section 2.3). With `base_hidden_size`, in a model of m
+      times that width, divided by sqrt(m) in the blocks and by m in the head.
     - fan_in: 1 for the embedding and 1 / sqrt(inputs) for the others (PaLM, arXiv:2204.02311, section 5).
     - deepnorm: Xavier initialisation, times 1 / sqrt(2 · layers) for MLP, values and attention output (GLM-130B,
       arXiv:2210.02414, section 2.1); initial_std for the embedding.
@@ -48,6 +49,8 @@ def _standard_deviation(name: str, shape: tuple[int, ...], config: ModelConfig) 
         std = config.initial_std
         if name.endswith(("attention.output.weight", "mlp.down.weight")):
             std /= (2 * config.layers) ** 0.5
+        if config.initialisation == "residual_scaled" and not is_embedding:
+            std /= config.width_ratio if name.startswith("head.") else config.width_ratio**0.5
         return std
     if not name.endswith("query_key_value.weight"):
         outputs = shape[0] // 2 if name.endswith("gate_up.weight") else shape[0]

@@ -32,6 +32,7 @@ from tests.system.slurm_cluster import (
     site_file,
 )
 from tests.system.test_data_prep_kill import finish, make_corpus, start
+from tools.ladder.run import slurm_command
 
 SCRIPT = "slurm/pretrain.sbatch"
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2", "--time=30")
@@ -387,3 +388,19 @@ def test_data_preparation_as_arrays_on_both_nodes(cluster: Cluster, tmp_path: Pa
     assert names and names == sorted(path.name for path in ours.glob("*.bin"))
     for name in (*names, *(Path(name).with_suffix(".idx").name for name in names)):
         assert (ours / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_an_array_runs_a_configuration_of_a_list_in_each_job(cluster: Cluster, tmp_path: Path) -> None:
+    """As `altiplano ladder run --slurm` submits the rungs that are not finished: here the first and the third."""
+    configs = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        configs.append(write_small_run(tmp_path / name))
+    (tmp_path / "rungs.txt").write_text("".join(f"{config}\n" for config in configs))
+    command = slurm_command(tmp_path, [0, 2], ("--nodes=1", "--ntasks-per-node=1", "--time=30"))
+    site = {"ALTIPLANO_SITE": str(site_file(tmp_path, ""))}
+    number = cluster.submit(*command[1:], log=tmp_path / "job-%a.log", **site)
+    cluster.wait_for_all(number)
+    assert [CheckpointReader(tmp_path / name / "train" / "checkpoints").step for name in ("a", "c")] == [6, 6]
+    assert not (tmp_path / "b" / "train").exists()

@@ -81,6 +81,16 @@ AREAS = {
         _TRAINING,
         "--steps 60 --only LLaMA BLOOM",
     ),
+    "predict": Area(
+        "ladders: published laws recovered, beside L-BFGS from many starts; how often intervals hold the loss",
+        ("numpy", "scipy"),
+        "--ladders 4 --starts 45",
+    ),
+    "widths": Area(
+        "the best learning rate by width, with rates that follow the width and with one for all",
+        _TRAINING,
+        "--widths 16 32 --rates 4e-3 --steps 2",
+    ),
     "instructions": Area(
         "conversations to tokens and masks, packing, training on packs, adapters: ours, transformers, TRL, PEFT",
         (*_TRAINING, "tokenizers", "transformers", "trl", "peft"),

@@ -111,12 +111,11 @@ def config_of(name: str, mixture: Path, steps: int) -> TrainConfig:
     )
 
 
-def learn(name: str, config: TrainConfig) -> Learnt:
+def learn(name: str, config: TrainConfig, topology: Topology) -> Learnt:
     """Train one tiny model; called in every process."""
     from pretrain.engine.engine import Engine
 
     mixture, length, batch = load_mixture(config.data.mixture), config.data.sequence_length, config.batch
-    topology = Topology(pipe=2, data=1, tensor=2)
     engine = Engine(config, topology)
     two_dimensional = config.model.positions == "learned_2d"
 
@@ -149,7 +148,7 @@ def learn_all(names: Sequence[str], mixture: Path, steps: int) -> int:
     is_first = torch.distributed.get_rank() == 0
     results = []
     for name in names:
-        one = learn(name, config_of(name, mixture, steps))
+        one = learn(name, config_of(name, mixture, steps), Topology(pipe=2, data=1, tensor=2))
         results.append(one)
         if is_first:
             print(json.dumps(asdict(one)), flush=True)
