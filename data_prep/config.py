@@ -295,6 +295,10 @@ class TokenizerConfig(Settings):
     kind: TokenizerKind = "byte_level_bpe"
     """Byte-level BPE as BLOOM's (Le Scao et al. 2022, arXiv:2211.05100, section 3.2), or SentencePiece BPE as LLaMA's
     and Baichuan's (Touvron et al. 2023, arXiv:2302.13971, section 2.1)."""
+    character_coverage: float = Field(default=0.99995, gt=0.9, le=1)
+    """Share of the sample's characters that get an entry of their own, of kind `sentencepiece_bpe`; others are spelled
+    by their bytes. The default is that of LLaMA's `tokenizer.model`. In scripts of many characters the rest of these
+    would take up a small vocabulary: SentencePiece's README advises 0.9995 for Chinese and Japanese."""
     vocabulary_size: int = Field(default=16384, ge=512)
     """Number of entries, reserved ones included; need not be round, because the model pads its embedding."""
     reserved_entries: int | None = Field(default=None, ge=0)
@@ -329,6 +333,12 @@ class TokenizerConfig(Settings):
                 "model_vocabulary_size has no effect without path: a model has as many entries as the tokenizer that "
                 "is trained; set vocabulary_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _coverage_has_an_effect(self) -> TokenizerConfig:
+        if self.kind != "sentencepiece_bpe" and "character_coverage" in self.model_fields_set:
+            raise ValueError(f"character_coverage: has no effect: kind is {self.kind!r}, not 'sentencepiece_bpe'")
         return self
 
     @model_validator(mode="after")

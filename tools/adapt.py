@@ -43,7 +43,6 @@ START_FILE = "start.json"
 """Digests and settings that the extended tokenizer and model are made of."""
 _FIXED_PIECES = 259
 """Entries of a SentencePiece vocabulary that are not learnt: 256 bytes, and those for unknown, begin and end."""
-_ATTEMPTS = 6
 
 EXAMPLES = """examples:
   altiplano adapt --config configs/adapt/chinese.yaml
@@ -61,6 +60,9 @@ class AdaptConfig(Settings):
     """Folder of its tokenizer, with `tokenizer.model`."""
     pieces: int = Field(ge=300)
     """Number of pieces that its vocabulary gets; those that it has already do not count."""
+    character_coverage: float = Field(default=0.9995, gt=0.9, le=1)
+    """Share of the new language's characters that are pieces; others are spelled by their bytes. SentencePiece's README
+    has this value for languages of many characters."""
     new: tuple[SourceConfig, ...] = Field(min_length=1)
     """Sources of the new language: the pieces are learnt from them."""
     old: tuple[SourceConfig, ...] = Field(min_length=1)
@@ -162,17 +164,14 @@ class Adaptation:
         config = self._config
         old = read_model(config.tokenizer)
         size, added = config.pieces + _FIXED_PIECES, -1  # not below the least size of a tokenizer
-        for _ in range(_ATTEMPTS):
-            settings = TokenizerConfig(kind="sentencepiece_bpe", vocabulary_size=size)
+        while added < config.pieces:  # one more piece is a new one or not, so that this ends with the number exactly
+            settings = TokenizerConfig(
+                kind="sentencepiece_bpe", vocabulary_size=size, character_coverage=config.character_coverage
+            )
             model = train_sentencepiece_bpe(self._new_texts(), settings)
             added = len(merge_vocabularies(old, model).added)
-            if added == config.pieces:
-                break
-            size += config.pieces - added  # of which the old vocabulary has about as many as before
-        else:
-            raise ValueError(
-                f"pieces: {config.pieces} cannot be met exactly: a vocabulary of {size} has {added} that are new"
-            )
+            print(f"a vocabulary of {size:,} has {added:,} of {config.pieces:,} new pieces", flush=True)
+            size += config.pieces - added
         save_sentencepiece_bpe(model, config.output / "pieces")
         with whole_folder(self.tokenizer) as folder:
             extend_tokenizer(config.tokenizer, config.output / "pieces", folder)

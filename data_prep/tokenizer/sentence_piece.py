@@ -36,8 +36,6 @@ NORMAL, _UNKNOWN_TYPE, CONTROL, _USER_DEFINED, _UNUSED, BYTE = range(1, 7)
 
 FILES = (MODEL_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
-_CHARACTER_COVERAGE = 0.99995
-"""Share of the sample's characters that get an entry, as in LLaMA's released `tokenizer.model`."""
 _LONGEST_LINE_BYTES = 65536
 """Limit of a line, at which longer ones are divided: the trainer would skip them."""
 _NEVER_LEARNT = re.compile("[\\x00\\n\\u2581\\u2585]+")
@@ -66,7 +64,7 @@ def train_sentencepiece_bpe(texts: Iterable[str], settings: TokenizerConfig, *, 
             model_type="bpe",
             vocab_size=settings.vocabulary_size,
             hard_vocab_limit=must_fill,
-            character_coverage=_CHARACTER_COVERAGE,
+            character_coverage=settings.character_coverage,
             split_digits=True,
             byte_fallback=True,
             normalization_rule_name="identity",
@@ -83,11 +81,12 @@ def train_sentencepiece_bpe(texts: Iterable[str], settings: TokenizerConfig, *, 
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise TokenizerError(_explained(str(error), settings.vocabulary_size)) from None
+        raise TokenizerError(_explained(str(error), settings)) from None
     return model.getvalue()
 
 
-def _explained(message: str, vocabulary_size: int) -> str:
+def _explained(message: str, settings: TokenizerConfig) -> str:
+    vocabulary_size = settings.vocabulary_size
     if too_high := re.search(r"Vocabulary size too high .* value <= (\d+)", message):
         size = int(too_high[1])
         return (
@@ -97,7 +96,8 @@ def _explained(message: str, vocabulary_size: int) -> str:
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return (
             f"tokenizer.vocabulary_size {vocabulary_size} is too small: control and reserved entries, 256 bytes and "
-            f"the sample's characters take {too_small[1]}"
+            f"the sample's characters take {too_small[1]}; raise it, or lower character_coverage "
+            f"({settings.character_coverage}): rare characters are then spelled by their bytes"
         )
     return f"sentencepiece cannot train: {message}"
 

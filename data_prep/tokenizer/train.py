@@ -111,9 +111,10 @@ def tokenizer_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -
         settings = {"path": source_digests(config.tokenizer.path)}
         settings["model_vocabulary_size"] = config.tokenizer.model_vocabulary_size
     else:
-        settings = config.tokenizer.model_dump(
-            mode="json", exclude={"path", "model_vocabulary_size", "monolingual_vocabulary_size"}
-        )
+        apart = {"path", "model_vocabulary_size", "monolingual_vocabulary_size"}
+        if "character_coverage" not in config.tokenizer.model_fields_set:
+            apart.add("character_coverage")  # tokenizers from before there was this setting have its default
+        settings = config.tokenizer.model_dump(mode="json", exclude=apart)
     return Stage(
         run,
         "train-tokenizer",

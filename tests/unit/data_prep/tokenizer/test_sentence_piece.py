@@ -161,6 +161,22 @@ def test_sizes_that_cannot_be() -> None:
         train_sentencepiece_bpe(["\n\n"], SETTINGS)
 
 
+def test_rare_characters_are_spelled_by_their_bytes() -> None:
+    """Of 3,000 characters, of which half occur once, the common ones are entries."""
+    common, rare = ([chr(0x4E00 + first + k) for k in range(1500)] for first in (0, 1500))
+    texts = ["".join(common)] * 200 + ["".join(rare)]
+    with pytest.raises(TokenizerError, match=r"lower character_coverage \(0\.99995\)"):
+        train_sentencepiece_bpe(texts, TokenizerConfig(kind="sentencepiece_bpe", vocabulary_size=2000))
+    lower = TokenizerConfig(kind="sentencepiece_bpe", vocabulary_size=2000, character_coverage=0.995)
+    entries = {piece.piece for piece in parse(train_sentencepiece_bpe(texts, lower)).pieces}
+    assert set(common) <= entries and not set(rare) & entries
+
+
+def test_the_coverage_of_bytes_has_no_effect() -> None:
+    with pytest.raises(ValueError, match=r"character_coverage: has no effect: kind is 'byte_level_bpe'"):
+        TokenizerConfig(character_coverage=0.9995)
+
+
 def test_the_stages_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Training, its report, and token files in which one document has lost the mark of a space."""
     texts = [*TEXTS[:70], "bars ▁▂▃ of a chart"]
