@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from data_prep.kernels.characters import LETTER, NUMBER, TABLE_SIZE, character_flags, decode, lower_case
 from data_prep.kernels.kernel import Bytes, Flags, Hashes, Places, Points, kernel, read_only
+from data_prep.kernels.searching import place_of
 from data_prep.languages import meant_for
 from foundation.atomic_files import sha256_file
 
@@ -51,14 +52,7 @@ def _mark_candidates(
                 value = (value ^ letter) * np.uint64(0x00000100000001B3)
             elif is_open:
                 is_open = False
-                low, high = 0, keys.shape[0]
-                while low < high:
-                    middle = (low + high) // 2
-                    if keys[middle] < value:
-                        low = middle + 1
-                    else:
-                        high = middle
-                if low < keys.shape[0] and keys[low] == value:
+                if place_of(value, keys) >= 0:
                     found[d] = True
                     break
             i += size

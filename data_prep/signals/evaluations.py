@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from data_prep.kernels.characters import SPACE, UNSPACED, WORD, character_flags, decode, lower_case
 from data_prep.kernels.kernel import Bytes, Hashes, Places, Points, kernel, longest_text, part, read_only, scratch_size
+from data_prep.kernels.searching import place_of
 from data_prep.sources.jsonl import reader_with
 from data_prep.sources.reading import Fault
 from foundation.atomic_files import sha256_file
@@ -168,18 +169,11 @@ def _power(size: int) -> np.uint64:
 
 @part
 def _place_of(value: np.uint64, keys: Hashes, bits: Bytes, shift: np.uint64) -> int:
-    """Return the index of a hash among the sorted keys, or -1."""
+    """Return the index of a hash among the sorted keys, or -1; the filter has the answer for most others."""
     bit = np.int64(value >> shift)
     if bits[bit >> 3] >> (bit & 7) & 1 == 0:
         return -1
-    low, high = 0, keys.shape[0]
-    while low < high:
-        middle = (low + high) // 2
-        if keys[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < keys.shape[0] and keys[low] == value else -1
+    return place_of(value, keys)
 
 
 @kernel
