@@ -337,7 +337,8 @@ class TokenizerConfig(Settings):
 
     @model_validator(mode="after")
     def _coverage_has_an_effect(self) -> TokenizerConfig:
-        if self.kind != "sentencepiece_bpe" and "character_coverage" in self.model_fields_set:
+        usual = type(self).model_fields["character_coverage"].default
+        if self.kind != "sentencepiece_bpe" and self.character_coverage != usual:
             raise ValueError(f"character_coverage: has no effect: kind is {self.kind!r}, not 'sentencepiece_bpe'")
         return self
 

@@ -112,7 +112,7 @@ def tokenizer_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -
         settings["model_vocabulary_size"] = config.tokenizer.model_vocabulary_size
     else:
         apart = {"path", "model_vocabulary_size", "monolingual_vocabulary_size"}
-        if "character_coverage" not in config.tokenizer.model_fields_set:
+        if config.tokenizer.character_coverage == type(config.tokenizer).model_fields["character_coverage"].default:
             apart.add("character_coverage")  # tokenizers from before there was this setting have its default
         settings = config.tokenizer.model_dump(mode="json", exclude=apart)
     return Stage(
