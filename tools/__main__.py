@@ -15,7 +15,7 @@ HELP = f"""\
 usage: altiplano COMMAND …            altiplano {VERSION}: from raw text to a trained language model
 
 see it work, on this machine's own text:
-  demo                  every step below; six and a half minutes on two cores
+  demo                  every step below; three to six minutes on two cores
   demo --chat           a tiny model that learns to answer; five minutes
   configs list|copy     the configurations that come with Altiplano
 
