@@ -79,7 +79,7 @@ AREAS = {
     "families": Area(
         "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
         _TRAINING,
-        "--steps 60 --only LLaMA BLOOM",
+        "--steps 100 --only LLaMA BLOOM",
     ),
     "predict": Area(
         "ladders: published laws recovered, beside L-BFGS from many starts; how often intervals hold the loss",
