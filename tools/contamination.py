@@ -37,8 +37,7 @@ from foundation.progress import Progress, summary_table
 from pretrain.checkpoint.layout import step_folder
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
-from pretrain.data.loader import SampleReader
-from pretrain.data.mixture import load_mixture
+from pretrain.data.loader import SampleReader, training_samples
 
 RESULT_FILE = "contamination.json"
 _SAMPLES_AT_ONCE = 1 << 20
@@ -85,15 +84,28 @@ def measured_sets(config: DataConfig, run: RunDirectory) -> EvaluationItems:
     return EvaluationItems.of(config.decontamination)
 
 
-def documents_with_items(run: RunDirectory, source: str) -> list[str]:
-    """Ids of the documents of a source in which measuring found items, in order."""
-    found: list[str] = []
-    for name in load_manifest(run).shard_names:
-        if load_manifest(run).shard(name).source != source:
-            continue
-        table = pq.read_table(run.signals / f"{name}.parquet", columns=["id", "evaluation_matches"])
-        has_items = pc.greater(pc.fill_null(pc.list_value_length(table["evaluation_matches"]), 0), 0)
-        found += table.filter(has_items)["id"].to_pylist()
+def documents_with_items(run: RunDirectory, datasets: Sequence[str]) -> dict[str, list[str]]:
+    """Ids of the documents in which measuring found items, in order, by dataset.
+
+    Raises:
+        ValueError: a dataset is no source of the run, so that nobody has searched its documents.
+    """
+    manifest = load_manifest(run)
+    found: dict[str, list[str]] = {name: [] for name in datasets}
+    sources = {source.name for source in manifest.sources}
+    if foreign := sorted(found.keys() - sources):
+        raise ValueError(
+            f"{run.root}: dataset {foreign[0]!r} of the mixture is not one of its sources "
+            f"({', '.join(sorted(sources))}): its documents were not searched for items"
+        )
+    with Progress("signals", len(manifest.shards), "shards") as progress:
+        for shard in manifest.shards:
+            if shard.source in found:
+                path = run.signals / f"{shard.name}.parquet"
+                table = pq.read_table(path, columns=["id", "evaluation_matches"])
+                has_items = pc.greater(pc.fill_null(pc.list_value_length(table["evaluation_matches"]), 0), 0)
+                found[shard.source] += table.filter(has_items)["id"].to_pylist()
+            progress.advance()
     return found
 
 
@@ -101,10 +113,11 @@ def places_of_items(reader: SampleReader, run: RunDirectory, items: EvaluationIt
     """Search the training documents in which measuring found items; yield where their tokens have words of them."""
     encoder = ReferenceEncoder(reader.mixture.tokenizer)
     candidates = []
+    with_items = documents_with_items(run, reader.names)
     for d, source in enumerate(reader.names):
         tokens = reader.datasets[d]
         origins = Origins(tokens.prefix, source, len(tokens))
-        wanted = pack(documents_with_items(run, source))
+        wanted = pack(with_items[source])
         candidates += [(d, document, origins) for document in np.flatnonzero(np.isin(origins.packed, wanted)).tolist()]
     with Progress("training documents with items", len(candidates), "documents") as progress:
         for d, document, origins in candidates:
@@ -177,12 +190,9 @@ def contamination(config: TrainConfig, step: int | None = None) -> dict[str, Any
     """
     folder = config.output / "checkpoints"
     checkpoint = CheckpointReader(folder if step is None else step_folder(folder, step))
-    mixture = load_mixture(Path(config.data.mixture))
-    run = RunDirectory(mixture.path.parent.parent)
+    reader = training_samples(config, skipped=checkpoint.skipped_samples)
+    run = RunDirectory(reader.mixture.path.parent.parent)
     items = measured_sets(load_config(DataConfig, run.root / "config.resolved.yaml"), run)
-    skipped = [(int(start), int(stop)) for start, stop in checkpoint.index.get("skipped_samples", [])]
-    phases, length = config.data.phases, config.data.sequence_length
-    reader = SampleReader(mixture, length, config.seed, phases=phases, skipped=skipped)
     places = list(places_of_items(reader, run, items))
     seen: dict[int, _Seen] = defaultdict(_Seen)
     for number, steps in steps_that_saw(reader, config, checkpoint.consumed_samples, places).items():

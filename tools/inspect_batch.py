@@ -23,8 +23,7 @@ from foundation.terminal import visible
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
-from pretrain.data.loader import SampleReader
-from pretrain.data.mixture import load_mixture
+from pretrain.data.loader import SampleReader, training_samples
 
 _CHARACTERS = 300
 
@@ -120,10 +119,9 @@ def as_text(sample: dict[str, Any], characters: int) -> Iterator[str]:
 def skipped_of(config: TrainConfig) -> list[tuple[int, int]]:
     """Ranges of samples that the newest checkpoint records as skipped; empty when there is none."""
     try:
-        index = CheckpointReader(config.output / "checkpoints").index
+        return CheckpointReader(config.output / "checkpoints").skipped_samples
     except CheckpointError:
         return []
-    return [(int(start), int(stop)) for start, stop in index.get("skipped_samples", [])]
 
 
 EXAMPLES = """examples:
@@ -161,9 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(TrainConfig, given.config, given.overrides)
         skipped = skipped_of(config) if given.skipped is None else given.skipped
-        mixture = load_mixture(Path(config.data.mixture))
-        length = config.data.sequence_length
-        reader = SampleReader(mixture, length, config.seed, phases=config.data.phases, skipped=skipped)
+        reader = training_samples(config, skipped=skipped)
         if given.step is not None:
             if given.step < 1:
                 raise ValueError(f"--step {given.step}: the first step is 1")

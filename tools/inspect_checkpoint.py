@@ -29,7 +29,7 @@ def inspect(path: Path, *, quick: bool, weights: bool, base: Path | None = None)
     index = reader.index
     files = index["files"]
     count = sum(math.prod(reader.shape(name)) for name in reader.names())
-    skipped = [(int(start), int(stop)) for start, stop in index.get("skipped_samples", [])]
+    skipped = reader.skipped_samples
     spikes = index.get("spikes") or {"suspect": False, "ledger": []}
     healthy = "suspect: no rollback goes here" if spikes["suspect"] else "healthy"
     summary_table(

@@ -17,8 +17,7 @@ from data_prep.signals.text_statistics import measure_string
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from foundation.configuration import load_config
 from pretrain.config import RESOLVED_FILE, TrainConfig
-from pretrain.data.loader import SampleReader
-from pretrain.data.mixture import load_mixture
+from pretrain.data.loader import SampleReader, training_samples
 from pretrain.spikes.first_look import (
     SPIKES_FOLDER,
     TEXT_FILE,
@@ -104,9 +103,4 @@ def _reader(run: Path, mixture: Path | None) -> SampleReader:
     if not resolved.is_file():
         raise ValueError(f"{resolved}: no such file; give the output folder of a training run")
     config = load_config(TrainConfig, resolved)
-    return SampleReader(
-        load_mixture(mixture or config.data.mixture),
-        config.data.sequence_length,
-        config.seed,
-        phases=config.data.phases,
-    )
+    return training_samples(config, mixture)

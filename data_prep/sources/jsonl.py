@@ -14,8 +14,8 @@ from typing import Any
 from data_prep.sources.compression import DamagedFileError, suffix_of, without_compression
 from data_prep.sources.fields import USUAL_FIELDS, FieldError, Fields, field_of, kind_of
 from data_prep.sources.lines import Line, read_lines
-from data_prep.sources.packed_ranges import divide_packed
-from data_prep.sources.ranges import FileRange, at_any_byte
+from data_prep.sources.packed_ranges import divide_lines
+from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 
 _LINES_BEFORE_GIVING_UP = 100
@@ -23,12 +23,6 @@ _LINES_BEFORE_GIVING_UP = 100
 
 def _accepts(path: str) -> bool:
     return without_compression(path).lower().endswith((".jsonl", ".ndjson", ".json"))
-
-
-def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
-    if suffix_of(path):
-        return divide_packed(path, size, shard_bytes, of_lines=True)
-    return at_any_byte(path, size, shard_bytes)
 
 
 def read(piece: FileRange, maximum_document_bytes: int, fields: Fields = USUAL_FIELDS) -> Iterator[Document | Fault]:
@@ -114,7 +108,7 @@ def place_of(piece: FileRange, line: Line) -> str:
 
 def reader_with(options: Mapping[str, Any]) -> Reader:
     """Return the reader of a source with these settings."""
-    return Reader(_accepts, partial(read, fields=Fields.of(options)), _divide)
+    return Reader(_accepts, partial(read, fields=Fields.of(options)), divide_lines)
 
 
-READER = Reader(_accepts, read, _divide)
+READER = Reader(_accepts, read, divide_lines)

@@ -19,7 +19,7 @@ from data_prep.sources.compression import (
     DamagedFileError,
     suffix_of,
 )
-from data_prep.sources.ranges import FileRange, at_places
+from data_prep.sources.ranges import FileRange, at_any_byte, at_places
 from data_prep.sources.storage import open_input, size_of
 
 _BLOCK_BYTES = 1 << 16
@@ -33,6 +33,13 @@ class _Piece:
 
     start: int
     unpacked_bytes: int | None
+
+
+def divide_lines(path: str, size: int, shard_bytes: int) -> list[FileRange]:
+    """Divide a file of lines, or of other records that `read_lines` finds, compressed or not."""
+    if suffix_of(path):
+        return divide_packed(path, size, shard_bytes, of_lines=True)
+    return at_any_byte(path, size, shard_bytes)
 
 
 def divide_packed(path: str, size: int, shard_bytes: int, of_lines: bool) -> list[FileRange]:

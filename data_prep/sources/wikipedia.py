@@ -20,10 +20,10 @@ from functools import lru_cache
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from data_prep.sources.compression import ByteStream, DamagedFileError, suffix_of, without_compression
+from data_prep.sources.compression import ByteStream, DamagedFileError, without_compression
 from data_prep.sources.lines import Line, read_lines
-from data_prep.sources.packed_ranges import divide_packed
-from data_prep.sources.ranges import FileRange, at_any_byte
+from data_prep.sources.packed_ranges import divide_lines
+from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
 from data_prep.sources.wikipedia_names import (
     CATEGORY_ALIASES,
@@ -65,12 +65,6 @@ class _PassedOver(Exception):
 
 def _accepts(path: str) -> bool:
     return bool(_NAME.search(without_compression(path)))
-
-
-def _divide(path: str, size: int, shard_bytes: int) -> list[FileRange]:
-    if suffix_of(path):
-        return divide_packed(path, size, shard_bytes, of_lines=True)
-    return at_any_byte(path, size, shard_bytes)
 
 
 def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | Fault, None, Counter[str]]:
@@ -206,4 +200,4 @@ def _names(site: ElementTree.Element, language: str) -> Names:
     return Names(frozenset(hidden), LANGUAGES, VARIANTS.get(language, ()))
 
 
-READER = Reader(_accepts, read, _divide)
+READER = Reader(_accepts, read, divide_lines)

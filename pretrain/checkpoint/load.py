@@ -192,7 +192,7 @@ def check_same_past(reader: CheckpointReader, skipped: SkippedRanges) -> None:
     Raises:
         CheckpointError: samples that were trained on are skipped now, or the reverse; names the range.
     """
-    before = SkippedRanges([(start, stop) for start, stop in reader.index.get("skipped_samples", [])])
+    before = SkippedRanges(reader.skipped_samples)
     consumed = reader.consumed_samples
     for skip, other, what in ((skipped, before, "is skipped now"), (before, skipped, "was skipped and is not now")):
         last = int(other.samples_at(consumed - 1)) if consumed else -1

@@ -118,6 +118,11 @@ class CheckpointReader:
         return int(self.index["consumed_samples"])
 
     @property
+    def skipped_samples(self) -> list[tuple[int, int]]:
+        """Half-open ranges of samples that the run has left out."""
+        return [(int(start), int(stop)) for start, stop in self.index.get("skipped_samples", [])]
+
+    @property
     def config(self) -> dict[str, Any]:
         """Resolved configuration of the run that wrote it."""
         return dict(self.index["config"])

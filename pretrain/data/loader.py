@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
 from foundation.atomic_files import digest
-from pretrain.data.mixture import MixtureFile, Split, fingerprint
+from pretrain.config import TrainConfig
+from pretrain.data.mixture import MixtureFile, Split, fingerprint, load_mixture
 from pretrain.data.order import SampleLocations, SampleOrder, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
@@ -245,3 +247,19 @@ class SampleReader:
     def digest(self, before: int | None = None) -> str:
         """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files are."""
         return digest(self.plan(before))
+
+
+def training_samples(
+    config: TrainConfig, mixture: Path | None = None, *, skipped: Sequence[tuple[int, int]] = ()
+) -> SampleReader:
+    """Train samples of a run.
+
+    Args:
+        mixture: where its token files are now; None: where the configuration says.
+        skipped: half-open ranges of samples that are left out.
+
+    Raises:
+        ValueError: the token files are missing, damaged, or too short.
+    """
+    found, data = load_mixture(mixture or config.data.mixture), config.data
+    return SampleReader(found, data.sequence_length, config.seed, phases=data.phases, skipped=skipped)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from pretrain.config import TrainConfig, check_vocabulary
 from pretrain.data.batches import Batches, HeldOutPart
-from pretrain.data.loader import SampleReader
-from pretrain.data.mixture import load_mixture
+from pretrain.data.loader import SampleReader, training_samples
 from pretrain.data.objective import Objective
 from pretrain.data.skips import SkippedRanges
 from pretrain.topology import Topology
@@ -49,10 +48,9 @@ def open_data(config: TrainConfig, topology: Topology, rank: int) -> RunData:
     Raises:
         ValueError: the token files are missing, damaged or too short, or do not fit the model or the objective.
     """
-    mixture = load_mixture(config.data.mixture)
+    training = training_samples(config)
+    mixture, length = training.mixture, config.data.sequence_length
     check_vocabulary(config, mixture.vocabulary_size)
-    length = config.data.sequence_length
-    training = SampleReader(mixture, length, config.seed, phases=config.data.phases)
     _check_objective(config, training)
     batches = _batches(config, topology, rank, training)
     if not any(entry.heldout for entry in mixture.datasets):

@@ -161,6 +161,20 @@ def test_other_sets_than_were_measured_are_refused(trained: Path, capsys: pytest
     assert "measured with other evaluation sets" in capsys.readouterr().err
 
 
+def test_a_dataset_that_was_not_measured_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mixture of the token files of two data runs: the second one's documents have not been searched."""
+    mixture = trained / "run" / "tokens" / "mixture.yaml"
+    content = mixture.read_text()
+    settings = yaml.safe_load(content)
+    settings["datasets"][0]["name"] = "another"
+    mixture.write_text(yaml.safe_dump(settings))
+    try:
+        assert contamination.main(["--config", str(trained / "train.yaml")]) == 2
+    finally:
+        mixture.write_text(content)
+    assert "dataset 'another' of the mixture is not one of its sources (web)" in capsys.readouterr().err
+
+
 def test_a_task_of_lm_eval_becomes_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lm_eval")
     records = [

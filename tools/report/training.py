@@ -10,8 +10,7 @@ from typing import Any
 
 from foundation.progress import format_seconds
 from pretrain.data.consumed import consumed_by_dataset
-from pretrain.data.loader import SampleReader
-from pretrain.data.mixture import load_mixture
+from pretrain.data.loader import training_samples
 from pretrain.spikes.ledger import Entry, describe, skipped_ranges
 from tools.charts import Series, bars, line_chart, number, smoothed
 from tools.report.markup import missing, table
@@ -179,13 +178,7 @@ def mixture_part(run: Run) -> str:
     data = run.settings.data
     skipped = [*data.skipped_samples, *skipped_ranges(run.spikes)]
     try:
-        reader = SampleReader(
-            load_mixture(_found(data.mixture, run.train)),
-            data.sequence_length,
-            run.settings.seed,
-            phases=data.phases,
-            skipped=skipped,
-        )
+        reader = training_samples(run.settings, _found(data.mixture, run.train), skipped=skipped)
     except (ValueError, OSError) as error:
         return f'<p class="missing">The token files cannot be opened here: {escape(str(error))}</p>'
     consumed = consumed_by_dataset(reader, position)
