@@ -126,17 +126,11 @@ def coverage(ladders: int) -> list[list[object]]:
                 inside += found.low <= reached <= found.high
                 wide += abs(reached / found.loss - 1) <= found.resampled_share
                 widths.append(found.half_width)
-            made = ladders - refused
-            rows.append(
-                [
-                    f"{noise:.1%}",
-                    made,
-                    refused,
-                    f"{inside / made:.0%}",
-                    f"{wide / made:.0%}",
-                    f"{float(np.median(widths)):.1%}",
-                ]
+            made = len(widths)
+            shares = (
+                [f"{inside / made:.0%}", f"{wide / made:.0%}", f"{float(np.median(widths)):.1%}"] if made else ["-"] * 3
             )
+            rows.append([f"{noise:.1%}", made, refused, *shares])
     return rows
 
 

@@ -17,8 +17,7 @@ from foundation.atomic_files import restrict_file_modes, write_json, write_text
 from foundation.configuration import load_config
 from foundation.progress import format_seconds, summary_table
 from pretrain.config import TrainConfig
-from pretrain.families.mapping import parameter_count
-from pretrain.monitor.flops import training_flops_per_token
+from pretrain.data.epochs import with_steps
 from tools.charts import number
 from tools.ladder.fitting import LadderFit, fit_ladder, law_rows, outcome_rows
 from tools.ladder.interval import INTERVAL, LadderError, points_of
@@ -27,6 +26,7 @@ from tools.ladder.prediction import check, predict, with_outcomes
 from tools.ladder.run import run_here, slurm_command, submit
 from tools.ladder.rungs import (
     Rung,
+    cost_of,
     points_table,
     read_points,
     results_of,
@@ -143,7 +143,8 @@ def _plan(given: argparse.Namespace) -> int:
         ],
         ("rung", "parameters", "tokens", "for each", "steps", "FLOPs", "held-out loss"),
     )
-    target, parameters, tokens, flops = _target(load_config(TrainConfig, ladder.train))
+    target = with_steps(load_config(TrainConfig, ladder.train))
+    parameters, tokens, flops = cost_of(target)
     total = sum(rung.flops for rung in rungs)
     print(
         f"{len(rungs)} rungs over a factor of {rungs[-1].flops / rungs[0].flops:.1f}: {total:.3g} FLOPs, "
@@ -161,16 +162,6 @@ def _plan(given: argparse.Namespace) -> int:
         )
     print(f"next: altiplano ladder run {given.ladder}")
     return 0
-
-
-def _target(config: TrainConfig) -> tuple[TrainConfig, int, int, float]:
-    """The run, its parameters, tokens and FLOPs."""
-    from pretrain.data.epochs import with_steps
-
-    config = with_steps(config)
-    sequence = config.data.sequence_length
-    tokens = config.batch.sizes.after(config.schedule.steps) * sequence
-    return config, parameter_count(config.model), tokens, float(training_flops_per_token(config, sequence)) * tokens
 
 
 def _run(given: argparse.Namespace) -> int:

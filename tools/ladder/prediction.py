@@ -16,12 +16,10 @@ from pretrain.config import RESOLVED_FILE, TrainConfig
 from pretrain.data.epochs import with_steps
 from pretrain.data.mixture import load_mixture
 from pretrain.data.order import window_count
-from pretrain.families.mapping import parameter_count
-from pretrain.monitor.flops import model_flops_per_token
 from pretrain.monitor.metrics import METRICS_FILE, read_metrics
 from tools.ladder.frontier import compute_law
 from tools.ladder.interval import INTERVAL, LadderError, Points, check_inside, fit_points, forecast
-from tools.ladder.rungs import Result, Rung, differs_from_rungs, run_digest
+from tools.ladder.rungs import Result, Rung, cost_of, differs_from_rungs, run_digest
 from tools.ladder.settings import LadderConfig
 from tools.report.run import read_json
 
@@ -56,10 +54,7 @@ def predict(ladder: LadderConfig, rung: Rung, results: Sequence[Result], points:
             f"{begun}: the run has begun: what is predicted after it is no prediction; give a new `output`"
         )
     _check_target(rung, results, target)
-    sequence = target.data.sequence_length
-    parameters = parameter_count(target.model)
-    tokens = target.batch.sizes.after(target.schedule.steps) * sequence
-    flops = float(model_flops_per_token(target.model, sequence)) * tokens
+    parameters, tokens, flops = cost_of(target)
     law, _ = fit_points(points)
     check_inside(law)
     found = forecast(points, parameters, tokens, flops)

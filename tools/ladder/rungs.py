@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -57,14 +57,25 @@ _PLACE = (
 compared by their content."""
 
 
+class Cost(NamedTuple):
+    """Parameters of a run, tokens that it trains on, and floating-point operations of its training: 6 N D with the
+    head, without the look-up of the embedding, and with attention, see `pretrain.monitor.flops`."""
+
+    parameters: int
+    tokens: int
+    flops: float
+
+
+def cost_of(config: TrainConfig) -> Cost:
+    """Cost of a run with a number of steps."""
+    sequence = config.data.sequence_length
+    tokens = config.batch.sizes.after(config.schedule.steps) * sequence
+    return Cost(parameter_count(config.model), tokens, float(model_flops_per_token(config.model, sequence)) * tokens)
+
+
 @dataclass(frozen=True)
 class Rung:
-    """One small run before it is done.
-
-    Attributes:
-        flops: floating-point operations of its training, 6 N D with the head, without the look-up of the embedding, and
-            with attention, see `pretrain.monitor.flops`.
-    """
+    """One small run before it is done, with its cost."""
 
     name: str
     config: TrainConfig
@@ -165,8 +176,7 @@ def _rung(ladder: LadderConfig, base: TrainConfig, name: str, size: str, length:
     except ValidationError as error:
         reasons = "; ".join(str(fault.get("ctx", {}).get("error", fault["msg"])) for fault in error.errors())
         raise ConfigError(f"sizes.{size}: {reasons}") from None
-    tokens = config.batch.sizes.after(steps) * sequence
-    return Rung(name, config, parameters, tokens, float(model_flops_per_token(config.model, sequence)) * tokens)
+    return Rung(name, config, *cost_of(config))
 
 
 def _check_data(base: TrainConfig, rungs: list[Rung]) -> None:
