@@ -115,7 +115,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("batch",): Command("tools.inspect_batch", "the documents behind a training step"),
     ("contamination",): Command("tools.contamination", "which steps saw which items of evaluation sets"),
-    ("plan",): Command("tools.plan", "which topologies fit, and how long a run takes"),
+    ("plan",): Command("tools.plan.__main__", "the fastest layouts that fit, with time and cost"),
     ("ladder",): Command("tools.ladder.__main__", "predict the loss of a run from small ones"),
     ("adapt",): Command("tools.adapt", "teach a trained model another language", group="convert"),
     ("status",): Command("tools.status", "how a run stands"),

@@ -106,13 +106,19 @@ def precision_notes(config: TrainConfig) -> list[str]:
     """
     if config.precision != "bf16" or torch.cuda.is_available() or config.monitor.peak_flops_per_device is not None:
         return []
-    rates = [_measured_peak(dtype).flops_per_second for dtype in (torch.float32, torch.bfloat16)]
-    if rates[0] < SLOW_BF16 * rates[1]:
+    factor = bf16_slowdown()
+    if factor < SLOW_BF16:
         return []
     return [
-        f"this processor multiplies bf16 {rates[0] / rates[1]:,.0f} times as slowly as fp32; precision=fp32 is faster "
+        f"this processor multiplies bf16 {factor:,.0f} times as slowly as fp32; precision=fp32 is faster "
         "here (a run keeps the precision that it started with)"
     ]
+
+
+def bf16_slowdown() -> float:
+    """How many times as long this process's device takes for a product in bf16 as in fp32."""
+    rates = [_measured_peak(dtype).flops_per_second for dtype in (torch.float32, torch.bfloat16)]
+    return rates[0] / rates[1]
 
 
 def _measured_peak(dtype: torch.dtype) -> Peak:

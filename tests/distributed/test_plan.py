@@ -10,7 +10,7 @@ from pretrain.config import TrainConfig
 from pretrain.topology import Topology
 from tests.distributed import cases, memory_cases
 from tests.distributed.processes import run_processes
-from tools.plan import COMMUNICATOR_BYTES, communicators, plan
+from tools.plan.memory import COMMUNICATOR_BYTES, communicators, memory_of
 
 SIZES = {
     "model__vocabulary_size": 3900,
@@ -54,10 +54,10 @@ def test_a_rank_holds_what_the_plan_says(topology: Topology, changes: dict[str, 
     config = config_for(topology, **changes)
     measured = run_processes(topology.world_size, memory_cases.memory_of_a_step, config, topology)
     fullest = max(measured, key=lambda rank: rank["state"] + rank["peak"])
-    planned = plan(config, topology.data)
+    planned = memory_of(config, topology.data)
     # In fp32, gradients are freed between the steps: 4 of the 8 + 8 / data bytes of a weight.
     gradients = 0.0 if config.precision == "bf16" else planned.state * 4 / (8 + 8 / topology.data)
-    whole = planned.memory - planned.communication
+    whole = planned.total - planned.communication
     print(fullest, planned)
     assert fullest["state"] == pytest.approx(planned.state - gradients, rel=0.05)
     assert fullest["state"] + fullest["peak"] == pytest.approx(whole, rel=0.05)
@@ -72,4 +72,4 @@ def test_communicators_of_a_rank(degrees: tuple[int, int, int], groups: int) -> 
     tensor, pipeline, data = degrees
     batch = {"global_batch_size": 16, "micro_batch_size": 2}
     config = config_for(Topology(pipeline, data, tensor), batch=batch)
-    assert plan(config, data).communication == groups * COMMUNICATOR_BYTES
+    assert memory_of(config, data).communication == groups * COMMUNICATOR_BYTES

@@ -82,9 +82,9 @@ AREAS = {
         "--steps 100 --only LLaMA BLOOM",
     ),
     "predict": Area(
-        "ladders: published laws recovered, beside L-BFGS from many starts; how often intervals hold the loss",
-        ("numpy", "scipy"),
-        "--ladders 4 --starts 45",
+        "ladders: published laws, and how often intervals hold; plans: published runs, and layouts on this machine",
+        ("numpy", "scipy", "torch", "deepspeed"),
+        "--ladders 4 --starts 45 --processes 2 --hidden 128 --layers 4 --sequence 64",
     ),
     "widths": Area(
         "the best learning rate by width, with rates that follow the width and with one for all",

@@ -107,6 +107,7 @@ def config_of(name: str, mixture: Path, steps: int) -> TrainConfig:
             "batch": {"global_batch_size": 16, "micro_batch_size": 8},
             "optimizer": {"learning_rate": 3e-3},
             "schedule": {"total_steps": steps, "warmup_steps": max(1, steps // 10)},
+            "precision": "fp32",  # as the demo: few processors multiply bf16 as fast
         }
     )
 

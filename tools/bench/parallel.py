@@ -23,6 +23,7 @@ from pretrain.config import ModelConfig, TrainConfig
 from pretrain.topology import Topology
 from tools.bench.memory import peak_bytes
 from tools.bench.page import show
+from tools.bench.train import timed_precisions
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "one process": {},
@@ -54,13 +55,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--global-batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2, help="timed steps per round, after one untimed step")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over all layouts")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16, or fp32 where bf16 is emulated")
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--one", choices=list(LAYOUTS), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
         time_one(given)
         return 0
+    if given.precision is None:
+        given.precision = timed_precisions()[0]
+        arguments = [*arguments, "--precision", given.precision]
     layouts = list(dict.fromkeys([next(iter(LAYOUTS)), *given.layouts]))
     results: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in layouts}
     with Progress("bench", given.rounds * len(layouts), "runs") as progress:

@@ -1,7 +1,8 @@
-"""Ladders: published laws recovered, beside L-BFGS from a grid of starts; and how often intervals hold the loss.
+"""Predictions: published laws and how often intervals hold the loss; published and measured seconds of a step.
 
-The peer is the procedure of Hoffmann et al. 2022 (arXiv:2203.15556, section 3.3): SciPy's L-BFGS-B on the logarithms of
-E, A and B, from each start of their grid of 4,500, with the losses summed (Besiroglu et al. 2024, arXiv:2404.10102).
+The peer of ladders is the procedure of Hoffmann et al. 2022 (arXiv:2203.15556, section 3.3): SciPy's L-BFGS-B on the
+logarithms of E, A and B, from each start of their grid of 4,500, with the losses summed (Besiroglu et al. 2024,
+arXiv:2404.10102).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from foundation.progress import Progress
 from tools.bench.page import show
+from tools.bench.planned import machine_rows, published_rows
 from tools.ladder.interval import INTERVAL, LadderError, forecast, points_of
 from tools.ladder.law import HUBER_DELTA, Array, LossLaw, fit_loss, loss_law
 from tools.ladder.rungs import Result
@@ -139,6 +141,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="altiplano bench predict", description=__doc__)
     parser.add_argument("--ladders", type=int, default=60, help="simulated ladders for each amount of noise (60)")
     parser.add_argument("--starts", type=int, default=len(STARTS), help="starts of the peer (all)")
+    parser.add_argument("--processes", type=int, default=8, help="most processes of a measured layout (8)")
+    parser.add_argument("--hidden", type=int, default=256, help="hidden size of the measured model (256)")
+    parser.add_argument("--layers", type=int, default=8, help="layers of the measured model (8)")
+    parser.add_argument("--sequence", type=int, default=256, help="sequence length of the measured model (256)")
     return parser
 
 
@@ -158,5 +164,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"Simulated ladders of fifteen rungs and two repeats; {INTERVAL:.0%} intervals for 4.3 times the compute",
         coverage(given.ladders),
         ("noise of seeds", "predicted", "refused", "inside", "inside without backtests", "half width, median"),
+    )
+    show(
+        "Published runs, seconds of a step",
+        published_rows(),
+        ("source", "run", "published", "predicted", "error", "assumed"),
+    )
+    show(
+        f"{given.layers} layers of {given.hidden}, sequence {given.sequence}, fp32, on this machine after `altiplano "
+        "plan --calibrate`; seconds of a step, medians of twenty",
+        machine_rows(given.hidden, given.layers, given.sequence, given.processes),
+        ("tensor × pipeline × data", "predicted", "measured", "error", "where the time goes, predicted"),
     )
     return 0

@@ -20,7 +20,7 @@ from torch import nn
 from foundation.progress import Progress
 from pretrain.config import ModelConfig, TrainConfig
 from pretrain.model.positions import rotary_table
-from pretrain.monitor.flops import model_flops_per_token
+from pretrain.monitor.flops import bf16_slowdown, model_flops_per_token
 from tools.bench.memory import peak_bytes
 from tools.bench.page import show
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 CONTENDERS = ("ours", "pytorch", "pytorch+compile", "hf", "hf+compile")
 PRECISIONS = ("bf16", "fp32")
+EMULATED_BF16 = 2.0
+"""Factor by which bf16 is slower than fp32 from which on a processor is taken to emulate it: nobody trains on one in
+bf16, and timing it would take hours."""
 MATMUL_SIZE = 2048
 LEARNING_RATE = 3e-4
 
@@ -49,7 +52,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=4, help="timed steps per round, after two untimed steps")
     parser.add_argument("--rounds", type=int, default=3, help="rounds over all contenders")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, help="default: both, or fp32 alone where bf16 is emulated"
+    )
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "PRECISION"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -68,6 +73,8 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(time_one(name, precision, model, given.micro_batch, given.steps)))
         return 0
 
+    if given.precisions is None:
+        given.precisions = timed_precisions()
     runs = [(name, precision) for precision in given.precisions for name in given.contenders]
     results: dict[tuple[str, str], list[dict[str, float]]] = {run: [] for run in runs}
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
@@ -103,6 +110,15 @@ def main(arguments: list[str]) -> int:
     columns = ("program", "precision", "tokens / processor s", "ours ÷ it", "of peak", "memory, GB")
     show(title, rows, columns)
     return 0
+
+
+def timed_precisions() -> list[str]:
+    """Precisions worth timing on this machine; says so when one is left out."""
+    factor = bf16_slowdown()
+    if factor < EMULATED_BF16:
+        return list(PRECISIONS)
+    print(f"bf16 takes this processor {factor:.1f} times as long as fp32, which alone is timed")
+    return ["fp32"]
 
 
 def time_one(name: str, precision: str, model: ModelConfig, micro_batch: int, steps: int) -> dict[str, float]:

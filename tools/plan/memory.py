@@ -1,4 +1,4 @@
-"""Which topologies fit, and how long a run takes: `altiplano plan CONFIG --devices 64 --memory-gib 80`.
+"""Memory of a training process.
 
 Weights, gradients and optimizer state are counted exactly. Activations are counted on the real modules, built without
 storage: what the backward pass of one block keeps. NCCL's buffers are the largest that its documentation allows. Not
@@ -7,47 +7,29 @@ counted are what the allocator cannot reuse, and the CUDA context: leave a tenth
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 import pretrain.model.attention
-from foundation.configuration import ConfigError, load_config
-from foundation.progress import format_seconds, summary_table
-from pretrain.config import TrainConfig, check_world_size
-from pretrain.data.epochs import with_steps
+from pretrain.config import TrainConfig
 from pretrain.device import group_alone
-from pretrain.families.mapping import parameter_count
 from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import PipelineLayer, pipeline_layers
-from pretrain.monitor.flops import training_flops_per_token
-
-GIB = 2**30
-MOST_ROWS = 12
-
-EXAMPLES = """examples:
-  altiplano plan configs/train/llama-7b.yaml --devices 64
-  altiplano plan configs/train/llama-7b.yaml --devices 64 --memory-gib 40 batch.micro_batch_size=1
-  altiplano plan configs/train/demo.yaml --devices 8 --memory-gib 2 --peak-tflops 0.1"""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One topology, and the memory of the fullest of its ranks, in bytes.
+class Memory:
+    """Memory of the fullest rank of a layout, in bytes.
 
     Attributes:
-        bubble: share of a step in which a stage waits for the pipeline to fill and drain, (P - 1) / (M + P - 1) with P
-            stages and M micro-batches (Narayanan et al. 2021, arXiv:2104.04473, section 2.2.1).
         state: weights, gradients, master weights and moments.
         activations: of all micro-batches that a stage holds at once.
         transient: what the largest layer makes on the way, once.
@@ -55,11 +37,6 @@ class Plan:
         communication: NCCL's buffers.
     """
 
-    tensor: int
-    pipeline: int
-    data: int
-    micro_batches: int
-    bubble: float
     state: int
     activations: int
     transient: int
@@ -72,36 +49,20 @@ class Plan:
         return max(self.activations + self.transient, self.update) + self.communication
 
     @property
-    def memory(self) -> int:
+    def total(self) -> int:
         return self.state + self.working
 
 
-def plans(path: Path, overrides: Sequence[str], devices: int, per_node: int) -> Iterator[Plan]:
-    """Every topology of `devices` processes that the configuration allows, tensor groups within one node.
+def memory_of(config: TrainConfig, data: int, layers: Sequence[LayerCost] | None = None) -> Memory:
+    """The memory of the fullest rank under the configuration's degrees and `data` processes on the data axis.
 
-    Raises:
-        ValueError: the configuration is wrong whatever the topology is.
+    Args:
+        layers: what `layer_costs` says; None: count it.
     """
-    load_config(TrainConfig, path, overrides)
-    for tensor in _divisors(min(devices, per_node), devices):
-        for pipeline in _divisors(devices // tensor, devices // tensor):
-            degrees = [f"parallel.tensor={tensor}", f"parallel.pipeline={pipeline}", "parallel.data=null"]
-            if tensor == 1:
-                degrees.append("parallel.sequence=false")
-            try:
-                config = load_config(TrainConfig, path, [*overrides, *degrees])
-                data = check_world_size(config, devices)
-            except ValueError:
-                continue  # heads, layers or the batch do not divide
-            yield plan(config, data)
-
-
-def plan(config: TrainConfig, data: int) -> Plan:
-    """The memory of the fullest rank under the configuration's degrees and `data` processes on the data axis."""
     from pretrain.engine.pipeline_module import stage_bounds  # takes seconds to import
 
     pipeline = config.parallel.pipeline
-    layers = layer_costs(config)
+    layers = layer_costs(config) if layers is None else layers
     micro_batches = config.accumulation_steps(data)
     ranks = []
     for stage, (start, stop) in enumerate(pairwise(stage_bounds([layer.flops for layer in layers], pipeline))):
@@ -109,12 +70,7 @@ def plan(config: TrainConfig, data: int) -> Plan:
         held = min(micro_batches, pipeline - stage)  # one forward, one backward: what has not come back yet
         trained, frozen = _weights_of(own, is_whole=(start, stop) == (0, len(layers)))
         ranks.append(
-            Plan(
-                config.parallel.tensor,
-                pipeline,
-                data,
-                micro_batches,
-                bubble=(pipeline - 1) / (micro_batches + pipeline - 1),
+            Memory(
                 state=state_bytes(trained, config.precision, data, frozen),
                 activations=held * sum(layer.kept for layer in own),
                 transient=max(layer.transient for layer in own),
@@ -122,7 +78,7 @@ def plan(config: TrainConfig, data: int) -> Plan:
                 communication=communicators(config.parallel.tensor, pipeline, data) * COMMUNICATOR_BYTES,
             )
         )
-    return max(ranks, key=lambda rank: rank.memory)
+    return max(ranks, key=lambda rank: rank.total)
 
 
 COMMUNICATOR_BYTES = 32 * (4 << 20)
@@ -300,115 +256,3 @@ def _attention_of_a_gpu(keeps_result: bool) -> Iterator[None]:
         yield
     finally:
         module.causal_attention = ours
-
-
-def _divisors(limit: int, number: int) -> list[int]:
-    return [divisor for divisor in range(1, limit + 1) if number % divisor == 0]
-
-
-def _print(config: TrainConfig, found: list[Plan], arguments: argparse.Namespace) -> bool:
-    budget = arguments.memory_gib * GIB
-    steps, of_what = _steps(config)
-    tokens = config.batch.sizes.after(steps) * config.data.sequence_length
-    flops = training_flops_per_token(config, config.data.sequence_length) * tokens
-    rate = arguments.devices * arguments.peak_tflops * 1e12 * arguments.utilisation
-    # Fewest devices to a copy of the model first: what crosses the network grows with them. Then the smallest bubble.
-    found = sorted(found, key=lambda plan: (plan.memory > budget, plan.tensor * plan.pipeline, plan.bubble))
-    fitting = [plan for plan in found if plan.memory <= budget]
-    rows = [
-        (
-            plan.tensor,
-            plan.pipeline,
-            plan.data,
-            plan.micro_batches,
-            f"{plan.bubble:.1%}",
-            *(f"{size / GIB:.1f}" for size in (plan.state, plan.working, plan.memory)),
-            format_days(flops / rate / (1 - plan.bubble)),
-        )
-        for plan in (fitting or found)[:MOST_ROWS]
-    ]
-    print(
-        f"{parameter_count(config.model) / 1e9:,.2f} G parameters, {_trained_text(config)}{tokens / 1e9:,.1f} G tokens"
-        f"{of_what}, {flops:.3g} FLOPs, "
-        f"{arguments.devices} devices; GiB of the fullest rank"
-    )
-    summary_table(
-        f"{len(fitting)} of {len(found)} topologies fit {arguments.memory_gib:g} GiB"
-        + (":" if fitting else "; the others:"),
-        rows,
-        ("tensor", "pipe", "data", "micro", "bubble", "state", "working", "GiB", "time"),
-    )
-    if fitting:
-        best = fitting[0]
-        print(
-            f"Next: measure the first ones, parallel.tensor={best.tensor} parallel.pipeline={best.pipeline} before all."
-        )
-    else:
-        print(
-            "Next: batch.micro_batch_size=1, recomputation=selective or full, parallel.sequence=true, or more devices."
-        )
-    return bool(fitting)
-
-
-def _steps(config: TrainConfig) -> tuple[int, str]:
-    """Number of steps, and what they are where the data that `schedule.epochs` count is not there yet."""
-    try:
-        return with_steps(config).schedule.steps, ""
-    except ConfigError:
-        return 1, " a step (schedule.epochs need data.mixture to be counted)"
-
-
-def _trained_text(config: TrainConfig) -> str:
-    return f"{config.trained_count:,} trained weights, " if config.is_partial else ""
-
-
-def format_days(seconds: float) -> str:
-    """`12.3 days`, or less than one as hours and minutes."""
-    return f"{seconds / 86400:,.1f} days" if seconds >= 86400 else format_seconds(seconds)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="altiplano plan",
-        description="Which topologies fit a model into a cluster, with the memory of the fullest rank, and how long "
-        "the run takes. Nothing is trained and no data is read.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", type=Path, help="YAML file of a training run, see configs/train/")
-    parser.add_argument("overrides", nargs="*", help="settings by dotted name, such as recomputation=full")
-    parser.add_argument("--devices", type=int, required=True, help="GPUs in all")
-    parser.add_argument("--per-node", type=int, default=8, help="GPUs of a node, which a tensor group stays inside (8)")
-    parser.add_argument("--memory-gib", type=float, default=72.0, help="of a GPU, for the run (72, of an 80 GB one)")
-    parser.add_argument("--peak-tflops", type=float, default=989.0, help="of a GPU, dense bf16 (989, an H100 SXM)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak outside the bubble (0.4)")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 a topology fits, 1 none does, 2 wrong settings."""
-    command = make_parser()
-    given = command.parse_intermixed_args(arguments)
-    for name in ("devices", "per_node", "memory_gib", "peak_tflops", "utilisation"):
-        if getattr(given, name) <= 0:
-            command.error(f"--{name.replace('_', '-')}: {getattr(given, name)} must be positive")
-    try:
-        config = load_config(TrainConfig, given.config, given.overrides)
-        found = list(plans(given.config, given.overrides, given.devices, given.per_node))
-    except ValueError as error:
-        print(f"plan: {error}", file=sys.stderr)
-        return 2
-    if not found:
-        size = config.batch.global_batch_size
-        print(
-            f"plan: no topology of {given.devices} devices divides the model's heads and layers and the batch of "
-            f"{size} samples (batch.micro_batch_size {config.batch.micro_batch_size})",
-            file=sys.stderr,
-        )
-        return 2
-    return 0 if _print(config, found, given) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

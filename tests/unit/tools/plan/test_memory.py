@@ -1,4 +1,4 @@
-"""Planned memory against published formulas and settings, and messages for wrong input."""
+"""Planned memory against published formulas."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import yaml
 from foundation.configuration import load_config
 from pretrain.config import TrainConfig
 from pretrain.families.mapping import parameter_count
-from tools import plan
-
-BLOOM = Path("configs/train/bloom-176b.yaml")
+from tools.plan.memory import layer_costs, memory_of
 
 
 def gpt3(folder: Path, **settings: Any) -> TrainConfig:
@@ -44,55 +42,24 @@ def test_a_block_keeps_what_the_paper_counts(
     """Korthikanti et al. 2022, arXiv:2205.05198, section 4: s·b·h·34 bytes, or 10 + 24/t, or 34/t, two of them for
     dropout masks, which we do not have, and without the scores, which flash attention does not keep."""
     config = gpt3(tmp_path, parallel=parallel)
-    block = plan.layer_costs(config)[2]
+    block = layer_costs(config)[2]
     assert block.kept / (2048 * 4096) == pytest.approx(bytes_per_element, rel=0.02)
 
 
 def test_recomputation_keeps_the_input_of_a_block(tmp_path: Path) -> None:
-    whole, recomputed = plan.layer_costs(gpt3(tmp_path)), plan.layer_costs(gpt3(tmp_path, recomputation="full"))
+    whole, recomputed = layer_costs(gpt3(tmp_path)), layer_costs(gpt3(tmp_path, recomputation="full"))
     assert recomputed[2].kept == 2 * 2048 * 4096
     assert recomputed[2].transient == whole[2].transient + whole[2].kept
 
 
 def test_every_weight_is_counted_once_over_the_stages(tmp_path: Path) -> None:
     config = gpt3(tmp_path)
-    costs = plan.layer_costs(config)
+    costs = layer_costs(config)
     padding = (config.model.padded_vocabulary_size() - config.model.vocabulary_size) * config.model.hidden_size
     assert sum(cost.weights for cost in costs[:-1]) == parameter_count(config.model) + padding
     assert costs[-1].is_tied and costs[-1].weights == costs[0].weights
-    one_stage = plan.plan(config, 1)
+    one_stage = memory_of(config, 1)
     assert one_stage.state == (parameter_count(config.model) + padding) * 18
-
-
-def test_blooms_published_setting_fits_and_less_does_not(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tensor 4 × pipeline 12 × data 8 on 384 A100 of 80 GB: Le Scao et al. 2022, arXiv:2211.05100, section 3.3."""
-    found = {(p.tensor, p.pipeline, p.data): p for p in plan.plans(BLOOM, [], 384, 8)}
-    assert found[4, 12, 8].memory < 80e9
-    assert found[4, 12, 8].bubble == pytest.approx(11 / (128 + 11))
-    small = {(p.tensor, p.pipeline, p.data): p for p in plan.plans(BLOOM, [], 32, 8)}
-    assert small and all(p.memory > 80e9 for p in small.values())
-
-
-def test_nothing_fits_and_the_answer_says_what_helps(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr("sys.argv", ["plan", str(BLOOM), "--devices", "32"])
-    assert plan.main() == 1
-    printed = capsys.readouterr().out
-    assert "0 of" in printed and "recomputation" in printed
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["paralel.tensor=2"], "did you mean 'parallel'?"),
-        (["--devices", "71"], "no topology of 71 devices divides"),
-    ],
-)
-def test_wrong_settings_are_named(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    monkeypatch.setattr("sys.argv", ["plan", str(BLOOM), "--devices", "32", *arguments])
-    assert plan.main() == 2
-    assert message in capsys.readouterr().err
 
 
 def test_frozen_weights_are_a_weight_alone(tmp_path: Path) -> None:
@@ -101,15 +68,9 @@ def test_frozen_weights_are_a_weight_alone(tmp_path: Path) -> None:
     config = gpt3(tmp_path, initial_weights="base", adapter={"rank": 8, "alpha": 16})
     padding = (config.model.padded_vocabulary_size() - config.model.vocabulary_size) * config.model.hidden_size
     frozen = parameter_count(config.model) + padding
-    assert plan.plan(config, 1).state == frozen * 2 + config.trained_count * 18
-    assert plan.plan(config, 4).state == frozen * 2 + config.trained_count * (6 + 12 // 4)
+    assert memory_of(config, 1).state == frozen * 2 + config.trained_count * 18
+    assert memory_of(config, 4).state == frozen * 2 + config.trained_count * (6 + 12 // 4)
     partly = gpt3(tmp_path, initial_weights="base", trainable=["layers.3.mlp"])
-    costs = plan.layer_costs(partly)
+    costs = layer_costs(partly)
     assert [cost.weights - cost.frozen for cost in costs[2:-2]] == [partly.trained_count * (i == 3) for i in range(32)]
-    assert costs[2].kept < costs[5].kept < plan.layer_costs(whole)[5].kept
-
-
-def test_epochs_without_data_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gpt3(tmp_path, schedule={"epochs": 3, "warmup_ratio": 0.03})
-    plan.main([str(tmp_path / "train.yaml"), "--devices", "8"])
-    assert "G tokens a step (schedule.epochs need data.mixture to be counted)" in capsys.readouterr().out
+    assert costs[2].kept < costs[5].kept < layer_costs(whole)[5].kept
