@@ -61,6 +61,9 @@ class SourceConfig(Settings):
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
     matches nothing on this machine is reported; it is an error only if no source has any input.
     """
+    exclude: tuple[InputPath, ...] = ()
+    """Files, folders or glob patterns of `paths` that are left out, written as those are. One that matches nothing is
+    reported."""
     rules: tuple[Annotated[str, AfterValidator(known_rule_set)], ...] = ("gopher", "language")
     """Rule sets that a document of this source must pass: keys of `data_prep.rules.RULE_SETS`."""
     weight: float | None = Field(default=None, gt=0)

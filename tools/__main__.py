@@ -26,8 +26,9 @@ see it work, on this machine's own text:
   tokens inspect|report|extend|control      token files; how good the tokenizer is; a larger vocabulary
 
 2. token files to a model:
-  plan                  which degrees of parallelism fit into the memory, and how many days it takes
+  plan                  the fastest layouts that fit into a cluster; their time, GPU hours and energy
   ladder plan|run|fit|predict|check     the loss of a large run, predicted from small ones
+  mixture plan|run|fit|check            weights of the sources, from small runs on random mixtures
   check                 prove that many processes compute what one computes; a minute
   train                 on this machine; deepspeed, torchrun and srun start `-m pretrain` on many
   adapt                 teach a trained model another language: vocabulary, embeddings, adapters
@@ -117,6 +118,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("contamination",): Command("tools.contamination", "which steps saw which items of evaluation sets"),
     ("plan",): Command("tools.plan.__main__", "the fastest layouts that fit, with time and cost"),
     ("ladder",): Command("tools.ladder.__main__", "predict the loss of a run from small ones"),
+    ("mixture",): Command("tools.mixture.__main__", "weights of the sources from small runs"),
     ("adapt",): Command("tools.adapt", "teach a trained model another language", group="convert"),
     ("status",): Command("tools.status", "how a run stands"),
     ("report",): Command("tools.report.__main__", "one page about a run, or about two"),

@@ -1,6 +1,6 @@
 """Write the reference of every setting, from the settings classes themselves.
 
-python -m tools.settings_reference            writes docs/reference/data.md, train.md and ladder.md
+python -m tools.settings_reference            writes the pages of docs/reference
 python -m tools.settings_reference --check    compares them with the code, and fails when they are not current
 """
 
@@ -25,12 +25,14 @@ from foundation.atomic_files import write_text
 from foundation.configuration import Settings
 from pretrain.config import TrainConfig
 from tools.ladder.settings import LadderConfig
+from tools.mixture.settings import MixtureConfig
 
 FOLDER = Path("docs/reference")
 PAGES: dict[str, tuple[type[Settings], str, str]] = {
     "data.md": (DataConfig, "Settings of data preparation", "altiplano data run --config FILE"),
     "train.md": (TrainConfig, "Settings of training", "altiplano train --config FILE"),
     "ladder.md": (LadderConfig, "Settings of a ladder", "altiplano ladder plan FILE"),
+    "mixture.md": (MixtureConfig, "Settings of a search for weights", "altiplano mixture plan FILE"),
 }
 
 

@@ -137,6 +137,15 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
         if len(names) == before and not any(os.path.exists(root) for root in roots):
             missing.append(pattern)
 
+    for pattern in source.exclude:
+        is_excluded = _matcher(pattern)
+        left_out = [path for path in names if is_excluded(path)]
+        for path in left_out:
+            del names[path]
+        if left_out:
+            skipped["(excluded)"] = skipped.get("(excluded)", 0) + len(left_out)
+        else:
+            missing.append(f"exclude {pattern}")
     sizes = {
         path: objects[path].size if path in objects else os.path.getsize(path)
         for path in sorted(names)
@@ -187,6 +196,13 @@ def _find_objects(pattern: str, accepts: Callable[[str], bool], skipped: dict[st
         return
     matches = re.compile(_glob_expression(pattern)).fullmatch
     yield from (entry for entry in list_objects(re.split(r"[*?\[]", pattern)[0]) if matches(entry.path))
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a path is the one of a pattern, matches it, or is in a folder that does."""
+    resolved = pattern if scheme_of(pattern) is not None else os.path.realpath(resolve(pattern))
+    expression = re.compile(_glob_expression(resolved.rstrip("/")) + "(?:/.*)?")
+    return lambda path: expression.fullmatch(path) is not None
 
 
 def _glob_expression(pattern: str) -> str:

@@ -121,6 +121,7 @@ def _manifest_settings(config: DataConfig) -> dict[str, Any]:
                 "kind": source.kind,
                 "paths": list(source.paths),
                 "maximum_bytes": source.maximum_bytes,
+                **({"exclude": list(source.exclude)} if source.exclude else {}),
                 **({"largest_files": source.largest_files} if source.largest_files else {}),
                 **({"options": source.options} if source.options else {}),
             }

@@ -90,3 +90,19 @@ def test_the_largest_files_are_taken(tmp_path: Path) -> None:
     source = SourceConfig(name="x", kind="text", paths=(str(tmp_path),), largest_files=3)
     files = find_inputs(source, 1)
     assert [Path(file.path).name for file in files.files] == ["0.txt", "1.txt", "4.txt"] and files.left_out_files == 3
+
+
+def test_excluded_files_folders_and_patterns_are_left_out(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "b.txt", "notes/c.txt", "notes/old/d.txt", "other/e.txt")
+    exclude = [f"{tmp_path}/a.txt", f"{tmp_path}/*/old", f"{tmp_path}/oth*", f"{tmp_path}/nothing"]
+    source = SourceConfig(name="notes", kind="text", paths=(str(tmp_path),), exclude=tuple(exclude))
+    files = find_inputs(source, 1)
+    assert [Path(file.path).name for file in files.files] == ["b.txt", "c.txt"]
+    assert files.skipped == {"(excluded)": 3} and files.missing == (f"exclude {tmp_path}/nothing",)
+
+
+def test_excluded_names_are_whole_names(tmp_path: Path) -> None:
+    """`a` is neither `ab` nor `a.txt`."""
+    make(tmp_path, "a/1.txt", "ab/2.txt", "a.txt")
+    source = SourceConfig(name="notes", kind="text", paths=(str(tmp_path),), exclude=(f"{tmp_path}/a",))
+    assert found(source) == ["a.txt", "2.txt"]

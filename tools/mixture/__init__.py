@@ -1,0 +1,1 @@
+"""Weights of sources from small runs; `altiplano mixture`."""
