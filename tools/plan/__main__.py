@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = given.calibrate or given.calibration
     if given.measure and not measured:
         command.error("--measure: only on a machine that is at hand; give --calibrate or --calibration too")
-    if measured and (given.gpu or given.network):
-        command.error("--gpu and --network: have no effect with what was measured; leave them out")
+    if measured and (given.gpu or given.network or given.price):
+        command.error("--gpu, --network and --price: have no effect with what was measured; leave them out")
     try:
         return _plan_measured(given) if measured else _plan_named(given)
     except (ValueError, RuntimeError) as error:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from foundation.configuration import load_config
+from pretrain.config import TrainConfig
 from tools.plan.__main__ import main
+from tools.plan.calibration import Calibration, Collective, Computation, settings_of, write_calibration
 from tools.plan.cost import Layout
 from tools.plan.hardware import HARDWARE
 from tools.plan.search import search, timer_of
 
-BLOOM, LLAMA = Path("configs/train/bloom-176b.yaml"), Path("configs/train/llama-7b.yaml")
+BLOOM, LLAMA, DEMO = (Path(f"configs/train/{name}.yaml") for name in ("bloom-176b", "llama-7b", "demo"))
 A100, H100 = timer_of(HARDWARE["a100"]), timer_of(HARDWARE["h100"])
 PUBLISHED = ["parallel.tensor=4", "parallel.pipeline=12", "batch.micro_batch_size=2", "recomputation=full"]
 """Le Scao et al. 2022, arXiv:2211.05100, section 3.3."""
@@ -85,6 +88,50 @@ def test_numbers_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([str(BLOOM), "--devices", "32", "--price", "-1"])
     assert "--price: -1.0 must be positive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--measure"], "--measure: only on a machine that is at hand"),
+        (["--calibrate", "a", "--calibration", "b"], "the first makes what the second reads"),
+        (["--calibration", "b", "--gpu", "a100"], "have no effect with what was measured"),
+        (["--calibration", "b", "--price", "2"], "have no effect with what was measured"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(LLAMA), "--devices", "2", *arguments])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["parallel.sequence=true"], "parallel.sequence: is not measured"),
+        (["initial_weights=x", "trainable=[layers.3.mlp]"], "trainable, adapter: are not measured"),
+        ([], "machine.yaml: No such file or directory; make one with --calibrate"),
+    ],
+)
+def test_what_is_not_measured_is_refused(settings: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(LLAMA), "--devices", "2", "--calibration", "machine.yaml", *settings]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_measured_machine_is_planned_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(TrainConfig, DEMO)
+    free = Collective((1, 2), (0.0, 0.0), (0.0, 0.0))
+    speed = {1: Computation(0.02, 0.01, 0.001, 0.001), 2: Computation(0.015, 0.01, 0.001, 0.001)}
+    ranks = {2: free}
+    write_calibration(
+        tmp_path / "machine.yaml", Calibration("a processor", 2, settings_of(config), speed, ranks, ranks, ranks)
+    )
+    assert main([str(DEMO), "--devices", "2", "--calibration", str(tmp_path / "machine.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert "2 processes, a processor" in printed and "GPU hours" not in printed
+    assert "3 layouts; the fastest that fit" in printed
 
 
 def test_epochs_without_data_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
