@@ -23,10 +23,8 @@ from tools.ladder.rungs import RUNGS_FILE
 from tools.mixture.law import INTERVAL, Answer, Array, MixtureError, answer
 from tools.mixture.page import mixture_page
 from tools.mixture.proxies import (
-    BEST,
     MIXTURE_FILE,
     Proxies,
-    Proxy,
     losses_of,
     proxies_of,
     write_mixture,
@@ -136,18 +134,19 @@ def _run(given: argparse.Namespace, proxies: Proxies) -> int:
 
 def _fit(given: argparse.Namespace, proxies: Proxies) -> int:
     done = _done(proxies)
-    found, weights, losses = _answer(proxies, done)
+    found = _answer(proxies, done)
     noise = _noise(proxies, done)
     folder = proxies.settings.output
     best = proxies.best(found.weights)
-    write_json(folder / ANSWER_FILE, _json(proxies, found, weights, losses, noise))
+    made = _json(proxies, found, done, noise)
+    write_json(folder / ANSWER_FILE, made)
     write_mixture(proxies.mixture, found.weights, folder / MIXTURE_FILE)
     write_proxies(proxies, [best])
-    write_text(folder / PAGE_FILE, mixture_page(folder.name, read_json(folder / ANSWER_FILE)))
+    write_text(folder / PAGE_FILE, mixture_page(folder.name, made))
     now = proxies.given[0].weights
     rows = zip(proxies.sources, now, found.weights, found.low, found.high, proxies.most, strict=True)
     summary_table(
-        f"Weights from {len(weights)} runs",
+        f"Weights from {len(done)} runs",
         [(name, *(f"{value:.1%}" for value in values)) for name, *values in rows],
         ("source", "now", "best", "from", "to", "at most"),
     )
@@ -156,6 +155,7 @@ def _fit(given: argparse.Namespace, proxies: Proxies) -> int:
         f"the weights at hand reach {_given_goal(proxies, done):.4f}, and seeds differ by {noise:.4f}\n"
         f"runs that were left out of the fit are missed by {found.error:.4f} (root mean square), "
         f"{found.explained:.0%} of their differences is explained, rank correlation {found.rank:.2f}\n"
+        f"the best run so far is {_best_run_text(made)}\n"
         f"mixture: {folder / MIXTURE_FILE}; page: {folder / PAGE_FILE}\nnext: altiplano mixture check {given.search}"
     )
     return 0
@@ -192,7 +192,8 @@ def _check(given: argparse.Namespace, proxies: Proxies) -> int:
     print(
         f"goal: predicted {made['goal']['predicted']:.4f}, {INTERVAL:.0%} interval {made['goal']['low']:.4f} to "
         f"{made['goal']['high']:.4f}; reached {reached:.4f}, {'inside' if is_inside else 'OUTSIDE'}\n"
-        f"the weights at hand reach {now:.4f}: {now - reached:+.4f}, where seeds differ by {made['seeds']:.4f}"
+        f"the weights at hand reach {now:.4f}: {now - reached:+.4f}, where seeds differ by {made['seeds']:.4f}; "
+        f"the best run of the search is {_best_run_text(made)}"
     )
     return 0 if is_inside else 1
 
@@ -209,13 +210,12 @@ def _done(proxies: Proxies) -> dict[str, Array]:
     return {name: losses for name, losses in found.items() if losses is not None}
 
 
-def _answer(proxies: Proxies, done: dict[str, Array]) -> tuple[Answer, Array, Array]:
-    used: list[Proxy] = [proxy for proxy in proxies.all() if proxy.name in done and proxy.name != BEST]
-    if not used:
+def _answer(proxies: Proxies, done: dict[str, Array]) -> Answer:
+    if not done:
         raise MixtureError("no run is finished; run `altiplano mixture run` first")
-    weights = np.array([proxy.weights for proxy in used])
-    losses = np.array([done[proxy.name] for proxy in used])
-    return answer(weights, losses, proxies.shares, proxies.most, proxies.settings.seed), weights, losses
+    weights = np.array([proxy.weights for proxy in proxies.all() if proxy.name in done])
+    losses = np.array(list(done.values()))
+    return answer(weights, losses, proxies.shares, proxies.most, proxies.settings.seed)
 
 
 def _noise(proxies: Proxies, done: dict[str, Array]) -> float:
@@ -238,13 +238,26 @@ def _goal_text(proxies: Proxies, losses: Array | None) -> str:
     return "" if losses is None else f"{float(losses @ proxies.shares):.4f}"
 
 
-def _json(proxies: Proxies, found: Answer, weights: Array, losses: Array, noise: float) -> dict[str, Any]:
+def _best_run_text(made: dict[str, Any]) -> str:
+    best = made["best_run"]
+    weights = ", ".join(f"{weight:.0%} {name}" for name, weight in best["weights"].items())
+    return f"{best['name']}, {best['goal']:.4f}, with {weights}"
+
+
+def _json(proxies: Proxies, found: Answer, done: dict[str, Array], noise: float) -> dict[str, Any]:
+    goals = {name: float(losses @ proxies.shares) for name, losses in done.items()}
+    best = min((proxy for proxy in proxies.all() if proxy.name in done), key=lambda proxy: goals[proxy.name])
     rows = zip(
         proxies.sources, proxies.given[0].weights, found.weights, found.low, found.high, proxies.most, strict=True
     )
     return {
         "made": f"{datetime.now(timezone.utc):%Y-%m-%d}",
-        "runs": len(weights),
+        "runs": len(done),
+        "best_run": {
+            "name": best.name,
+            "goal": goals[best.name],
+            "weights": dict(zip(proxies.sources, map(float, best.weights), strict=True)),
+        },
         "weights": {
             name: dict(zip(("now", "best", "low", "high", "most"), map(float, values), strict=True))
             for name, *values in rows
@@ -258,8 +271,8 @@ def _json(proxies: Proxies, found: Answer, weights: Array, losses: Array, noise:
         "by_source": dict(zip(proxies.judged, map(float, found.by_source), strict=True)),
         "left_out": {"error": found.error, "explained": found.explained, "rank": found.rank},
         "points": [
-            {"reached": float(reached), "predicted": float(predicted)}
-            for reached, predicted in zip(losses @ proxies.shares, found.left_out, strict=True)
+            {"reached": reached, "predicted": float(predicted)}
+            for reached, predicted in zip(goals.values(), found.left_out, strict=True)
         ],
         "seeds": noise,
         "checked": None,

@@ -1,13 +1,15 @@
 """The law of a source's held-out loss by the weights of the sources, and the best weights.
 
 L(w) = c + exp(t · w) with a number t_j for each source and an irreducible c: Ye et al. 2024, arXiv:2403.16952, equation
-6; or linear, L(w) = t · w, as in the linear regression of RegMix (Liu et al. 2024, arXiv:2407.01492). Weights sum to
-one, so that there is no other constant. For a given c the law is linear in t, and is fitted by ridge regression; law,
-c and ridge are those whose predictions of runs left out are best.
+6; or linear, L(w) = t · w, as in the linear regression of RegMix (Liu et al. 2024, arXiv:2407.01492). The first percent
+of a source teaches more than the last: the weights may be raised to a power below one, as in the power laws of Ge et
+al. 2024 (BiMix, arXiv:2405.14908), and there is a constant then. For a given c and power the law is linear in t, and is
+fitted by ridge regression; law, c, power and ridge are those whose predictions of runs left out are best.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ Array = npt.NDArray[np.float64]
 
 FLOORS = tuple(0.02 * number for number in range(50))
 """Irreducible losses that are tried, relative to the lowest loss."""
+POWERS = (1.0, 0.7, 0.5, 0.35, 0.25)
+"""Powers of the weights that are tried."""
 RIDGES = (1e-6, 1e-3)
 """Ridges that are tried, relative to the mean square of a column."""
 RUNS_FOR_EACH_NUMBER = 2
@@ -26,6 +30,8 @@ RESAMPLES = 400
 INTERVAL = 0.9
 STEPS = (0.1, 0.03, 0.01, 0.003, 0.001)
 """Weights that the search moves from one source to another, the largest first."""
+LEAST_WEIGHT = 1e-4
+"""Least weight of a source: a mixture has all of its sources."""
 SAMPLES = 2000
 """Random weights that the search starts from the best of."""
 
@@ -40,17 +46,19 @@ class SourceLaw:
 
     Attributes:
         floor: c; None: the law is linear.
-        numbers: t.
+        power: of the weights.
+        numbers: the constant, and t.
         left_out: prediction of each run by the law of the others.
     """
 
     floor: float | None
+    power: float
     numbers: Array
     left_out: Array
 
     def __call__(self, weights_RS: Array) -> Array:
         """Losses [R] of mixtures [R, S]."""
-        value = weights_RS @ self.numbers
+        value = columns_of(weights_RS, self.power) @ self.numbers
         return value if self.floor is None else self.floor + np.exp(value)
 
 
@@ -68,12 +76,12 @@ def fit_source(weights_RS: Array, losses_R: Array) -> SourceLaw:
     floors = [None, *(share * float(losses_R.min()) for share in FLOORS)]
     for floor in floors:
         targets = losses_R if floor is None else np.log(losses_R - floor)
-        for ridge in RIDGES:
-            numbers, left_out = _ridge(weights_RS, targets, ridge)
+        for power, ridge in itertools.product(POWERS, RIDGES):
+            numbers, left_out = _ridge(columns_of(weights_RS, power), targets, ridge)
             predicted = left_out if floor is None else floor + np.exp(left_out)
             error = float(np.mean((predicted - losses_R) ** 2))
             if best is None or error < best[0]:
-                best = error, SourceLaw(floor, numbers, predicted)
+                best = error, SourceLaw(floor, power, numbers, predicted)
     assert best is not None
     return best[1]
 
@@ -81,8 +89,14 @@ def fit_source(weights_RS: Array, losses_R: Array) -> SourceLaw:
 def refit(law: SourceLaw, weights_RS: Array, losses_R: Array, counts_R: Array) -> SourceLaw:
     """The same kind of law on weighted runs."""
     targets = losses_R if law.floor is None else np.log(np.maximum(losses_R - law.floor, 1e-6))
-    numbers, _ = _ridge(weights_RS, targets, RIDGES[0], counts_R)
-    return SourceLaw(law.floor, numbers, law.left_out)
+    numbers, _ = _ridge(columns_of(weights_RS, law.power), targets, RIDGES[0], counts_R)
+    return SourceLaw(law.floor, law.power, numbers, law.left_out)
+
+
+def columns_of(weights_RS: Array, power: float) -> Array:
+    """A one, and the weights to a power [R, 1 + S]. Weights themselves sum to one, and the one is a zero then."""
+    first = np.full((len(weights_RS), 1), float(power != 1))
+    return np.concatenate([first, np.maximum(weights_RS, 0) ** power], axis=1)
 
 
 def _ridge(x_RS: Array, y_R: Array, ridge: float, counts_R: Array | None = None) -> tuple[Array, Array]:
@@ -123,7 +137,8 @@ def starting_weights(most_S: Array, generator: np.random.Generator) -> Array:
         raise MixtureError(
             f"the sources have tokens for {most_S.sum():.0%} of the run: raise maximum_epochs, or give a shorter run"
         )
-    return np.array([capped(weights, most_S) for weights in generator.dirichlet(np.ones(len(most_S)), SAMPLES)])
+    drawn = np.maximum(generator.dirichlet(np.ones(len(most_S)), SAMPLES), LEAST_WEIGHT)
+    return np.array([capped(weights, most_S) for weights in drawn])
 
 
 def best_weights(goal: Goal, most_S: Array, starts_KS: Array) -> Array:
@@ -135,7 +150,8 @@ def best_weights(goal: Goal, most_S: Array, starts_KS: Array) -> Array:
         while True:
             moved = np.repeat(weights[None], len(pairs), axis=0)
             for row, (source, target) in enumerate(pairs):
-                size = min(step, moved[row, source], most_S[target] - moved[row, target])
+                left = max(0.0, moved[row, source] - LEAST_WEIGHT)
+                size = min(step, left, most_S[target] - moved[row, target])
                 moved[row, source] -= size
                 moved[row, target] += size
             values = goal(moved)

@@ -31,6 +31,7 @@ def mixture_page(title: str, made: dict[str, Any]) -> str:
         ("predicted", f"{goal['predicted']:.4f} nats per token"),
         (f"{INTERVAL:.0%} interval", f"{goal['low']:.4f} to {goal['high']:.4f}"),
         ("reached by one more run", reached),
+        ("best run of the search", f"{made['best_run']['goal']:.4f} ({made['best_run']['name']})"),
         ("seeds differ by", f"{made['seeds']:.4f} (standard deviation)"),
         ("runs left out of the fit are missed by", f"{made['left_out']['error']:.4f} (root mean square)"),
         ("their differences that are explained", f"{made['left_out']['explained']:.0%}"),

@@ -15,11 +15,9 @@ from pretrain.data.epochs import with_steps
 from pretrain.data.mixture import MixtureFile, load_mixture
 from pretrain.monitor.metrics import METRICS_FILE, read_metrics
 from tools.ladder.rungs import WHOLE_HELD_OUT, Rung, cost_of, difference
-from tools.mixture.law import Array, capped
+from tools.mixture.law import LEAST_WEIGHT, Array, capped
 from tools.mixture.settings import MixtureConfig
 
-LEAST_WEIGHT = 1e-4
-"""Least weight of a source in a random mixture: none is left out altogether."""
 MIXTURE_FILE = "mixture.yaml"
 BEST = "best"
 """Name of the run on the predicted weights."""

@@ -14,7 +14,8 @@ from pretrain.data.mixture import load_mixture
 from pretrain.monitor.metrics import METRICS_FILE
 from tests.unit.tools.mixture.searched import write_search
 from tools.mixture.__main__ import main
-from tools.mixture.proxies import LEAST_WEIGHT, losses_of, proxies_of, write_proxies
+from tools.mixture.law import LEAST_WEIGHT
+from tools.mixture.proxies import losses_of, proxies_of, write_proxies
 from tools.mixture.settings import MixtureConfig
 
 
