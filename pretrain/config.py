@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from foundation.configuration import Settings
 from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.phases import PhaseChange
+from pretrain.evaluation.settings import EvaluationConfig, row_lengths
 from pretrain.families.registry import FAMILIES
 from pretrain.spikes.settings import SpikesConfig
 from pretrain.tuning import AdapterConfig, trained_shapes
@@ -569,15 +570,6 @@ class ScheduleConfig(Settings):
         return self
 
 
-class EvaluationConfig(Settings):
-    """Evaluation of the loss on the held-out samples."""
-
-    every_steps: int = Field(default=500, gt=0)
-    """Steps from one evaluation to the next."""
-    batches: int = Field(default=20, gt=0)
-    """Number of global batches per evaluation, the same ones each time; fewer when the held-out part is smaller."""
-
-
 class CheckpointConfig(Settings):
     """Checkpoints; the last step is always saved."""
 
@@ -704,6 +696,20 @@ class TrainConfig(Settings):
         """Sequence lengths of the run, in tokens: that of the start, and those of the phases."""
         changed = [phase.sequence_length for phase in self.data.phases if phase.sequence_length is not None]
         return [self.data.sequence_length, *changed]
+
+    @property
+    def scored_lengths(self) -> list[int]:
+        """Lengths of the rows in which `evaluation.tasks` are scored, ascending; empty when there are none."""
+        if not self.evaluation.tasks:
+            return []
+        multiple = self.parallel.tensor if self.parallel.sequence else 1
+        return row_lengths(self.model.maximum_positions, multiple, self._length_of_other_factors)
+
+    @property
+    def _length_of_other_factors(self) -> int | None:
+        """Length of a sequence up to which its rotary factors are other ones than beyond it."""
+        scaling = self.model.rope_scaling
+        return scaling.original_positions if scaling is not None and scaling.kind == "longrope" else None
 
     @property
     def has_layout(self) -> bool:
@@ -848,6 +854,26 @@ class TrainConfig(Settings):
             _check_batch(self, self.parallel.data)
         else:
             _check_batch(self, 1)
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_can_be_scored(self) -> TrainConfig:
+        if not self.evaluation.tasks:
+            return self
+        if self.objective.kind != "causal":
+            raise ValueError(
+                "evaluation.tasks: tasks ask how likely a text is after another, which a model of objective.kind "
+                f"{self.objective.kind} does not tell; leave them out"
+            )
+        for name, length in (
+            ("model.maximum_positions", self.model.maximum_positions),
+            ("model.rope_scaling.original_positions", self._length_of_other_factors),
+        ):
+            if self.parallel.sequence and length is not None and length % self.parallel.tensor:
+                raise ValueError(
+                    f"parallel.sequence: with evaluation.tasks {name} {length} must be a multiple of parallel.tensor "
+                    f"{self.parallel.tensor}"
+                )
         return self
 
     @model_validator(mode="after")

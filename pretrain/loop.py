@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pretrain.checkpoint.layout import step_folder
@@ -19,7 +20,8 @@ from pretrain.data.prefetch import prefetch
 from pretrain.data.run_data import RunData
 from pretrain.device import local_device
 from pretrain.engine.engine import Engine, StepResult
-from pretrain.evaluation import evaluate
+from pretrain.evaluation.held_out import evaluate
+from pretrain.evaluation.tasks import TaskEvaluation
 from pretrain.launch.exit_codes import ExitCode
 from pretrain.launch.stopping import StopRequests
 from pretrain.model.attention_backend import describe_attention
@@ -40,11 +42,13 @@ class Run:
 
     Attributes:
         facts: written into every checkpoint: config, versions, and the origin of imported weights.
+        tasks: None when none are configured.
     """
 
     config: TrainConfig
     engine: Engine
     data: RunData
+    tasks: TaskEvaluation | None
     facts: dict[str, Any]
     spikes: SpikeWatch
     checkpoints: CheckpointWriter
@@ -100,6 +104,9 @@ def train_loop(run: Run, start: Start) -> ExitCode:
             run.health.begin("evaluating", step)
             log.evaluation(step, evaluate(run.engine, run.data.held_out))
             may_stop = True
+        if run.tasks is not None and (step % config.evaluation.task_steps == 0 or step == last_step):
+            log.tasks(step, run.tasks.evaluate(partial(run.health.begin, "evaluating", step)))
+            may_stop = True
         if step % config.monitor.replicas_every_steps == 0:
             check_replicas(run.engine.trained_parameters(), run.engine.coordinate.tensor, step)
         if step % config.checkpoint.every_steps == 0 or step == last_step:
@@ -123,7 +130,7 @@ def begin(run: Run, start: Start) -> None:
     """Announce the run, compare the replicas, and save a new run's initial weights. Collective."""
     config, engine, log = run.config, run.engine, run.log
     peak = peak_flops(config)
-    notes = [*start.notes, *precision_notes(config)]
+    notes = [*start.notes, *precision_notes(config), *([run.tasks.note] if run.tasks else [])]
     device = local_device()
     compiles = is_compiled(config.compile, device)
     if compiles or device.type == "cuda":

@@ -24,6 +24,7 @@ from pretrain.device import use_fixed_order, use_whole_precision
 from pretrain.engine.engine import Engine
 from pretrain.engine.library import versions
 from pretrain.engine.processes import join_processes
+from pretrain.evaluation.tasks import load_run_tasks, plan_run_tasks
 from pretrain.launch.agreement import agreed, from_first_rank, gathered, require_equal
 from pretrain.launch.elastic import fit_processes
 from pretrain.launch.exit_codes import ExitCode
@@ -65,6 +66,7 @@ def train(config: TrainConfig) -> ExitCode:
             require_parity(config, topology)
         data = agreed(lambda: open_data(config, topology, rank))
         require_equal("token files or sample order", data.training.digest())
+        loaded_tasks = load_run_tasks(config, rank)
 
         engine = Engine(config, topology)
         spikes = SpikeWatch(config.spikes, config.output, rank)
@@ -76,6 +78,7 @@ def train(config: TrainConfig) -> ExitCode:
             facts[STARTED_FROM] = start.origin
         if start.base is not None:
             facts[BASE] = start.base
+        tasks = plan_run_tasks(config, engine, loaded_tasks, data.training.mixture, start)
 
         agreed(lambda: write_resolved(config, config.output / RESOLVED_FILE) if rank == 0 else None)
         keep, folder = config.checkpoint, config.output / "checkpoints"
@@ -84,7 +87,7 @@ def train(config: TrainConfig) -> ExitCode:
         )
         log = agreed(lambda: open_run_log(config, topology, start.step, rank))
         health = Health(config.monitor, engine, hosts, watchdog, stops, log)
-        exit_code = train_loop(Run(config, engine, data, facts, spikes, checkpoints, stops, health, log), start)
+        exit_code = train_loop(Run(config, engine, data, tasks, facts, spikes, checkpoints, stops, health, log), start)
     dist.barrier()
     dist.destroy_process_group()
     return exit_code

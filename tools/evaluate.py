@@ -27,20 +27,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foundation.atomic_files import whole_file, write_json
 from foundation.progress import summary_table
-from foundation.shipped import shipped_configs
 from pretrain.data.mixture import load_mixture
+from pretrain.evaluation.lm_eval_tasks import CONTINUATIONS, continuations_task, require_lm_eval, task_manager
 from tools.hugging_face.answers import context_length
 from tools.hugging_face.to_hf import CHAT_TEMPLATE_FILE
 from tools.prompted_suite import Spread, lm_eval_tasks, load_suite, spreads
 
 RESULT_FILE = "evaluation.json"
-
-CONTINUATIONS = "eval/altiplano_continuations.yaml"
-"""Task file among the shipped configurations."""
 
 HELD_OUT: dict[str, Any] = {
     "task": "altiplano_held_out",
@@ -51,14 +46,6 @@ HELD_OUT: dict[str, Any] = {
     "metric_list": [{"metric": "bits_per_byte"}, {"metric": "byte_perplexity"}],
     "metadata": {"version": 1},
 }
-
-
-def continuations_task() -> dict[str, Any]:
-    """The task file, its data found from any folder."""
-    path = shipped_configs() / CONTINUATIONS
-    task: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    file = Path(task["dataset_kwargs"]["data_files"]["test"]).name
-    return {**task, "dataset_kwargs": {"data_files": {"test": str(path.with_name(file))}}}
 
 
 def held_out_texts(mixture: Path, documents: int) -> dict[str, list[str]]:
@@ -77,23 +64,28 @@ def held_out_texts(mixture: Path, documents: int) -> dict[str, list[str]]:
 
 
 def evaluate(
-    folder: Path, tasks: Sequence[str | dict[str, Any]], *, limit: int | None, batch_size: int, chat: bool = False
+    folder: Path,
+    tasks: Sequence[str | dict[str, Any]],
+    *,
+    limit: int | None,
+    batch_size: int,
+    chat: bool = False,
+    num_fewshot: int | None = None,
+    tasks_from: Path | None = None,
 ) -> dict[str, Any]:
     """Run lm-eval; returns what it returns, with `results`, `samples` and `versions` by task.
 
     Args:
         chat: questions and examples are turns of a conversation, written by the export's template.
+        num_fewshot: number of examples before each question; None: as each task says.
+        tasks_from: folder with task files of one's own.
 
     Raises:
         ValueError: no exported model there, or one that transformers cannot load, or one without a template for
             `chat`; an unknown task.
     """
-    try:
-        import lm_eval
-    except ImportError:
-        raise ValueError(
-            "lm-eval is not installed; it is an optional extra: .venv/bin/pip install -c constraints.txt -e '.[eval]'"
-        ) from None
+    require_lm_eval()
+    import lm_eval
     import torch
 
     model = {"pretrained": str(folder), "dtype": "auto", "max_length": context_length(folder)}
@@ -102,18 +94,17 @@ def evaluate(
             f"{folder / CHAT_TEMPLATE_FILE}: no such file; the exported model was not trained on conversations, and "
             "--chat needs the template that it answers by"
         )
-    try:
-        found: dict[str, Any] | None = lm_eval.simple_evaluate(
-            "hf",
-            model_args=model,
-            tasks=list(tasks),
-            batch_size=batch_size,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            limit=limit,
-            apply_chat_template=chat,
-        )
-    except KeyError as error:
-        raise ValueError(f"lm-eval has no task {error}") from None
+    found: dict[str, Any] | None = lm_eval.simple_evaluate(
+        "hf",
+        model_args=model,
+        tasks=list(tasks),
+        batch_size=batch_size,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        limit=limit,
+        apply_chat_template=chat,
+        num_fewshot=num_fewshot,
+        task_manager=task_manager([task for task in tasks if isinstance(task, str)], tasks_from, metadata=model),
+    )
     assert found is not None
     return found
 
@@ -146,7 +137,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="what `altiplano convert to-hf` wrote")
     parser.add_argument("--mixture", type=Path, help="mixture.yaml with the held-out documents")
     parser.add_argument("--documents", type=int, default=20, help="held-out documents of each source (default 20)")
-    parser.add_argument("--tasks", nargs="+", help="lm-eval's own tasks, by name, instead of the two local ones")
+    parser.add_argument("--tasks", nargs="+", help="tasks by name, most of them lm-eval's own, instead of the two")
+    parser.add_argument("--tasks-from", type=Path, metavar="FOLDER", help="folder with task files of your own")
+    parser.add_argument("--num-fewshot", type=int, help="examples before each question of --tasks; default: the task's")
     parser.add_argument(
         "--suite", help="superglue, or a .yaml file like configs/eval/superglue.yaml, instead of the two local tasks"
     )
@@ -172,12 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = make_parser()
     given = command.parse_args(arguments)
     _check_options(command, given)
-    settings = {"limit": given.limit, "batch_size": given.batch_size, "chat": given.chat}
+    settings: dict[str, Any] = {"limit": given.limit, "batch_size": given.batch_size, "chat": given.chat}
     summary: list[Spread] = []
     try:
         if given.suite:
             found, summary = evaluate_suite(given.folder, given.suite, shots=given.shots, data=given.data, **settings)
         else:
+            settings |= {"num_fewshot": given.num_fewshot, "tasks_from": given.tasks_from}
             found = _evaluate_tasks(given, settings)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -213,6 +207,9 @@ def _check_options(command: argparse.ArgumentParser, given: argparse.Namespace) 
         command.error("--mixture has no effect with --chat: held-out documents are no questions")
     if not given.suite and (given.data or given.shots != command.get_default("shots")):
         command.error(f"{'--data' if given.data else '--shots'} has no effect without --suite")
+    for name, value in (("--tasks-from", given.tasks_from), ("--num-fewshot", given.num_fewshot)):
+        if value is not None and not given.tasks:
+            command.error(f"{name} has no effect without --tasks")
     if min(given.shots) < 0:
         command.error(f"--shots {min(given.shots)}: must be 0 or more")
 
@@ -233,7 +230,8 @@ def _is_number(value: object) -> bool:
 
 def _evaluate_tasks(given: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
-        tasks: list[str | dict[str, Any]] = list(given.tasks or [continuations_task()])
+        names = given.tasks or [CONTINUATIONS]
+        tasks: list[str | dict[str, Any]] = [continuations_task() if n == CONTINUATIONS else n for n in names]
         if given.mixture:
             texts = Path(temporary) / "held_out.jsonl"
             with open(texts, "w", encoding="utf-8") as file:

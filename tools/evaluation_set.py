@@ -16,6 +16,7 @@ from typing import Any
 
 from foundation.atomic_files import whole_file
 from foundation.progress import Progress
+from pretrain.evaluation.lm_eval_tasks import task_manager
 
 EXAMPLES = """examples:
   altiplano data evaluation-set arc_easy hellaswag --output sets
@@ -34,17 +35,7 @@ def load_tasks(names: Sequence[str], folder: Path | None) -> dict[str, Any]:
     Raises:
         ValueError: lm-eval is not installed, or there is no such task.
     """
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        raise ValueError(
-            "lm-eval is not installed; it is an optional extra: .venv/bin/pip install -c constraints.txt -e '.[eval]'"
-        ) from None
-    manager = TaskManager(include_path=None if folder is None else str(folder))
-    unknown = [name for name in names if name not in manager.all_tasks]
-    if unknown:
-        raise ValueError(f"lm-eval has no task {unknown[0]!r}; its own are listed by `lm-eval ls tasks`")
-    tasks: dict[str, Any] = manager.load(list(names))["tasks"]
+    tasks: dict[str, Any] = task_manager(names, folder).load(list(names))["tasks"]
     return tasks
 
 

@@ -162,6 +162,9 @@ def status_rows(run: Run, steps: Sequence[dict[str, Any]], now: float) -> list[t
     held_out = [line for line in run.metrics if line["kind"] == "evaluation"]
     if held_out:
         rows.append(("held-out loss", f"{_number(held_out[-1]['loss'])} at step {held_out[-1]['step']:,}"))
+    for task, metric in run.main_task_metrics:
+        step, value = run.points("tasks", f"{task}/{metric}")[-1]
+        rows.append((f"{task}, {metric}", f"{value:.4f} at step {int(step):,}"))
     rows.append(("gradient norm", _number(last["gradient_norm"])))
     rows.append(("learning rate", f"{last['learning_rate']:.3g}"))
     rows.append(("tokens", f"{last['consumed_tokens']:,}"))

@@ -39,6 +39,7 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
         batch={"global_batch_size": micro * topology.data * accumulation, "micro_batch_size": micro},
         schedule={"total_steps": 10, "warmup_steps": 1},
         spikes={"enabled": False},
+        evaluation={},
         stop_after_step=None,
         adapter=None if config.adapter is None else _small_adapter(config.adapter),
     )

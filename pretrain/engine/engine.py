@@ -46,6 +46,7 @@ from pretrain.model.linear import TensorParallel
 from pretrain.model.loss import LossSettings, mean_loss
 from pretrain.model.partition import Partition, partition_of
 from pretrain.model.pipeline import pipeline_layers
+from pretrain.model.scores import row_scores
 from pretrain.topology import Topology
 
 EMBEDDING = "embedding.weight"
@@ -167,7 +168,7 @@ class Engine:
             compiles,
         )
         if compiles or local_device().type == "cuda":
-            refuse_fallbacks(config.sequence_lengths, config.kinds_of_blocks)
+            refuse_fallbacks([*config.sequence_lengths, *config.scored_lengths], config.kinds_of_blocks)
 
         def loss(head: HeadFactors, labels: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
             targets_BS, weights_BS = labels if isinstance(labels, tuple) else (labels, None)
@@ -399,6 +400,47 @@ class Engine:
     def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
         """Mean loss in nats over `micro_batches` micro-batches of each data rank, the same on every rank."""
         return float(self._engine.eval_batch(batches, num_micro_batches=micro_batches))
+
+    def score(self, batches: Iterator[Batch], micro_batches: int, rows: int) -> torch.Tensor:
+        """Scores of rows of tokens, see `row_scores`: fp64 [data ranks, micro-batches, 2, rows] on the host, the same
+        on every rank. Collective.
+
+        Args:
+            batches: micro-batches of this data rank, of one shape, see `pretrain.evaluation.rows.micro_batches`.
+            micro_batches: their number.
+            rows: rows of a micro-batch.
+        """
+        scores = torch.zeros(self.topology.data, micro_batches, 2, rows, dtype=torch.float64, device=local_device())
+        loss = self._pipeline.loss_fn
+        self._pipeline.loss_fn = self._row_scores
+        self._begin_other_shapes()
+        try:
+            own = self._engine.eval_batch(
+                batches, reduce_output=None, bcast_loss=False, num_micro_batches=micro_batches
+            )
+        finally:
+            self._pipeline.loss_fn = loss
+        self._begin_other_shapes()
+        if own is not None and self.coordinate.tensor == 0:  # the last stage; its tensor ranks have the same
+            scores[self.coordinate.data] = torch.stack(own)
+        dist.all_reduce(scores)
+        return scores.cpu()
+
+    def _row_scores(self, head: HeadFactors, labels: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        targets_BS, is_scored_BS = labels
+        return row_scores(
+            head.x_SBD,
+            head.weight_VD,
+            targets_BS.T,
+            is_scored_BS.T,
+            self._tensor_parallel.group,
+            self.config.model.vocabulary_size,
+        )
+
+    def _begin_other_shapes(self) -> None:
+        """Let the stages exchange the shapes of activations again, and DeepSpeed's sum of losses begin anew."""
+        self._engine.reset_activation_shape()
+        self._engine.total_loss = None
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """This rank's shards of the accumulated and averaged gradients, fp32, before clipping.

@@ -14,7 +14,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from foundation.atomic_files import NoRoomError, room_for, write_text
 from pretrain.monitor.weights_and_biases import WeightsAndBiases
 
-Kind = Literal["train", "evaluation", "event"]
+Kind = Literal["train", "evaluation", "tasks", "event"]
 
 CLOCKED = frozenset(
     {
@@ -26,6 +26,7 @@ CLOCKED = frozenset(
         "hfu",
         "peak_flops_per_device",
         "step_seconds",
+        "seconds",
         "goodput",
         "time",
     }

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from foundation.progress import PLAIN_LINE_SECONDS, format_seconds
 from pretrain.config import TrainConfig
+from pretrain.evaluation.lm_eval_tasks import main_metric
 from pretrain.families.mapping import parameter_count
 from pretrain.launch.stopping import Stop
 from pretrain.monitor.flops import Peak
@@ -110,6 +111,12 @@ class TrainingProgress:
         self._held_out = f"held-out {loss:.4f}"
         if self._live is None:
             self._print(f"step {step:,}: held-out loss {loss:.4f}")
+
+    def tasks(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Show one metric of each task."""
+        parts = [f"{task} {name} {own[name]:.4f}" for task, own in metrics.items() for name in [main_metric(own)]]
+        if parts:
+            self._print(f"step {step:,}: {', '.join(parts)}")
 
     def saved(self, folder: Path) -> None:
         """Show the path of a finished checkpoint."""

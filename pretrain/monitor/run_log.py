@@ -13,7 +13,8 @@ from typing import Any
 from pretrain.checkpoint.save import Saved
 from pretrain.config import TrainConfig
 from pretrain.engine.engine import StepResult
-from pretrain.evaluation import Evaluation
+from pretrain.evaluation.held_out import Evaluation
+from pretrain.evaluation.tasks import TaskScores
 from pretrain.launch.stopping import Stop
 from pretrain.monitor.flops import Peak, recomputed_flops_per_token, training_flops_per_token
 from pretrain.monitor.goodput import Goodput
@@ -47,6 +48,9 @@ class RunLog:
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Record an evaluation."""
+
+    def tasks(self, step: int, found: TaskScores | None) -> None:
+        """Record an evaluation of the tasks."""
 
     def saved(self, saved: Saved) -> None:
         """Record a checkpoint that has become whole."""
@@ -133,6 +137,18 @@ class FirstRankLog(RunLog):
             **{f"tokens/{name}": tokens for name, (_, tokens) in found.datasets.items()},
         )
         self._progress.evaluation(step, found.loss)
+
+    def tasks(self, step: int, found: TaskScores | None) -> None:
+        """Write a `tasks` line, with each metric of each task."""
+        assert found is not None
+        if found.failure is not None:
+            note = f"step {step:,}: the tasks have no metrics: {found.failure}"
+            self.event(step, "no task metrics", note=note, reason=found.failure)
+            return
+        metrics = {f"{task}/{name}": value for task, own in found.metrics.items() for name, value in own.items()}
+        self._metrics.write("tasks", step=step, **metrics, seconds=found.seconds)
+        shown = {task.name: found.metrics.get(task.name) for task in self._config.evaluation.tasks}
+        self._progress.tasks(step, {name: metrics for name, metrics in shown.items() if metrics})
 
     def saved(self, saved: Saved) -> None:
         self.event(

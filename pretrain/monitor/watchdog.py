@@ -42,6 +42,8 @@ WAITING_PLACES = (
 SYNCHRONISING_PLACES = (
     "pretrain/engine/engine.py train_step",
     "pretrain/engine/engine.py evaluate",
+    "pretrain/engine/engine.py score",
+    "pretrain/model/scores.py row_scores",
     "pretrain/checkpoint/save.py _share_of",
     "deepspeed/runtime/utils.py is_invalid_grad_norm",
     "deepspeed/runtime/utils.py clip_tensors_by_global_norm",

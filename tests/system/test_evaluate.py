@@ -21,6 +21,7 @@ from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.single import load_single_process_model
+from pretrain.evaluation.lm_eval_tasks import continuations_task
 from tests.unit.pretrain.families.small import InMemory, small_model
 from tools import evaluate
 from tools.hugging_face import to_hf as convert
@@ -184,7 +185,7 @@ def test_questions_are_written_by_the_chat_template(exported: Path, monkeypatch:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     question = {"context": "Two and two?", "choices": ["four", "five"], "answer": 0}
     (exported.parent / "questions.jsonl").write_text(json.dumps(question) + "\n")
-    task = evaluate.continuations_task()
+    task = continuations_task()
     task |= {
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(exported.parent / "questions.jsonl")}},
@@ -208,6 +209,8 @@ def test_questions_are_written_by_the_chat_template(exported: Path, monkeypatch:
         (["--chat", "--mixture", "m.yaml"], "--mixture has no effect with --chat"),
         (["--suite", "superglue", "--tasks", "boolq"], "--tasks has no effect with --suite"),
         (["--shots", "0"], "--shots has no effect without --suite"),
+        (["--tasks-from", "tasks"], "--tasks-from has no effect without --tasks"),
+        (["--num-fewshot", "0"], "--num-fewshot has no effect without --tasks"),
         (["--suite", "superglue", "--shots", "-1"], "--shots -1: must be 0 or more"),
     ],
 )

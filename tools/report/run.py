@@ -16,6 +16,7 @@ from foundation.configuration import ConfigError, load_config
 from foundation.version import described
 from pretrain.config import PARITY_FILE, TrainConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
+from pretrain.evaluation.lm_eval_tasks import main_metric
 from pretrain.monitor.flops import Peak
 from pretrain.monitor.metrics import read_metrics
 from pretrain.spikes.ledger import LEDGER_FILE, read_ledger
@@ -56,6 +57,25 @@ class Run:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         return [line for line in self.metrics if line["kind"] == "event" and line.get("event") == event]
+
+    @property
+    def task_metrics(self) -> dict[str, dict[str, float]]:
+        """Latest metrics of each task of `evaluation.tasks`, in the order of the run."""
+        lines = [line for line in self.metrics if line["kind"] == "tasks"]
+        found: dict[str, dict[str, float]] = {}
+        for key, value in lines[-1].items() if lines else ():
+            task, _, metric = key.rpartition("/")
+            if task and isinstance(value, int | float):
+                found.setdefault(task, {})[metric] = value
+        return found
+
+    @property
+    def main_task_metrics(self) -> list[tuple[str, str]]:
+        """Task and the one metric that stands for it, of the tasks that the settings name; of all where they name none
+        of them, as with lm-eval's tags."""
+        found = self.task_metrics
+        asked = [task.name for task in self.settings.evaluation.tasks] if self.settings else []
+        return [(task, main_metric(found[task])) for task in [name for name in asked if name in found] or found]
 
     @property
     def topology(self) -> str:

@@ -19,6 +19,8 @@ from tools.report.run import Run
 SHOWN_EVENTS = 40
 QUIET_EVENTS = ("saved", "pass seconds")
 """Events that have a place elsewhere, or are too many to list one by one."""
+CHARTED_TASKS = 12
+"""Number of tasks with a curve at most; the table has all."""
 TOLD_ELSEWHERE = ("kind", "step", "event", "time", "peak_flops_per_device", "peak_source")
 """Fields of an event that have columns of their own."""
 
@@ -62,10 +64,14 @@ def _noisy(points: Sequence[tuple[float, float]]) -> list[Series]:
 
 
 def evaluation_part(run: Run) -> str:
-    """The held-out loss, step by step."""
+    """The held-out loss, step by step, and the tasks."""
+    return _held_out_part(run) + _tasks_part(run) or "<p>Nothing has been evaluated yet.</p>"
+
+
+def _held_out_part(run: Run) -> str:
     held_out = run.points("evaluation", "loss")
     if not held_out:
-        return "<p>Nothing has been evaluated yet.</p>"
+        return ""
     perplexity = dict(run.points("evaluation", "perplexity"))
     rows = [
         (f"{int(step):,}", f"{value:.4f}", f"{perplexity.get(step, float('nan')):,.2f}") for step, value in held_out
@@ -82,6 +88,24 @@ def _by_source(run: Run) -> str:
         return ""
     rows = [(name, f"{loss:.4f}", f"{last[f'tokens/{name}']:,}") for loss, name in found]
     return f"<p>By source at step {last['step']:,}:</p>" + table(("source", "held-out loss", "tokens"), rows)
+
+
+def _tasks_part(run: Run) -> str:
+    """A curve of each task that the settings name, and first and latest metrics of all tasks."""
+    latest = run.task_metrics
+    if not latest:
+        return ""
+    charts = []
+    for task, metric in run.main_task_metrics[:CHARTED_TASKS]:
+        curve = Series("strong", "", run.points("tasks", f"{task}/{metric}"), dots=True)
+        charts.append(line_chart(f"{task}, {metric}", [curve], x_label="step"))
+    rows = []
+    for task, metrics in latest.items():
+        for metric, value in metrics.items():
+            step, first = run.points("tasks", f"{task}/{metric}")[0]
+            rows.append((task, metric, f"{first:.4f} at step {int(step):,}", f"{value:.4f}"))
+    head = ("task", "metric", "first", "latest")
+    return f'<h3>Tasks</h3><div class="charts">{"".join(charts)}</div>' + table(head, rows)
 
 
 def events_part(run: Run) -> str:

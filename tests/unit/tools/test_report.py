@@ -18,6 +18,7 @@ from tests.small_run import write_small_run
 from tools.charts import Series, line_chart, number, smoothed
 from tools.hugging_face.verify import RESULT_FILE
 from tools.report.__main__ import main
+from tools.status import main as status
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "train"
 
@@ -172,6 +173,29 @@ def test_a_wrong_export_stands_out(run: Path) -> None:
     path.write_text(json.dumps(check), encoding="utf-8")
     text = written(run)
     assert "does NOT compute what the checkpoint does" in text and "✗" in text
+
+
+def test_tasks_have_curves_and_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def line(step: int, accuracy: float) -> dict[str, Any]:
+        own = {"quiz/acc": accuracy, "quiz/acc_norm": accuracy + 0.01, "quiz_part/acc": 0.5, "texts/bits_per_byte": 1.5}
+        return {"kind": "tasks", "step": step, **own, "seconds": 3.0, "texts/word_perplexity": "inf"}
+
+    path = run / "train" / "metrics.jsonl"
+    whole = path.read_text(encoding="utf-8").rsplit("\n", 1)[0]
+    path.write_text(f"{whole}\n{json.dumps(line(3, 0.25))}\n{json.dumps(line(6, 0.3125))}\n", encoding="utf-8")
+    text = written(run)
+    assert text.count("<svg") == 4 + 3  # the settings of this run name no task, so that each has a curve
+    for shown in ("quiz, acc_norm", "texts, bits_per_byte", "0.2500 at step 3", "0.3125", "quiz_part"):
+        assert shown in text, shown
+    assert "word_perplexity" not in text
+    resolved = run / "train" / "config.resolved.yaml"
+    config = yaml.safe_load(resolved.read_text(encoding="utf-8"))
+    config["evaluation"]["tasks"] = [{"name": "texts"}, {"name": "quiz"}]
+    resolved.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert written(run).count("<svg") == 4 + 2
+    assert status([str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "quiz, acc_norm" in printed and "0.3225 at step 6" in printed and "quiz_part" not in printed
 
 
 def test_a_run_that_has_just_begun(run: Path) -> None:

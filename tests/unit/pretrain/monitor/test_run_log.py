@@ -11,7 +11,8 @@ from foundation.configuration import load_config
 from pretrain.checkpoint.save import Saved
 from pretrain.config import TrainConfig
 from pretrain.engine.engine import StepResult
-from pretrain.evaluation import Evaluation
+from pretrain.evaluation.held_out import Evaluation
+from pretrain.evaluation.tasks import TaskScores
 from pretrain.launch.exit_codes import ExitCode
 from pretrain.launch.stopping import Stop
 from pretrain.monitor.flops import Peak
@@ -51,6 +52,8 @@ def do_everything(config: TrainConfig, rank: int) -> None:
     do_step(log, 1)
     do_step(log, 2, applied=False)
     log.evaluation(2, Evaluation(1.5, 80, {"text": (1.5, 80)}))
+    log.tasks(2, TaskScores({"quiz": {"acc": 0.25, "acc_norm": 0.5}, "part": {"acc": 1.0}}, 1.5))
+    log.tasks(2, TaskScores({}, 1.5, "a metric failed"))
     log.saved(Saved(2, config.output / "checkpoints" / "step-00000002", 0.1, 0.2, True))
     do_step(log, 3)
     log.rolled_back(ROLLBACK, "abandoned-01")
@@ -62,7 +65,7 @@ def do_everything(config: TrainConfig, rank: int) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    return load_config(TrainConfig, write_small_run(tmp_path))
+    return load_config(TrainConfig, write_small_run(tmp_path), ["evaluation.tasks=[{name: quiz}]"])
 
 
 def test_the_first_rank_writes_it(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,16 +87,22 @@ def test_the_first_rank_writes_it(config: TrainConfig, capsys: pytest.CaptureFix
     assert [(line["kind"], line["step"]) for line in abandoned] == [
         ("train", 2),
         ("evaluation", 2),
+        ("tasks", 2),
+        ("event", 2),
         ("event", 2),
         ("train", 3),
     ]
-    assert abandoned[0]["dropped"] and abandoned[1]["loss/text"] == 1.5 and abandoned[2]["in_background"]
+    assert abandoned[0]["dropped"] and abandoned[1]["loss/text"] == 1.5 and abandoned[4]["in_background"]
+    assert abandoned[2]["quiz/acc_norm"] == 0.5 and abandoned[2]["part/acc"] == 1.0 and abandoned[2]["seconds"] == 1.5
+    assert abandoned[3]["event"] == "no task metrics" and abandoned[3]["reason"] == "a metric failed"
     printed = capsys.readouterr().out
     for text in (
         "a note before the start",
         "a note on the way",
         "a last note",
         "held-out loss 1.5",
+        "step 2: quiz acc_norm 0.5000",
+        "the tasks have no metrics: a metric failed",
         "stopping: Ctrl-C",
     ):
         assert text in printed
