@@ -13,6 +13,7 @@ from pretrain.data.batch_sizes import BatchSizes, Ramp
 from pretrain.data.phases import PhaseChange
 from pretrain.evaluation.settings import EvaluationConfig, row_lengths
 from pretrain.families.registry import FAMILIES
+from pretrain.optimizers.settings import OptimizerConfig
 from pretrain.spikes.settings import SpikesConfig
 from pretrain.tuning import AdapterConfig, trained_shapes
 
@@ -474,23 +475,6 @@ class BatchConfig(Settings):
         return self
 
 
-class OptimizerConfig(Settings):
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101); defaults as in LLaMA (arXiv:2302.13971, section 2.3)."""
-
-    learning_rate: float = Field(gt=0)
-    """Highest learning rate, reached at the end of the warm-up."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the mean of gradients."""
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    """Decay of the mean of squared gradients."""
-    epsilon: float = Field(default=1e-8, gt=0)
-    """Number added to the root of the mean of squared gradients."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Weight decay of matrices; norms and biases have none."""
-    gradient_clipping: float = Field(default=1.0, gt=0)
-    """Largest global gradient norm."""
-
-
 class ScheduleConfig(Settings):
     """Length of the run and schedule of the learning rate, see `pretrain/schedule.py`."""
 
@@ -854,6 +838,32 @@ class TrainConfig(Settings):
             _check_batch(self, self.parallel.data)
         else:
             _check_batch(self, 1)
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_fits(self) -> TrainConfig:
+        kind, model, optimizer = self.optimizer.kind, self.model, self.optimizer
+        if kind != "adamw" and model.base_hidden_size is not None:
+            raise ValueError(
+                f"model.base_hidden_size: its rule for learning rates is for AdamW; optimizer.kind is {kind}"
+            )
+        if kind == "adafactor" and model.embedding_learning_rate_ratio != 1.0:
+            raise ValueError(
+                f"model.embedding_learning_rate_ratio: {model.embedding_learning_rate_ratio} would count twice: "
+                "Adafactor's steps are relative to the embedding's size already; set it to 1"
+            )
+        if kind == "muon" and self.adapter is not None:
+            raise ValueError("optimizer.kind: muon has no rule for adapters, whose two matrices make one; use adamw")
+        shapes = self.trained_shapes
+        matrices = sum(optimizer.is_orthogonalised(name, shape) for name, shape in shapes.items())
+        if kind == "muon" and not matrices:
+            raise ValueError("optimizer.kind: muon has no effect: trainable has no matrix of a block")
+        for name in ("beta1", "beta2", "epsilon") if matrices == len(shapes) else ():
+            value = getattr(optimizer, name)
+            if value != type(optimizer).model_fields[name].default:
+                raise ValueError(
+                    f"optimizer.{name}: {value} has no effect: all trained weights are matrices, whose steps are Muon's"
+                )
         return self
 
     @model_validator(mode="after")

@@ -54,14 +54,15 @@ def inspect(path: Path, *, quick: bool, weights: bool, base: Path | None = None)
         rows = []
         with Progress("read", len(reader.names()), "parameters") as progress:
             for name in reader.names():
-                weight, second = reader.tensor(name), reader.tensor(name, "exp_avg_sq")
+                weight = reader.tensor(name)
+                has_second = "exp_avg_sq" in reader.states(name)  # Muon's matrices have none
                 rows.append(
                     (
                         name,
                         " × ".join(map(str, weight.shape)),
                         f"{weight.std(correction=0).item():.3e}",
                         f"{weight.abs().max().item():.3e}",
-                        f"{second.mean().sqrt().item():.3e}",
+                        f"{reader.tensor(name, 'exp_avg_sq').mean().sqrt().item():.3e}" if has_second else "",
                     )
                 )
                 progress.advance()

@@ -17,7 +17,6 @@ from foundation.progress import Progress, summary_table
 from pretrain.checkpoint.layout import (
     DIGEST,
     LATEST_FILE,
-    STATES,
     CheckpointError,
     StoredFragment,
     complete_checkpoints,
@@ -60,8 +59,7 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
     final = step_folder(out, reader.step)
     if final.exists():
         raise CheckpointError(f"{final}: there already; give another folder, or remove it")
-    states = kept_states(reader)
-    files = plan_files(reader, tensor, len(states), int(file_gigabytes * 1e9))
+    files = plan_files(reader, tensor, int(file_gigabytes * 1e9))
     index = {key: value for key, value in reader.index.items() if key not in (DIGEST, "files", "topology")}
     index["parameters"] = copy.deepcopy(reader.index["parameters"])
     index["topology"] = {"tensor": tensor, "pipe": 1, "data": 1}
@@ -78,9 +76,11 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
             for number, file in enumerate(files):
                 target = unfinished / rank_file(number)
                 planned = [
-                    Exported(one.key(state), (one.stop,), 4 * one.stop) for one in file.fragments for state in states
+                    Exported(one.key(state), (one.stop,), 4 * one.stop)
+                    for one in file.fragments
+                    for state in kept_states(reader, one.name)
                 ]
-                tensors = _tensors(reader, file, states, tensor, progress)
+                tensors = _tensors(reader, file, tensor, progress)
                 digest = write_safetensors(target, planned, tensors, "float32")
                 index["files"][target.name] = {
                     "bytes": target.stat().st_size,
@@ -92,12 +92,12 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
     return final
 
 
-def kept_states(reader: CheckpointReader) -> tuple[str, ...]:
-    """All of `STATES`; of an imported model, which has no optimizer yet, the weights alone."""
-    return ("weight",) if reader.step == 0 and "imported" in reader.index else STATES
+def kept_states(reader: CheckpointReader, name: str) -> tuple[str, ...]:
+    """States of a parameter; of an imported model, which has no optimizer yet, the weights alone."""
+    return ("weight",) if reader.step == 0 and "imported" in reader.index else reader.states(name)
 
 
-def plan_files(reader: CheckpointReader, tensor: int, states: int, file_bytes: int) -> list[_File]:
+def plan_files(reader: CheckpointReader, tensor: int, file_bytes: int) -> list[_File]:
     """Which shards go into which file: tensor rank by tensor rank, the parameters in the checkpoint's order."""
     check_tensor_degree(ModelConfig.model_validate(reader.config["model"]), tensor)
     files = []
@@ -109,7 +109,7 @@ def plan_files(reader: CheckpointReader, tensor: int, states: int, file_bytes: i
                 continue
             shape = reader.shape(name) if partition is None else partition.shard_shape(reader.shape(name), rank, tensor)
             fragment = StoredFragment(name, rank, 0, torch.Size(shape).numel())
-            size = 4 * states * fragment.stop
+            size = 4 * len(kept_states(reader, name)) * fragment.stop
             if file.fragments and file.bytes + size > file_bytes:
                 files.append(file)
                 file = _File()
@@ -129,10 +129,10 @@ def target_partition(reader: CheckpointReader, name: str, tensor: int) -> Partit
 
 
 def _tensors(
-    reader: CheckpointReader, file: _File, states: tuple[str, ...], tensor: int, progress: Progress
+    reader: CheckpointReader, file: _File, tensor: int, progress: Progress
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for one in file.fragments:
-        for state in states:
+        for state in kept_states(reader, one.name):
             partition = target_partition(reader, one.name, tensor)
             place = one.tensor_rank, tensor, one.start, one.stop
             yield one.key(state), reader.shard_range(one.name, state, *place, partition)

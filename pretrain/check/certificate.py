@@ -27,7 +27,7 @@ from pretrain.check.comparison import gradient_differences, own_part, rounding_b
 from pretrain.check.reference import Reference
 from pretrain.check.samples import RandomSamples
 from pretrain.check.twin import twin_config
-from pretrain.checkpoint.layout import STATES, step_folder
+from pretrain.checkpoint.layout import step_folder
 from pretrain.checkpoint.load import load_checkpoint
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.save import CheckpointWriter
@@ -324,9 +324,9 @@ class _Subject:
     def _state(self) -> dict[str, torch.Tensor]:
         """Copies of the weights and moments that this rank updates, and of the weights that it computes with."""
         found = {
-            f"{state} of {fragment.name}": fragment.states[state].clone()
+            f"{state} of {fragment.name}": values.clone()
             for fragment in self._engine.fragments()
-            for state in STATES
+            for state, values in fragment.states.items()
         }
         found.update({name: parameter.detach().clone() for name, parameter in self._engine.parameters()})
         return found

@@ -24,8 +24,9 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
     """Settings of the twin under the same topology.
 
     Family, block, objective, precision, layout of the mesh, recomputation, adapters, compilation and kernels are the
-    run's. Sizes are small and divisible by the degrees; the head size stays, because it chooses the kernels. What is
-    trained of the run's layers is trained of the twin's, each kind of layer at least once.
+    run's; its update is AdamW's whatever the run's optimizer, because rounding changes the others' too much in bf16.
+    Sizes are small and divisible by the degrees; the head size stays, because it chooses the kernels. What is trained
+    of the run's layers is trained of the twin's, each kind of layer at least once.
     """
     kinds = _kinds_of_layers(config)
     layers = min(config.model.layers, max(2 * topology.pipe, 2, len(kinds), config.model.full_attention_every or 1))
@@ -43,7 +44,7 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
         stop_after_step=None,
         adapter=None if config.adapter is None else _small_adapter(config.adapter),
     )
-    settings["optimizer"].update(OPTIMIZER)
+    settings["optimizer"] = {"weight_decay": config.optimizer.weight_decay, **OPTIMIZER}
     settings["objective"].update(_small_tokens(config))
     if config.trainable is not None:
         settings["trainable"] = _trained_names(config, kinds, layers)

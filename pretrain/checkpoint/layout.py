@@ -16,7 +16,8 @@ FORMAT_VERSION = 1
 INDEX_FILE = "checkpoint.json"
 LATEST_FILE = "latest"
 STATES = ("weight", "exp_avg", "exp_avg_sq")
-"""States of a parameter in a checkpoint, fp32: master weight, first and second moment."""
+"""States of a parameter in a checkpoint, fp32: master weight, first and second moment. A parameter without a second
+moment, such as Muon's matrices, has its states in the index."""
 
 _FOLDER = re.compile(r"step-(\d{8,})")
 

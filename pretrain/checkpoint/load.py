@@ -11,7 +11,7 @@ import torch
 
 from foundation.configuration import flat_settings
 from foundation.progress import Progress
-from pretrain.checkpoint.layout import STATES, CheckpointError
+from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.checkpoint.whole import WholeWeights
 from pretrain.config import ModelConfig
@@ -19,6 +19,7 @@ from pretrain.data.skips import SkippedRanges
 from pretrain.engine.engine import Engine
 from pretrain.launch.agreement import attempt, by_rank
 from pretrain.model.partition import partition_of
+from pretrain.optimizers.settings import OptimizerConfig
 from pretrain.tuning import is_adapter_weight
 
 T = TypeVar("T")
@@ -95,10 +96,10 @@ def _fill_fragments(engine: Engine, reader: CheckpointReader) -> None:
     title = f"{reader.path.name}, written by {reader.topology}, read by {engine.topology}"
     for fragment in _shown(title, fragments, engine):
         _check_shape(engine, reader, fragment.name, fragment.shape)
-        for state in STATES:
-            place = rank, degree, fragment.start, fragment.stop, fragment.partition
+        place = rank, degree, fragment.start, fragment.stop, fragment.partition
+        for state, own in fragment.states.items():
             values = reader.shard_range(fragment.name, state, *place)
-            fragment.states[state].copy_(_finite(values, reader.path, state, fragment.name))
+            own.copy_(_finite(values, reader.path, state, fragment.name))
 
 
 def _fill_trained(engine: Engine, weights: WholeWeights) -> None:
@@ -147,7 +148,7 @@ def _finite(values: torch.Tensor, path: Path, state: str, name: str) -> torch.Te
     return values
 
 
-FIXED = ("seed", "precision", "data.sequence_length", "trainable", "adapter")
+FIXED = ("seed", "precision", "data.sequence_length", "trainable", "adapter", "optimizer.kind")
 """Settings of a run that stay, beside those of its model and adapters."""
 CHANGEABLE = ("adapter.dropout",)
 """Settings of adapters that may change."""
@@ -165,7 +166,8 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
     """
     # Validated, so that a setting that did not exist when the checkpoint was written has its default.
     model = ModelConfig.model_validate(reader.config["model"]).model_dump(mode="json")
-    old, new = flat_settings({**reader.config, "model": model}), flat_settings(config)
+    optimizer = OptimizerConfig.model_validate(reader.config["optimizer"]).model_dump(mode="json")
+    old, new = flat_settings({**reader.config, "model": model, "optimizer": optimizer}), flat_settings(config)
     for settings in (old, new):  # place and end of the run, which do not affect what it computes
         settings.pop("output", None)
         settings.pop("stop_after_step", None)

@@ -155,6 +155,11 @@ class CheckpointReader:
     def _vocabulary_size(self) -> int:
         return int(self.index["config"]["model"]["vocabulary_size"])
 
+    def states(self, name: str) -> tuple[str, ...]:
+        """States of the parameter: `STATES`, or those of them that it has."""
+        self._stored_shape(name)
+        return tuple(self.index["parameters"][name].get("states", STATES))
+
     def partition(self, name: str) -> Partition | None:
         """Split of the parameter over the tensor axis in the checkpoint; None: every rank has all of it."""
         self._stored_shape(name)

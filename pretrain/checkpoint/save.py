@@ -21,6 +21,7 @@ from foundation.atomic_files import sha256_file, sync, write_text
 from pretrain.checkpoint.layout import (
     FORMAT_VERSION,
     LATEST_FILE,
+    STATES,
     CheckpointError,
     StoredFragment,
     complete_checkpoints,
@@ -243,6 +244,7 @@ def _share_of(engine: Engine, *, copy: bool) -> _Share:
         share.parameters[fragment.name] = {
             "shape": list(fragment.shape),
             "partition": partition_to_json(fragment.partition),
+            **({} if tuple(fragment.states) == STATES else {"states": list(fragment.states)}),
         }
         if fragment.is_copy or (fragment.partition is None and engine.coordinate.tensor != 0):
             continue  # the first stage, or tensor rank 0, stores the same values

@@ -35,6 +35,7 @@ from pretrain.engine.library import (
     deepspeed_logger,
     safe_get_full_grad,
 )
+from pretrain.engine.optimizer import BufferedWeight, first_state, make_optimizer, tell_of_buffer
 from pretrain.engine.pipeline_module import Pipeline
 from pretrain.engine.settings_check import check_settings
 from pretrain.launch.agreement import gathered
@@ -51,9 +52,6 @@ from pretrain.topology import Topology
 
 EMBEDDING = "embedding.weight"
 """Global name of the word embedding."""
-
-OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
-"""AdamW's first and second moments, by torch's names."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ class Fragment:
         shape: shape of the whole parameter.
         partition: its split over the tensor axis; None: replicated on every tensor rank.
         start, stop: half-open range in this tensor rank's flattened shard.
-        states: "weight", "exp_avg", "exp_avg_sq" -> fp32 [stop - start], views of the optimizer's own memory.
+        states: "weight", "exp_avg", "exp_avg_sq" -> fp32 [stop - start], views of the optimizer's own memory; without
+            the last one where it has no second moment.
         is_copy: it belongs to a tied parameter, and the first stage has the same values.
     """
 
@@ -118,6 +117,7 @@ class _GroupKind(NamedTuple):
 
     learning_rate_ratio: float
     weight_decay: float
+    is_orthogonalised: bool
 
 
 def _with_gradient(outputs: Any) -> Any:
@@ -205,13 +205,7 @@ class Engine:
         with redirect_stdout(StringIO()):
             self._engine, *_ = deepspeed.initialize(
                 model=self._pipeline,
-                optimizer=lambda groups: torch.optim.AdamW(
-                    groups,
-                    lr=0.0,  # set before each step
-                    betas=(config.optimizer.beta1, config.optimizer.beta2),
-                    eps=config.optimizer.epsilon,
-                    fused=True,
-                ),
+                optimizer=lambda groups: make_optimizer(config.optimizer, groups, dtype),
                 model_parameters=[dict(group) for group in groups],  # which torch changes
                 config=deepspeed_config(config, topology.data),
             )
@@ -228,6 +222,7 @@ class Engine:
             self._share_weights_with_masters()
             if local_device().type == "cpu":
                 norm_without_copies(self._engine.optimizer)
+        self._tell_of_buffers()
         self._instead_of((ReduceTiedGrads,), self._after_partial_gradients)
         self._sequence_length = config.data.sequence_length
         self.updates = 0
@@ -260,6 +255,25 @@ class Engine:
                 master = optimizer.param_groups[mapping.param_group_index]["params"][0]
                 inside = mapping.hp_fragment_address
                 mapping.hp_fragment.data = master.data.narrow(0, inside.start, inside.numel)
+
+    def _tell_of_buffers(self) -> None:
+        """Tell the optimizer which weights are in its flat buffers, in their order."""
+        optimizer = self._engine.optimizer
+        groups = optimizer.bf16_groups if isinstance(optimizer, BF16_Optimizer) else optimizer.bit16_groups
+        names = {id(parameter): name for name, parameter in self._trained.items()}
+        for group, parameters in zip(optimizer.param_groups, groups, strict=True):
+            contents = [
+                BufferedWeight(names.get(id(own)), self.whole_shape(own), tuple(own.shape), partition_of(own))
+                for own in parameters
+            ]
+            tell_of_buffer(
+                optimizer.optimizer,
+                group,
+                contents,
+                self.config.model.vocabulary_size,
+                self._engine.mpu.get_data_parallel_group(),
+                self._tensor_parallel.group,
+            )
 
     def _measure_embedding_gradient(self) -> None:
         """Compute this rank's part of the embedding gradient's sum of squares; replicas are counted on one rank
@@ -317,12 +331,14 @@ class Engine:
         group by group. A group of which a stage has no weight gets a placeholder, which DeepSpeed needs and which is
         neither trained nor saved.
         """
-        decay = self.config.optimizer.weight_decay
+        # Adafactor computes its decay itself: for it, a group has some or none.
+        decay = 1.0 if self.config.optimizer.kind == "adafactor" else self.config.optimizer.weight_decay
         own: dict[_GroupKind, list[torch.nn.Parameter]] = {}
         for name, parameter in self._trained.items():
             is_matrix = parameter.ndim > 1
             ratio = self.config.model.learning_rate_ratio(name, is_matrix=is_matrix)
-            kind = _GroupKind(ratio, decay / ratio if is_matrix else 0.0)
+            is_orthogonalised = self.config.optimizer.is_orthogonalised(name, parameter.shape)
+            kind = _GroupKind(ratio, decay / ratio if is_matrix else 0.0, is_orthogonalised)
             own.setdefault(kind, []).append(parameter)
         kinds = sorted({kind for stage in gathered(list(own)) for kind in stage}, reverse=True)
         return [{"params": own.get(kind) or [self._placeholder()], **kind._asdict()} for kind in kinds]
@@ -514,8 +530,9 @@ class Engine:
             flat = optimizer.param_groups[mapping.param_group_index]["params"][0]
             inside = mapping.hp_fragment_address
             states = {"weight": mapping.hp_fragment.detach()}
-            for key in OPTIMIZER_STATES:
-                states[key] = self._moments(flat)[key].narrow(0, inside.start, inside.numel)
+            for key, values in self._moments(flat, optimizer.param_groups[mapping.param_group_index]).items():
+                if key != "step":
+                    states[key] = values.narrow(0, inside.start, inside.numel)
             yield Fragment(
                 name,
                 self.whole_shape(parameter),
@@ -526,21 +543,20 @@ class Engine:
                 is_copy=bool(parameter.ds_pipe_replicated),  # type: ignore[attr-defined]
             )
 
-    def _moments(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        """AdamW's state of one flat partition; before the first step it is created as AdamW would."""
+    def _moments(self, flat: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """The optimizer's state of one flat partition; before the first step it is created as the optimizer would."""
         state: dict[str, torch.Tensor] = self._engine.optimizer.optimizer.state[flat]
         if not state:
-            # fp32 on the parameter's device, as the fused implementation requires
-            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-            for key in OPTIMIZER_STATES:
-                state[key] = torch.zeros_like(flat, requires_grad=False)
+            state.update(first_state(flat, group))
         return state
 
     def restored(self, updates: int) -> None:
-        """Finish a load: set AdamW's step counter, and copy the master weights to the model."""
+        """Finish a load: set the optimizer's step counter, and copy the master weights to the model."""
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
             for flat in group["params"]:
-                self._moments(flat)["step"].fill_(float(updates))
+                state = self._moments(flat, group)
+                if "step" in state:
+                    state["step"].fill_(float(updates))
         optimizer.update_lp_params()
         self._engine.global_steps = self.updates = updates

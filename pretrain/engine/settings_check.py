@@ -47,7 +47,7 @@ def check_settings(
     }
     expected_values = {
         "optimizer": expected.__name__,
-        "inner optimizer": "AdamW",
+        "inner optimizer": {"adamw": "AdamW", "muon": "Muon", "adafactor": "Adafactor"}[config.optimizer.kind],
         "gradient accumulation dtype": "torch.float32",
         "gradient clipping": config.optimizer.gradient_clipping,
         "weight decay": [group["weight_decay"] for group in parameter_groups],

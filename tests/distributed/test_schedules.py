@@ -24,14 +24,12 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [kind if kind == "wsd" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
-)
-def test_stopped_resumed_and_rolled_back_while_the_batch_grew(kind: str, tmp_path: Path) -> None:
-    mixture = write_mixture(tmp_path / "tokens", POISONED)
-    schedule = {"kind": kind, "total_steps": 50, "warmup_steps": 5, **KINDS[kind]}
-    settings = {"schedule": schedule, "batch__ramp_up": RAMP, "batch__micro_batch_size": 2}
-    mended, undisturbed = tmp_path / "mended", tmp_path / "undisturbed"
+def steps_with_a_rollback(folder: Path, **settings: Any) -> list[dict[str, Any]]:
+    """Lines of the steps of a run that is stopped twice and rolled back once, after it was found equal to one that is
+    told to skip the samples."""
+    mixture = write_mixture(folder / "tokens", POISONED)
+    settings |= {"batch__ramp_up": RAMP, "batch__micro_batch_size": 2}
+    mended, undisturbed = folder / "mended", folder / "undisturbed"
     for stop in (12, 36, None):  # in the ramp, and after the rollback
         config = spike_config(mended, mixture, **settings, stop_after_step=stop)
         run_processes(1, spike_cases.run_training, config)
@@ -43,8 +41,17 @@ def test_stopped_resumed_and_rolled_back_while_the_batch_grew(kind: str, tmp_pat
     run_processes(1, spike_cases.run_training, config)
     assert told(undisturbed) == []
     assert_same_end(mended, undisturbed)
-    ours, reference = steps_of(mended), steps_of(undisturbed)
-    assert ours == reference
+    ours = steps_of(mended)
+    assert ours == steps_of(undisturbed)
+    return ours
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "wsd" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
+def test_stopped_resumed_and_rolled_back_while_the_batch_grew(kind: str, tmp_path: Path) -> None:
+    schedule = {"kind": kind, "total_steps": 50, "warmup_steps": 5, **KINDS[kind]}
+    ours = steps_with_a_rollback(tmp_path, schedule=schedule)
     sizes = [line["global_batch_size"] for line in ours]
     assert sizes[0] == 4 and sizes[-1] == 8 and sizes == sorted(sizes)
     rates = [line["learning_rate"] for line in ours]

@@ -51,7 +51,8 @@ def assert_same_end(ours: Path, reference: Path, steps: int = 50) -> None:
     assert ours_at_end.step == reference_at_end.step == steps
     assert ours_at_end.updates == reference_at_end.updates
     for name in reference_at_end.names():
-        for state in STATES:
+        assert ours_at_end.states(name) == reference_at_end.states(name)
+        for state in reference_at_end.states(name):
             assert torch.equal(ours_at_end.tensor(name, state), reference_at_end.tensor(name, state)), f"{state} {name}"
 
 
