@@ -42,6 +42,9 @@ def config_for(topology: Topology, **changes: Any) -> TrainConfig:
         (Topology(1, 2, 1), {"precision": "bf16"}),
         (Topology(1, 2, 1), {}),
         (Topology(2, 1, 2), {"precision": "bf16"}),
+        (Topology(1, 1, 1), {"optimizer__kind": "muon"}),
+        (Topology(1, 1, 2), {"precision": "bf16", "optimizer__kind": "muon"}),
+        (Topology(1, 1, 1), {"precision": "bf16", "optimizer": {"learning_rate": 1e-3, "kind": "adafactor"}}),
         (
             Topology(2, 1, 1),
             {"precision": "bf16", "initial_weights": "unused", "adapter": {"rank": 8, "alpha": 16}},

@@ -69,12 +69,13 @@ def memory_of(config: TrainConfig, data: int, layers: Sequence[LayerCost] | None
         own = layers[start:stop]
         held = min(micro_batches, pipeline - stage)  # one forward, one backward: what has not come back yet
         trained, frozen = _weights_of(own, is_whole=(start, stop) == (0, len(layers)))
+        orthogonalised = sum(layer.orthogonalised for layer in own)
         ranks.append(
             Memory(
-                state=state_bytes(trained, config.precision, data, frozen),
+                state=state_bytes(trained, config.precision, data, frozen, orthogonalised),
                 activations=held * sum(layer.kept for layer in own),
                 transient=max(layer.transient for layer in own),
-                update=0 if config.precision == "bf16" else -(-trained * 4 // data),
+                update=_update_bytes(config, trained, orthogonalised, data),
                 communication=communicators(config.parallel.tensor, pipeline, data) * COMMUNICATOR_BYTES,
             )
         )
@@ -104,15 +105,31 @@ def _weights_of(own: Sequence[LayerCost], *, is_whole: bool) -> tuple[int, int]:
     return sum(layer.weights for layer in once) - frozen, frozen
 
 
-def state_bytes(weights: int, precision: str, data: int, frozen: int = 0) -> int:
-    """Bytes of a rank with `weights` trained weights, and `frozen` ones, which are a weight alone.
+UPDATE_COPIES = 6
+"""Copies of its range of the weights, in fp32, that Muon or Adafactor makes in an update (`pretrain/optimizers`)."""
+
+
+def _update_bytes(config: TrainConfig, trained: int, orthogonalised: int, data: int) -> int:
+    """Bytes that the update makes on the way. AdamW's kernel makes none; in fp32, DeepSpeed copies the gradients. Muon
+    gathers whole matrices from the tensor axis besides."""
+    copied = 0 if config.precision == "bf16" else -(-trained * 4 // data)
+    if config.optimizer.kind == "muon":
+        copied += -(-orthogonalised * 4 // data) * (UPDATE_COPIES + config.parallel.tensor)
+    elif config.optimizer.kind == "adafactor":
+        copied += -(-trained * 4 // data) * UPDATE_COPIES
+    return copied
+
+
+def state_bytes(weights: int, precision: str, data: int, frozen: int = 0, orthogonalised: int = 0) -> int:
+    """Bytes of a rank with `weights` trained weights, and `frozen` ones, which are a weight alone. Of the trained ones,
+    `orthogonalised` are Muon's, which have one moment.
 
     bf16: weight 2, accumulated gradient 4; master weight 4 and moments 4 + 4, which ZeRO-1 divides over the data axis.
     A gradient in bf16 is freed as soon as it is added. fp32: weight 4, which is its own master weight, gradient 4;
     moments 4 + 4, which are divided.
     """
     whole, divided, alone = (6, 12, 2) if precision == "bf16" else (8, 8, 4)
-    return weights * whole + -(-weights * divided // data) + frozen * alone
+    return weights * whole + -(-(weights * divided - orthogonalised * 4) // data) + frozen * alone
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,7 @@ class LayerCost:
         flops: by which layers are dealt to stages.
         weights: on this tensor rank, in numbers, those of adapters included.
         frozen: those of them that are not trained.
+        orthogonalised: those of them that are Muon's.
         kept: bytes that the backward pass of one micro-batch needs.
         transient: bytes besides, while the layer itself runs.
     """
@@ -133,6 +151,7 @@ class LayerCost:
     kept: int
     transient: int
     is_tied: bool = False
+    orthogonalised: int = 0
 
 
 def layer_costs(config: TrainConfig) -> list[LayerCost]:
@@ -161,10 +180,16 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
     previous: tuple[str, ...] | None = None
     for layer, part in zip(whole, parts, strict=True):
         with torch.device("meta"):
+            parameters = {layer.prefix + name: parameter for name, parameter in layer.build().named_parameters()}
             sizes = {
-                layer.prefix + name: parameter.numel() // (degree if partition_of(parameter) else 1)
-                for name, parameter in layer.build().named_parameters()
+                name: parameter.numel() // (degree if partition_of(parameter) else 1)
+                for name, parameter in parameters.items()
             }
+            orthogonalised = sum(
+                sizes[name]
+                for name, parameter in parameters.items()
+                if name in trained and config.optimizer.is_orthogonalised(name, parameter.shape)
+            )
         if layer.prefix:
             block = tuple(name.removeprefix(layer.prefix) for name in sizes if name in trained)
             if block == previous:
@@ -186,7 +211,8 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
         transient = _gradient_bytes(config, tokens, dtype, sizes, trained) if layer.prefix else 0
         if layer.recompute:
             transient += kept
-        costs.append(LayerCost(layer.flops, weights, frozen, between if layer.recompute else kept, transient))
+        kept = between if layer.recompute else kept
+        costs.append(LayerCost(layer.flops, weights, frozen, kept, transient, orthogonalised=orthogonalised))
     return costs
 
 
