@@ -73,6 +73,7 @@ class Command:
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("demo",): Command("tools.demo", "every step on this machine's own text"),
     ("configs",): Command("tools.configs", "list or copy the shipped configurations", group=""),
+    ("data", "crawl"): Command("tools.crawl", "fetch pages of Common Crawl by sites, index or snapshot", group="data"),
     ("data", "perplexity-bounds"): Command(
         "tools.perplexity_bounds", "bounds of CCNet's buckets, from the measured perplexities", group="data"
     ),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import SourceConfig
+from data_prep.crawl.state import refuse_incomplete
 from data_prep.sources import reader_of
 from data_prep.sources.compression import refuse_other_compression
 from data_prep.sources.storage import NoObjectError, RemoteObject, list_objects, remote_object, scheme_of
@@ -101,7 +102,8 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     path below the configured folder and the seed, until the next would not fit.
 
     Raises:
-        ValueError: a file exists but cannot be read; a corpus without it would be another corpus.
+        ValueError: a file exists but cannot be read, or a crawl into a folder is not complete; a corpus without it
+            would be another corpus.
     """
     accepts = reader_of(source.kind).accepts
     names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is
@@ -124,6 +126,7 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
             if os.path.isdir(root):
                 if glob.has_magic(resolved) and "**" in resolved:
                     continue  # `**` also matches folders, whose files match themselves
+                refuse_incomplete(Path(root))
                 for path in _walk(root):
                     if accepts(path):
                         names.setdefault(os.path.realpath(path), os.path.relpath(path, root))
