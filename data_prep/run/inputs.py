@@ -18,7 +18,7 @@ from data_prep.config import SourceConfig
 from data_prep.crawl.state import refuse_incomplete
 from data_prep.sources import reader_of
 from data_prep.sources.compression import refuse_other_compression
-from data_prep.sources.storage import NoObjectError, RemoteObject, list_objects, remote_object, scheme_of
+from data_prep.sources.storage import NoObjectError, RemoteObject, list_objects, pinned, remote_object, scheme_of
 from foundation.atomic_files import sha256_file
 
 PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
@@ -185,6 +185,10 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
 
 def _find_objects(pattern: str, accepts: Callable[[str], bool], skipped: dict[str, int]) -> Iterator[RemoteObject]:
     """Yield the object of an address, those of a folder (an address that ends in `/`), or of a pattern."""
+    try:
+        pattern = pinned(pattern)
+    except NoObjectError:
+        return
     if not glob.has_magic(pattern):
         if not pattern.endswith("/"):
             with contextlib.suppress(NoObjectError):

@@ -58,6 +58,10 @@ class ObjectServer:
                         owner.counts[fault] += 1
                 self._send(owner.answer(self), fault)
 
+            def do_POST(self) -> None:
+                self.content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self._send(owner.answer(self), None)
+
             def _send(self, answer: Answer, fault: str | None) -> None:
                 with owner.lock:
                     owner.counts[self.command] += 1
