@@ -20,6 +20,7 @@ see it work, on this machine's own text:
   configs list|copy     the configurations that come with Altiplano
 
 1. text to token files:
+  data crawl            pages of Common Crawl, by a list of sites, an index or a snapshot
   data plan             time, memory, disk and files of a run, before it starts
   data run              extract, measure, dedup, decide, train-tokenizer, tokenize, ledger: `data --help`
   data why              one document: its text, its measurements, why it was kept or dropped

@@ -20,7 +20,7 @@ SNAPSHOT = "CC-MAIN-2024-10"
 WARC = f"crawl-data/{SNAPSHOT}/segments/1/warc/CC-MAIN-20240220-{{:05d}}.warc.gz"
 ROBOTS = f"crawl-data/{SNAPSHOT}/segments/1/robotstxt/CC-MAIN-20240220-00000.warc.gz"
 INDEXES = f"cc-index/collections/{SNAPSHOT}/indexes"
-LINES_PER_BLOCK = 7
+LINES_PER_BLOCK = 3
 LINES_PER_PAGE = 5
 
 

@@ -27,7 +27,7 @@ from data_prep.run.inputs import find_inputs
 from data_prep.sources import Document, reader_of
 from data_prep.sources.ranges import FileRange
 from foundation.configuration import ConfigError
-from tests.unit.data_prep.crawl.archive import INDEXES, ROBOTS, SNAPSHOT, WARC, Archive
+from tests.unit.data_prep.crawl.archive import INDEXES, LINES_PER_BLOCK, ROBOTS, SNAPSHOT, WARC, Archive
 from tests.unit.data_prep.sources.object_server import Answer
 from tools.crawl import main
 
@@ -116,7 +116,7 @@ def test_every_form_of_the_index_names_the_same_pages(archive: tuple[Archive, st
 def test_few_blocks_of_the_index_are_fetched(archive: tuple[Archive, str], tmp_path: Path) -> None:
     one, address = archive
     crawl(config_of(address, tmp_path / "out", index="files", domains=["b.example/blog"]))
-    assert sum(path.endswith("cdx-00000.gz") for path, _ in one.asked) < len(one.lines) / 7 / 2
+    assert sum(path.endswith("cdx-00000.gz") for path, _ in one.asked) < len(one.lines) / LINES_PER_BLOCK / 2
 
 
 def test_an_index_of_your_own_without_sites_is_fetched_whole(archive: tuple[Archive, str], tmp_path: Path) -> None:
@@ -180,6 +180,26 @@ def test_a_wrong_range_is_asked_for_again(archive: tuple[Archive, str], tmp_path
     assert bytes_of(tmp_path / "storm") == bytes_of(tmp_path / "calm")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answer: (206, {**answer[1], "Content-Range": "bytes 5-9/1000"}, b"wrong"),
+        lambda answer: (206, {**answer[1], "Content-Range": "none"}, b"wrong"),
+        lambda answer: (206, answer[1], answer[2][:-3]),
+    ],
+    ids=["other range", "no range", "short"],
+)
+def test_a_wrong_range_of_a_whole_file_is_asked_for_again(
+    archive: tuple[Archive, str], tmp_path: Path, change: Any
+) -> None:
+    one, address = archive
+    values = {"files": 2, "domains": [], "connections": 1}
+    told = crawl(config_of(address, tmp_path / "calm", **values))
+    one.change = ranges_only(change)
+    assert crawl(config_of(address, tmp_path / "storm", **values)) == told
+    assert bytes_of(tmp_path / "storm") == bytes_of(tmp_path / "calm")
+
+
 def test_what_cannot_be_fetched_is_left_out_with_its_reason(archive: tuple[Archive, str], tmp_path: Path) -> None:
     one, address = archive
     damaged = bytearray(one.files[WARC.format(0)])
@@ -193,6 +213,8 @@ def test_what_cannot_be_fetched_is_left_out_with_its_reason(archive: tuple[Archi
             line[2]["url"] = "http://b.example/blog/other"
         if line[2]["url"] == "http://b.example/blog/3":
             line[2]["length"] = str(int(line[2]["length"]) - 5)
+        if line[2]["url"] == "http://b.example/blog/2":
+            line[2]["length"] = str(int(line[2]["length"]) + 5)
         if line[2]["url"] == "http://deep.a.example/1":
             line[2]["offset"] = str(10**9)
         if line[2]["url"] == "http://deep.a.example/3":
@@ -200,15 +222,15 @@ def test_what_cannot_be_fetched_is_left_out_with_its_reason(archive: tuple[Archi
     told = crawl(config_of(address, tmp_path / "out"))
     assert told["left_out"] == {
         "beyond_the_file": 1,
-        "damaged_record": 2,
+        "damaged_record": 3,
         "not_there": 5,  # 4 of the file that is gone, and one whose place is behind the end
         "other_record": 1,
     }
-    assert told["fetched"] == WANTED - 9 == len(documents(tmp_path / "out"))
+    assert told["fetched"] == WANTED - 10 == len(documents(tmp_path / "out"))
     records = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("part-*.json")]
     listed = {entry["url"]: entry for record in records for entry in record["left_out"]}
     assert listed["http://b.example/blog/other"]["detail"] == "the record there is of 'http://b.example/blog/1'"
-    assert listed["http://deep.a.example/1"]["reason"] == "not_there" and len(listed) == 9
+    assert listed["http://deep.a.example/1"]["reason"] == "not_there" and len(listed) == 10
 
 
 def test_a_server_that_does_not_know_ranges(archive: tuple[Archive, str], tmp_path: Path) -> None:
