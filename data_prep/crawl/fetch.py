@@ -58,13 +58,13 @@ def crawl(config: CrawlConfig) -> dict[str, Any]:
     """
     client = PoliteClient(config.connections)
     with _locked(config.output):
-        if (config.output / COMPLETE).is_file():
-            freeze_plan(config, client)
-            print(f"{config.output}: already complete")
-            return _read(config.output / COMPLETE)
         plan = freeze_plan(config, client)
         names = _names(plan)
         todo = [number for number, name in enumerate(names) if not _is_done(config.output, name, plan)]
+        if not todo and (config.output / COMPLETE).is_file():
+            print(f"{config.output}: already complete")
+            return _read(config.output / COMPLETE)
+        (config.output / COMPLETE).unlink(missing_ok=True)
         with (
             Progress("crawl: fetch", len(names), "parts", done=len(names) - len(todo)) as progress,
             ThreadPoolExecutor(config.connections) as pool,

@@ -95,8 +95,6 @@ def copied(blocks: Iterable[Grouped], keeps_first: bool) -> Iterator[Records]:
         is_several = block.sizes > 1
         if block.continues:
             is_several[0] = True
-        if block.is_open:
-            is_several[-1] = True  # a group that comes in pieces has more than one
         goes = np.repeat(is_several, block.sizes)
         if keeps_first:
             firsts = block.starts[:-1][1:] if block.continues else block.starts[:-1]

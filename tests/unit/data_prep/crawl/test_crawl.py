@@ -433,6 +433,16 @@ def test_another_crawl_needs_another_folder(archive: tuple[Archive, str], tmp_pa
         crawl(config_of(address, tmp_path / "out", **values))
 
 
+def test_a_part_that_is_lost_is_fetched_again(archive: tuple[Archive, str], tmp_path: Path) -> None:
+    _, address = archive
+    config = config_of(address, tmp_path / "out")
+    told = crawl(config)
+    files = bytes_of(tmp_path / "out")
+    (tmp_path / "out" / "part-00001.warc.gz").unlink()
+    (tmp_path / "out" / "part-00002.warc.gz").write_bytes(b"cut")
+    assert crawl(config) == told and bytes_of(tmp_path / "out") == files
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
