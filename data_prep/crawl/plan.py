@@ -30,7 +30,7 @@ from data_prep.crawl.state import BEGUN, PLAN
 from data_prep.domains import suffix_digest
 from data_prep.signals.urls import digests
 from foundation.atomic_files import digest, whole_file, write_json
-from foundation.configuration import flat_settings
+from foundation.configuration import first_change
 from foundation.progress import Progress
 
 VERSION = 1
@@ -131,13 +131,13 @@ def _load(root: Path, settings: Mapping[str, Any]) -> Plan:
 
 
 def _refuse_other(root: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    old, new = flat_settings(before), flat_settings(json.loads(json.dumps(now)))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name, "(not set)") != new.get(name, "(not set)"):
-            raise ValueError(
-                f"{root}: the setting {name} is {new.get(name, '(not set)')!r}, this folder's crawl was begun with "
-                f"{old.get(name, '(not set)')!r}; restore it, or choose another output"
-            )
+    change = first_change(before, now)
+    if change is not None:
+        name, old, new = change
+        raise ValueError(
+            f"{root}: the setting {name} is {new!r}, this folder's crawl was begun with {old!r}; restore it, or choose "
+            "another output"
+        )
 
 
 def _of_captures(config: CrawlConfig, client: PoliteClient) -> Plan:
