@@ -21,7 +21,8 @@ from data_prep.extract import extract
 from data_prep.run.directory import RunDirectory
 from data_prep.run.manifest import load_manifest
 from data_prep.sources import storage
-from data_prep.sources.hub import HubAddress
+from data_prep.sources.failures import DeniedError, NotThereError, PassingError
+from data_prep.sources.hub import HubAddress, read_range
 from tests.unit.data_prep.sources.object_server import Answer, ObjectServer
 from tests.unit.data_prep.sources.test_storage import lines
 
@@ -40,6 +41,7 @@ class Hub(ObjectServer):
         self.commits: dict[str, dict[str, bytes]] = {}
         self.branches: dict[str, str] = {}
         self.token: str | None = None
+        self.knows_ranges = True
         self.ranges: list[tuple[str, str]] = []
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
@@ -53,7 +55,7 @@ class Hub(ObjectServer):
             return 401, {"X-Error-Message": "Invalid username or password."}, b"{}"
         if path.startswith("cdn/"):
             self.ranges.append((path, request.headers.get("Range", "")))
-            return super().answer(request)
+            return super().answer(request) if self.knows_ranges else (200, {}, self.files[path])
         for kind in ("api/datasets", "datasets"):
             if path.startswith(f"{kind}/{NAME}"):
                 return self._asked(request, path.removeprefix(f"{kind}/{NAME}").strip("/"))
@@ -236,6 +238,19 @@ def test_what_is_not_there(hub: Hub, tmp_path: Path) -> None:
             extract(configuration(run.root, "parquet", f"hf://datasets/{path}"), run)
     with pytest.raises(OSError, match="the hub has no such dataset"):
         extract(configuration(run.root, "parquet", "hf://datasets/people/others"), run)
+
+
+def test_failures_of_a_range(hub: Hub) -> None:
+    address = f"hf://datasets/{NAME}@{hub.branches['main']}"
+    with pytest.raises(NotThereError):
+        read_range(f"{address}/none.jsonl", 0, 5)
+    assert read_range(f"{address}/README.md", 2, 5) == b"Tex"
+    hub.knows_ranges = False
+    with pytest.raises(PassingError, match="status 200 and range '' for bytes 2-4"):
+        read_range(f"{address}/README.md", 2, 5)
+    hub.token = "hf_other"
+    with pytest.raises(DeniedError, match="set HF_TOKEN"):
+        read_range(f"{address}/README.md", 2, 5)
 
 
 @pytest.mark.parametrize("address", ["hf://people/texts", "hf://datasets/texts", "hf://models/people/texts"])
