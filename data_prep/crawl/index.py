@@ -132,8 +132,10 @@ def _ask_server(config: CrawlConfig, client: PoliteClient, snapshot: str, entry:
     address = f"{config.index_address}/{quote(snapshot)}-index?{query}"
     try:
         told = client.get(f"{address}&showNumPages=true")
-    except NotThereError:
-        return  # as it says that there is no capture
+    except NotThereError as error:
+        if b"no captures" in error.told.lower():
+            return
+        raise CrawlError(f"snapshots: {snapshot}: {error}; is this the name of a snapshot?") from None
     try:
         pages = int(json.loads(told)["pages"])
     except (ValueError, KeyError, TypeError):

@@ -26,6 +26,7 @@ _TIMEOUT_SECONDS = 120.0
 _MAY_PASS = (408, 429, 500, 502, 503, 504)
 _OVERLOADED = (429, 503)
 _REFUSED = (401, 403)
+_READ_OF_FAILURES = 1000
 
 
 class CrawlError(ValueError):
@@ -33,7 +34,11 @@ class CrawlError(ValueError):
 
 
 class NotThereError(CrawlError):
-    """The server does not have a file, or not the asked range of it."""
+    """The server does not have a file, or not the asked range of it; `told` is the beginning of its answer."""
+
+    def __init__(self, message: str, told: bytes = b"") -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class _PassingError(Exception):
@@ -71,14 +76,13 @@ class PoliteClient:
             ),
             "headers": {"User-Agent": f"altiplano/{VERSION}", "Accept-Encoding": "identity"},
         }
-        self._proxies = urllib.request.getproxies()
-        self._pools = {
-            scheme: urllib3.ProxyManager(self._proxies[scheme], **options)
-            if scheme in self._proxies
-            else urllib3.PoolManager(**options)
+        proxies = urllib.request.getproxies()
+        self._direct = urllib3.PoolManager(**options)
+        self._by_proxy = {
+            scheme: urllib3.ProxyManager(proxies[scheme], **options)
             for scheme in ("http", "https")
+            if scheme in proxies
         }
-        self._own = urllib3.PoolManager(**options)
         self._errors = urllib3.exceptions.HTTPError
         self._lock = threading.Lock()
         self._not_before = 0.0
@@ -102,7 +106,7 @@ class PoliteClient:
         return self._repeated(address, lambda: self._get(address, (start, stop)))
 
     def _get(self, address: str, wanted: tuple[int, int] | None) -> tuple[bytes, int, str]:
-        headers = dict(self._own.headers)
+        headers = dict(self._direct.headers)
         if wanted is not None:
             headers["Range"] = f"bytes={wanted[0]}-{wanted[1] - 1}"
         try:
@@ -148,7 +152,8 @@ class PoliteClient:
             length = answer.headers.get("Content-Length", "")
             return int(length) if length.isdigit() else -1
         if status in (404, 410, 416):
-            raise NotThereError(f"{address}: {'no such range' if status == 416 else 'no such file'} (status {status})")
+            what = "no such range" if status == 416 else "no such file"
+            raise NotThereError(f"{address}: {what} (status {status})", answer.read(_READ_OF_FAILURES))
         if status in _REFUSED:
             raise CrawlError(
                 f"{address}: refused (status {status}); the server may have blocked this machine for too many "
@@ -162,8 +167,8 @@ class PoliteClient:
     def _pool(self, address: str) -> Any:
         scheme, _, rest = address.partition("://")
         host = rest.partition("/")[0].rpartition("@")[2]
-        is_direct = scheme not in self._proxies or urllib.request.proxy_bypass(host)
-        return self._own if is_direct else self._pools[scheme]
+        is_direct = scheme not in self._by_proxy or urllib.request.proxy_bypass(host)
+        return self._direct if is_direct else self._by_proxy[scheme]
 
     def _repeated(self, address: str, request: Any) -> Any:
         pause = FIRST_PAUSE_SECONDS

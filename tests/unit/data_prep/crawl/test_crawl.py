@@ -447,6 +447,7 @@ def test_a_part_that_is_lost_is_fetched_again(archive: tuple[Archive, str], tmp_
     ("values", "message"),
     [
         ({"domains": ["nowhere.example"]}, "nothing to fetch: the index has no such page"),
+        ({"snapshots": [SNAPSHOT, "CC-MAIN-1999-01"]}, "snapshots: CC-MAIN-1999-01: "),
         ({"snapshots": ["CC-MAIN-1999-01"], "index": "files"}, "is this the name of a snapshot?"),
         ({"snapshots": ["CC-MAIN-1999-01"], "files": 1, "domains": []}, "is this the name of a snapshot?"),
         ({"domains": ["two words"]}, "domains: 'two words' is no domain and no address"),
