@@ -18,7 +18,15 @@ from data_prep.config import SourceConfig
 from data_prep.crawl.state import refuse_incomplete
 from data_prep.sources import reader_of
 from data_prep.sources.compression import refuse_other_compression
-from data_prep.sources.storage import NoObjectError, RemoteObject, list_objects, pinned, remote_object, scheme_of
+from data_prep.sources.storage import (
+    NoObjectError,
+    RemoteObject,
+    list_objects,
+    pinned,
+    remote_object,
+    scheme_of,
+    without_revision,
+)
 from foundation.atomic_files import sha256_file
 
 PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
@@ -207,9 +215,9 @@ def _find_objects(pattern: str, accepts: Callable[[str], bool], skipped: dict[st
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Whether a path is the one of a pattern, matches it, or is in a folder that does."""
-    resolved = pattern if scheme_of(pattern) is not None else os.path.realpath(resolve(pattern))
+    resolved = without_revision(pattern) if scheme_of(pattern) is not None else os.path.realpath(resolve(pattern))
     expression = re.compile(_glob_expression(resolved.rstrip("/")) + "(?:/.*)?")
-    return lambda path: expression.fullmatch(path) is not None
+    return lambda path: expression.fullmatch(without_revision(path)) is not None
 
 
 def _glob_expression(pattern: str) -> str:

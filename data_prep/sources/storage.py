@@ -17,7 +17,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,6 +112,11 @@ def pinned(path: str) -> str:
         StorageError: the store cannot be reached, or refuses.
     """
     return str(_repeated(path, lambda: hub.pinned(path))) if scheme_of(path) == hub.SCHEME else path
+
+
+def without_revision(path: str) -> str:
+    """Return an address as it is whatever its revision, see `pinned`."""
+    return str(replace(hub.HubAddress.parse(path), revision=None)) if scheme_of(path) == hub.SCHEME else path
 
 
 def list_objects(folder: str) -> Iterator[RemoteObject]:

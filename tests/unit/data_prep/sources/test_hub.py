@@ -198,6 +198,14 @@ def test_what_is_frozen_is_a_commit(hub: Hub, tmp_path: Path) -> None:
     assert len(documents(other)) == 30
 
 
+def test_files_that_are_excluded(hub: Hub, tmp_path: Path) -> None:
+    excluded = [f"hf://datasets/{NAME}/data/test-*.parquet", f"hf://datasets/{NAME}@main/data/train-00001.parquet"]
+    run = RunDirectory(tmp_path / "run")
+    extract(configuration(run.root, "parquet", f"hf://datasets/{NAME}", exclude=excluded), run)
+    assert len(documents(run)) == 700
+    assert load_manifest(run).sources[0].skipped["(excluded)"] == 2
+
+
 def test_revisions(hub: Hub, tmp_path: Path) -> None:
     hub.commit({"default/train/0000.parquet": parquet(5)}, "refs/convert/parquet")
     hub.commit({"a.parquet": parquet(6)}, "v1.0")
