@@ -66,8 +66,7 @@ def test_spans_are_equal_where_their_units_are(values: list[int], length: int) -
     spans, starts, stops = spans_of((units, places, places + 1), length)
     whole = [tuple(values[k : k + length]) for k in range(len(values) - length + 1)]
     assert len(spans) == len(starts) == len(stops) == len(whole)
-    assert len(set(spans.tolist())) == len(set(whole))
-    assert {(a, b) for a, b in zip(spans.tolist(), whole, strict=True)}.__len__() == len(set(whole))
+    assert len(set(spans.tolist())) == len(set(whole)) == len(set(zip(spans.tolist(), whole, strict=True)))
     assert (stops - starts == length).all()
 
 
