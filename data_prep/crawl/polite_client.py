@@ -78,7 +78,7 @@ class PoliteClient:
         }
         proxies = urllib.request.getproxies()
         self._direct = urllib3.PoolManager(**options)
-        self._by_proxy = {
+        self._by_proxy: dict[str, Any] = {
             scheme: urllib3.ProxyManager(proxies[scheme], **options)
             for scheme in ("http", "https")
             if scheme in proxies

@@ -117,7 +117,7 @@ def read_range(address: str, start: int, stop: int) -> bytes:
     url = hf_hub_url(parts.repository, parts.path, repo_type="dataset", revision=parts.revision, endpoint=_endpoint())
     headers = {**build_hf_headers(), "Range": f"bytes={start}-{stop - 1}"}
     # repeated by the caller, who counts, and repeats bodies that end early too
-    options = {"headers": headers, "timeout": _TIMEOUT_SECONDS, "max_retries": 0}
+    options: dict[str, Any] = {"headers": headers, "timeout": _TIMEOUT_SECONDS, "max_retries": 0}
     answer: Any = _asked(parts, lambda: http_backoff("GET", url, **options))
     _refuse_failure(parts, answer.status_code)
     told = answer.headers.get("Content-Range", "")
