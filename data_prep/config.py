@@ -37,6 +37,9 @@ LocalPath = Annotated[Path, BeforeValidator(_refuse_address)]
 """Path in the file system."""
 
 
+NAME = r"^[a-z0-9][a-z0-9_]*$"
+"""Pattern of names that users give, in file names and reasons."""
+
 T = TypeVar("T")
 
 
@@ -48,7 +51,7 @@ def _by_name(value: dict[str, T]) -> dict[str, T]:
 class SourceConfig(Settings):
     """Named source of raw files."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    name: str = Field(pattern=NAME)
     """Name of the source, in file names, in the ledger and in the mixture."""
     kind: Annotated[str, AfterValidator(known_kind)]
     """Kind of raw text, which decides how files become documents, see `data_prep/sources`."""
@@ -56,7 +59,7 @@ class SourceConfig(Settings):
     paths: tuple[InputPath, ...] = Field(min_length=1)
     """Files, folders (searched in depth for files of this kind) or glob patterns, sorted before they are frozen;
     on this machine's file systems, or at an address: `s3://bucket/folder/`, `gs://bucket/*.parquet`,
-    `https://host/file.warc.gz`.
+    `https://host/file.warc.gz`, `hf://datasets/owner/name`.
 
     `~` is the home folder, `{python_library}` and `{site_packages}` are the folders of the running Python. A path that
     matches nothing on this machine is reported; it is an error only if no source has any input.
@@ -82,6 +85,9 @@ class SourceConfig(Settings):
     """Field by which documents are known, a string or a number; left out: `url`, where there is one. It is shown by the
     ledger and for each training sample, and `altiplano data why` finds a document by it. Rules on web addresses and
     `dedup.line_scope: site` read it too, so that it has to be an address for them."""
+    user_names: bool = False
+    """User names such as `@jane` are personal data too, replaced by `PI:USER`, as in ROOTS (Laurençon et al. 2022,
+    arXiv:2303.03915); not for source code, whose decorators look the same."""
     form: Form | None = None
     """Form of the records of kind `conversations`, see `data_prep/conversations/forms.py`."""
     question_field: str | None = None
@@ -169,6 +175,53 @@ class QualityConfig(Settings):
     """Least probability in the rule set `quality`: by default, it drops pages that are more like the unwanted ones."""
 
 
+class ScoreConfig(Settings):
+    """Score that comes with the documents: a numeric field, or a column of Parquet files."""
+
+    field: str = Field(min_length=1)
+    """Field of a document's metadata, such as FineWeb-Edu's `score`; fields of objects in objects are joined with
+    dots."""
+    minimum: float | None = None
+    """Least score in the rule set `scores`."""
+    maximum: float | None = None
+    """Largest score in the rule set `scores`."""
+    without: Literal["drop", "keep"] = "drop"
+    """Whether rules drop documents that do not have the score, or keep them."""
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> ScoreConfig:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} must not be more than maximum {self.maximum:g}")
+        return self
+
+
+class SamplingConfig(Settings):
+    """Share of the documents that the rule set `sampled` keeps, by their scores; see `data_prep/rules/sampling.py`."""
+
+    score: str = "quality"
+    """Name of a score of `scores`, or `quality`: the probability of the quality classifier."""
+    shares: tuple[tuple[float, float], ...] = ()
+    """Pairs of a score and the share of documents with it that is kept, `[[0, 0.05], [3, 0.5], [4, 1]]`; between them,
+    shares follow a line, and outside they stay."""
+    pareto: float | None = Field(default=None, gt=0)
+    """α of GPT-3's rule, in place of shares, for scores from 0 to 1; GPT-3 has 9."""
+
+    @model_validator(mode="after")
+    def _names_shares(self) -> SamplingConfig:
+        if (self.pareto is None) == (not self.shares):
+            raise ValueError("shares: give either shares or pareto")
+        scores = [score for score, _ in self.shares]
+        if scores != sorted(set(scores)):
+            raise ValueError(f"shares: scores must ascend, they are {', '.join(f'{score:g}' for score in scores)}")
+        for score, share in self.shares:
+            if not 0 <= share <= 1:
+                raise ValueError(
+                    f"shares: {share:g} at {score:g} must be from 0 to 1; the weight of a source makes its documents "
+                    "more frequent"
+                )
+        return self
+
+
 class LanguageModelConfig(Settings):
     """Language model for perplexity, see `data_prep/signals/perplexity.py`; needs the extra `perplexity`."""
 
@@ -206,6 +259,10 @@ class UrlConfig(Settings):
     """List of words that must not occur in the name of a host between dots, hyphens or digits."""
     soft_words: LocalPath | None = None
     """List of words of which the name of a host may have one."""
+    pages_per_domain: int | None = Field(default=None, gt=0)
+    """Largest number of pages that are kept of a registered domain, such as `example.co.uk`, over all sources with the
+    rule set `urls`: those with the smallest keyed hashes of their addresses, among the documents that no rule drops and
+    that are no duplicates."""
 
     @property
     def has_lists(self) -> bool:
@@ -276,13 +333,30 @@ class DedupConfig(Settings):
     address), which finds the site's templates."""
     line_documents: int = Field(default=2, ge=2)
     """Number of documents that must share a line: 2 as in CCNet, or 10 for templates only, as in ROOTS."""
+    sentences: Literal["none", "keep_first", "drop_all"] = "none"
+    """Which occurrences of spans of sentences are cut that occur more than once, see `data_prep/dedup/spans.py`; C4
+    keeps one."""
+    sentence_span: int = Field(default=3, ge=1)
+    """Number of sentences of a span: C4's three (Raffel et al. 2020, JMLR 21, section 2.2)."""
+    similar_sentences: float | None = Field(default=None, gt=0.5, le=1)
+    """Least exact Jaccard similarity of the pairs of tokens of two sentences for the later one to be cut, for example
+    0.8, see `data_prep/dedup/similar_sentences.py`; left out: similar sentences are kept."""
+    substrings: Literal["none", "keep_first", "drop_all"] = "none"
+    """Which occurrences of exact substrings are cut that occur more than once; Lee et al. keep one."""
+    substring_tokens: int = Field(default=50, ge=10)
+    """Least number of tokens of a substring: 50 (Lee et al. 2022, arXiv:2107.06499, section 4.1). A token is a word, a
+    letter of a script without spaces, or another character."""
     memory_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
-    """Memory for hashes, bands, shingles and lines; less memory costs only time."""
+    """Memory for hashes, bands, shingles, lines and spans; less memory costs only time."""
 
     @model_validator(mode="after")
     def _has_lines(self) -> DedupConfig:
         if self.lines == "none" and self.line_scope != "corpus":
             raise ValueError(f"line_scope {self.line_scope!r} has no effect while lines is 'none'")
+        for name, length in (("sentences", "sentence_span"), ("substrings", "substring_tokens")):
+            value = getattr(self, length)
+            if getattr(self, name) == "none" and value != type(self).model_fields[length].default:
+                raise ValueError(f"{length} {value} has no effect while {name} is 'none'")
         return self
 
 
@@ -392,6 +466,10 @@ class DataConfig(Settings):
     """Sources of raw text, see below."""
     language: LanguageConfig = LanguageConfig()
     quality: QualityConfig = QualityConfig()
+    scores: dict[Annotated[str, Field(pattern=NAME)], ScoreConfig] = Field(default_factory=dict)
+    """Scores of the documents by name, see below; rule sets `scores` and `sampled` use them."""
+    sampling: dict[Annotated[str, Field(pattern=NAME)], SamplingConfig] = Field(default_factory=dict)
+    """Shares by name, see below: a score as a weight."""
     perplexity: Annotated[dict[str, LanguageModelConfig], AfterValidator(_by_name)] = Field(default_factory=dict)
     """Models by language; empty: perplexity is not measured. Documents of other languages have no perplexity."""
     urls: UrlConfig = UrlConfig()
@@ -414,6 +492,12 @@ class DataConfig(Settings):
                 rules_named(self, source.rules)
             except ValueError as error:
                 raise ValueError(f"sources.{place}.rules: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _pages_are_counted_by_a_source(self) -> DataConfig:
+        if self.urls.pages_per_domain is not None and not any("urls" in source.rules for source in self.sources):
+            raise ValueError("urls.pages_per_domain: has no effect: no source has the rule set `urls`")
         return self
 
     @model_validator(mode="after")

@@ -91,6 +91,20 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
     return flat
 
 
+def first_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the first setting that differs, with its values before and now; None: none does.
+
+    Args:
+        before: settings as they were read from JSON.
+    """
+    old, new = flat_settings(before), flat_settings(json.loads(json.dumps(now)))
+    for name in sorted(old.keys() | new.keys()):
+        pair = tuple(values.get(name, "(not set)") for values in (old, new))
+        if pair[0] != pair[1]:
+            return name, *pair
+    return None
+
+
 # --- YAML with the scalars of version 1.2: PyYAML's own rules read `1e-5` as a string and `no` as false ---------------
 
 

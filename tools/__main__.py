@@ -20,6 +20,7 @@ see it work, on this machine's own text:
   configs list|copy     the configurations that come with Altiplano
 
 1. text to token files:
+  data crawl            pages of Common Crawl, by a list of sites, an index or a snapshot
   data plan             time, memory, disk and files of a run, before it starts
   data run              extract, measure, dedup, decide, train-tokenizer, tokenize, ledger: `data --help`
   data why              one document: its text, its measurements, why it was kept or dropped
@@ -73,6 +74,7 @@ class Command:
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("demo",): Command("tools.demo", "every step on this machine's own text"),
     ("configs",): Command("tools.configs", "list or copy the shipped configurations", group=""),
+    ("data", "crawl"): Command("tools.crawl", "fetch pages of Common Crawl by sites, index or snapshot", group="data"),
     ("data", "perplexity-bounds"): Command(
         "tools.perplexity_bounds", "bounds of CCNet's buckets, from the measured perplexities", group="data"
     ),

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from data_prep.config import DataConfig
+from data_prep.crawl.config import CrawlConfig
 from foundation.atomic_files import write_text
 from foundation.configuration import Settings
 from pretrain.config import TrainConfig
@@ -30,6 +31,7 @@ from tools.mixture.settings import MixtureConfig
 FOLDER = Path("docs/reference")
 PAGES: dict[str, tuple[type[Settings], str, str]] = {
     "data.md": (DataConfig, "Settings of data preparation", "altiplano data run --config FILE"),
+    "crawl.md": (CrawlConfig, "Settings of a crawl", "altiplano data crawl --config FILE"),
     "train.md": (TrainConfig, "Settings of training", "altiplano train --config FILE"),
     "ladder.md": (LadderConfig, "Settings of a ladder", "altiplano ladder plan FILE"),
     "mixture.md": (MixtureConfig, "Settings of a search for weights", "altiplano mixture plan FILE"),

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.dedup.evidence import document_id, read_removals
+from data_prep.dedup.evidence import document_id
+from data_prep.dedup.left import left_texts
 from data_prep.dedup.records import LINES, REPEATS
-from data_prep.dedup.texts import read_texts
 from data_prep.dedup.work import Unit, Work
 from data_prep.kernels.characters import SPACE, WORD, character_flags, decode, lower_case
 from data_prep.kernels.kernel import Bytes, Hashes, Places, Points, kernel, read_only
@@ -173,7 +173,7 @@ def repeated(blocks: Iterable[Grouped], minimum: int, keeps_first: bool) -> Iter
 def cut_lines(unit: Unit) -> None:
     """Write the ranges of removed lines of the documents of a bundle, a row group for each shard."""
     work, bundle = unit.work, unit.number
-    goes = _repeats(work, bundle)
+    goes = marked(work, "repeats", work.plan.line_ranges, bundle)
     before, written = 0, 0
     with (
         unit.output_file(work.part("lines", bundle)) as path,
@@ -200,10 +200,14 @@ def cut_lines(unit: Unit) -> None:
     unit.counts["lines"] = written
 
 
-def _repeats(work: Work, bundle: int) -> npt.NDArray[np.bool_]:
-    """Return whether each line of a bundle is removed; those after the last one that is are left out."""
+def marked(work: Work, kind: str, ranges: int, bundle: int) -> npt.NDArray[np.bool_]:
+    """Return which lines (or spans) of a bundle are in `REPEATS`; those after the last one that is are left out.
+
+    Args:
+        kind: of the runs; ranges: number of the units that have spread them.
+    """
     goes = np.zeros(0, dtype=bool)
-    for records in work.by_bundle([("repeats", work.plan.line_ranges)], REPEATS, bundle):
+    for records in work.by_bundle([(kind, ranges)], REPEATS, bundle):
         more = max(int(records["line"].max()) + 1 - len(goes), 0)
         goes = np.concatenate((goes, np.zeros(more, dtype=bool)))
         goes[records["line"]] = True
@@ -229,15 +233,9 @@ class _Lines:
 
 
 def _of_bundle(unit: Unit) -> Iterator[_Lines]:
-    """Yield the lines of each kept document of a bundle."""
-    work = unit.work
-    is_by_site = work.config.dedup.line_scope == "site"
-    goes = work.signed(unit.number)["fails_rules"].copy()
-    first, _ = work.plan.documents_of(unit.number)
-    goes[read_removals(work, unit.number)["document"] - first] = True
-    for shard, start, stop in work.shards_of(unit.number):
-        rows = np.flatnonzero(~goes[start - first : stop - first])
-        for row, (text, url) in zip(rows.tolist(), read_texts(work.stage.run, shard, rows), strict=True):
-            data = np.frombuffer(text, dtype=np.uint8)
-            site = xxhash.xxh3_64_intdigest(site_of(url, shard.source).encode()) if is_by_site else 0
-            yield _Lines(shard.name, start + row, row, np.uint64(site), *hash_lines(data, 0, len(data)))
+    """Yield the lines of each document of a bundle that is left."""
+    is_by_site = unit.work.config.dedup.line_scope == "site"
+    for left in left_texts(unit.work, unit.number):
+        data = np.frombuffer(left.text, dtype=np.uint8)
+        site = xxhash.xxh3_64_intdigest(site_of(left.url, left.shard.source).encode()) if is_by_site else 0
+        yield _Lines(left.shard.name, left.document, left.row, np.uint64(site), *hash_lines(data, 0, len(data)))

@@ -39,10 +39,24 @@ PAIRS = RecordType((("kept", "<i8"), ("gone", "<i8"), *_EVIDENCE), 2)
 """A kept and a removed document, and how similar they are."""
 REMOVALS = RecordType((("document", "<i8"), ("duplicate_of", "<i8"), *_EVIDENCE))
 """A removed document, and the kept one that it is a copy of."""
+PAGES = RecordType((("domain", "<u8"), ("rank", "<u8"), ("text", "<u8"), ("document", "<i8")), 3)
+"""Hash of a registered domain, keyed hash of a page's address, and half of the hash of its text."""
+OVER = RecordType((("document", "<i8"), ("place", "<i8")))
+"""A page of a domain that has too many, and its place among them."""
 LINES = RecordType((("key", "<u8"), ("document", "<i8"), ("line", "<i8")))
 """Hash of a line, and its number among the lines of its bundle."""
 REPEATS = RecordType((("document", "<i8"), ("line", "<i8")))
 """A line to be cut."""
+
+ASKS = RecordType((("document", "<i8"), ("sentence", "<i8"), ("other", "<i8"), ("other_sentence", "<i8")), 4)
+"""A sentence that is to be compared with a later one, `other`."""
+_SENTENCE_PAIR = (("document", "<i8"), ("sentence", "<i8"), ("first", "<i8"), ("first_sentence", "<i8"))
+SENTENCE_PAIRS = RecordType((*_SENTENCE_PAIR, ("pair", "<u8")), 5)
+"""A pair of tokens of an earlier sentence, `first`."""
+SENTENCE_EDGES = RecordType(_SENTENCE_PAIR, 4)
+"""A sentence that is similar to an earlier one."""
+SENTENCES = RecordType((("document", "<i8"), ("sentence", "<i8")), 2)
+"""A sentence that is cut."""
 
 SIGNED = np.dtype([("fails_rules", "?"), ("shingle_count", "<i8")])
 """What is known of each document of a bundle."""

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from data_prep.config import DataConfig
 from data_prep.dedup.records import SIGNED
 from data_prep.rules import rules_of_source
-from data_prep.rules.decide import failures
+from data_prep.rules.decide import failures, read_signals
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import read_columns
 from data_prep.run.manifest import Shard
@@ -26,12 +26,12 @@ def read_hashes(config: DataConfig, run: RunDirectory, shard: Shard) -> tuple[Re
         ValueError: the signals cannot be read; so do the other functions.
     """
     rules = rules_of_source(config, shard.source)
-    asked = {"language", *(rule.signal for rule in rules)}
-    table = _read_signals(run, shard, sorted(asked | {"exact_hash", "shingle_count"}))
-    signed = np.empty(len(table), dtype=SIGNED)
-    signed["fails_rules"] = failures({name: table.column(name).to_numpy() for name in asked}, rules).any(axis=1)
-    signed["shingle_count"] = table.column("shingle_count").to_numpy()
-    return signed, _fixed_bytes(table.column("exact_hash")).view("<u8").reshape(-1, 2).astype(np.uint64)
+    measured = read_signals(run.signals / f"{shard.name}.parquet", rules, ("shingle_count",))
+    signed = np.empty(len(measured["id"]), dtype=SIGNED)
+    signed["fails_rules"] = failures(measured, rules).any(axis=1)
+    signed["shingle_count"] = measured["shingle_count"]
+    hashes = _read_signals(run, shard, ["exact_hash"]).column("exact_hash")
+    return signed, _fixed_bytes(hashes).view("<u8").reshape(-1, 2).astype(np.uint64)
 
 
 def read_minima(

@@ -5,6 +5,9 @@ document is dropped as the copy of one that is dropped itself. If contained docu
 shingles are preferred, because a book must be kept for its pages to be removed. Otherwise the first document in the
 corpus is preferred: sources in the order of the configuration, their files sorted, rows in their order.
 
+**Pages of a domain** are counted after that, see `domains`, and lines are compared last, so that no document costs
+another one anything that is itself left out.
+
 **Memory** does not grow with the corpus: a unit needs `memory_bytes`, or the signals of one shard if they are more. Two
 exceptions are a cluster of documents linked by shared bands, about 600 bytes for each of its documents, and the unit
 that finds clusters, see `groups`.
@@ -22,13 +25,17 @@ from pathlib import Path
 
 from data_prep.compile_kernels import DEDUP, compile_kernels
 from data_prep.config import DataConfig
+from data_prep.dedup import similar_sentences
 from data_prep.dedup.contained import find_anchor_pairs, find_containers, spread_samples
+from data_prep.dedup.domains import rank_pages, spread_pages, write_over
 from data_prep.dedup.evidence import write_pairs, write_removals
 from data_prep.dedup.exact import find_copies, spread_hashes
 from data_prep.dedup.groups import make_batches
 from data_prep.dedup.lines import cut_lines, find_repeats, spread_lines
 from data_prep.dedup.near import find_buckets, spread_bands
 from data_prep.dedup.records import KINDS
+from data_prep.dedup.spans import KINDS as SPANS
+from data_prep.dedup.spans import Kind, cut_spans, find_repeated_spans, ranges_of, spread_spans
 from data_prep.dedup.verify import spread_texts, verify
 from data_prep.dedup.work import Plan, Unit, Work
 from data_prep.rules.decide import rule_settings
@@ -39,8 +46,8 @@ from data_prep.run.manifest import load_manifest
 
 VERSION = 4
 UNIT = "all"
-_BYTES_PER_LINE = 40
-"""Estimated bytes of a line; affects the number of units only."""
+_BYTES_PER_LINE, _BYTES_PER_TOKEN = 40, 4
+"""Estimated bytes of a line and of a token; affect the number of units only."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +77,49 @@ def _bundles_if_similar(work: Work) -> int:
     return work.plan.bundle_count if work.batches else 0
 
 
+def _bundles_if_capped(work: Work) -> int:
+    return work.plan.bundle_count if work.capped_sources else 0
+
+
 def _bundles_if_lines(work: Work) -> int:
     return work.plan.bundle_count if work.has_lines else 0
 
 
+def _bundles_if_sentences(work: Work) -> int:
+    return work.plan.bundle_count if similar_sentences.is_used(work) else 0
+
+
 def _write_removals(unit: Unit) -> None:
-    """Write the removals of a bundle, and spread the lines of the documents that are left."""
+    """Write the removals of a bundle, and spread what the next step compares of the documents that are left."""
     write_removals(unit)
+    if unit.work.capped_sources:
+        spread_pages(unit)
+    else:
+        _spread_text(unit)
+
+
+def _write_over(unit: Unit) -> None:
+    """Write the pages of a bundle that are too many, and spread what is compared of the others."""
+    write_over(unit)
+    _spread_text(unit)
+
+
+def _spread_text(unit: Unit) -> None:
     if unit.work.has_lines:
         spread_lines(unit)
+    for kind in SPANS:
+        if kind.is_used(unit.work.config.dedup):
+            spread_spans(unit, kind)
+    if similar_sentences.is_used(unit.work):
+        similar_sentences.spread_sentences(unit)
+
+
+def _find_spans(kind: Kind) -> tuple[Callable[[Unit], None], Callable[[Work], int]]:
+    return partial(find_repeated_spans, kind=kind), partial(ranges_of, kind=kind)
+
+
+def _cut_spans(kind: Kind) -> tuple[Callable[[Unit], None], Callable[[Work], int]]:
+    return partial(cut_spans, kind=kind), lambda work: work.plan.bundle_count if ranges_of(work, kind) else 0
 
 
 STEPS = (
@@ -101,8 +142,36 @@ STEPS = (
     Step("verify", {"verify": (verify, lambda work: work.batches)}),
     Step("write pairs", {"pairs": (write_pairs, _bundles)}),
     Step("write removals", {"removals": (_write_removals, _bundles)}),
-    Step("find lines", {"repeats": (find_repeats, lambda work: work.plan.line_ranges if work.has_lines else 0)}),
-    Step("cut lines", {"cuts": (cut_lines, _bundles_if_lines)}),
+    Step(
+        "count pages of domains",
+        {"pages": (rank_pages, lambda work: work.plan.domain_ranges if work.capped_sources else 0)},
+    ),
+    Step("leave pages out", {"over": (_write_over, _bundles_if_capped)}),
+    Step(
+        "find repeated text",
+        {
+            "repeats": (find_repeats, lambda work: work.plan.line_ranges if work.has_lines else 0),
+            **{f"{kind.name}-copies": _find_spans(kind) for kind in SPANS},
+            "sentence-buckets": (
+                similar_sentences.propose,
+                lambda work: work.plan.line_ranges if similar_sentences.is_used(work) else 0,
+            ),
+        },
+    ),
+    Step("read similar sentences", {"sentence-texts": (similar_sentences.send_pairs, _bundles_if_sentences)}),
+    Step("compare similar sentences", {"sentence-pairs": (similar_sentences.compare, _bundles_if_sentences)}),
+    Step(
+        "decide on similar sentences",
+        {"sentence-chains": (similar_sentences.decide_sentences, lambda work: int(similar_sentences.is_used(work)))},
+    ),
+    Step(
+        "cut repeated text",
+        {
+            "cuts": (cut_lines, _bundles_if_lines),
+            **{f"{kind.name}-cuts": _cut_spans(kind) for kind in SPANS},
+            "similar-cuts": (similar_sentences.cut_sentences, _bundles_if_sentences),
+        },
+    ),
 )
 """What the stage does, in this order."""
 
@@ -146,7 +215,8 @@ def dedup(config: DataConfig, run: RunDirectory) -> None:
         print("dedup: already done")
         return
     work = Work(unit_stage(stage, config), config, plan_of(config, run))
-    compile_kernels(DEDUP)
+    asked = similar_sentences.is_used(work) or any(kind.is_used(config.dedup) for kind in SPANS)
+    compile_kernels((*DEDUP, "spans") if asked else DEDUP)
     for number, step in enumerate(STEPS, start=1):
         work = replace(work, batches=_batches(work.stage))
         units = step.units(work)
@@ -173,12 +243,14 @@ def plan_of(config: DataConfig, run: RunDirectory) -> Plan:
     shards = load_manifest(run).shards
     records = read_records(run, "measure")
     measured = [records[shard.name].counts for shard in shards]
+    raw_bytes = sum(shard.raw_bytes for shard in shards)
     return Plan.of(
         [counts["documents"] for counts in measured],
         config.fingerprints.bands,
         sum(counts["sampled_shingles"] for counts in measured),
-        sum(shard.raw_bytes for shard in shards) // _BYTES_PER_LINE,
+        raw_bytes // _BYTES_PER_LINE,
         config.dedup.memory_bytes,
+        raw_bytes // _BYTES_PER_TOKEN,
     )
 
 

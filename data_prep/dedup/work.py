@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import DataConfig
-from data_prep.dedup.records import BANDS, COPIES, HASHES, LINES, SAMPLES, SIGNED
+from data_prep.dedup.records import BANDS, COPIES, HASHES, LINES, PAGES, SAMPLES, SIGNED
+from data_prep.rules import capped_sources
 from data_prep.run.commit_records import Stage
 from data_prep.run.manifest import Shard, manifest_at
 from data_prep.run.shuffle import Records, RecordType, Run, collect, new_run, ranges_for
@@ -43,7 +44,8 @@ class Plan:
     Attributes:
         shard_bounds: documents of shard s are [shard_bounds[s], shard_bounds[s + 1]).
         bundles: shards of bundle b are [bundles[b], bundles[b + 1]).
-        hash_ranges, band_ranges, sample_ranges, line_ranges: number of ranges of each kind of hash.
+        hash_ranges, band_ranges, sample_ranges, line_ranges, domain_ranges, token_ranges: number of ranges of each
+            kind of hash.
     """
 
     shard_bounds: npt.NDArray[np.int64]
@@ -52,14 +54,18 @@ class Plan:
     band_ranges: int
     sample_ranges: int
     line_ranges: int
+    domain_ranges: int
+    token_ranges: int
 
     @classmethod
-    def of(cls, documents: Sequence[int], bands: int, samples: int, lines: int, memory_bytes: int) -> Plan:
+    def of(
+        cls, documents: Sequence[int], bands: int, samples: int, lines: int, memory_bytes: int, tokens: int = 0
+    ) -> Plan:
         """Divide a corpus.
 
         Args:
             documents: number of documents of each shard; bands: of each document.
-            samples, lines: number of sampled shingles and estimated number of lines of the corpus.
+            samples, lines, tokens: number of sampled shingles, and estimated numbers of lines and tokens of the corpus.
         """
         bounds = np.cumsum([0, *documents], dtype=np.int64)
         total = int(bounds[-1])
@@ -76,7 +82,13 @@ class Plan:
             ranges_for(total * bands, BANDS, share),
             ranges_for(samples, SAMPLES, share),
             ranges_for(lines, LINES, share),
+            ranges_for(total, PAGES, share),
+            ranges_for(tokens, LINES, share),
         )
+
+    def span_ranges(self, kind: str) -> int:
+        """Return the number of ranges of the hashes of spans of a kind; there are about as many sentences as lines."""
+        return {"sentences": self.line_ranges, "substrings": self.token_ranges}[kind]
 
     @property
     def documents(self) -> int:
@@ -123,6 +135,11 @@ class Work:
     @property
     def has_lines(self) -> bool:
         return self.config.dedup.lines != "none"
+
+    @property
+    def capped_sources(self) -> tuple[str, ...]:
+        """Sources whose pages are counted by domain."""
+        return capped_sources(self.config)
 
     @property
     def memory_bytes(self) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ import yaml
 
 from data_prep.config import DataConfig
 from data_prep.conversations.encoding import LEFT_OUT
+from data_prep.crawl.state import counts_of
 from data_prep.indexed_dataset.origins import PADDING, origins_path
 from data_prep.ledger.samples import Draw, largest_clusters, show_samples
 from data_prep.run.commit_records import Stage, committed_digest, read_records
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import PASSED_OVER, read_columns
+from data_prep.run.inputs import resolve
 from data_prep.run.manifest import Manifest, load_manifest
+from data_prep.sources.storage import scheme_of
 from foundation.atomic_files import digest, write_json, write_text
 from foundation.progress import Progress
 
@@ -266,6 +270,7 @@ def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> d
     draw = Draw(config.seed)
     accounts = count_documents(manifest, run, draw)
     passed_over = count_passed_over(manifest, run)
+    paths = {source.name: source.paths for source in config.sources}
     return {
         "version": VERSION,
         "manifest": manifest.digest,
@@ -292,10 +297,18 @@ def build_ledger(config: DataConfig, manifest: Manifest, run: RunDirectory) -> d
                 "passed_over": dict(sorted(passed_over[source.name].items())),
                 "left_out_files": source.left_out_files,
                 "left_out_bytes": source.left_out_bytes,
+                "crawls": _crawls(paths.get(source.name, ())),
             }
             for source in manifest.sources
         },
     }
+
+
+def _crawls(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what the crawls have counted that filled some folders, by folder."""
+    folders = [path for path in paths if scheme_of(path) is None]
+    found = {path: counts_of(Path(resolve(path))) for path in folders}
+    return {path: counts for path, counts in found.items() if counts is not None}
 
 
 def load_ledger(run: RunDirectory) -> dict[str, Any]:

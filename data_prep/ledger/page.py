@@ -198,7 +198,7 @@ def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:
                 source["kind"],
                 source["files"],
                 source["bytes"],
-                ", ".join(f"{count:,} {what}" for what, count in source["passed_over"].items()),
+                _listed(source["passed_over"]),
                 source["left_out_files"],
                 ", ".join(f"{count} {suffix}" for suffix, count in Counter(source["skipped_by_suffix"]).most_common(6)),
                 ", ".join(source["not_on_this_machine"]),
@@ -206,6 +206,25 @@ def _inputs(ledger: Mapping[str, Any]) -> Iterator[str]:
             for name, source in ledger["input"].items()
         ),
     )
+    crawls = [(name, *one) for name, source in ledger["input"].items() for one in source.get("crawls", {}).items()]
+    if crawls:
+        yield _table(
+            ("source", "crawl", "captures planned", "fetched", "left out", "not asked for"),
+            (
+                (
+                    name,
+                    folder,
+                    counts["planned"],
+                    counts["fetched"],
+                    *(_listed(counts[key]) for key in ("left_out", "left_out_by_the_plan")),
+                )
+                for name, folder, counts in crawls
+            ),
+        )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
 def _one_line(text: str) -> str:

@@ -11,13 +11,16 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from data_prep.config import DataConfig
+from data_prep.domains import registered_domain
 from data_prep.extract import place_of, quarantined
 from data_prep.ledger.lookup import Lookup
 from data_prep.rules import rules_of_source
 from data_prep.rules.rule import explain as outcomes_of
 from data_prep.rules.rule import shown
+from data_prep.rules.urls import PAGES_PER_DOMAIN
 from data_prep.run.directory import RunDirectory
 from data_prep.run.manifest import Manifest, load_manifest
+from data_prep.signals.urls import host_of
 from foundation.progress import Progress
 
 _TEXT_CHARACTERS = 600
@@ -105,6 +108,12 @@ def _explain(config: DataConfig, run: RunDirectory, identity: str) -> Iterator[s
         yield f"  and {len(copies) - _PAIRS_SHOWN:,} more, see {run.dedup / 'pairs'}"
     if not removals and not len(copies):
         yield "  no similar documents"
+
+    if PAGES_PER_DOMAIN in verdict["reasons"]:
+        (over,) = pq.read_table(run.dedup / "over", filters=[("id", "=", identity)]).to_pylist()
+        domain = registered_domain(host_of(found["url"]) or "")
+        kept = config.urls.pages_per_domain
+        yield f"  page {over['place']:,} of {domain} by the hash of its address; {kept:,} are kept"
 
     yield "\nverdict"
     cuts, data = verdict["cuts"], text.encode()

@@ -17,6 +17,8 @@ from data_prep.rules import (
     perplexity,
     quality,
     roots,
+    sampling,
+    scores,
     urls,
 )
 from data_prep.rules.rule import Outcome, Rule, explain
@@ -38,6 +40,8 @@ RULE_SETS: dict[str, tuple[Rule, ...] | Callable[[DataConfig], tuple[Rule, ...]]
     "ccnet_head": lambda config: perplexity.rules_of("ccnet_head", config.perplexity),
     "ccnet_middle": lambda config: perplexity.rules_of("ccnet_middle", config.perplexity),
     "quality": lambda config: quality.rules_of(config.quality),
+    "scores": lambda config: scores.rules_of(config.scores),
+    "sampled": sampling.rules_of,
     "urls": lambda config: urls.rules_of(config.urls),
     "bad_words": lambda config: bad_words.rules_of(config.bad_words),
     "decontamination_gpt3": lambda config: decontamination.rules_of("decontamination_gpt3", config.decontamination),
@@ -85,11 +89,19 @@ def rules_of_source(config: DataConfig, source: str) -> tuple[Rule, ...]:
     raise ValueError(f"source {source!r} is not in the configuration; sources are {names}")
 
 
+def capped_sources(config: DataConfig) -> tuple[str, ...]:
+    """Return the sources of whose registered domains only some pages are kept."""
+    if config.urls.pages_per_domain is None:
+        return ()
+    return tuple(source.name for source in config.sources if "urls" in source.rules)
+
+
 __all__ = [
     "PUBLISHED_RULE_SETS",
     "RULE_SETS",
     "Outcome",
     "Rule",
+    "capped_sources",
     "explain",
     "known_rule_set",
     "rules_named",

@@ -5,8 +5,8 @@ verdicts (`cuts`) and left out of the token files.
 
 Source: Raffel et al. 2020, JMLR 21(140), section 2.2 (`c4_paper`); tensorflow_datasets/text/c4_utils.py, which made the
 released data (`c4_dataset`): there the numbers of words and sentences are swapped. mC4: Xue et al. 2021,
-arXiv:2010.11934, section 3.1. The filter by a list of bad words and the removal of spans of three sentences that occur
-twice are not implemented.
+arXiv:2010.11934, section 3.1. The filter by a list of bad words is the rule set `bad_words`, the removal of spans of
+three sentences that occur twice is `dedup.sentences`.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """The decide stage: which documents are kept, and all reasons against the others.
 
 Reasons are listed in the order of `rules.RULE_SETS` and of the rules in each set, then `duplicate.exact`,
-`duplicate.near`, `duplicate.contained` or `duplicate.lines` (all of its lines are shared). The first reason is counted.
-So a document counts as a duplicate only if no rule drops it; the dedup stage ensures that it is a copy of a kept
-document.
+`duplicate.near`, `duplicate.contained`, or `duplicate.lines`, `duplicate.sentences`, `duplicate.substrings` or
+`duplicate.similar_sentences` (all of its text is shared; the one that cuts most), then `urls.pages_per_domain`. The
+first reason is counted. So a document counts as a duplicate only if no rule drops it; the dedup stage ensures that it
+is a copy of a kept document.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.config import DataConfig
 from data_prep.dedup.parts import rows_of_shard
+from data_prep.domains import suffix_digest
 from data_prep.edits import merge_cuts
-from data_prep.rules import Rule, rules_of_source
+from data_prep.rules import Rule, capped_sources, rules_of_source
+from data_prep.rules.urls import PAGES_PER_DOMAIN
 from data_prep.run.commit_records import Stage, StaleOutputError, committed_digest, read_records
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import VERDICTS, read_columns
@@ -35,6 +39,8 @@ VERSION = 3
 
 _CUTTING = {"c4_paper": PAPER, "c4_dataset": DATASET}
 """Variants of C4 by rule sets that also cut lines of kept documents."""
+CUT_BY_DEDUP = ("lines", "sentences", "substrings", "similar_sentences")
+"""Settings of deduplication that cut parts of documents, and the folders of their results."""
 
 
 def decide_stage(config: DataConfig, run: RunDirectory) -> Stage:
@@ -46,10 +52,14 @@ def decide_stage(config: DataConfig, run: RunDirectory) -> Stage:
 
 def rule_settings(config: DataConfig) -> dict[str, Any]:
     """Return all thresholds of all sources, for the records of stages that depend on them."""
-    return {
+    settings = {
         source.name: {rule.name: rule.describe() for rule in rules_of_source(config, source.name)}
         for source in config.sources
     }
+    for name in capped_sources(config):
+        decided_by = f"seed {config.seed}, list of suffixes {suffix_digest()[:12]}"
+        settings[name][PAGES_PER_DOMAIN] = f"pages of a domain at most {config.urls.pages_per_domain} ({decided_by})"
+    return settings
 
 
 def decide(config: DataConfig, run: RunDirectory) -> None:
@@ -87,14 +97,23 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     signals = read_signals(run.signals / f"{name}.parquet", rules, ("byte_count",))
     removed = {row["id"]: row for row in rows_of_shard(run.dedup / "removals", manifest, name)}
     shared: dict[str, list[tuple[int, int]]] = {}
-    if config.dedup.lines != "none":
-        for line in rows_of_shard(run.dedup / "lines", manifest, name):
-            shared.setdefault(line["id"], []).append((line["start"], line["end"]))
+    cut_most: dict[str, tuple[int, str]] = {}
+    for folder in CUT_BY_DEDUP:
+        if getattr(config.dedup, folder) in ("none", None):
+            continue
+        by_document: dict[str, list[tuple[int, int]]] = {}
+        for row in rows_of_shard(run.dedup / folder, manifest, name):
+            by_document.setdefault(row["id"], []).append((row["start"], row["end"]))
+        for identity, ranges in by_document.items():
+            shared[identity] = merge_cuts([*shared.get(identity, []), *ranges])
+            cut_most[identity] = max(cut_most.get(identity, (0, "")), (_total(ranges), folder))
     sizes = dict(zip(signals["id"].tolist(), signals["byte_count"].tolist(), strict=True))
     for identity, ranges in shared.items():
-        if sum(stop - start for start, stop in ranges) == sizes[identity]:
-            removed[identity] = {"kind": "lines", "duplicate_of": None}
-    verdicts = judge(signals, rules, removed, source)
+        if _total(ranges) == sizes[identity]:
+            removed[identity] = {"kind": cut_most[identity][1], "duplicate_of": None}
+    capped = source in capped_sources(config)
+    over = {row["id"] for row in rows_of_shard(run.dedup / "over", manifest, name)} if capped else set()
+    verdicts = judge(signals, rules, removed, source, over)
     variants = [variant for name, variant in _CUTTING.items() if name in _rule_sets(config, source)]
     cut_bytes = 0
     if variants or shared:
@@ -114,6 +133,10 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     with stage.new_file(digests)(path) as partial_file:
         pq.write_table(verdicts, partial_file, compression="zstd")
     stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes}, digests=digests)
+
+
+def _total(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(stop - start for start, stop in ranges)
 
 
 def _rule_sets(config: DataConfig, source: str) -> tuple[str, ...]:
@@ -138,14 +161,24 @@ def read_signals(path: Path, rules: Sequence[Rule], more: Sequence[str] = ()) ->
     Raises:
         ValueError: the file cannot be read.
     """
-    names = sorted({"id", "language", *more, *(rule.signal for rule in rules)})
+    names = {"id", "language", *more, *(name for rule in rules for name in rule.signals)}
+    columns = sorted({name.partition(".")[0] for name in names})
     try:
-        table = read_columns(path, names)
+        table = read_columns(path, columns)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable file of signals ({error}); `--restart measure` writes it again"
         ) from error
-    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in names}
+    return {name: _column_of(table, name).to_numpy(zero_copy_only=False) for name in sorted(names)}
+
+
+def _column_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """Return a column, or of a column of maps the values of a key: `scores.educational`."""
+    column, _, key = name.partition(".")
+    found = table.column(column)
+    if not key:
+        return found
+    return pc.cast(pc.map_lookup(found, pa.scalar(key, found.type.key_type), "first"), pa.float64())
 
 
 def failures(signals: Mapping[str, npt.NDArray[Any]], rules: Sequence[Rule]) -> npt.NDArray[np.bool_]:
@@ -161,12 +194,14 @@ def judge(
     rules: Sequence[Rule],
     removals: Mapping[str, Mapping[str, Any]],
     source: str,
+    over: Collection[str] = (),
 ) -> pa.Table:
     """Decide on documents of one source.
 
     Args:
         signals: columns as arrays, among them `id` and `language`.
         removals: rows of `dedup/removals` by id.
+        over: ids of pages of domains that have too many.
     """
     failed = failures(signals, rules)
     names = np.array([rule.name for rule in rules], dtype=object)
@@ -178,6 +213,10 @@ def judge(
             if removal is not None:
                 reasons[d].append(f"duplicate.{removal['kind']}")
                 duplicate_of[d] = removal["duplicate_of"]
+    if over:
+        for d, identity in enumerate(signals["id"]):
+            if identity in over:
+                reasons[d].append(PAGES_PER_DOMAIN)
     return pa.table(
         {
             "id": pa.array(signals["id"], pa.string()),

@@ -26,6 +26,7 @@ class Rule:
         only_languages: languages that the rule applies to; empty: all.
         not_languages: languages that the rule does not apply to.
         by_language: thresholds of languages that have their own.
+        missing_passes: a document without the signal passes.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Rule:
     only_languages: tuple[str, ...] = ()
     not_languages: tuple[str, ...] = ()
     by_language: tuple[tuple[str, float], ...] = ()
+    missing_passes: bool = False
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Signals that `fails` reads, beside the language."""
+        return (self.signal,)
 
     def applies_to(self, languages: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Return for each language whether the rule applies to it."""
@@ -47,7 +54,7 @@ class Rule:
         return applies
 
     def fails(self, signals: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
-        """Return for each document whether the rule applies and it does not pass; NaN does not pass."""
+        """Return for each document whether the rule applies and it does not pass; by default, NaN does not pass."""
         values = signals[self.signal]
         if self.comparison == "one of":
             assert isinstance(self.threshold, tuple)
@@ -55,6 +62,8 @@ class Rule:
         else:
             thresholds = self._thresholds(signals["language"])
             passes = values >= thresholds if self.comparison == "at least" else values <= thresholds
+            if self.missing_passes:
+                passes |= np.isnan(values)
         return ~passes & self.applies_to(signals["language"])
 
     def _thresholds(self, languages: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -92,12 +101,29 @@ class Outcome:
 
 def explain(signals: Mapping[str, Any], rules: Collection[Rule]) -> tuple[Outcome, ...]:
     """Apply each rule to a document, given as a row of signals."""
-    asked = {rule.signal for rule in rules} | {"language"}
-    row = {name: np.array([np.nan if signals[name] is None else signals[name]]) for name in asked}
+    asked = {name for rule in rules for name in rule.signals} | {"language"}
+    row = {name: _as_array(_value_of(signals, name)) for name in asked}
     return tuple(
-        Outcome(rule, signals[rule.signal], bool(rule.applies_to(row["language"])[0]), not rule.fails(row)[0])
+        Outcome(
+            rule,
+            _value_of(signals, rule.signal),
+            bool(rule.applies_to(row["language"])[0]),
+            not rule.fails(row)[0],
+        )
         for rule in rules
     )
+
+
+def _value_of(signals: Mapping[str, Any], name: str) -> Any:
+    """Return a signal of a row, or an entry of one: `scores.educational`."""
+    if name in signals:
+        return signals[name]
+    column, _, key = name.partition(".")
+    return dict(signals[column] or ()).get(key)
+
+
+def _as_array(value: Any) -> npt.NDArray[Any]:
+    return np.array([np.nan if value is None else value], dtype=object if isinstance(value, bytes) else None)
 
 
 def shown(value: object) -> str:

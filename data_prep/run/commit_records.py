@@ -21,7 +21,7 @@ from typing import Any
 from data_prep.run.directory import RunDirectory
 from data_prep.stages import STAGES, from_stage_on
 from foundation.atomic_files import NewFile, digest, put_if_absent, sha256_file, whole_file, write_json
-from foundation.configuration import flat_settings
+from foundation.configuration import first_change
 
 
 class StaleOutputError(ValueError):
@@ -258,11 +258,10 @@ def _digest_of(records: Mapping[str, Record]) -> str:
 
 def refuse_changed_settings(where: str, stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise StaleOutputError if settings differ, naming the first one."""
-    before, now = flat_settings(old), flat_settings(json.loads(json.dumps(new)))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name, "(not set)") != now.get(name, "(not set)"):
-            raise StaleOutputError(
-                f"{where}: the setting {name} is {now.get(name, '(not set)')!r}, the outputs on disk were made with "
-                f"{before.get(name, '(not set)')!r}; restore it, or `--restart {stage}` removes the outputs of this "
-                "stage and later ones"
-            )
+    change = first_change(old, new)
+    if change is not None:
+        name, before, now = change
+        raise StaleOutputError(
+            f"{where}: the setting {name} is {now!r}, the outputs on disk were made with {before!r}; restore it, or "
+            f"`--restart {stage}` removes the outputs of this stage and later ones"
+        )

@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.config import SourceConfig
+from data_prep.crawl.state import refuse_incomplete
 from data_prep.sources import reader_of
 from data_prep.sources.compression import refuse_other_compression
-from data_prep.sources.storage import NoObjectError, RemoteObject, list_objects, remote_object, scheme_of
+from data_prep.sources.storage import (
+    NoObjectError,
+    RemoteObject,
+    list_objects,
+    pinned,
+    remote_object,
+    scheme_of,
+    without_revision,
+)
 from foundation.atomic_files import sha256_file
 
 PLACEHOLDERS = {"python_library": "stdlib", "site_packages": "purelib"}
@@ -101,7 +110,8 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
     path below the configured folder and the seed, until the next would not fit.
 
     Raises:
-        ValueError: a file exists but cannot be read; a corpus without it would be another corpus.
+        ValueError: a file exists but cannot be read, or a crawl into a folder is not complete; a corpus without it
+            would be another corpus.
     """
     accepts = reader_of(source.kind).accepts
     names: dict[str, str] = {}  # real path -> the path below its root, which does not depend on where the root is
@@ -124,6 +134,7 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
             if os.path.isdir(root):
                 if glob.has_magic(resolved) and "**" in resolved:
                     continue  # `**` also matches folders, whose files match themselves
+                refuse_incomplete(Path(root))
                 for path in _walk(root):
                     if accepts(path):
                         names.setdefault(os.path.realpath(path), os.path.relpath(path, root))
@@ -182,6 +193,10 @@ def find_inputs(source: SourceConfig, seed: int) -> SourceFiles:
 
 def _find_objects(pattern: str, accepts: Callable[[str], bool], skipped: dict[str, int]) -> Iterator[RemoteObject]:
     """Yield the object of an address, those of a folder (an address that ends in `/`), or of a pattern."""
+    try:
+        pattern = pinned(pattern)
+    except NoObjectError:
+        return
     if not glob.has_magic(pattern):
         if not pattern.endswith("/"):
             with contextlib.suppress(NoObjectError):
@@ -200,9 +215,9 @@ def _find_objects(pattern: str, accepts: Callable[[str], bool], skipped: dict[st
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
     """Whether a path is the one of a pattern, matches it, or is in a folder that does."""
-    resolved = pattern if scheme_of(pattern) is not None else os.path.realpath(resolve(pattern))
+    resolved = without_revision(pattern) if scheme_of(pattern) is not None else os.path.realpath(resolve(pattern))
     expression = re.compile(_glob_expression(resolved.rstrip("/")) + "(?:/.*)?")
-    return lambda path: expression.fullmatch(path) is not None
+    return lambda path: expression.fullmatch(without_revision(path)) is not None
 
 
 def _glob_expression(pattern: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,21 @@ from data_prep.run.commit_records import Stage, committed_digest
 from data_prep.run.directory import RunDirectory
 from data_prep.run.documents import text_bytes
 from data_prep.run.executors import run_units
-from data_prep.run.manifest import load_manifest
+from data_prep.run.manifest import load_manifest, manifest_at
 from data_prep.signals.bad_words import list_digests as word_digests
 from data_prep.signals.evaluations import set_digests
 from data_prep.signals.language import LanguageIdentifier, installed_model_path
 from data_prep.signals.perplexity import model_files
 from data_prep.signals.pii.find import KINDS
 from data_prep.signals.quality import QualityClassifier
+from data_prep.signals.scores import PREFIX
 from data_prep.signals.segmentation import MODELS, model_path
 from data_prep.signals.table import MEASUREMENTS, SIGNALS
 from data_prep.signals.texts import Instruments, Texts
 from data_prep.signals.urls import digests as list_digests
 from foundation.atomic_files import sha256_file
 
-VERSION = 13
+VERSION = 14
 
 _EXTRACTED = "extract"
 _REPEATING = [
@@ -60,6 +62,8 @@ def measure_stage(config: DataConfig, run: RunDirectory) -> Stage:
         },
         "urls": list_digests(config.urls),
         "bad_words": word_digests(config.bad_words),
+        "user_names": _sources_with_user_names(config),
+        "scores": {name: setting.field for name, setting in config.scores.items()},
         "decontamination": set_digests(config.decontamination),
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "segmentation": {language: sha256_file(model_path(language)) for language in MODELS},
@@ -84,6 +88,24 @@ def measure(config: DataConfig, run: RunDirectory) -> None:
         warm_up(config)
     work = partial(measure_shard, stage=stage, config=config)
     run_units(work, names, config.workers, "measure", stage)
+    _refuse_missing_scores(config, stage)
+
+
+def _refuse_missing_scores(config: DataConfig, stage: Stage) -> None:
+    """Refuse a score that no document has: then its field has another name. Report one that some do not have."""
+    counts: Counter[str] = Counter()
+    for record in stage.records().values():
+        counts.update(record.counts)
+    total = counts["documents"]
+    for name, setting in config.scores.items():
+        missing = total - counts[PREFIX + name]
+        if total and missing == total:
+            raise ValueError(
+                f"scores.{name}.field: none of the {total:,} documents has a number {setting.field!r} in its metadata, "
+                "which `altiplano data why` shows; correct the name, and run with `--restart measure`"
+            )
+        if missing:
+            print(f"measure: scores.{name}: {missing:,} of {total:,} documents have no number {setting.field!r}")
 
 
 def warm_up(config: DataConfig) -> None:
@@ -99,32 +121,37 @@ def measure_shard(name: str, stage: Stage, config: DataConfig) -> None:
     counts: Counter[str] = Counter(
         {"documents": 0, "bytes": 0, "sampled_shingles": 0, **{f"pii:{kind}": 0 for kind in KINDS}}
     )
-    instruments = _instruments(config)
+    source = manifest_at(stage.run.manifest, stage.inputs).shard(name).source
+    instruments = replace(_instruments(config), finds_user_names=source in _sources_with_user_names(config))
     digests: dict[Path, str] = {}
     with (
         stage.new_file(digests)(signals) as partial_file,
         pq.ParquetWriter(partial_file, SIGNALS, compression="zstd", use_dictionary=_REPEATING) as writer,
     ):
-        for documents in _read_documents(corpus):
+        for documents in _read_documents(corpus, ("id", "text", "url", *(("metadata",) if config.scores else ()))):
             measured = measure_documents(documents, config.fingerprints, instruments)
             counts["documents"] += len(measured)
             counts["bytes"] += int(np.sum(measured.column("byte_count").to_numpy()))
             counts["sampled_shingles"] += len(pc.list_flatten(measured.column("sampled_shingles")))
             spans = pc.list_flatten(measured.column("pii_spans"))
             counts.update(f"pii:{kind}" for kind in pc.struct_field(spans, "kind").to_pylist())
+            if config.scores:
+                rows = measured.column("scores").to_pylist()
+                counts.update(f"{PREFIX}{name}" for row in rows for name, _ in row)
             writer.write_table(measured)
     stage.commit(name, [signals], counts, digests=digests)
 
 
 def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, instruments: Instruments) -> pa.Table:
-    """Return the signals (`table.SIGNALS`) of a table with the columns `id`, `text` and, where addresses are
-    compared with lists, `url`, row by row."""
+    """Return the signals (`table.SIGNALS`) of a table, row by row, with the columns `id`, `text`, where addresses are
+    compared with lists `url`, and where scores are read `metadata`."""
     texts = documents.column("text").combine_chunks()
     if isinstance(texts, pa.ChunkedArray):  # older pyarrow: no chunk at all
         texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.large_string())
     data, offsets = text_bytes(texts)
     urls = documents.column("url").to_pylist() if instruments.urls else ()
-    group = Texts(data, offsets, fingerprints, instruments, urls)
+    metadata = documents.column("metadata").to_pylist() if instruments.scores else ()
+    group = Texts(data, offsets, fingerprints, instruments, urls, metadata)
     columns: dict[str, Any] = {"id": documents.column("id")}
     for measurement in MEASUREMENTS:
         measured = measurement.measure(group)
@@ -133,12 +160,12 @@ def measure_documents(documents: pa.Table, fingerprints: FingerprintConfig, inst
     return pa.table(columns, schema=SIGNALS)
 
 
-def _read_documents(path: Path) -> Iterator[pa.Table]:
+def _read_documents(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield the documents of a shard, one row group at a time."""
     try:
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=["id", "text", "url"], use_threads=False)
+            yield file.read_row_group(group, columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: not a readable document shard ({error}); `--restart extract` writes it again"
@@ -149,6 +176,10 @@ def _as_array(column: Any, type_: pa.DataType, length: int) -> Any:
     if column is None:
         return pa.nulls(length, type_)
     return column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, type=type_)
+
+
+def _sources_with_user_names(config: DataConfig) -> list[str]:
+    return [source.name for source in config.sources if source.user_names]
 
 
 def _quality_settings(config: DataConfig) -> dict[str, str] | None:
@@ -172,7 +203,7 @@ _loaded: dict[str, Instruments] = {}
 
 def _instruments(config: DataConfig) -> Instruments:
     """Load the models once in each process."""
-    models = config.quality, config.perplexity, config.urls, config.decontamination, config.bad_words
+    models = config.quality, config.perplexity, config.urls, config.decontamination, config.bad_words, config.scores
     key = repr((config.language.model, config.language.lines, *models))
     if key not in _loaded:
         _loaded[key] = Instruments.of(config)

@@ -14,6 +14,7 @@ from data_prep.languages import without_script
 from data_prep.signals.fingerprints import exact_hash, fingerprint_text
 from data_prep.signals.pii.find import find_pii_in_documents
 from data_prep.signals.roots.statistics import ROOTS_STATISTICS, measure_roots
+from data_prep.signals.scores import scores_of
 from data_prep.signals.text_statistics import COUNTS, STATISTICS
 from data_prep.signals.texts import Measurement, Texts
 from data_prep.signals.web_statistics import WEB_COUNTS, WEB_STATISTICS, measure_web
@@ -38,6 +39,7 @@ _EVALUATION_COLUMNS = {
         )
     ),
 }
+_SCORES = pa.map_(pa.string(), pa.float64())
 _SPANS = pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int64()), ("end", pa.int64())]))
 """Half-open ranges of bytes of the UTF-8 text, each with the placeholder that replaces it, without `PI:`."""
 
@@ -94,6 +96,11 @@ def _perplexity(texts: Texts) -> Sequence[Any]:
     return (pa.array(found, from_pandas=True),)  # not a number is null
 
 
+def _scores(texts: Texts) -> Sequence[Any]:
+    settings = texts.instruments.scores
+    return (pa.array(scores_of(texts.metadata, settings), _SCORES) if settings else None,)
+
+
 def _urls(texts: Texts) -> Sequence[Any]:
     lists = texts.instruments.urls
     if lists is None:
@@ -142,7 +149,7 @@ def _fingerprints(texts: Texts) -> Sequence[Any]:
 
 
 def _personal_data(texts: Texts) -> Sequence[Any]:
-    found = find_pii_in_documents(texts.data, texts.offsets)
+    found = find_pii_in_documents(texts.data, texts.offsets, texts.instruments.finds_user_names)
     return (pa.array([[span._asdict() for span in spans] for spans in found], _SPANS),)
 
 
@@ -157,6 +164,8 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     Measurement({"quality_probability": pa.float64()}, _quality),
     # null unless `perplexity` has a model of the language
     Measurement({"perplexity": pa.float64()}, _perplexity),
+    # null unless `scores` names fields
+    Measurement({"scores": _SCORES}, _scores),
     # null unless `urls` has lists
     Measurement(_URL_COLUMNS, _urls),
     # null unless `bad_words` has a list of the language

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.config import DataConfig, FingerprintConfig
+from data_prep.config import DataConfig, FingerprintConfig, ScoreConfig
 from data_prep.signals.bad_words import BadWords
 from data_prep.signals.evaluations import EvaluationItems
 from data_prep.signals.language import LanguageIdentifier
@@ -34,6 +34,9 @@ class Instruments:
     urls: UrlLists | None = None
     evaluations: EvaluationItems | None = None
     bad_words: BadWords | None = None
+    scores: Mapping[str, ScoreConfig] = field(default_factory=dict)
+    """Fields of the metadata that are scores."""
+    finds_user_names: bool = False
 
     @classmethod
     def of(cls, config: DataConfig) -> Instruments:
@@ -48,7 +51,8 @@ class Instruments:
         evaluations = EvaluationItems.of(config.decontamination) if config.decontamination else None
         identifier = LanguageIdentifier(config.language.model)
         bad_words = BadWords(config.bad_words) if config.bad_words else None
-        return cls(identifier, config.language.lines, classifier, perplexity, urls, evaluations, bad_words)
+        lines = config.language.lines
+        return cls(identifier, lines, classifier, perplexity, urls, evaluations, bad_words, config.scores)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Texts:
         data: UTF-8 bytes of all documents.
         offsets: document d is bytes [offsets[d], offsets[d + 1]); one longer than the number of documents.
         urls: where each document is from.
+        metadata: JSON object of each document; empty if nothing in it is measured.
     """
 
     data: npt.NDArray[np.uint8]
@@ -66,6 +71,7 @@ class Texts:
     fingerprints: FingerprintConfig
     instruments: Instruments
     urls: Sequence[str | None]
+    metadata: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

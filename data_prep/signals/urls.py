@@ -67,7 +67,7 @@ class UrlLists:
         if parts is None:
             return _NOTHING
         host = (parts.hostname or "").rstrip(".")
-        keys = list(_keys(_in_ascii(host).encode("utf-8", "replace"), parts))
+        keys = list(_keys(_host(parts), parts))
         blocked, allowed = self._block.matches(keys), self._allow.matches(keys)
         name = _in_letters(host)
         whole = set(_WORD.findall(name))
@@ -139,7 +139,7 @@ class _Entries:
                     self._files.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
                 start = 0
                 for number, line in enumerate(iter(self._files[-1].readline, b""), 1):
-                    entry = _entry_of(line)
+                    entry = entry_of(line)
                     if len(entry.split()) > 1:
                         shown = line[:80].decode("utf-8", "backslashreplace").strip()
                         raise ValueError(f"{setting}: {path}:{number}: {shown!r} is no domain and no address")
@@ -173,16 +173,32 @@ class _Entries:
     def _entry(self, place: int) -> bytes:
         content, start = self._files[self._owners[place]], int(self._starts[place])
         stop = content.find(b"\n", start)
-        return _entry_of(content[start : stop if stop >= 0 else len(content)])
+        return entry_of(content[start : stop if stop >= 0 else len(content)])
 
 
-def _entry_of(line: bytes) -> bytes:
+def entry_of(line: bytes) -> bytes:
     """Return a line without comment, scheme, `www.` and final slash or dot, in lower case, the domain in ASCII."""
     entry = _SCHEME.sub(b"", line.partition(b"#")[0].strip().lower()).rstrip(b"/.")
     host, slash, rest = entry.partition(b"/")
     if not host.isascii():
         host = _in_ascii(host.decode("utf-8", "replace")).encode("utf-8", "replace")
     return _without_www(host) + slash + rest
+
+
+def keys_of(url: str | None) -> list[bytes]:
+    """Return what an entry for an address may be; nothing for anything but a web address."""
+    parts = _split(url)
+    return [] if parts is None else list(_keys(_host(parts), parts))
+
+
+def host_of(url: str | None) -> str | None:
+    """Return the host of a web address as name servers know it; None for anything else."""
+    parts = _split(url)
+    return None if parts is None else _host(parts).decode("utf-8", "replace")
+
+
+def _host(parts: SplitResult) -> bytes:
+    return _in_ascii((parts.hostname or "").rstrip(".")).encode("utf-8", "replace")
 
 
 def _keys(host: bytes, parts: SplitResult) -> Iterator[bytes]:

@@ -14,7 +14,8 @@ are removed first. Two published variants disagree:
 space that no lower-case letter follows, or at the end of the line; not after a single capital letter or a title (Mr.,
 Mrs., Ms., Dr., St., Prof.). The paper does not define sentences; the dataset's code uses a trained tokenizer.
 
-C4's removal of repeated spans of three sentences is not implemented; its list of bad words is the rule set `bad_words`.
+C4's removal of repeated spans of three sentences is `dedup.sentences`; its list of bad words is the rule set
+`bad_words`.
 """
 
 from __future__ import annotations
@@ -168,11 +169,10 @@ def _is_title(data: Bytes, first: int, stop: int) -> bool:
 
 
 @part
-def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
-    """Count the sentences of a trimmed line; text after the last full stop is one too."""
-    sentences = 0
-    begun = first
-    i = first
+def end_of_sentence(data: Bytes, first: int, begin: int, last: int, flags: Bytes) -> int:
+    """Return where the sentence ends that begins at `begin` in a trimmed line [first, last); text after the last full
+    stop is one too."""
+    i = begin
     while i < last:
         byte = at(data, i)
         if byte == 0x2E or byte == 0x3F or byte == 0x21:  # . ? !
@@ -205,10 +205,20 @@ def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
                 goes_on = following < last and 0x61 <= at(data, following) <= 0x7A
                 ends = not goes_on and not (byte == 0x2E and _is_title(data, first, i))
         if ends:
-            sentences += 1
-            begun = stop
+            return stop
         i = stop
-    return sentences + (begun < last)
+    return last
+
+
+@part
+def _sentences(data: Bytes, first: int, last: int, flags: Bytes) -> int:
+    """Count the sentences of a trimmed line."""
+    sentences = 0
+    i = first
+    while i < last:
+        i = end_of_sentence(data, first, i, last, flags)
+        sentences += 1
+    return sentences
 
 
 @part

@@ -1,8 +1,9 @@
-"""Input files wherever they are: on this machine's file systems, in an object store, or on a web server.
+"""Input files wherever they are: on this machine's file systems, in an object store, on a web server, or on the Hugging
+Face hub.
 
-Addresses are `s3://bucket/key`, `gs://bucket/key` and `https://host/path`. Credentials come from the environment
-(`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, …), never from an address, which ends up in
-records and messages.
+Addresses are `s3://bucket/key`, `gs://bucket/key`, `https://host/path` and `hf://datasets/owner/name` (see `hub`).
+Credentials come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`,
+`HF_TOKEN`, …), never from an address, which ends up in records and messages.
 
 An object is read in ranges, and each answer must have the entity tag that the object had when it was opened: an object
 that changes meanwhile is an error, not a mixture. A failed or truncated request is repeated.
@@ -16,12 +17,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-SCHEMES = ("s3", "gs", "https", "http")
+from data_prep.sources import hub
+from data_prep.sources.failures import DeniedError, NotThereError, PassingError
+
+SCHEMES = ("s3", "gs", "https", "http", hub.SCHEME)
 _SMALLEST_RANGE, _LARGEST_RANGE = 1 << 16, 1 << 23
 """Bytes of a request after a jump, and of a long sequential read: requests take 10 to 100 ms each before the first byte
 arrives, so they must be large; a footer or a header should not cost as much."""
@@ -59,6 +63,8 @@ def checked_address(path: str) -> str:
             f"{shown!r}: an address must not contain credentials or a query, since it is recorded; credentials are "
             "taken from the environment"
         )
+    if scheme == hub.SCHEME:
+        hub.HubAddress.parse(path)
     return path
 
 
@@ -90,10 +96,27 @@ def remote_object(path: str) -> RemoteObject:
         NoObjectError: there is none.
         StorageError: the store cannot be reached, or refuses.
     """
+    if scheme_of(path) == hub.SCHEME:
+        return RemoteObject(*_repeated(path, lambda: hub.file(path)))
     import obstore
 
     store, key = _located(path)
-    return _described(path, _repeated(path, lambda: obstore.head(store, key)))
+    return _described(path, _repeated(path, lambda: _of_store(path, lambda: obstore.head(store, key))))
+
+
+def pinned(path: str) -> str:
+    """Return an address whose content cannot change, if its store has such addresses, or the address itself.
+
+    Raises:
+        NoObjectError: there is none.
+        StorageError: the store cannot be reached, or refuses.
+    """
+    return str(_repeated(path, lambda: hub.pinned(path))) if scheme_of(path) == hub.SCHEME else path
+
+
+def without_revision(path: str) -> str:
+    """Return an address as it is whatever its revision, see `pinned`."""
+    return str(replace(hub.HubAddress.parse(path), revision=None)) if scheme_of(path) == hub.SCHEME else path
 
 
 def list_objects(folder: str) -> Iterator[RemoteObject]:
@@ -102,6 +125,9 @@ def list_objects(folder: str) -> Iterator[RemoteObject]:
     Raises:
         StorageError: the store cannot be reached, or refuses; web servers cannot list.
     """
+    if scheme_of(folder) == hub.SCHEME:
+        yield from (RemoteObject(*entry) for entry in _repeated(folder, lambda: list(hub.files(folder))))
+        return
     import obstore
 
     if scheme_of(folder) in ("http", "https"):
@@ -114,7 +140,7 @@ def list_objects(folder: str) -> Iterator[RemoteObject]:
         whole = prefix if prefix.endswith("/") or not prefix else prefix.rpartition("/")[0]
         return [entry for page in obstore.list(store, whole or None) for entry in page]
 
-    for entry in sorted(_repeated(folder, listed), key=lambda entry: entry["path"]):
+    for entry in sorted(_repeated(folder, lambda: _of_store(folder, listed)), key=lambda entry: entry["path"]):
         if entry["path"].startswith(prefix):
             yield _described(f"{root}{entry['path']}", entry)
 
@@ -155,7 +181,9 @@ class _RemoteFile(io.RawIOBase):
     def __init__(self, path: str) -> None:
         self.name = path
         self._object = remote_object(path)
-        self._store, self._key = _located(path)
+        self._is_on_hub = scheme_of(path) == hub.SCHEME
+        store: tuple[Any, str] = (None, "") if self._is_on_hub else _located(path)
+        self._store, self._key = store
         self._position = 0
         self._block, self._block_start = b"", 0
         self._range_bytes = _SMALLEST_RANGE
@@ -206,6 +234,16 @@ class _RemoteFile(io.RawIOBase):
         self._block_start = self._position
 
     def _range(self, start: int, stop: int) -> bytes:
+        def get() -> bytes:
+            content = hub.read_range(self.name, start, stop) if self._is_on_hub else self._of_store(start, stop)
+            if len(content) != stop - start:
+                raise PassingError("ShortAnswer", f"{len(content):,} bytes instead of {stop - start:,}")
+            return content
+
+        content: bytes = _repeated(self.name, get)
+        return content
+
+    def _of_store(self, start: int, stop: int) -> bytes:
         import obstore
 
         def get() -> bytes:
@@ -213,16 +251,10 @@ class _RemoteFile(io.RawIOBase):
             # not If-Match, which servers refuse for a weak tag
             if _described(self.name, result.meta).tag != self._object.tag:
                 raise StorageError(f"{self.name}: changed while it was read")
-            content = bytes(result.bytes())
-            if len(content) != stop - start:
-                raise _ShortAnswerError(f"{len(content):,} bytes instead of {stop - start:,}")
-            return content
+            return bytes(result.bytes())
 
-        return _repeated(self.name, get)
-
-
-class _ShortAnswerError(Exception):
-    """Fewer bytes arrived than were asked for."""
+        content: bytes = _of_store(self.name, get)
+        return content
 
 
 def _described(path: str, entry: Any) -> RemoteObject:
@@ -249,6 +281,26 @@ def _store(root: str) -> Any:
     return from_url(root, client_options=options, retry_config={"max_retries": 0})
 
 
+def _of_store(path: str, request: Any) -> Any:
+    """Return the result of a request to an object store; its failures as those of `failures`."""
+    from obstore import exceptions
+
+    try:
+        return request()
+    except (exceptions.NotFoundError, FileNotFoundError) as error:
+        if isinstance(error, StorageError):
+            raise
+        raise NotThereError(path) from None
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
+        raise DeniedError(
+            f"{path}: access denied; credentials are taken from the environment (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY, AWS_SKIP_SIGNATURE=true for public data, GOOGLE_APPLICATION_CREDENTIALS)"
+        ) from None
+    except exceptions.BaseError as error:
+        why = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise PassingError(type(error).__name__, why) from error
+
+
 def _repeated(path: str, request: Any) -> Any:
     """Return the result of a request, repeated while the failure may pass.
 
@@ -256,24 +308,18 @@ def _repeated(path: str, request: Any) -> Any:
         NoObjectError: there is no such object.
         StorageError: the last failure.
     """
-    from obstore import exceptions
-
     pause = FIRST_PAUSE_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return request()
-        except (exceptions.NotFoundError, FileNotFoundError):
+        except NotThereError:
             raise NoObjectError(f"{path}: no such object") from None
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
-            raise StorageError(
-                f"{path}: access denied; credentials are taken from the environment (AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY, AWS_SKIP_SIGNATURE=true for public data, GOOGLE_APPLICATION_CREDENTIALS)"
-            ) from None
-        except (exceptions.BaseError, _ShortAnswerError) as error:
+        except DeniedError as error:
+            raise StorageError(str(error)) from None
+        except PassingError as error:
             if attempt == ATTEMPTS:
-                why = (str(error).strip().splitlines() or ["no reason given"])[0]
-                raise StorageError(f"{path}: cannot be read, {ATTEMPTS} times in a row: {why}") from error
-            retries[type(error).__name__] += 1
+                raise StorageError(f"{path}: cannot be read, {ATTEMPTS} times in a row: {error}") from error
+            retries[error.what] += 1
             time.sleep(pause)
             pause *= 2
     raise AssertionError

@@ -47,13 +47,26 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
             texts.append(f"{source.choice(texts[-500:])} {source.choice(words)}")
         else:
             texts.append(f"Menu | {number % 7}\n{' '.join(source.choices(words, k=source.randint(20, 40)))}")
-    (folder / "web.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    records = (
+        {"text": text, "url": f"https://site{number % 40}.example/{number}"} for number, text in enumerate(texts)
+    )
+    (folder / "web.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     config = {
         "output": "run",
         "shard_bytes": 150_000,
         "workers": 2,
-        "sources": [{"name": "web", "kind": "jsonl", "paths": [str(folder / "web.jsonl")], "rules": []}],
-        "dedup": {"memory_bytes": 1_000_000, "minimum_containment": 0.9, "lines": "keep_first"},
+        "sources": [{"name": "web", "kind": "jsonl", "paths": [str(folder / "web.jsonl")], "rules": ["urls"]}],
+        "urls": {"pages_per_domain": 130},
+        "dedup": {
+            "memory_bytes": 1_000_000,
+            "minimum_containment": 0.9,
+            "lines": "keep_first",
+            "sentences": "keep_first",
+            "sentence_span": 1,
+            "similar_sentences": 0.7,
+            "substrings": "keep_first",
+            "substring_tokens": 20,
+        },
     }
     (folder / "data.yaml").write_text(yaml.safe_dump(config))
     finish(start(folder, "run", "--until", "measure"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-KINDS = ("KEY", "EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "PHONE")
+KINDS = ("KEY", "EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "PHONE", "USER")
 """Kinds of personal data; the earlier kind wins if two cover the same bytes."""
 PLACEHOLDER = "PI:{kind}"
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.config import DataConfig, LanguageConfig, LanguageModelConfig, QualityConfig, SourceConfig, UrlConfig
+from data_prep.config import (
+    DataConfig,
+    LanguageConfig,
+    LanguageModelConfig,
+    QualityConfig,
+    ScoreConfig,
+    SourceConfig,
+    UrlConfig,
+)
 from data_prep.rules import (
     PUBLISHED_RULE_SETS,
     RULE_SETS,
@@ -24,6 +32,8 @@ from data_prep.rules import (
     quality,
     rules_named,
     rules_of_source,
+    sampling,
+    scores,
     urls,
 )
 from data_prep.rules.decide import failures
@@ -139,6 +149,14 @@ def test_each_threshold_of_roots_is_that_of_the_language(
     assert rule.describe(spoken).endswith(f" {passing:g}")
 
 
+SAMPLED = {
+    "output": "out",
+    "sources": [{"name": "web", "kind": "jsonl", "paths": ["web.jsonl"], "rules": ["sampled"]}],
+    "scores": {"a": {"field": "score"}},
+    "sampling": {"a": {"score": "a", "shares": [[0, 0.5]]}},
+}
+
+
 def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None:
     model = LanguageModelConfig(model=Path("m"), tokenizer=Path("t"), head=200, middle=400)
     configured = (
@@ -146,19 +164,21 @@ def test_every_rule_is_tested_named_once_and_has_a_signal_and_a_source() -> None
         *quality.rules_of(QualityConfig(model=Path("q"))),
         *urls.rules_of(UrlConfig(block=(Path("b"),), allow=(Path("a"),), words=Path("w"), soft_words=Path("s"))),
         *bad_words.rules_of(["en"]),
+        *scores.rules_of({"a": ScoreConfig(field="score", minimum=3, maximum=9)}),
+        *sampling.rules_of(DataConfig.model_validate(SAMPLED)),
         *(rule for name in decontamination.NAMES for rule in decontamination.rules_of(name, ["mmlu"])),
         *(rule for name in perplexity.BUCKETS for rule in perplexity.rules_of(name, {"en": model})),
     )
     rules = (*ALL_RULES, *configured)
     assert {rule.name for rule in ALL_RULES} == {row[0] for row in (*GOPHER, *CODE, *WEB, *ROOTS)}
     assert RULE_SETS.keys() - PUBLISHED_RULE_SETS.keys() == {
-        *("language", "quality", "urls", "bad_words"),
+        *("language", "quality", "urls", "bad_words", "scores", "sampled"),
         *decontamination.NAMES,
         *perplexity.BUCKETS,
     }
     assert len({rule.name for rule in rules}) == len(rules)
     for rule in rules:
-        assert rule.signal in SIGNALS.names
+        assert {name.partition(".")[0] for name in rule.signals} <= set(SIGNALS.names)
         assert rule.source
 
 

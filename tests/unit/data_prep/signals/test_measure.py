@@ -88,4 +88,4 @@ def test_a_shard_that_is_not_whole_is_named(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "s-00000.parquet"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"s-00000\.parquet: not a readable document shard .*--restart extract"):
-        list(_read_documents(path))
+        list(_read_documents(path, ["id", "text"]))

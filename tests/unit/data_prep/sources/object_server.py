@@ -41,6 +41,7 @@ class ObjectServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # headers and body are written apart, and would wait for each other
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -56,6 +57,10 @@ class ObjectServer:
                     with owner.lock:
                         owner.counts[fault] += 1
                 self._send(owner.answer(self), fault)
+
+            def do_POST(self) -> None:
+                self.content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self._send(owner.answer(self), None)
 
             def _send(self, answer: Answer, fault: str | None) -> None:
                 with owner.lock:
@@ -105,6 +110,8 @@ class ObjectServer:
         if not found:
             return 200, {**headers, "Content-Length": str(len(content))}, content
         start, stop = int(found[1]), min(int(found[2]) + 1, len(content))
+        if start >= len(content):
+            return 416, {"Content-Range": f"bytes */{len(content)}"}, b""
         return 206, {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}, content[start:stop]
 
     def _forwarded(self, request: BaseHTTPRequestHandler) -> Answer:

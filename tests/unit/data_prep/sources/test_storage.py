@@ -254,7 +254,7 @@ def test_an_object_that_changes_is_an_error(tmp_path: Path, bucket: tuple[Any, O
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("ftp://host/a.jsonl", "ftp:// is not supported, only s3://, gs://, https://, http:// and paths"),
+        ("ftp://host/a.jsonl", "ftp:// is not supported, only s3://, gs://, https://, http://, hf:// and paths"),
         ("https://user:secret@host/a.jsonl", "'https://…@host/a.jsonl': an address must not contain credentials"),
         ("https://host/a.jsonl?signature=secret", "'https://host/a.jsonl': an address must not contain credentials"),
     ],
