@@ -106,7 +106,8 @@ def _weights_of(own: Sequence[LayerCost], *, is_whole: bool) -> tuple[int, int]:
 
 
 UPDATE_COPIES = 6
-"""Copies of its range of the weights, in fp32, that Muon or Adafactor makes in an update (`pretrain/optimizers`)."""
+"""Copies of its range of the weights, in fp32, that Muon or Adafactor makes in an update (`pretrain/optimizers`): an
+estimate, from what single processes hold at most."""
 
 
 def _update_bytes(config: TrainConfig, trained: int, orthogonalised: int, data: int) -> int:
