@@ -101,6 +101,7 @@ def test_wrong_settings_are_named(
 
 def test_nothing_is_fitted_before_runs_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(write_search(tmp_path))
-    assert main(["plan", path]) == 0 and "8 runs, 0 of them finished" in capsys.readouterr().out
+    assert main(["plan", path]) == 0
+    assert "8 runs, 0 of them finished" in " ".join(capsys.readouterr().out.split())  # the table's title is broken
     assert main(["fit", path]) == 1 and "no run is finished" in capsys.readouterr().err
     assert main(["check", path]) == 2 and "run `altiplano mixture fit" in capsys.readouterr().err
