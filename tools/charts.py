@@ -86,6 +86,20 @@ def line_chart(
     return as_svg(figure)
 
 
+def finish_axes(axes: Any, title: str, x_label: str, y_label: str) -> None:
+    """Give a chart its title, labels, grid, and a legend in which each label stands once."""
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"])
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(which="both", labelsize=9, color=COLOURS["soft"], labelcolor=COLOURS["soft"])
+    axes.grid(color=COLOURS["line"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    if unique:
+        axes.legend(unique.values(), unique.keys(), fontsize=8, frameon=False, labelcolor=COLOURS["soft"])
+
+
 def bars(shares: Sequence[tuple[str, float, str]]) -> str:
     """One horizontal bar as HTML, made of parts `(style, share of the whole, tooltip)`."""
     parts = "".join(

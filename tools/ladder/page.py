@@ -10,7 +10,7 @@ import numpy as np
 
 from foundation.figures import COLOURS, as_svg, new_figure
 from foundation.progress import format_seconds
-from tools.charts import number
+from tools.charts import finish_axes, number
 from tools.ladder.fitting import LadderFit, law_rows, outcome_rows
 from tools.ladder.frontier import ComputeLaw, Frontier
 from tools.report.markup import section, table
@@ -88,7 +88,7 @@ def losses_chart(found: LadderFit, predictions: Sequence[dict[str, Any]]) -> str
         if one["reached"] is not None:
             axes.plot([one["flops"]], [one["reached"]], "x", color=COLOURS["red"], markersize=8, label="reached")
     axes.set_xscale("log")
-    _finish(axes, "Held-out loss of the rungs, by size", "FLOPs of the training", "nats per token")
+    finish_axes(axes, "Held-out loss of the rungs, by size", "FLOPs of the training", "nats per token")
     return as_svg(figure)
 
 
@@ -106,7 +106,7 @@ def errors_chart(found: LadderFit) -> str:
         where, errors, "s", color=COLOURS["orange"], markersize=4, label="from cheaper rungs alone", fillstyle="none"
     )
     axes.set_xscale("log")
-    _finish(axes, "Loss beyond the law", "FLOPs of the training", "per cent")
+    finish_axes(axes, "Loss beyond the law", "FLOPs of the training", "per cent")
     return as_svg(figure)
 
 
@@ -126,21 +126,8 @@ def optima_chart(found: LadderFit) -> str:
     axes.plot(points.flops, points.parameters, "o", color=COLOURS["soft"], markersize=2.5, label="rungs")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _finish(axes, "Optimal size by compute", "FLOPs of the training", "parameters")
+    finish_axes(axes, "Optimal size by compute", "FLOPs of the training", "parameters")
     return as_svg(figure)
-
-
-def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"])
-    axes.set_xlabel(x_label, fontsize=9)
-    axes.set_ylabel(y_label, fontsize=9)
-    axes.tick_params(which="both", labelsize=9, color=COLOURS["soft"], labelcolor=COLOURS["soft"])
-    axes.grid(color=COLOURS["line"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    if unique:
-        axes.legend(unique.values(), unique.keys(), fontsize=8, frameon=False, labelcolor=COLOURS["soft"])
 
 
 def _compute_rows(found: LadderFit) -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from foundation.figures import COLOURS, as_svg, new_figure
+from tools.charts import finish_axes
 from tools.mixture.law import INTERVAL
 from tools.report.markup import section, table
 from tools.report.page import whole_page
@@ -71,7 +72,7 @@ def weights_chart(made: dict[str, Any]) -> str:
     axes.errorbar(columns["best"], places + 0.2, xerr=beside, fmt="none", ecolor=COLOURS["ink"], capsize=3, linewidth=1)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
-    _finish(axes, "Weights, with 90 % of the resampled fits", "per cent of the training", "")
+    finish_axes(axes, "Weights, with 90 % of the resampled fits", "per cent of the training", "")
     return as_svg(figure)
 
 
@@ -90,15 +91,5 @@ def errors_chart(made: dict[str, Any]) -> str:
             [goal["predicted"]], [checked["goal"]], xerr=beside, fmt="D", color=COLOURS["orange"], markersize=5,
             capsize=4, label="on the best weights",
         )  # fmt: skip
-    _finish(axes, "Goal of each run, by the law of the others", "predicted", "reached")
+    finish_axes(axes, "Goal of each run, by the law of the others", "predicted", "reached")
     return as_svg(figure)
-
-
-def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"])
-    axes.set_xlabel(x_label, fontsize=9)
-    axes.set_ylabel(y_label, fontsize=9)
-    axes.tick_params(which="both", labelsize=9, color=COLOURS["soft"], labelcolor=COLOURS["soft"])
-    axes.grid(color=COLOURS["line"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.legend(fontsize=8, frameon=False, labelcolor=COLOURS["soft"])

@@ -202,7 +202,7 @@ def block_time(
     if software.fused_attention:
         attention = kernels.attended(half), kernels.attended(2.5 * half)
     else:
-        product = 2 * scores * model.head_size / hardware.product_rate
+        product = half / hardware.product_rate
         attention = 2 * product + kernels.moved(11 * scores), 4 * product + kernels.moved(19 * scores)
 
     # Bytes that norms, residuals with or without dropout, and activations read and write; of the norms and residuals a
@@ -219,8 +219,7 @@ def block_time(
 
     # Two all-reduces of the residual each way, or as many gathers and scatters. Backward, the one of the inputs'
     # gradients runs beside the product of the weights' gradients; with sequence parallelism only its half.
-    traffic = 2 * all_reduce(2 * tokens * hidden, t, hardware.link_rate * hardware.link, hardware.link_latency)
-    traffic *= 1 - software.hidden_tensor
+    traffic = 2 * _sum_of_residual(model, tokens, t, hardware) * (1 - software.hidden_tensor)
     beside = sum(kernels.product(k, tokens, n) for k, n in into) * trained_share
     exposed = max(traffic - beside, traffic / 2 if layout.sequence else 0.0)
     return BlockTime(
@@ -236,12 +235,16 @@ def head_time(
     """Seconds of the head and the loss for one micro-batch."""
     kernels, t = _Kernels(hardware), layout.tensor
     tokens, rows = layout.micro_batch_size * sequence_length, model.padded_vocabulary_size(t) / t
-    traffic = all_reduce(2 * tokens * model.hidden_size, t, hardware.link_rate * hardware.link, hardware.link_latency)
     return StepTime(
         products=3 * kernels.product(tokens, model.hidden_size, rows),
         elementwise=kernels.moved(tokens * rows * software.logit_bytes),
-        tensor=traffic,
+        tensor=_sum_of_residual(model, tokens, t, hardware),
     )
+
+
+def _sum_of_residual(model: ModelConfig, tokens: int, tensor: int, hardware: Hardware) -> float:
+    """Seconds in which the tensor axis sums the residual of `tokens` tokens in bf16."""
+    return all_reduce(2 * tokens * model.hidden_size, tensor, hardware.inside_rate, hardware.link_latency)
 
 
 def all_reduce(size: float, ranks: int, rate: float, latency: float) -> float:
@@ -303,11 +306,10 @@ def _sent_between_stages(
         return 0.0
     size = 2 * layout.micro_batch_size * sequence_length * model.hidden_size
     is_inside = layout.tensor * layout.data * layout.pipeline <= hardware.devices_per_node
-    rate = hardware.link_rate * hardware.link if is_inside else hardware.network_rate * hardware.network
+    rate = hardware.inside_rate if is_inside else hardware.between_rate
     once = size / layout.tensor / rate + hardware.network_latency
     if layout.tensor > 1 and not layout.sequence:
-        link = hardware.link_rate * hardware.link
-        once += all_reduce(size, layout.tensor, link, hardware.link_latency) / 2
+        once += all_reduce(size, layout.tensor, hardware.inside_rate, hardware.link_latency) / 2
     return 2 * layout.interleaving * once
 
 
@@ -341,9 +343,9 @@ def _data_rate(layout: Layout, hardware: Hardware) -> tuple[float, int]:
     node's ports; as many groups as the tensor degree run through each node."""
     ranks, node = layout.tensor * layout.data, hardware.devices_per_node
     if ranks <= node:
-        return hardware.link_rate * hardware.link, layout.data
+        return hardware.inside_rate, layout.data
     groups = min(layout.tensor, node)
-    return hardware.network_rate * hardware.network * node / groups, math.ceil(math.log2(layout.data))
+    return hardware.between_rate * node / groups, math.ceil(math.log2(layout.data))
 
 
 def block_weights(model: ModelConfig) -> int:

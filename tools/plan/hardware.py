@@ -65,6 +65,16 @@ class Hardware:
         return self.peak_flops * self.attention
 
     @property
+    def inside_rate(self) -> float:
+        """Bytes/s of collectives inside a node."""
+        return self.link_rate * self.link
+
+    @property
+    def between_rate(self) -> float:
+        """Bytes/s of collectives between nodes, for each device."""
+        return self.network_rate * self.network
+
+    @property
     def moving_rate(self) -> float:
         """Bytes/s of kernels that only move data."""
         return self.memory_rate * self.memory

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from pretrain.config import ModelConfig
-from tools.plan.cost import Layout, Software, StepTime, step_time
+from tools.plan.cost import Layout, Software, StepTime, block_weights, step_time
 from tools.plan.hardware import HARDWARE, Hardware
 
 _A100, _A800, _H100 = HARDWARE["a100"], HARDWARE["a800"], HARDWARE["h100"]
@@ -123,10 +123,7 @@ def _llama(hidden: int, layers: int, heads: int, groups: int, inner: int, vocabu
 def _counted(model: ModelConfig, length: int, samples: int, passes: int) -> float:
     """FLOPs of a step as the sources count them: blocks and attention in full, `passes` times forward (three, or four
     with recomputation), the head three times (Narayanan et al. 2021, equation 3)."""
-    queries = model.attention_heads * model.head_size
-    weights = model.hidden_size * 2 * (queries + model.key_value_heads * model.head_size)
-    weights += (3 if model.is_gated else 2) * model.hidden_size * model.feed_forward_size
-    block = 2 * weights + 4 * length * queries
+    block = 2 * block_weights(model) + 4 * length * model.attention_heads * model.head_size
     return samples * length * (passes * block * model.layers + 6 * model.vocabulary_size * model.hidden_size)
 
 
