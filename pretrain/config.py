@@ -151,6 +151,9 @@ class ModelConfig(Settings):
     out: as in the others."""
     attention_scale: float | None = Field(default=None, gt=0)
     """Factor of the products of queries and keys; left out: 1 / sqrt(head size)."""
+    attention_soft_cap: float | None = Field(default=None, gt=0)
+    """Bound c of the scores of queries and keys: a score is c · tanh(product / c) of the scaled product (Gemma 2,
+    arXiv:2408.00118, section 2); left out: the product itself."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     """RMSNorm (arXiv:1910.07467), or LayerNorm (arXiv:1607.06450) with or without biases."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
@@ -177,6 +180,8 @@ class ModelConfig(Settings):
     2.3.2)."""
     logit_scale: float = Field(default=1.0, gt=0)
     """Factor of the logits."""
+    logit_soft_cap: float | None = Field(default=None, gt=0)
+    """Bound c of the logits, after `logit_scale`: c · tanh(logit / c) (Gemma 2, section 2); left out: none."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)
@@ -644,7 +649,7 @@ class TrainConfig(Settings):
     Results differ by rounding."""
     attention_backend: Literal["auto", "flash", "cudnn"] = "auto"
     """Kernel of torch's fused attention on a GPU, in bf16; `auto`: torch's choice, which the start of the run prints.
-    FlexAttention computes layouts and ALiBi, and has no choice."""
+    FlexAttention computes layouts, ALiBi and soft caps, and has no choice."""
     deterministic: bool = False
     """Whether two runs with the same settings, processes and GPUs compute the same bits: torch, cuBLAS, NCCL and
     attention use algorithms that sum in a fixed order only, and whatever has none is refused. On a GPU it costs speed,
@@ -789,6 +794,7 @@ class TrainConfig(Settings):
         for applies, reason in (
             (self.model.positions == "alibi", "model.positions is alibi, which FlexAttention computes"),
             (self.has_layout, "the objective has layouts, which FlexAttention computes"),
+            (self.model.attention_soft_cap is not None, "model.attention_soft_cap needs FlexAttention"),
             (self.model.attention_dropout > 0, "model.attention_dropout needs all scores"),
         ):
             if applies:

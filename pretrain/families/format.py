@@ -25,7 +25,9 @@ COMPUTED_BY_ALL: Mapping[str, Any] = {
     "full_attention_every": None,
     "window_rope_theta": None,
     "attention_scale": None,
+    "attention_soft_cap": None,
     "scaled_embedding": False,
+    "logit_soft_cap": None,
 }
 """Settings that an architecture computes unless its format says otherwise."""
 

@@ -68,7 +68,9 @@ class Draw:
 
 def make_case(seed: int) -> Case:
     draw = Draw(seed)
-    family = draw.of(llama, llama, qwen2, qwen3, mistral, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere)
+    family = draw.of(
+        llama, llama, qwen2, qwen3, mistral, gemma2, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere
+    )
     case = family(draw)
     if draw.chance(0.3):
         twist_weights(draw, case)
@@ -245,11 +247,12 @@ def mistral(draw: Draw) -> Case:
     return case
 
 
-def gemma3(draw: Draw) -> Case:
+def gemma(draw: Draw, model_type: str) -> Case:
+    """What Gemma 2 and 3 share."""
     heads = draw.of(1, 2, 3, 4)
     layers = draw.number(1, 5)
     config = {
-        "model_type": "gemma3_text",
+        "model_type": model_type,
         "vocab_size": draw.number(5, 300),
         "hidden_size": heads * draw.of(8, 16),
         "intermediate_size": draw.number(3, 70),
@@ -266,19 +269,50 @@ def gemma3(draw: Draw) -> Case:
         query_pre_attn_scalar=draw.of(8, 24),
         sliding_window=draw.of(3, 20, 512),
         rms_norm_eps=draw.of(1e-6, 1e-2),
-        rope_theta=draw.of(1e6, 500.0),
-        rope_local_base_freq=draw.of(1e4, 77.0),
         tie_word_embeddings=draw.chance(0.5),
         hidden_activation="gelu_pytorch_tanh",
-        attn_logit_softcapping=None,
-        final_logit_softcapping=None,
         max_position_embeddings=128,
     )
-    if draw.chance(0.6):
-        config["sliding_window_pattern"] = draw.of(2, 3, 6)
     if draw.chance(0.2):
         config["layer_types"] = [draw.of("full_attention", "sliding_attention") for _ in range(layers)]
         case.twists.append("layer types")
+    if draw.chance(0.1):
+        name, value = draw.of(
+            ("attention_bias", True),
+            ("use_bidirectional_attention", True),
+            ("hidden_activation", "gelu"),
+            ("sliding_window", None),
+        )
+        config[name] = value
+        case.twists.append(f"{name} {value}")
+    return case
+
+
+def gemma2(draw: Draw) -> Case:
+    case = gemma(draw, "gemma2")
+    optional(
+        draw,
+        case.config,
+        attn_logit_softcapping=draw.of(50.0, 5.0, 0.5, None),
+        final_logit_softcapping=draw.of(30.0, 3.0, None),
+    )
+    rotary(draw, case)
+    return case
+
+
+def gemma3(draw: Draw) -> Case:
+    case = gemma(draw, "gemma3_text")
+    config = case.config
+    optional(
+        draw,
+        config,
+        rope_theta=draw.of(1e6, 500.0),
+        rope_local_base_freq=draw.of(1e4, 77.0),
+        attn_logit_softcapping=None,
+        final_logit_softcapping=draw.of(30.0, 3.0, None),
+    )
+    if draw.chance(0.6):
+        config["sliding_window_pattern"] = draw.of(2, 3, 6)
     if draw.chance(0.3):
         config["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
     if draw.chance(0.3):
@@ -291,16 +325,9 @@ def gemma3(draw: Draw) -> Case:
                 optional(draw, kinds[name], rope_theta=draw.of(1e4, 300.0))
         config["rope_parameters"] = kinds
         case.twists.append("both spellings")
-    if draw.chance(0.1):
-        name, value = draw.of(
-            ("attn_logit_softcapping", 50.0),
-            ("final_logit_softcapping", 30.0),
-            ("attention_bias", True),
-            ("use_bidirectional_attention", True),
-            ("hidden_activation", "gelu"),
-        )
-        config[name] = value
-        case.twists.append(f"{name} {value}")
+    if draw.chance(0.05):
+        config["attn_logit_softcapping"] = 50.0
+        case.twists.append("capped scores")
     return case
 
 
@@ -562,7 +589,7 @@ def write(case: Case, folder: Path, seed: int) -> bool:
             name = there.head  # as in files, see `RENAMED` in tests/unit/pretrain/families/test_reference.py
         noise = torch.randn(tensor.shape) * case.scale
         is_norm = "norm" in name or ".ln_" in name
-        is_near_one = is_norm and name.endswith("weight") and case.config["model_type"] != "gemma3_text"
+        is_near_one = is_norm and name.endswith("weight") and not case.config["model_type"].startswith("gemma")
         tensors[name] = noise + 1 if is_near_one else noise
     embeddings = ("embed_tokens.weight", "wte.weight", "embeddings.weight", "embed_in.weight")
     embedding = next(name for name in tensors if name.endswith(embeddings))
@@ -658,6 +685,8 @@ def make_own(seed: int) -> tuple[ModelConfig, bool]:
         "full_attention_every": draw.of(None, 2),
         "window_rope_theta": draw.of(None, 300.0),
         "attention_scale": draw.of(None, 0.5, 0.1),
+        "attention_soft_cap": draw.of(0.5, 50.0),
+        "logit_soft_cap": draw.of(1.0, 30.0),
         "scaled_embedding": draw.chance(0.5),
         "biases": draw.chance(0.5),
         "normalised_head": draw.chance(0.5),
