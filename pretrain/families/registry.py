@@ -35,11 +35,11 @@ class Family:
 
     Attributes:
         block: defaults for the settings of `ModelConfig`.
-        format: mapping to Hugging Face's format; None when no model of transformers computes the family.
+        format: mapping to Hugging Face's format.
     """
 
     block: Mapping[str, Any]
-    format: Format | None
+    format: Format
 
 
 FAMILIES: dict[str, Family] = {
@@ -57,21 +57,14 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": Family(gpt_neox.BLOCK, gpt_neox.FORMAT),
     "opt": Family(opt.BLOCK, opt.FORMAT),
     "chatglm": Family(chatglm.BLOCK, chatglm.FORMAT),
-    "glm": Family(glm.BLOCK, None),
+    "glm": Family(glm.BLOCK, glm.FORMAT),
 }
 """Every family by the name that `model.family` takes."""
 
 
 def format_of(model: ModelConfig) -> Format:
-    """The Hugging Face format of a model's family.
-
-    Raises:
-        ValueError: no model of transformers computes the family.
-    """
-    found = FAMILIES[model.family].format
-    if found is None:
-        raise ValueError(f"model.family: no model of transformers computes {model.family}, so it cannot be converted")
-    return found
+    """The Hugging Face format of a model's family."""
+    return FAMILIES[model.family].format
 
 
 def format_of_type(model_type: str) -> Format:
@@ -80,7 +73,7 @@ def format_of_type(model_type: str) -> Format:
     Raises:
         ValueError: no family has this `model_type`; names the known ones.
     """
-    by_type = {family.format.model_type: family.format for family in FAMILIES.values() if family.format is not None}
+    by_type = {family.format.model_type: family.format for family in FAMILIES.values()}
     if model_type not in by_type:
         names = ", ".join(sorted(by_type))
         raise ValueError(f"config.json: model_type: {model_type!r} cannot be imported; one of {names} can")
