@@ -146,6 +146,8 @@ class ModelConfig(Settings):
     full_attention_every: int | None = Field(default=None, gt=1)
     """Number n so that every n-th layer has no sliding window (Gemma 3, arXiv:2503.19786, section 2); left out: all
     layers have it."""
+    full_attention_first: int = Field(default=0, ge=0)
+    """Number of first layers that have no sliding window (Qwen 2, `max_window_layers` of its configurations)."""
     window_rope_theta: float | None = Field(default=None, gt=0)
     """Base of the rotary frequencies, which are not scaled, of layers with a sliding window (Gemma 3, section 2); left
     out: as in the others."""
@@ -225,13 +227,14 @@ class ModelConfig(Settings):
         the sliding window."""
         window = min(self.sliding_window or sequence_length, sequence_length)
         windowed = 2 * window - window**2 // sequence_length
-        full = self.layers // self.full_attention_every if self.full_attention_every else 0
+        full = sum(not self.has_window(layer) for layer in range(self.layers))
         return (full * sequence_length + (self.layers - full) * windowed) // self.layers
 
     def has_window(self, layer_index: int) -> bool:
         """Whether a layer has the sliding window."""
         every = self.full_attention_every
-        return self.sliding_window is not None and not (every and (layer_index + 1) % every == 0)
+        is_full = layer_index < self.full_attention_first or (every is not None and (layer_index + 1) % every == 0)
+        return self.sliding_window is not None and not is_full
 
     def padded_vocabulary_size(self, tensor_degree: int = 1) -> int:
         """Rows of the embedding and of the head under a tensor degree: the vocabulary, and after it rows that no token
@@ -317,6 +320,7 @@ class ModelConfig(Settings):
             ("rope_scaling", self.is_rotary, f"positions are {self.positions}"),
             ("rotary_share", self.is_rotary, f"positions are {self.positions}"),
             ("full_attention_every", self.sliding_window is not None, "there is no sliding_window"),
+            ("full_attention_first", self.sliding_window is not None, "there is no sliding_window"),
             ("window_rope_theta", self.sliding_window is not None, "there is no sliding_window"),
             ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
             (
@@ -329,6 +333,11 @@ class ModelConfig(Settings):
             value = getattr(self, name)
             if not applies and value != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: {value} has no effect: {reason}")
+        if self.sliding_window is not None and self.full_attention_first >= self.layers:
+            raise ValueError(
+                f"full_attention_first: {self.full_attention_first} must be less than layers {self.layers}; without a "
+                "window in any layer leave sliding_window out"
+            )
         if self.base_hidden_size is not None and self.tied_embedding:
             raise ValueError(
                 "base_hidden_size: needs tied_embedding=false: the learning rate of the head falls with the width, and "

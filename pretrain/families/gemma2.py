@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pretrain.families import llama
-from pretrain.families.format import ANY, REQUIRED
+from pretrain.families.format import ANY, FULL, REQUIRED, WINDOWED
 from pretrain.families.mapping import Source
 from pretrain.families.rotary import rotary_entries, rotary_settings
 
@@ -28,10 +28,6 @@ BLOCK: dict[str, Any] = {
     "logit_soft_cap": 30.0,
 }
 """Gemma Team 2024, arXiv:2408.00118, section 2."""
-
-FULL, WINDOWED = "full_attention", "sliding_attention"
-"""Entries of `layer_types`."""
-
 
 def attention_entries(model: ModelConfig, name: str) -> dict[str, Any]:
     """Entries of heads and windows.

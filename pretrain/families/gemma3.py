@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pretrain.families import gemma2
-from pretrain.families.format import ANY, known
-from pretrain.families.gemma2 import FULL, WINDOWED, less_one
+from pretrain.families.format import ANY, FULL, WINDOWED, known
+from pretrain.families.gemma2 import less_one
 from pretrain.families.rotary import rotary_entries, rotary_settings
 
 if TYPE_CHECKING:

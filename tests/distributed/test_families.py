@@ -44,6 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3": {"family": "qwen3", "key_value_heads": 1, "attention_head_size": 16},
     "olmo2": {"family": "olmo2", "key_value_heads": 1},
+    "qwen2": {"family": "qwen2", "key_value_heads": 1, "sliding_window": 5, "full_attention_first": 2},
     "mistral": {"family": "mistral", "key_value_heads": 2, "sliding_window": 5},
     "gemma2": {
         "family": "gemma2",

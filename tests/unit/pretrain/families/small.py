@@ -57,6 +57,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "llama-ntk": {"family": "llama", "rope_scaling": {"kind": "ntk", "factor": 3.0}},
     "qwen2": {"family": "qwen2", "key_value_heads": 2, "tied_embedding": True, "rope_theta": 1e6},
+    "qwen2-windows": {"family": "qwen2", "key_value_heads": 2, "sliding_window": 20, "full_attention_first": 1},
     "qwen3": {"family": "qwen3", "key_value_heads": 2, "attention_head_size": 16},
     "mistral": {"family": "mistral", "key_value_heads": 2, "sliding_window": 20},
     "gemma2": {
@@ -102,6 +103,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "baichuan2": {"family": "baichuan", "normalised_head": True, "maximum_z_loss": 2e-4},
     "glm": {"family": "glm"},
+    "glm-gelu": {"family": "glm", "activation": "gelu", "feed_forward_size": 128},
     "glm-deepnorm": {
         "family": "glm",
         "block": "deepnorm",

@@ -51,6 +51,7 @@ REFERENCES = {
     "llama-longrope": (LlamaConfig, LlamaForCausalLM),
     "llama-ntk": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen2-windows": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),

@@ -70,7 +70,7 @@ def layout_of(kind: str, length: int = LENGTH) -> torch.Tensor | None:
 
 def graphs_of(config: ModelConfig, layout: torch.Tensor | None) -> int:
     """Graphs of a model's blocks: two where some layers have a window, and the others no layout."""
-    return 2 if config.full_attention_every and layout is None else 1
+    return 2 if (config.full_attention_every or config.full_attention_first) and layout is None else 1
 
 
 def outputs(blocks: list[Block], layout: torch.Tensor | None, keys: torch.Tensor | None, length: int = LENGTH) -> Any:

@@ -211,10 +211,17 @@ def qwen2(draw: Draw) -> Case:
     for name in ("mlp_bias", "attention_bias", "pretraining_tp"):
         config.pop(name, None)
     config["model_type"] = "qwen2"
-    optional(draw, config, use_sliding_window=False, sliding_window=16, max_window_layers=1)
-    if draw.chance(0.05):
-        config |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
-        case.twists.append("windows")
+    optional(
+        draw,
+        config,
+        use_sliding_window=draw.chance(0.6),
+        sliding_window=draw.of(None, 1, 7, 16),
+        max_window_layers=draw.of(0, 1, 2, 28),
+    )
+    if draw.chance(0.1):
+        layers = config["num_hidden_layers"]
+        config["layer_types"] = [draw.of("full_attention", "sliding_attention") for _ in range(layers)]
+        case.twists.append("layer types")
     if config.get("num_key_value_heads") is None and draw.chance(0.9):
         config["num_key_value_heads"] = config["num_attention_heads"]
     if config.get("num_key_value_heads") is None:
@@ -655,7 +662,7 @@ def check(seed: int, folder: Path) -> str:
 def make_own(seed: int) -> tuple[ModelConfig, bool]:
     """A model of ours, and whether its block is another than its family's."""
     draw = Draw(seed)
-    family = draw.of(*[name for name in FAMILIES if name != "chatglm"])  # which needs its authors' code to be loaded
+    family = draw.of(*[name for name in FAMILIES if name not in ("chatglm", "glm")])  # which need their authors' code
     heads, size = draw.of(1, 2, 3, 4), draw.of(8, 16)  # a norm of two entries is a sign, and magnifies any difference
     settings: dict[str, Any] = {
         "family": family,
@@ -683,6 +690,7 @@ def make_own(seed: int) -> tuple[ModelConfig, bool]:
         "query_key_norm": draw.of("none", "per_head", "all_heads"),
         "sliding_window": draw.of(None, 3, 100),
         "full_attention_every": draw.of(None, 2),
+        "full_attention_first": draw.of(0, 1),
         "window_rope_theta": draw.of(None, 300.0),
         "attention_scale": draw.of(None, 0.5, 0.1),
         "attention_soft_cap": draw.of(0.5, 50.0),
@@ -712,7 +720,7 @@ def check_own(seed: int, folder: Path) -> str:
         to_hugging_face(InMemory(model), folder / "there", shard_bytes=20_000, **settings)
     except ValueError as error:
         assert str(error).strip() and "validation error" not in str(error), told
-        # LLaMA has every size; the others have theirs in part, and GLM has no model in transformers.
+        # LLaMA has every size; the others have theirs in part.
         assert is_twisted or model.family != "llama", f"{told}: refused: {error}"
         return "refused"
     tokens = random_tokens(model, length=30)
