@@ -183,7 +183,8 @@ class ModelConfig(Settings):
     logit_scale: float = Field(default=1.0, gt=0)
     """Factor of the logits."""
     logit_soft_cap: float | None = Field(default=None, gt=0)
-    """Bound c of the logits, after `logit_scale`: c · tanh(logit / c) (Gemma 2, section 2); left out: none."""
+    """Bound c of the logits, after `logit_scale`: c · tanh(logit / c) (Gemma 2, section 2), of which the loss, its other
+    terms and the recorded largest logit are made; left out: none."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)

@@ -1,7 +1,8 @@
 """GLM in the formats of its releases, which transformers lacks: its own GLM is another model, GLM-4.
 
-`FORMAT` is the authors' Hugging Face repositories, which their own modelling code loads. `PARTS` are checkpoints in files
-by tensor rank, `mp_rank_NN_model_states.pt`: of THUDM/GLM and of SwissArmyTransformer, in which GLM-130B was released.
+`FORMAT` is that of the authors' Hugging Face repositories, which their own modelling code loads. `PARTS` are those of
+checkpoints in files by tensor rank, `mp_rank_NN_model_states.pt`: THUDM/GLM's, and SwissArmyTransformer's, in which
+GLM-130B was released.
 """
 
 from __future__ import annotations
@@ -150,6 +151,5 @@ _SAT_130B = replace(
 )
 
 PARTS = {"glm": _GLM, "sat": _SAT, "sat-130b": _SAT_130B}
-"""Formats of part files by a name for the command line. Sources: `model/modeling_glm.py`, `mpu/transformer.py` and
-`change_mp.py` of THUDM/GLM, `sat/model/official/glm130B_model.py` of THUDM/SwissArmyTransformer, `tools/convert_tp.py` of
-THUDM/GLM-130B."""
+"""Formats of files by tensor rank, by program and model. Sources: `mpu/transformer.py` and `change_mp.py` of THUDM/GLM,
+`sat/model/official/` of THUDM/SwissArmyTransformer, `tools/convert_tp.py` of THUDM/GLM-130B."""

@@ -44,8 +44,8 @@ def _windows(config: Mapping[str, Any]) -> dict[str, Any]:
     first = kinds.index(WINDOWED) if WINDOWED in kinds else layers
     if kinds != [FULL] * first + [WINDOWED] * (layers - first) or (window is None and first < layers):
         raise ValueError(
-            f"config.json: layer_types: {kinds} is not supported, only {FULL} and after it, with use_sliding_window and "
-            f"a sliding_window, {WINDOWED}"
+            f"config.json: layer_types: {kinds} is not supported, only {FULL}, and after it {WINDOWED} with "
+            "use_sliding_window and a number as sliding_window"
         )
     return {"sliding_window": window, "full_attention_first": first} if first < layers else {}
 

@@ -42,7 +42,15 @@ SAT_130B = Program("transformer.", "transformer.", gelu="none", is_130b=True)
 
 
 def random_parts(
-    program: Program, parts: int, *, layers: int, hidden: int, inner: int, vocabulary: int, positions: int, seed: int = 0
+    program: Program,
+    parts: int,
+    *,
+    layers: int,
+    hidden: int,
+    inner: int,
+    vocabulary: int,
+    positions: int,
+    seed: int = 0,
 ) -> list[dict[str, torch.Tensor]]:
     """A random model in the files of so many ranks: names and shapes of the released ones."""
     generator = torch.Generator().manual_seed(seed)
