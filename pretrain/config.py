@@ -146,11 +146,16 @@ class ModelConfig(Settings):
     full_attention_every: int | None = Field(default=None, gt=1)
     """Number n so that every n-th layer has no sliding window (Gemma 3, arXiv:2503.19786, section 2); left out: all
     layers have it."""
+    full_attention_first: int = Field(default=0, ge=0)
+    """Number of first layers that have no sliding window (Qwen 2, `max_window_layers` of its configurations)."""
     window_rope_theta: float | None = Field(default=None, gt=0)
     """Base of the rotary frequencies, which are not scaled, of layers with a sliding window (Gemma 3, section 2); left
     out: as in the others."""
     attention_scale: float | None = Field(default=None, gt=0)
     """Factor of the products of queries and keys; left out: 1 / sqrt(head size)."""
+    attention_soft_cap: float | None = Field(default=None, gt=0)
+    """Bound c of the scores of queries and keys: a score is c · tanh(product / c) of the scaled product (Gemma 2,
+    arXiv:2408.00118, section 2); left out: the product itself."""
     norm: Literal["rms", "layer", "layer_without_bias"] = "rms"
     """RMSNorm (arXiv:1910.07467), or LayerNorm (arXiv:1607.06450) with or without biases."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
@@ -177,6 +182,9 @@ class ModelConfig(Settings):
     2.3.2)."""
     logit_scale: float = Field(default=1.0, gt=0)
     """Factor of the logits."""
+    logit_soft_cap: float | None = Field(default=None, gt=0)
+    """Bound c of the logits, after `logit_scale`: c · tanh(logit / c) (Gemma 2, section 2), of which the loss, its other
+    terms and the recorded largest logit are made; left out: none."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)
@@ -220,13 +228,14 @@ class ModelConfig(Settings):
         the sliding window."""
         window = min(self.sliding_window or sequence_length, sequence_length)
         windowed = 2 * window - window**2 // sequence_length
-        full = self.layers // self.full_attention_every if self.full_attention_every else 0
+        full = sum(not self.has_window(layer) for layer in range(self.layers))
         return (full * sequence_length + (self.layers - full) * windowed) // self.layers
 
     def has_window(self, layer_index: int) -> bool:
         """Whether a layer has the sliding window."""
         every = self.full_attention_every
-        return self.sliding_window is not None and not (every and (layer_index + 1) % every == 0)
+        is_full = layer_index < self.full_attention_first or (every is not None and (layer_index + 1) % every == 0)
+        return self.sliding_window is not None and not is_full
 
     def padded_vocabulary_size(self, tensor_degree: int = 1) -> int:
         """Rows of the embedding and of the head under a tensor degree: the vocabulary, and after it rows that no token
@@ -312,6 +321,7 @@ class ModelConfig(Settings):
             ("rope_scaling", self.is_rotary, f"positions are {self.positions}"),
             ("rotary_share", self.is_rotary, f"positions are {self.positions}"),
             ("full_attention_every", self.sliding_window is not None, "there is no sliding_window"),
+            ("full_attention_first", self.sliding_window is not None, "there is no sliding_window"),
             ("window_rope_theta", self.sliding_window is not None, "there is no sliding_window"),
             ("initial_std", self.initialisation != "fan_in", "initialisation fan_in sets all standard deviations"),
             (
@@ -324,6 +334,11 @@ class ModelConfig(Settings):
             value = getattr(self, name)
             if not applies and value != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: {value} has no effect: {reason}")
+        if self.sliding_window is not None and self.full_attention_first >= self.layers:
+            raise ValueError(
+                f"full_attention_first: {self.full_attention_first} must be less than layers {self.layers}; without a "
+                "window in any layer leave sliding_window out"
+            )
         if self.base_hidden_size is not None and self.tied_embedding:
             raise ValueError(
                 "base_hidden_size: needs tied_embedding=false: the learning rate of the head falls with the width, and "
@@ -644,7 +659,7 @@ class TrainConfig(Settings):
     Results differ by rounding."""
     attention_backend: Literal["auto", "flash", "cudnn"] = "auto"
     """Kernel of torch's fused attention on a GPU, in bf16; `auto`: torch's choice, which the start of the run prints.
-    FlexAttention computes layouts and ALiBi, and has no choice."""
+    FlexAttention computes layouts, ALiBi and soft caps, and has no choice."""
     deterministic: bool = False
     """Whether two runs with the same settings, processes and GPUs compute the same bits: torch, cuBLAS, NCCL and
     attention use algorithms that sum in a fixed order only, and whatever has none is refused. On a GPU it costs speed,
@@ -789,6 +804,7 @@ class TrainConfig(Settings):
         for applies, reason in (
             (self.model.positions == "alibi", "model.positions is alibi, which FlexAttention computes"),
             (self.has_layout, "the objective has layouts, which FlexAttention computes"),
+            (self.model.attention_soft_cap is not None, "model.attention_soft_cap needs FlexAttention"),
             (self.model.attention_dropout > 0, "model.attention_dropout needs all scores"),
         ):
             if applies:

@@ -28,13 +28,22 @@ def seen_by(kind: str, length: int) -> tuple[torch.Tensor | None, torch.Tensor]:
 
 
 def plain_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor, slopes: torch.Tensor | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    seen: torch.Tensor,
+    slopes: torch.Tensor | None,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
-    """Reference: torch's attention with a full mask."""
+    """Reference: torch's attention with a full mask; with a soft cap, which that one lacks, its formula."""
     places = torch.arange(q.shape[2])
     bias = torch.zeros(len(q), 1, *seen.shape[1:]).masked_fill(~seen[:, None], float("-inf"))
     if slopes is not None:
         bias = bias - slopes[:, None, None] * (places[:, None] - places).abs()
+    if soft_cap is not None:
+        k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
+        capped = soft_cap * torch.tanh(q @ k.transpose(2, 3) / (q.shape[3] ** 0.5 * soft_cap))
+        return (capped + bias).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True)
 
 

@@ -41,7 +41,7 @@ see it work, on this machine's own text:
 3. what became of it:
   report                one page about a run, or about two beside each other
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
-  convert to-hf|from-hf|verify|from-megatron    other formats, and the proof that both compute the same
+  convert to-hf|from-hf|verify|from-megatron|from-glm|to-glm    other formats; a proof that both are equal
   chat                  talk with a model that was trained on conversations
   extrapolation         loss by position, on texts longer than those of the training
   evaluate              lm-eval on an exported model
@@ -111,6 +111,10 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("convert", "verify"): Command(
         "tools.hugging_face.verify", "compare an export's logits with its checkpoint's", group="convert"
     ),
+    ("convert", "from-glm"): Command(
+        "tools.from_glm", "import a checkpoint of GLM's authors, in files by tensor rank", group="convert"
+    ),
+    ("convert", "to-glm"): Command("tools.to_glm", "export a GLM as its authors' programs read it", group="convert"),
     ("checkpoint", "inspect"): Command("tools.inspect_checkpoint", "what a checkpoint contains; is it whole?"),
     ("checkpoint", "reshape"): Command("tools.reshape", "cut a checkpoint for another tensor degree"),
     ("checkpoint", "extend"): Command(

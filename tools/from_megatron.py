@@ -9,7 +9,6 @@ files do not contain the model's settings, which come from a file of ours.
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 import sys
 from collections import defaultdict
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict
 
-from foundation.configuration import ConfigError, Settings, load_config
+from foundation.configuration import ConfigError
 from pretrain.config import ModelConfig
 from pretrain.families.format import COMPUTED_BY_ALL
 from pretrain.families.mapping import weight_shapes
+from tools.model_file import load_model_settings
+from tools.pickles import read_pickle, tensors_of
 from tools.starting_checkpoint import write_starting_checkpoint
 
 EXAMPLES = """examples:
@@ -84,14 +84,6 @@ COMPUTES: dict[str, tuple[Any, ...]] = {
     "logit_scale": (1.0,),
 }
 """Settings that the forks compute."""
-
-
-class ModelFile(Settings):
-    """A file with the settings of a model, such as those in `configs/model`; other settings are passed over."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: ModelConfig
 
 
 class LayerFiles:
@@ -163,14 +155,7 @@ class LayerFiles:
 
 
 def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: damaged, or a pickle of more than tensors, which is refused: {reason}") from None
-    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ValueError(f"{path}: must contain tensors by name and nothing else")
-    return found
+    return tensors_of(read_pickle(path), str(path))
 
 
 class Importer:
@@ -301,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     given = make_parser().parse_args(arguments)
     try:
-        importer = import_layers(given.folder, given.out, load_config(ModelFile, given.model).model, given.tokenizer)
+        importer = import_layers(given.folder, given.out, load_model_settings(given.model), given.tokenizer)
     except (ConfigError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -81,7 +81,13 @@ class Reference:
             parameter.requires_grad_(name in trained)
         self._copy_to_model()
         model = config.model
-        self._loss = LossSettings(model.vocabulary_size, model.label_smoothing, model.z_loss, model.maximum_z_loss)
+        self._loss = LossSettings(
+            model.vocabulary_size,
+            model.label_smoothing,
+            model.z_loss,
+            model.maximum_z_loss,
+            logit_soft_cap=model.logit_soft_cap,
+        )
 
     def gradients(self, samples: RandomSamples) -> tuple[float, dict[str, torch.Tensor]]:
         """Loss and gradients over a global batch, by name, fp32."""

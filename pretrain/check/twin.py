@@ -76,6 +76,7 @@ def _small_model(model: ModelConfig, layers: int, length: int, tensor: int) -> d
         "vocabulary_size": min(model.vocabulary_size, rows - 5 if padded else rows),
         "maximum_positions": min(model.maximum_positions, length),
         "sliding_window": None if window is None else min(window, max(length // 3, 1)),
+        "full_attention_first": min(model.full_attention_first, layers - 1),
     }
 
 

@@ -166,6 +166,7 @@ class Engine:
             model.maximum_z_loss,
             self._largest_logit,
             compiles,
+            model.logit_soft_cap,
         )
         if compiles or local_device().type == "cuda":
             refuse_fallbacks([*config.sequence_lengths, *config.scored_lengths], config.kinds_of_blocks)
@@ -451,6 +452,7 @@ class Engine:
             is_scored_BS.T,
             self._tensor_parallel.group,
             self.config.model.vocabulary_size,
+            self.config.model.logit_soft_cap,
         )
 
     def _begin_other_shapes(self) -> None:

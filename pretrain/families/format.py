@@ -18,14 +18,20 @@ REQUIRED: Any = object()
 ANY: Any = object()
 """Placeholder in `Format.computes`: every value of the setting is computed."""
 
+FULL, WINDOWED = "full_attention", "sliding_attention"
+"""Entries of `layer_types` in `config.json`."""
+
 COMPUTED_BY_ALL: Mapping[str, Any] = {
     "rotary_share": 1.0,
     "query_key_norm": "none",
     "sliding_window": None,
     "full_attention_every": None,
+    "full_attention_first": 0,
     "window_rope_theta": None,
     "attention_scale": None,
+    "attention_soft_cap": None,
     "scaled_embedding": False,
+    "logit_soft_cap": None,
 }
 """Settings that an architecture computes unless its format says otherwise."""
 

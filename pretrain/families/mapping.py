@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pretrain.config import ModelConfig
 
-Layout = Literal["rows", "transposed", "by_head", "after_two", "less_one"]
+Layout = Literal["rows", "transposed", "by_head", "gate_last", "after_two", "less_one"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class Rows:
 
     Attributes:
         layout: rows: the same rows. transposed: inputs first (GPT-2's Conv1D). by_head: ours has all queries, then all
-            keys, then all values; theirs has query, key and value of each head together (BLOOM). after_two: theirs has
-            two rows before ours, which are used for padding only (OPT's positions) and are zero in what we write.
-            less_one: theirs are added to one before they are used (Gemma's norms).
+            keys, then all values; theirs has query, key and value of each head together (BLOOM). gate_last: theirs has
+            the gate after the other half (GLM-130B). after_two: theirs has two rows before ours, which are used for
+            padding only (OPT's positions) and are zero in what we write. less_one: theirs are added to one before they
+            are used (Gemma's norms).
         heads: number of heads, for the by_head layout.
     """
 
@@ -45,6 +46,8 @@ class Rows:
             return part.T
         if self.layout == "by_head":
             return part.unflatten(0, (3, self.heads, -1)).transpose(0, 1).flatten(0, 2)
+        if self.layout == "gate_last":
+            return part.roll(len(part) // 2, 0)
         if self.layout == "less_one":
             return part - 1
         if self.layout == "after_two":
@@ -59,6 +62,8 @@ class Rows:
             return part.T
         if self.layout == "by_head":
             return part.unflatten(0, (self.heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        if self.layout == "gate_last":
+            return part.roll(len(part) // 2, 0)
         if self.layout == "after_two":
             return part[2:]
         if self.layout == "less_one":

@@ -34,7 +34,7 @@ FORMAT = replace(
         "layers.{}.attention.query_norm.weight": same("model.layers.{}.self_attn.q_norm.weight"),
         "layers.{}.attention.key_norm.weight": same("model.layers.{}.self_attn.k_norm.weight"),
     },
-    computes={**llama.FORMAT.computes, "query_key_norm": "per_head"},
+    computes={**qwen2.FORMAT.computes, "query_key_value_biases": False, "query_key_norm": "per_head"},
     constants={**qwen2.FORMAT.constants, "attention_bias": False},
     from_config=_from_config,
 )

@@ -10,6 +10,7 @@ from pretrain.families import (
     baichuan,
     bloom,
     chatglm,
+    gemma2,
     gemma3,
     glm,
     gpt3,
@@ -34,11 +35,11 @@ class Family:
 
     Attributes:
         block: defaults for the settings of `ModelConfig`.
-        format: mapping to Hugging Face's format; None when no model of transformers computes the family.
+        format: mapping to Hugging Face's format.
     """
 
     block: Mapping[str, Any]
-    format: Format | None
+    format: Format
 
 
 FAMILIES: dict[str, Family] = {
@@ -50,26 +51,20 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(qwen2.BLOCK, qwen2.FORMAT),
     "qwen3": Family(qwen3.BLOCK, qwen3.FORMAT),
     "mistral": Family(mistral.BLOCK, mistral.FORMAT),
+    "gemma2": Family(gemma2.BLOCK, gemma2.FORMAT),
     "gemma3": Family(gemma3.BLOCK, gemma3.FORMAT),
     "olmo2": Family(olmo2.BLOCK, olmo2.FORMAT),
     "gpt_neox": Family(gpt_neox.BLOCK, gpt_neox.FORMAT),
     "opt": Family(opt.BLOCK, opt.FORMAT),
     "chatglm": Family(chatglm.BLOCK, chatglm.FORMAT),
-    "glm": Family(glm.BLOCK, None),
+    "glm": Family(glm.BLOCK, glm.FORMAT),
 }
 """Every family by the name that `model.family` takes."""
 
 
 def format_of(model: ModelConfig) -> Format:
-    """The Hugging Face format of a model's family.
-
-    Raises:
-        ValueError: no model of transformers computes the family.
-    """
-    found = FAMILIES[model.family].format
-    if found is None:
-        raise ValueError(f"model.family: no model of transformers computes {model.family}, so it cannot be converted")
-    return found
+    """The Hugging Face format of a model's family."""
+    return FAMILIES[model.family].format
 
 
 def format_of_type(model_type: str) -> Format:
@@ -78,7 +73,7 @@ def format_of_type(model_type: str) -> Format:
     Raises:
         ValueError: no family has this `model_type`; names the known ones.
     """
-    by_type = {family.format.model_type: family.format for family in FAMILIES.values() if family.format is not None}
+    by_type = {family.format.model_type: family.format for family in FAMILIES.values()}
     if model_type not in by_type:
         names = ", ".join(sorted(by_type))
         raise ValueError(f"config.json: model_type: {model_type!r} cannot be imported; one of {names} can")

@@ -40,8 +40,9 @@ def causal_attention(
     layout_BSC: torch.Tensor | None = None,
     dropout: AttentionDropout | None = None,
     tile_mask: BlockMask | None = None,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
-    """Softmax(q kᵀ / sqrt(E) - slope · distance) v. Returns [B, H, S, E].
+    """Softmax(capped(q kᵀ / sqrt(E)) - slope · distance) v. Returns [B, H, S, E].
 
     H must be a multiple of K: each key/value head serves H / K query heads (Ainslie et al. 2023, arXiv:2305.13245).
 
@@ -51,18 +52,19 @@ def causal_attention(
             earlier ones.
         dropout: dropout of the weights after the softmax.
         tile_mask: FlexAttention's mask, see `Attention.tile_mask`; None: another kernel is used.
+        soft_cap: bound of the scores, see `plain.soft_capped`; None: none.
     """
     if uses_plain(q_BHSE):
-        if dropout is None and slopes_H is None and layout_BSC is None:
+        if dropout is None and slopes_H is None and layout_BSC is None and soft_cap is None:
             return plain.causal_attention(q_BHSE, k_BKSE, v_BKSE)
         if tile_mask is not None:
-            return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, tile_mask)
-        return plain.attention_of_scores(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout)
+            return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, tile_mask, soft_cap)
+        return plain.attention_of_scores(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout, soft_cap)
     groups = q_BHSE.shape[1] // k_BKSE.shape[1]
     if groups > 1:
         k_BKSE = k_BKSE.repeat_interleave(groups, dim=1)
         v_BKSE = v_BKSE.repeat_interleave(groups, dim=1)
-    result: torch.Tensor = BlockAttention.apply(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout)
+    result: torch.Tensor = BlockAttention.apply(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout, soft_cap)
     return result
 
 
@@ -101,6 +103,7 @@ class Attention(nn.Module):
         self.window = config.sliding_window if config.has_window(layer_index) else None
         # The kernels divide by sqrt(head size).
         self.query_scale = 1.0 if config.attention_scale is None else config.attention_scale * self.head_size**0.5
+        self.soft_cap = config.attention_soft_cap
         self.group = tensor_parallel.group
         self.sequence = tensor_parallel.sequence
         self.recompute_scores = recompute_scores
@@ -148,7 +151,8 @@ class Attention(nn.Module):
     def tile_mask(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None, keys_B: torch.Tensor | None) -> Any:
         """The layout's mask for FlexAttention, the same for all layers; None where another kernel computes it."""
         drops = keys_B is not None and self.dropout > 0 and self.training
-        if not is_on_gpu(x_SBD) or drops or (self.slopes is None and layout_BSC is None):
+        is_fused = self.slopes is None and layout_BSC is None and self.soft_cap is None
+        if not is_on_gpu(x_SBD) or drops or is_fused:
             return None
         return mask_of(layout_BSC) if layout_BSC is not None else causal_mask(self._length(x_SBD), x_SBD.device)
 
@@ -178,7 +182,7 @@ class Attention(nn.Module):
         dropout = None
         if keys_B is not None and self.dropout and self.training:
             dropout = AttentionDropout(self.dropout, keys_B, self.dropout_site, self.first_head)
-        arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout, tile_mask)
+        arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout, tile_mask, self.soft_cap)
         mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
         return product(self.output, mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1), keys_B)
 

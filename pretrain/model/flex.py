@@ -1,4 +1,4 @@
-"""FlexAttention (Dong et al. 2024, arXiv:2412.05496), which GPUs use for ALiBi and for layouts.
+"""FlexAttention (Dong et al. 2024, arXiv:2412.05496), which GPUs use for ALiBi, soft caps and layouts.
 
 It computes only the tiles of scores that a tile mask lists, and compares single positions only in tiles that are
 attended to in part. The tile mask is built from each token's range of positions, so that no mask of S × S booleans is
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pretrain.model.layout import FIRST_SEEN, SEEN_END
+from pretrain.model.plain import soft_capped
 
 TILE = 128
 """Rows and columns of a tile; FlexAttention's default."""
@@ -25,6 +26,7 @@ def flex_attention(
     v_BKSE: torch.Tensor,
     slopes_H: torch.Tensor | None,
     tile_mask: Any,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
     """Compute what `causal_attention` does: compiled on a GPU; uncompiled and slow on a CPU, for tests.
 
@@ -33,9 +35,9 @@ def flex_attention(
     """
     from torch.nn.attention import flex_attention as flex
 
-    def with_slope(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
-        assert slopes_H is not None
-        return score - slopes_H[head] * (query - key).abs()
+    def changed(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
+        score = soft_capped(score, soft_cap)
+        return score if slopes_H is None else score - slopes_H[head] * (query - key).abs()
 
     is_alone = q_BHSE.is_cuda and not torch.compiler.is_compiling()
     attend = _compiled(flex.flex_attention) if is_alone else flex.flex_attention
@@ -43,7 +45,7 @@ def flex_attention(
         q_BHSE,
         k_BKSE,
         v_BKSE,
-        score_mod=None if slopes_H is None else with_slope,
+        score_mod=None if slopes_H is None and soft_cap is None else changed,
         block_mask=tile_mask,
         enable_gqa=q_BHSE.shape[1] != k_BKSE.shape[1],
     )
@@ -60,9 +62,11 @@ def mask_of(layout_BSC: torch.Tensor) -> Any:
     mask = getattr(layout_BSC, "tile_mask", None)
     if mask is None:
         first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
+        serves_all = len(layout_BSC) == 1  # plain text with a window has one layout, whatever the batch
 
         def is_seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            return (key >= first_BS[batch, query]) & (key < end_BS[batch, query])
+            sample = batch * 0 if serves_all else batch
+            return (key >= first_BS[sample, query]) & (key < end_BS[sample, query])
 
         mask = layout_BSC.tile_mask = tile_mask(first_BS, end_BS, is_seen)  # type: ignore[attr-defined]
     return mask

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.model.collectives import summed
+from pretrain.model.plain import soft_capped
 
 LOGITS_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}
 """Bytes of logits in memory at a time, by kind of device. Less slows the head's products down; more only costs memory.
@@ -42,6 +43,7 @@ class LossSettings:
         largest_logit: fp32 [], raised in place to the largest logit, of real entries and tokens that count, whenever
             gradients are computed; None: not recorded.
         is_compiled: whether the passes over the logits are compiled, see `losses_and_gradient_plain`.
+        logit_soft_cap: bound of the logits, see `plain.soft_capped`; all terms are of the capped ones; None: none.
     """
 
     vocabulary_size: int
@@ -50,6 +52,7 @@ class LossSettings:
     maximum_z_loss: float = 0.0
     largest_logit: torch.Tensor | None = field(default=None, compare=False)
     is_compiled: bool = False
+    logit_soft_cap: float | None = None
 
 
 class HeadLoss(torch.autograd.Function):
@@ -118,7 +121,7 @@ def _compiled_losses_and_gradient(
     """`losses_and_gradient`, compiled. On a GPU the compiler reads the logits twice and writes their gradient once."""
     weights = settings.label_smoothing, settings.z_loss, settings.maximum_z_loss
     totals, gradient_NV, largest = _plain_graph()(
-        logits_NV, targets_N, shares_N, group, settings.vocabulary_size, *weights
+        logits_NV, targets_N, shares_N, group, settings.vocabulary_size, *weights, settings.logit_soft_cap
     )
     if wants_grad:
         logits_NV.copy_(gradient_NV)
@@ -141,6 +144,7 @@ def losses_and_gradient_plain(
     label_smoothing: float,
     z_loss: float,
     maximum_z_loss: float,
+    logit_soft_cap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The formulas of `losses_and_gradient` without anything in place: loss and negative log-likelihood [2], gradient
     of the logits, and the largest logit at tokens that count."""
@@ -148,7 +152,7 @@ def losses_and_gradient_plain(
     first = group.rank() * size
     columns = torch.arange(first, first + size, device=logits_NV.device)
     is_real = columns < vocabulary_size
-    logits = logits_NV.float()
+    logits = soft_capped(logits_NV.float(), logit_soft_cap)
     masked = logits.masked_fill(~is_real, float("-inf"))
     maximum_N = masked.amax(1)
     largest_N = summed(maximum_N, group, "max") if group.size() > 1 else maximum_N
@@ -174,6 +178,8 @@ def losses_and_gradient_plain(
         place_N = summed(place_N, group, "min") if group.size() > 1 else place_N
         on_largest_N1 = (2 * maximum_z_loss * largest_N * shares_N)[:, None]
         gradient = gradient + torch.where(columns == place_N[:, None], on_largest_N1, 0.0)
+    if logit_soft_cap is not None:
+        gradient = gradient * (1 - torch.tanh(logits_NV.float() / logit_soft_cap).square())
     largest = largest_N.masked_fill(shares_N == 0, float("-inf")).max()
     return totals, gradient.to(logits_NV.dtype), largest
 
@@ -196,15 +202,19 @@ def losses_and_gradient(
     blocks = [slice(start, start + rows) for start in range(0, len(logits_NV), rows)]
     is_here = (targets_N >= first) & (targets_N < first + size)
     local_N1 = (targets_N - first).masked_fill(~is_here, 0).unsqueeze(-1)
-    target_N = logits_NV.gather(1, local_N1).squeeze(1).float()
+    cap = settings.logit_soft_cap
+    target_N = soft_capped(logits_NV.gather(1, local_N1).squeeze(1).float(), cap)
     # fp32 from here on, relative to the rank's own maximum, on which the ranks need not agree first.
     exponentials = logits_NV if logits_NV.dtype == torch.float32 else torch.empty_like(logits_NV, dtype=torch.float32)
+    derivative = torch.empty_like(exponentials) if wants_grad and cap is not None else None
     maximum_N, sum_N, logit_sum_N = torch.zeros(3, len(logits_NV), dtype=torch.float32, device=logits_NV.device)
     place_N = torch.zeros_like(targets_N)
     for block in blocks:
         part = exponentials[block]
         if part.data_ptr() != logits_NV[block].data_ptr():
             part.copy_(logits_NV[block])
+        if cap is not None:
+            _cap_in_place(part, cap, None if derivative is None else derivative[block])
         if settings.label_smoothing:
             logit_sum_N[block] = part[:, :real].sum(1)
         # Padding rows have no token; left in, they would take probability from the real ones.
@@ -258,6 +268,16 @@ def losses_and_gradient(
             part[:, :real].sub_(on_every_N[block].unsqueeze(1))
         if settings.maximum_z_loss:
             part.scatter_add_(1, place_N1[block], on_largest_N[block].unsqueeze(1))
+        if derivative is not None:
+            part.mul_(derivative[block])
         if part.data_ptr() != logits_NV[block].data_ptr():
             logits_NV[block].copy_(part)
     return totals
+
+
+def _cap_in_place(logits: torch.Tensor, cap: float, derivative: torch.Tensor | None) -> None:
+    """Overwrite fp32 logits with cap · tanh(logits / cap), and `derivative` with that function's derivative."""
+    logits.div_(cap).tanh_()
+    if derivative is not None:
+        torch.mul(logits, logits, out=derivative).neg_().add_(1)
+    logits.mul_(cap)

@@ -15,6 +15,7 @@ from pretrain.config import ModelConfig
 from pretrain.model.adapter import add_adapters
 from pretrain.model.block import Block, EmbeddedPositions, Embedding, FinalNorm, Head, HeadFactors
 from pretrain.model.linear import TensorParallel
+from pretrain.model.plain import soft_capped
 from pretrain.model.recomputation import recompute
 from pretrain.tuning import AdapterConfig
 
@@ -106,6 +107,7 @@ class WholeModel(nn.Module):
         self, config: ModelConfig, tensor_parallel: TensorParallel, adapter: AdapterConfig | None = None
     ) -> None:
         super().__init__()
+        self.logit_soft_cap = config.logit_soft_cap
         self.planned = pipeline_layers(config, config.maximum_positions, tensor_parallel, adapter=adapter)
         shared: dict[str, nn.Module] = {}
         self.layers = nn.ModuleList()
@@ -118,7 +120,7 @@ class WholeModel(nn.Module):
     def forward(self, tokens_BS: torch.Tensor, layout_BSC: torch.Tensor | None = None) -> torch.Tensor:
         """Logits [S, B, V], padding rows included."""
         factors = self.head_factors(tokens_BS if layout_BSC is None else (tokens_BS, layout_BSC))
-        return F.linear(factors.x_SBD, factors.weight_VD)
+        return soft_capped(F.linear(factors.x_SBD, factors.weight_VD), self.logit_soft_cap)
 
     def head_factors(self, inputs: Any) -> HeadFactors:
         """Factors of the logits, for the inputs of a batch, see `objective.Batch`."""

@@ -23,6 +23,14 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
+def soft_capped(x: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """cap · tanh(x / cap), which is close to x where x is small and never beyond ±cap; without a cap x itself.
+
+    Source: Gemma Team 2024, Gemma 2, arXiv:2408.00118, section 2.
+    """
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
 def rotated(x_SBHE: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
     """Each pair of a head rotated by an angle, computed in fp32."""
     x32 = x_SBHE.float()
@@ -59,14 +67,15 @@ def attention_of_scores(
     slopes_H: torch.Tensor | None,
     layout_BSC: torch.Tensor | None,
     dropout: AttentionDropout | None,
+    soft_cap: float | None,
 ) -> torch.Tensor:
     """Attention with all scores in memory, S × S a head: for dropout of the weights, whose masks no fused kernel can
-    reproduce, and for layouts and ALiBi on a CPU."""
+    reproduce, and for layouts, ALiBi and soft caps on a CPU."""
     _, heads, length, size = q_BHSE.shape
     groups = heads // k_BKSE.shape[1]
     if groups > 1:
         k_BKSE, v_BKSE = (part.repeat_interleave(groups, dim=1) for part in (k_BKSE, v_BKSE))
-    scores = (q_BHSE @ k_BKSE.transpose(2, 3)).float() * size**-0.5
+    scores = soft_capped((q_BHSE @ k_BKSE.transpose(2, 3)).float() * size**-0.5, soft_cap)
     places = torch.arange(length, device=q_BHSE.device)
     if slopes_H is not None:
         scores = scores - slopes_H[:, None, None] * (places[:, None] - places).abs()

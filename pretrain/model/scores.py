@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.model.head_loss import rows_at_once
+from pretrain.model.plain import soft_capped
 
 
 def row_scores(
@@ -15,6 +16,7 @@ def row_scores(
     is_scored_SB: torch.Tensor,
     group: dist.ProcessGroup,
     vocabulary_size: int,
+    logit_soft_cap: float | None,
 ) -> torch.Tensor:
     """Log-likelihood in nats of each row's scored targets, and the number of them that are not the likeliest token.
 
@@ -25,13 +27,14 @@ def row_scores(
         is_scored_SB: whether a target is scored; the logits of others are not computed.
         group: process group of the tensor axis.
         vocabulary_size: real entries; padding rows beyond it take no probability.
+        logit_soft_cap: bound of the logits, see `plain.soft_capped`; None: none.
 
     Returns:
         fp64 [2, B], the same on every tensor rank.
     """
     scores = torch.zeros(2, *targets_SB.shape, dtype=torch.float64, device=x_SBD.device)
     likelihoods_N, is_likeliest_N = _token_scores(
-        x_SBD[is_scored_SB], weight_VD, targets_SB[is_scored_SB], group, vocabulary_size
+        x_SBD[is_scored_SB], weight_VD, targets_SB[is_scored_SB], group, vocabulary_size, logit_soft_cap
     )
     scores[0, is_scored_SB] = likelihoods_N.double()
     scores[1, is_scored_SB] = (~is_likeliest_N).double()
@@ -39,7 +42,12 @@ def row_scores(
 
 
 def _token_scores(
-    x_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor, group: dist.ProcessGroup, vocabulary_size: int
+    x_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    group: dist.ProcessGroup,
+    vocabulary_size: int,
+    logit_soft_cap: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-likelihood of each target, fp32, and whether it is the likeliest token, the first one among equals.
 
@@ -53,7 +61,7 @@ def _token_scores(
     at_once = rows_at_once(x_ND.device.type, size * 4)
     for start in range(0, len(x_ND), at_once):
         some = slice(start, start + at_once)
-        logits = (x_ND[some] @ weight_VD.T).float()
+        logits = soft_capped((x_ND[some] @ weight_VD.T).float(), logit_soft_cap)
         logits[:, real:] = float("-inf")
         own_maximum, likeliest = logits.max(1)
         likeliest += first

@@ -156,3 +156,9 @@ def test_every_recipe_has_a_twin(path: Path) -> None:
     assert twin.model.family == config.model.family and twin.objective.kind == config.objective.kind
     assert (twin.trainable is None) == (config.trainable is None)
     assert (twin.accumulation_steps(topology.data) > 1) == (config.accumulation_steps(topology.data) > 1)
+
+
+def test_a_twin_has_layers_with_and_without_a_window() -> None:
+    config = cases.tiny_config(model__sliding_window=5, model__full_attention_first=3)
+    model = twin_config(config, Topology(1, 1, 1)).model
+    assert model.layers == 2 and [model.has_window(layer) for layer in range(2)] == [False, True]

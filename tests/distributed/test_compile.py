@@ -40,6 +40,8 @@ SLOW: dict[str, tuple[str, Topology, dict[str, Any]]] = {
     "norms of all heads, post-norm": ("olmo2", BOTH, {}),
     "sliding window": ("mistral", TENSOR, {}),
     "sliding window, separate documents": ("mistral-documents", ONE, {}),
+    "soft caps": ("gemma2", TENSOR, {"parallel__sequence": True, "model__z_loss": 1e-3}),
+    "soft caps, separate documents, tensor and pipeline": ("gemma2-documents", BOTH, {}),
     "windows in some layers, sandwich norms": ("gemma3", TENSOR, {"parallel__sequence": True}),
     "two norms in parallel, part of a head rotated": ("gpt_neox", TENSOR, {"parallel__sequence": True}),
     "ReLU": ("opt", ONE, {}),

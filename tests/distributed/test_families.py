@@ -44,7 +44,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3": {"family": "qwen3", "key_value_heads": 1, "attention_head_size": 16},
     "olmo2": {"family": "olmo2", "key_value_heads": 1},
+    "qwen2": {"family": "qwen2", "key_value_heads": 1, "sliding_window": 5, "full_attention_first": 2},
     "mistral": {"family": "mistral", "key_value_heads": 2, "sliding_window": 5},
+    "gemma2": {
+        "family": "gemma2",
+        "key_value_heads": 1,
+        "attention_head_size": 16,
+        "sliding_window": 5,
+        "attention_scale": 24**-0.5,
+        "attention_soft_cap": 0.5,
+        "logit_soft_cap": 1.0,
+    },
     "gemma3": {
         "family": "gemma3",
         "key_value_heads": 1,
@@ -67,6 +77,7 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt3-documents": ("gpt3", {"separate_documents": True}),
     # Windows within documents.
     "mistral-documents": ("mistral", {"separate_documents": True}),
+    "gemma2-documents": ("gemma2", {"separate_documents": True}),
 }
 TOPOLOGIES = [
     Topology(pipe=1, data=1, tensor=2),

@@ -30,6 +30,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     # Norms of queries and keys, of which two tensor ranks share one head.
     "qwen3": {"family": "qwen3", "key_value_heads": 1},
     "olmo2": {"family": "olmo2", "key_value_heads": 1, "sliding_window": 7},
+    # Soft caps of scores and logits, windows in every second layer, a tied and scaled embedding.
+    "gemma2": {
+        "family": "gemma2",
+        "key_value_heads": 1,
+        "sliding_window": 7,
+        "attention_soft_cap": 0.5,
+        "logit_soft_cap": 1.0,
+    },
 }
 
 
@@ -87,6 +95,7 @@ CASES = (
     Case(adapter=lora(dropout=0.1), family="palm", sequence=True),
     Case(adapter=lora(), family="qwen3", trainable=("*norm",)),
     Case(adapter=lora(dropout=0.1), family="olmo2", trainable=("*_norm",), sequence=True),
+    Case(adapter=lora(dropout=0.1), family="gemma2", trainable=("*_norm",), sequence=True, recomputation="selective"),
 )
 FREEZING = (
     Case(trainable=EMBEDDING_AND_HEAD),  # with four stages, two have nothing to train

@@ -13,22 +13,32 @@ from tests.unit.pretrain.families.small import SMALL, build, random_tokens, smal
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
+@pytest.mark.parametrize("soft_cap", [None, 0.7])
 @pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
 @pytest.mark.parametrize("key_value_heads", [1, 4])
 @pytest.mark.parametrize("length", [70, 384, 1000])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)], ids=str)
 def test_is_attention_with_a_plain_mask(
-    kind: str, length: int, key_value_heads: int, slopes: torch.Tensor | None, dtype: torch.dtype, tolerance: float
+    kind: str,
+    length: int,
+    key_value_heads: int,
+    slopes: torch.Tensor | None,
+    soft_cap: float | None,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     """Gradients too, which FlexAttention has on a GPU only."""
     heads = random_heads(length, key_value_heads)
     layout, seen = seen_by(kind, length)
     rounded = [part.detach().to(dtype).float().requires_grad_() for part in heads]
-    reference = plain_attention(*rounded, seen, slopes)
+    reference = plain_attention(*rounded, seen, slopes, soft_cap)
     on_gpu = [part.detach().to("cuda", dtype).requires_grad_() for part in heads]
     ours = causal_attention(
-        *on_gpu, None if slopes is None else slopes.cuda(), None if layout is None else layout.cuda()
+        *on_gpu,
+        None if slopes is None else slopes.cuda(),
+        None if layout is None else layout.cuda(),
+        soft_cap=soft_cap,
     )
     assert ours.dtype == dtype
     upstream = torch.randn(ours.shape)

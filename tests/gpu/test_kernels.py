@@ -117,7 +117,15 @@ def test_norm(device: str, dtype: torch.dtype) -> None:
     assert_close(outputs_and_gradients(norm.to(device), [x_SBD], device), expected, dtype)
 
 
-@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "z_loss": 1e-2, "maximum_z_loss": 1e-2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"label_smoothing": 0.1, "z_loss": 1e-2, "maximum_z_loss": 1e-2},
+        {"z_loss": 1e-2, "logit_soft_cap": 3.0},
+    ],
+    ids=str,
+)
 def test_loss(device: str, dtype: torch.dtype, settings: dict[str, float]) -> None:
     """Over a vocabulary with padding rows, against torch's formulas in fp32."""
     if dtype == torch.bfloat16:  # rounding decides which of two logits is the largest
@@ -132,6 +140,8 @@ def test_loss(device: str, dtype: torch.dtype, settings: dict[str, float]) -> No
 
     def plain(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         logits = (x @ weight.T)[..., :vocabulary]
+        cap = settings.get("logit_soft_cap")
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
         cross = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), targets_SB.flatten(), label_smoothing=settings.get("label_smoothing", 0.0)
         )

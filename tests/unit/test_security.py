@@ -55,10 +55,17 @@ def test_a_configuration_runs_no_code(tmp_path: Path, text: str) -> None:
     assert not trace.exists()
 
 
-def test_pickled_weights_are_refused_and_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "refusal"),
+    [
+        ("pytorch_model.bin", r"pytorch_model.bin: damaged, or a pickle of more than tensors, which is refused"),
+        ("model.pt", r"model.pt is a pickle, which can run code when it is read"),
+    ],
+)
+def test_a_pickle_of_more_than_tensors_runs_no_code(tmp_path: Path, name: str, refusal: str) -> None:
     trace = tmp_path / "trace"
-    torch.save({"weight": Mischief(trace)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model.bin is a pickle, which can run code when it is read"):
+    torch.save({"weight": Mischief(trace)}, tmp_path / name)
+    with pytest.raises(ValueError, match=refusal):
         _Tensors(tmp_path, format_of_type("llama"))
     assert not trace.exists()
     pickle.loads(pickle.dumps(Mischief(trace)))  # the trap itself works

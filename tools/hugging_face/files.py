@@ -103,14 +103,19 @@ def write_safetensors(path: Path, planned: Sequence[Exported], tensors: Iterable
             assert name == part.name and (not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) == part.shape)
             before = file.tell()
             for few in in_parts(tensor):
-                put(_converted(name, few, dtype).contiguous().view(torch.uint8).numpy().data)
+                put(converted(name, few, dtype).contiguous().view(torch.uint8).numpy().data)
             assert file.tell() - before == part.bytes
             few = tensor = torch.empty(0)  # parts are views
         assert next(remaining, None) is None
     return written.hexdigest()
 
 
-def _converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+def converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """A weight in a dtype of `SAFETENSORS_NAMES`.
+
+    Raises:
+        ValueError: a value is not finite, or not once it has the dtype; names the weight.
+    """
     kind: torch.dtype = getattr(torch, dtype)
     result = tensor.to(kind)
     if not result.isfinite().all():

@@ -26,6 +26,7 @@ from pretrain.families.registry import format_of_type
 from tools.hugging_face.adapter import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from tools.hugging_face.adapter import read_adapter
 from tools.hugging_face.files import CHECKSUM_FILE, PART_ELEMENTS, SAFETENSORS_NAMES, SPECIAL_TOKENS, Parts
+from tools.pickles import PickledTensors
 from tools.starting_checkpoint import Beside, write_starting_checkpoint
 
 EXAMPLES = """examples:
@@ -121,7 +122,7 @@ def _model_of(settings: dict[str, Any]) -> ModelConfig:
         raise ValueError(f"config.json: {told} (by the names of our settings)") from None
 
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+OTHER_PICKLES = (".pt", ".pth", ".ckpt", ".pkl")
 
 
 class _Tensors:
@@ -136,11 +137,13 @@ class _Tensors:
     """
 
     def __init__(self, folder: Path, there: Format) -> None:
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
         if not files:
-            pickles = sorted(file.name for suffix in PICKLES for file in folder.glob(f"*{suffix}"))
+            pickles = sorted(file.name for suffix in OTHER_PICKLES for file in folder.glob(f"*{suffix}"))
             why = f"{pickles[0]} is a pickle, which can run code when it is read, and is refused; " if pickles else ""
-            raise ValueError(f"{folder}: no *.safetensors; {why}save the model in that format first")
+            raise ValueError(
+                f"{folder}: no *.safetensors and no pytorch_model*.bin; {why}save the model in the first format"
+            )
         checksum_path = folder / CHECKSUM_FILE
         if checksum_path.is_file():
             for file_name, sha256 in json.loads(checksum_path.read_text(encoding="utf-8")).items():
@@ -151,10 +154,7 @@ class _Tensors:
         self._place: dict[str, tuple[Any, str]] = {}
         ignored = re.compile("|".join(there.ignored))
         for file in files:
-            try:
-                opened = safe_open(file, framework="pt", device="cpu")
-            except (SafetensorError, OSError) as error:
-                raise ValueError(f"{file}: damaged: {error}") from None
+            opened = _opened(file)
             for stored in opened.keys():  # noqa: SIM118
                 if ignored.fullmatch(stored):
                     continue
@@ -217,6 +217,16 @@ class _Tensors:
         del self._place[head]
 
 
+def _opened(file: Path) -> Any:
+    """The tensors of a file. Releases of before safetensors are pickles, of which nothing but tensors is read."""
+    if file.suffix == ".bin":
+        return PickledTensors(file)
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file}: damaged: {error}") from None
+
+
 def _is_bare(name: str, there: Format) -> bool:
     return not name.startswith((there.prefix, there.head))
 
@@ -229,7 +239,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="config.json, *.safetensors, and a tokenizer")
+    parser.add_argument("folder", type=Path, help="config.json, *.safetensors or pytorch_model*.bin, and a tokenizer")
     parser.add_argument("out", type=Path, help="folder to write; must not exist")
     parser.add_argument("--base", type=Path, help="of an adapter of PEFT: the checkpoint of the model that it adapts")
     return parser

@@ -116,7 +116,7 @@ def to_hugging_face(
         written_config |= {**dict.fromkeys(SPECIAL_TOKENS), **imported["special_tokens"]}
         generation = imported["generation_config"]
     generation = _stopping_at(ends, generation)
-    _check_names(set(checkpoint.names()), set(weights))
+    check_names(set(checkpoint.names()), set(weights))
     if not any((tokenizer / file_name).is_file() for file_name in TOKENIZERS):
         raise ValueError(f"{tokenizer / TOKENIZERS[0]}: no such file; the tokenizer belongs to the exported model")
 
@@ -196,7 +196,8 @@ def _begin_with_end_of_document(path: Path) -> None:
         write_json(path, {**content, "bos_token": content["eos_token"]})
 
 
-def _check_names(found: set[str], expected: set[str]) -> None:
+def check_names(found: set[str], expected: set[str]) -> None:
+    """Raise ValueError when a checkpoint lacks a weight of its model or has an unknown one."""
     missing, unknown = sorted(expected - found), sorted(found - expected)
     if missing:
         raise ValueError(f"the checkpoint has no weight {missing[0]!r}" + _and_more(missing))

@@ -26,6 +26,7 @@ class BlockAttention(torch.autograd.Function):
         slopes_H: torch.Tensor | None,
         layout_BSC: torch.Tensor | None,
         dropout: AttentionDropout | None,
+        soft_cap: float | None,
     ) -> torch.Tensor:
         batch, heads, length, size = q_BHSE.shape
         ctx.scale, ctx.dropout = size**-0.5, dropout
@@ -35,7 +36,8 @@ class BlockAttention(torch.autograd.Function):
         ends = None if layout_BSC is None else layout_BSC[..., SEEN_END].amax(0).tolist()
         places = torch.arange(length, device=q_BHSE.device)
         result_NSE = torch.empty_like(v_NSE, memory_format=torch.contiguous_format)
-        kept = []
+        kept: list[torch.Tensor] = []
+        derivatives: list[torch.Tensor] = []  # of the scores that a soft cap makes, by those before it
         ctx.firsts = []
         for start in range(0, length, QUERY_BLOCK):
             stop = min(start + QUERY_BLOCK, length)
@@ -45,6 +47,9 @@ class BlockAttention(torch.autograd.Function):
             scores = torch.baddbmm(
                 q_NSE.new_empty(()), q_NSE[:, start:stop], k_NSE[:, seen].transpose(1, 2), beta=0, alpha=ctx.scale
             ).view(batch, heads, stop - start, end - first)
+            if soft_cap is not None:
+                scores, derivative = _soft_capped(scores, soft_cap)
+                derivatives.append(derivative)
             if slopes_H is not None:
                 distances = (places[start:stop, None] - places[seen]).abs().to(torch.float32)
                 # In fp32: bf16 cannot tell a distance of 300 from 301.
@@ -62,12 +67,13 @@ class BlockAttention(torch.autograd.Function):
             ctx.firsts.append(first)
             dropped = _dropped(weights, dropout, start, first)
             torch.bmm(dropped.flatten(0, 1), v_NSE[:, seen], out=result_NSE[:, start:stop])
-        ctx.save_for_backward(q_NSE, k_NSE, v_NSE, *kept)
+        ctx.save_for_backward(q_NSE, k_NSE, v_NSE, *kept, *derivatives)
         return result_NSE.view(batch, heads, length, size)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q_NSE, k_NSE, v_NSE, *kept = ctx.saved_tensors
+        q_NSE, k_NSE, v_NSE, *saved = ctx.saved_tensors
+        kept, derivatives = saved[: len(ctx.firsts)], saved[len(ctx.firsts) :]
         shape = grad_outputs[0].shape
         grad_NSE = grad_outputs[0].reshape(q_NSE.shape)
         grad_q = torch.empty_like(grad_NSE, memory_format=torch.contiguous_format)
@@ -83,10 +89,13 @@ class BlockAttention(torch.autograd.Function):
             grad_weights = _dropped(
                 grad_weights, ctx.dropout, start, first
             )  # dropout is linear: its gradient applies the same mask
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).flatten(0, 1)
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            if derivatives:
+                grad_scores.mul_(derivatives[block_index])
+            grad_scores = grad_scores.flatten(0, 1)
             torch.baddbmm(grad_q[:, block], grad_scores, k_NSE[:, seen], beta=0, alpha=ctx.scale, out=grad_q[:, block])
             grad_k[:, seen].baddbmm_(grad_scores.transpose(1, 2), q_NSE[:, block], alpha=ctx.scale)
-        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None, None, None
+        return grad_q.view(shape), grad_k.view(shape), grad_v.view(shape), None, None, None, None
 
 
 def _dropped(
@@ -97,3 +106,10 @@ def _dropped(
     return drop_attention(
         weights_BHQK, dropout.rate, dropout.keys_B, dropout.site, dropout.first_head, first_query, first_key
     )
+
+
+def _soft_capped(scores: torch.Tensor, cap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """cap · tanh(scores / cap) in fp32, and its derivative by the scores in their type."""
+    shares = (scores.float() / cap).tanh_()
+    derivative = (1 - shares.square()).to(scores.dtype)
+    return shares.mul_(cap), derivative

@@ -48,6 +48,11 @@ def base(tmp_path: Path) -> Path:
             ["model.normalised_head=true", "model.tied_embedding=true"],
             "model.normalised_head: True has no effect: with tied_embedding there is no separate head",
         ),
+        (["model.full_attention_first=1"], "model.full_attention_first: 1 has no effect: there is no sliding_window"),
+        (
+            ["model.full_attention_first=4", "model.sliding_window=9"],
+            "model.full_attention_first: 4 must be less than layers 4; without a window in any layer leave sliding_win",
+        ),
         (["parallel.tensor=2", "model.feed_forward_size=191"], "must divide model.feed_forward_size 191"),
         (
             [

@@ -12,6 +12,8 @@ from transformers import (
     BloomForCausalLM,
     CohereConfig,
     CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GlmConfig,
@@ -49,8 +51,11 @@ REFERENCES = {
     "llama-longrope": (LlamaConfig, LlamaForCausalLM),
     "llama-ntk": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen2-windows": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma2-three": (Gemma2Config, Gemma2ForCausalLM),
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
     "gpt_neox": (GPTNeoXConfig, GPTNeoXForCausalLM),
@@ -114,6 +119,16 @@ def test_equals_transformers(name: str) -> None:
             theirs[first.name] if is_shifted else mapping.from_hugging_face(key, weights[key], theirs.__getitem__)
         )
         assert_close(gradient, expected_gradient, key)
+
+
+@pytest.mark.parametrize("setting", ["attention_soft_cap", "logit_soft_cap", "sliding_window", "attention_scale"])
+def test_a_setting_of_gemma_2_takes_effect(setting: str) -> None:
+    """Without it the logits are others, so that the comparison above would show it."""
+    config = small_model("gemma2")
+    tokens = random_tokens(config)
+    with torch.no_grad():
+        found, without = (build(model)(tokens) for model in (config, config.model_copy(update={setting: None})))
+    assert float((found - without).abs().max() / found.abs().max()) > 100 * TOLERANCE
 
 
 def test_ntk_scaling_is_that_of_transformers_at_one_length() -> None:

@@ -35,8 +35,7 @@ def test_every_family_is_complete(name: str) -> None:
         assert getattr(model, setting) == value
     assert name in {small_model(small).family for small in SMALL}
     form = FAMILIES[name].format
-    if form is not None:
-        assert form.family == name and format_of(model) is form and format_of_type(form.model_type) is form
+    assert form.family == name and format_of(model) is form and format_of_type(form.model_type) is form
 
 
 def test_a_setting_of_the_model_takes_precedence() -> None:

@@ -124,6 +124,9 @@ def _glm(
         if config.activation == "geglu":
             gate, up = linear(x, f"{layer}.mlp.gate_up").chunk(2, -1)
             inner = 0.5 * gate * (1 + torch.erf(gate / math.sqrt(2))) * up
+        elif config.activation == "gelu":
+            up = linear(x, f"{layer}.mlp.up")
+            inner = 0.5 * up * (1 + torch.erf(up / math.sqrt(2)))
         else:
             up = linear(x, f"{layer}.mlp.up")
             inner = 0.5 * up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))

@@ -48,6 +48,7 @@ def test_auto_leaves_the_choice_to_torch(switches: Any) -> None:
         ({"model__positions": "alibi"}, "has no effect: model.positions is alibi"),
         ({"objective": {"kind": "prefix"}}, "has no effect: the objective has layouts"),
         ({"objective": {"separate_documents": True}}, "has no effect: the objective has layouts"),
+        ({"model__attention_soft_cap": 30.0}, "has no effect: model.attention_soft_cap needs FlexAttention"),
         ({"model__attention_dropout": 0.1}, "has no effect: model.attention_dropout needs all scores"),
         ({"precision": "fp32"}, "has no kernel for precision fp32"),
         ({"attention_backend": "cudnn", "deterministic": True}, "cudnn adds in no fixed order"),
@@ -75,6 +76,7 @@ def test_the_description_of_what_torch_does_not_choose() -> None:
     assert describe_attention(tiny_config(), CPU) == "by blocks of queries"
     assert describe_attention(tiny_config(model__positions="alibi"), GPU) == "FlexAttention"
     assert describe_attention(tiny_config(objective={"kind": "prefix"}), GPU) == "FlexAttention"
+    assert describe_attention(tiny_config(model__attention_soft_cap=30.0), GPU) == "FlexAttention"
     assert "attention_dropout" in describe_attention(tiny_config(model__attention_dropout=0.1), GPU)
 
 

@@ -68,6 +68,11 @@ def layout_of(kind: str, length: int = LENGTH) -> torch.Tensor | None:
     return torch.cat([ranges, (places % 7)[..., None], torch.zeros_like(places)[..., None]], -1)
 
 
+def graphs_of(config: ModelConfig, layout: torch.Tensor | None) -> int:
+    """Graphs of a model's blocks: two where some layers have a window, and the others no layout."""
+    return 2 if (config.full_attention_every or config.full_attention_first) and layout is None else 1
+
+
 def outputs(blocks: list[Block], layout: torch.Tensor | None, keys: torch.Tensor | None, length: int = LENGTH) -> Any:
     """Output of the blocks one after the other, gradient of the input, gradients of the weights."""
     hidden = blocks[0].attention_norm.weight.numel()
@@ -98,13 +103,14 @@ def test_one_graph_serves_all_layers_and_computes_what_the_cpu_does(name: str, k
         block.compile_graph(counter)
     for _ in range(2):  # another micro-batch takes no other graph
         close(outputs(blocks, layout_of(kind), None), reference)
-    assert counter.graphs == (2 if config.full_attention_every and layout_of(kind) is None else 1)
+    assert counter.graphs == graphs_of(config, layout_of(kind))
 
 
 @pytest.mark.parametrize("recompute_scores", [False, True])
-def test_dropout_has_one_graph_and_the_same_masks(recompute_scores: bool) -> None:
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_dropout_has_one_graph_and_the_same_masks(name: str, recompute_scores: bool) -> None:
     config = ModelConfig.model_validate(
-        {**small_model("llama").model_dump(), "hidden_dropout": 0.2, "attention_dropout": 0.2}
+        {**small_model(name).model_dump(), "hidden_dropout": 0.2, "attention_dropout": 0.2}
     )
     blocks, keys = blocks_of(config, recompute_scores=recompute_scores), torch.tensor([2**61 + 12345, -(2**40) - 7])
     reference = outputs(blocks, None, keys)
@@ -114,10 +120,10 @@ def test_dropout_has_one_graph_and_the_same_masks(recompute_scores: bool) -> Non
     for block in blocks:
         block.compile_graph(counter)
     close(outputs(blocks, None, keys), reference)
-    assert counter.graphs == 1
+    assert counter.graphs == graphs_of(config, None)
 
 
-@pytest.mark.parametrize("name", ["llama", "bloom", "palm"])
+@pytest.mark.parametrize("name", ["llama", "bloom", "palm", "gemma2"])
 def test_adapters_are_part_of_the_one_graph(name: str) -> None:
     config = small_model(name)
     adapter = AdapterConfig(rank=2, alpha=4, dropout=0.2)
@@ -138,20 +144,21 @@ def test_adapters_are_part_of_the_one_graph(name: str) -> None:
     for block in blocks:
         block.compile_graph(counter)
     close(outputs(blocks, None, keys), reference)
-    assert counter.graphs == 1
+    assert counter.graphs == graphs_of(config, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["llama", "bloom", "baichuan-alibi", "glm"])
+@pytest.mark.parametrize("name", ["llama", "bloom", "baichuan-alibi", "glm", "mistral", "gemma2"])
 def test_flex_attention_is_part_of_the_graph(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU; torch has no gradients of it on a CPU, so that the forward pass is compared."""
     monkeypatch.setattr(attention, "is_on_gpu", lambda x: True)
-    blocks, layout = blocks_of(small_model(name)), layout_of(kind)
+    config, layout = small_model(name), layout_of(kind)
+    blocks = blocks_of(config)
     with torch.no_grad():
         x = torch.randn(LENGTH, 2, blocks[0].attention_norm.weight.numel())
         reference = x
         for block in blocks:
-            reference = block._output(reference, layout, None, None)
+            reference = block._output(reference, block.attention.seen(reference, layout), None, None)
         counter = Counter()
         for block in blocks:
             block.compile_graph(counter)
@@ -159,10 +166,11 @@ def test_flex_attention_is_part_of_the_graph(name: str, kind: str, monkeypatch: 
             y, layout = x, layout_of(kind)  # a new mask for each micro-batch
             for block in blocks:
                 y = block(y, layout, None)
-    uses_flex = layout is not None or blocks[0].attention.slopes is not None
-    assert (blocks[0].attention.tile_mask(x, layout, None) is not None) == uses_flex
+    seen = blocks[0].attention.seen(x, layout)
+    uses_flex = seen is not None or config.positions == "alibi" or config.attention_soft_cap is not None
+    assert (blocks[0].attention.tile_mask(x, seen, None) is not None) == uses_flex
     close([y], [reference])
-    assert counter.graphs == 1
+    assert counter.graphs == graphs_of(config, layout)
 
 
 @pytest.mark.parametrize("gives_up", [False, True])
@@ -214,7 +222,13 @@ def test_auto_is_for_gpus() -> None:
 
 
 @pytest.mark.parametrize(
-    "terms", [{}, {"label_smoothing": 0.1, "z_loss": 1e-2, "maximum_z_loss": 1e-2}], ids=["plain", "all terms"]
+    "terms",
+    [
+        {},
+        {"label_smoothing": 0.1, "z_loss": 1e-2, "maximum_z_loss": 1e-2},
+        {"label_smoothing": 0.1, "z_loss": 1e-2, "maximum_z_loss": 1e-2, "logit_soft_cap": 5.0},
+    ],
+    ids=["plain", "all terms", "all terms, capped"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_plain_loss_is_that_of_the_cpu(dtype: torch.dtype, terms: dict[str, float]) -> None:
@@ -227,7 +241,7 @@ def test_the_plain_loss_is_that_of_the_cpu(dtype: torch.dtype, terms: dict[str, 
     reference = logits.clone()
     settings = LossSettings(250, largest_logit=largest, **terms)
     expected = losses_and_gradient(reference, targets, shares, group_alone(), settings, wants_grad=True)
-    weights = settings.label_smoothing, settings.z_loss, settings.maximum_z_loss
+    weights = settings.label_smoothing, settings.z_loss, settings.maximum_z_loss, settings.logit_soft_cap
     totals, gradient, top = losses_and_gradient_plain(logits, targets, shares, group_alone(), 250, *weights)
     torch.testing.assert_close(totals, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, reference, rtol=1e-5 if dtype == torch.float32 else 2**-7, atol=1e-7)

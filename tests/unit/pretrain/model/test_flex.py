@@ -10,6 +10,7 @@ from torch.nn.attention import flex_attention as torch_flex
 
 from pretrain.model import flex
 from pretrain.model.flex import TILE, flex_attention, tile_mask
+from pretrain.model.layout import windowed
 from pretrain.model.positions import alibi_slopes
 from tests.attention_cases import KINDS, plain_attention, random_heads, seen_by
 
@@ -18,12 +19,18 @@ def tile_mask_of(layout: torch.Tensor | None, length: int) -> object:
     return flex.causal_mask(length, torch.device("cpu")) if layout is None else flex.mask_of(layout)
 
 
+@pytest.mark.parametrize("soft_cap", [None, 0.7])
 @pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
 @pytest.mark.parametrize("key_value_heads", [1, 4])
 @pytest.mark.parametrize("length", [5, TILE + 70, 3 * TILE])
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_attention_with_a_plain_mask(
-    kind: str, length: int, key_value_heads: int, slopes: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    length: int,
+    key_value_heads: int,
+    slopes: torch.Tensor | None,
+    soft_cap: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # torch refuses gradients on a CPU before it looks whether the plain implementation, which has them, is meant.
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
@@ -31,8 +38,8 @@ def test_is_attention_with_a_plain_mask(
     layout, seen = seen_by(kind, length)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow without being compiled
-        ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, length))
-    reference = plain_attention(q, k, v, seen, slopes)
+        ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, length), soft_cap)
+    reference = plain_attention(q, k, v, seen, slopes, soft_cap)
     torch.testing.assert_close(ours, reference)
     upstream = torch.randn(ours.shape)
     for mine, theirs in zip(
@@ -84,13 +91,31 @@ def test_layers_of_a_stage_share_one_mask(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("soft_cap", [None, 0.7])
 @pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_compiled_it_is_the_same(kind: str, slopes: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_it_is_the_same(
+    kind: str, slopes: torch.Tensor | None, soft_cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a GPU, with the tiles; torch compiles the forward pass for a CPU too."""
     q, k, v = (part.detach() for part in random_heads(3 * TILE))
     layout, seen = seen_by(kind, 3 * TILE)
     compiled = flex._compiled(torch_flex.flex_attention)
     monkeypatch.setattr(torch_flex, "flex_attention", compiled)
-    ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, 3 * TILE))
-    torch.testing.assert_close(ours, plain_attention(q, k, v, seen, slopes))
+    ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, 3 * TILE), soft_cap)
+    torch.testing.assert_close(ours, plain_attention(q, k, v, seen, slopes, soft_cap))
+
+
+def test_a_window_of_plain_text_serves_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layout is one for the whole batch."""
+    monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
+    length, window = TILE + 70, 50
+    layout = windowed(None, window, length, torch.device("cpu"))
+    assert layout is not None and len(layout) == 1
+    q, k, v = random_heads(length)
+    places = torch.arange(length)
+    seen = (places <= places[:, None]) & (places > places[:, None] - window)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = flex_attention(q, k, v, None, flex.mask_of(layout))
+    torch.testing.assert_close(ours, plain_attention(q, k, v, seen.expand(2, length, length), None))

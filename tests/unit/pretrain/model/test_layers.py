@@ -57,14 +57,17 @@ def test_block_causal_attention_is_attention(length: int, key_value_heads: int) 
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("soft_cap", [None, 0.7])
 @pytest.mark.parametrize("slopes", [None, alibi_slopes(4)], ids=["plain", "alibi"])
 @pytest.mark.parametrize("length", [5, QUERY_BLOCK + 70])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ranges_and_slopes_are_those_of_a_plain_mask(kind: str, length: int, slopes: torch.Tensor | None) -> None:
+def test_ranges_slopes_and_caps_are_those_of_a_plain_mask(
+    kind: str, length: int, slopes: torch.Tensor | None, soft_cap: float | None
+) -> None:
     q, k, v = random_heads(length)
     layout, seen = seen_by(kind, length)
-    reference = plain_attention(q, k, v, seen, slopes)
-    ours = causal_attention(q, k, v, slopes, layout)
+    reference = plain_attention(q, k, v, seen, slopes, soft_cap)
+    ours = causal_attention(q, k, v, slopes, layout, soft_cap=soft_cap)
     torch.testing.assert_close(ours, reference)
     upstream = torch.randn(ours.shape)
     for mine, theirs in zip(
@@ -135,14 +138,25 @@ def test_loss_and_gradients_are_torchs(
 
 
 @pytest.mark.parametrize(
-    ("label_smoothing", "z_loss", "maximum_z_loss"),
-    [(0.1, 0.0, 0.0), (0.0, 1e-2, 0.0), (0.0, 0.0, 1e-2), (0.1, 1e-2, 1e-2)],
+    ("label_smoothing", "z_loss", "maximum_z_loss", "logit_soft_cap"),
+    [
+        (0.1, 0.0, 0.0, None),
+        (0.0, 1e-2, 0.0, None),
+        (0.0, 0.0, 1e-2, None),
+        (0.1, 1e-2, 1e-2, None),
+        (0.0, 0.0, 0.0, 20.0),
+        (0.1, 1e-2, 1e-2, 20.0),
+    ],
 )
 def test_the_whole_loss_is_torchs(
-    group: dist.ProcessGroup, label_smoothing: float, z_loss: float, maximum_z_loss: float
+    group: dist.ProcessGroup,
+    label_smoothing: float,
+    z_loss: float,
+    maximum_z_loss: float,
+    logit_soft_cap: float | None,
 ) -> None:
-    """Label smoothing, PaLM's z-loss, Baichuan 2's max-z loss and weights of tokens; evaluation counts the negative
-    log-likelihood alone."""
+    """Label smoothing, PaLM's z-loss, Baichuan 2's max-z loss, Gemma 2's soft cap and weights of tokens; evaluation
+    counts the negative log-likelihood alone."""
     x, weight = torch.randn(6, 2, 32, requires_grad=True), torch.randn(256, 32, requires_grad=True)
     targets = torch.randint(0, 250, (6, 2))
     weights = torch.rand(6, 2)
@@ -151,9 +165,11 @@ def test_the_whole_loss_is_torchs(
     with torch.no_grad():
         x[2, 1] *= 10
     largest = torch.tensor(-math.inf)
-    settings = LossSettings(250, label_smoothing, z_loss, maximum_z_loss, largest)
+    settings = LossSettings(250, label_smoothing, z_loss, maximum_z_loss, largest, logit_soft_cap=logit_soft_cap)
     ours = mean_loss(x, weight, targets, weights, group, settings)
     real = (x @ weight.T)[..., :250]
+    if logit_soft_cap is not None:
+        real = logit_soft_cap * torch.tanh(real / logit_soft_cap)
     smooth, plain = (
         F.cross_entropy(real.transpose(1, 2), targets, reduction="none", label_smoothing=share)
         for share in (label_smoothing, 0.0)

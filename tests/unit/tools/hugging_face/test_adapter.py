@@ -31,7 +31,7 @@ from tools.starting_checkpoint import Beside, write_starting_checkpoint
 peft = pytest.importorskip("peft", reason="the judge of adapters: pip install 'altiplano[dev]'")
 transformers = pytest.importorskip("transformers")
 
-FAMILIES = ("llama", "llama-tied", "qwen2", "bloom", "gpt3", "palm")
+FAMILIES = ("llama", "llama-tied", "qwen2", "bloom", "gpt3", "palm", "gemma2")
 TOLERANCE = 1e-5
 """Largest difference of two logits."""
 

@@ -68,7 +68,9 @@ class Draw:
 
 def make_case(seed: int) -> Case:
     draw = Draw(seed)
-    family = draw.of(llama, llama, qwen2, qwen3, mistral, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere)
+    family = draw.of(
+        llama, llama, qwen2, qwen3, mistral, gemma2, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere
+    )
     case = family(draw)
     if draw.chance(0.3):
         twist_weights(draw, case)
@@ -209,10 +211,17 @@ def qwen2(draw: Draw) -> Case:
     for name in ("mlp_bias", "attention_bias", "pretraining_tp"):
         config.pop(name, None)
     config["model_type"] = "qwen2"
-    optional(draw, config, use_sliding_window=False, sliding_window=16, max_window_layers=1)
-    if draw.chance(0.05):
-        config |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
-        case.twists.append("windows")
+    optional(
+        draw,
+        config,
+        use_sliding_window=draw.chance(0.6),
+        sliding_window=draw.of(None, 1, 7, 16),
+        max_window_layers=draw.of(0, 1, 2, 28),
+    )
+    if draw.chance(0.1):
+        layers = config["num_hidden_layers"]
+        config["layer_types"] = [draw.of("full_attention", "sliding_attention") for _ in range(layers)]
+        case.twists.append("layer types")
     if config.get("num_key_value_heads") is None and draw.chance(0.9):
         config["num_key_value_heads"] = config["num_attention_heads"]
     if config.get("num_key_value_heads") is None:
@@ -245,11 +254,12 @@ def mistral(draw: Draw) -> Case:
     return case
 
 
-def gemma3(draw: Draw) -> Case:
+def gemma(draw: Draw, model_type: str) -> Case:
+    """What Gemma 2 and 3 share."""
     heads = draw.of(1, 2, 3, 4)
     layers = draw.number(1, 5)
     config = {
-        "model_type": "gemma3_text",
+        "model_type": model_type,
         "vocab_size": draw.number(5, 300),
         "hidden_size": heads * draw.of(8, 16),
         "intermediate_size": draw.number(3, 70),
@@ -266,19 +276,50 @@ def gemma3(draw: Draw) -> Case:
         query_pre_attn_scalar=draw.of(8, 24),
         sliding_window=draw.of(3, 20, 512),
         rms_norm_eps=draw.of(1e-6, 1e-2),
-        rope_theta=draw.of(1e6, 500.0),
-        rope_local_base_freq=draw.of(1e4, 77.0),
         tie_word_embeddings=draw.chance(0.5),
         hidden_activation="gelu_pytorch_tanh",
-        attn_logit_softcapping=None,
-        final_logit_softcapping=None,
         max_position_embeddings=128,
     )
-    if draw.chance(0.6):
-        config["sliding_window_pattern"] = draw.of(2, 3, 6)
     if draw.chance(0.2):
         config["layer_types"] = [draw.of("full_attention", "sliding_attention") for _ in range(layers)]
         case.twists.append("layer types")
+    if draw.chance(0.1):
+        name, value = draw.of(
+            ("attention_bias", True),
+            ("use_bidirectional_attention", True),
+            ("hidden_activation", "gelu"),
+            ("sliding_window", None),
+        )
+        config[name] = value
+        case.twists.append(f"{name} {value}")
+    return case
+
+
+def gemma2(draw: Draw) -> Case:
+    case = gemma(draw, "gemma2")
+    optional(
+        draw,
+        case.config,
+        attn_logit_softcapping=draw.of(50.0, 5.0, 0.5, None),
+        final_logit_softcapping=draw.of(30.0, 3.0, None),
+    )
+    rotary(draw, case)
+    return case
+
+
+def gemma3(draw: Draw) -> Case:
+    case = gemma(draw, "gemma3_text")
+    config = case.config
+    optional(
+        draw,
+        config,
+        rope_theta=draw.of(1e6, 500.0),
+        rope_local_base_freq=draw.of(1e4, 77.0),
+        attn_logit_softcapping=None,
+        final_logit_softcapping=draw.of(30.0, 3.0, None),
+    )
+    if draw.chance(0.6):
+        config["sliding_window_pattern"] = draw.of(2, 3, 6)
     if draw.chance(0.3):
         config["rope_scaling"] = {"rope_type": "linear", "factor": 8.0}
     if draw.chance(0.3):
@@ -291,16 +332,9 @@ def gemma3(draw: Draw) -> Case:
                 optional(draw, kinds[name], rope_theta=draw.of(1e4, 300.0))
         config["rope_parameters"] = kinds
         case.twists.append("both spellings")
-    if draw.chance(0.1):
-        name, value = draw.of(
-            ("attn_logit_softcapping", 50.0),
-            ("final_logit_softcapping", 30.0),
-            ("attention_bias", True),
-            ("use_bidirectional_attention", True),
-            ("hidden_activation", "gelu"),
-        )
-        config[name] = value
-        case.twists.append(f"{name} {value}")
+    if draw.chance(0.05):
+        config["attn_logit_softcapping"] = 50.0
+        case.twists.append("capped scores")
     return case
 
 
@@ -562,7 +596,7 @@ def write(case: Case, folder: Path, seed: int) -> bool:
             name = there.head  # as in files, see `RENAMED` in tests/unit/pretrain/families/test_reference.py
         noise = torch.randn(tensor.shape) * case.scale
         is_norm = "norm" in name or ".ln_" in name
-        is_near_one = is_norm and name.endswith("weight") and case.config["model_type"] != "gemma3_text"
+        is_near_one = is_norm and name.endswith("weight") and not case.config["model_type"].startswith("gemma")
         tensors[name] = noise + 1 if is_near_one else noise
     embeddings = ("embed_tokens.weight", "wte.weight", "embeddings.weight", "embed_in.weight")
     embedding = next(name for name in tensors if name.endswith(embeddings))
@@ -628,7 +662,7 @@ def check(seed: int, folder: Path) -> str:
 def make_own(seed: int) -> tuple[ModelConfig, bool]:
     """A model of ours, and whether its block is another than its family's."""
     draw = Draw(seed)
-    family = draw.of(*[name for name in FAMILIES if name != "chatglm"])  # which needs its authors' code to be loaded
+    family = draw.of(*[name for name in FAMILIES if name not in ("chatglm", "glm")])  # which need their authors' code
     heads, size = draw.of(1, 2, 3, 4), draw.of(8, 16)  # a norm of two entries is a sign, and magnifies any difference
     settings: dict[str, Any] = {
         "family": family,
@@ -656,8 +690,11 @@ def make_own(seed: int) -> tuple[ModelConfig, bool]:
         "query_key_norm": draw.of("none", "per_head", "all_heads"),
         "sliding_window": draw.of(None, 3, 100),
         "full_attention_every": draw.of(None, 2),
+        "full_attention_first": draw.of(0, 1),
         "window_rope_theta": draw.of(None, 300.0),
         "attention_scale": draw.of(None, 0.5, 0.1),
+        "attention_soft_cap": draw.of(0.5, 50.0),
+        "logit_soft_cap": draw.of(1.0, 30.0),
         "scaled_embedding": draw.chance(0.5),
         "biases": draw.chance(0.5),
         "normalised_head": draw.chance(0.5),
@@ -683,7 +720,7 @@ def check_own(seed: int, folder: Path) -> str:
         to_hugging_face(InMemory(model), folder / "there", shard_bytes=20_000, **settings)
     except ValueError as error:
         assert str(error).strip() and "validation error" not in str(error), told
-        # LLaMA has every size; the others have theirs in part, and GLM has no model in transformers.
+        # LLaMA has every size; the others have theirs in part.
         assert is_twisted or model.family != "llama", f"{told}: refused: {error}"
         return "refused"
     tokens = random_tokens(model, length=30)
