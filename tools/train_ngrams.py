@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.config import DataConfig, SourceConfig
+from data_prep.corpora import Corpus, Files, KeptDocuments
 from data_prep.languages import canonical_setting
-from data_prep.ngrams.corpus import Corpus, Files, KeptDocuments
 from data_prep.ngrams.pieces import PIECES
 from data_prep.ngrams.train import NGramSettings, Trained, train
 from data_prep.sources import KINDS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-from data_prep.ngrams.corpus import Corpus
+from data_prep.corpora import Corpus
 from data_prep.ngrams.model import Summary, checked_thresholds, estimate
 from data_prep.ngrams.pieces import open_pieces, train_pieces
 from data_prep.signals.perplexity import plain_lines
@@ -92,8 +92,8 @@ def train(corpus: Corpus, language: str, folder: Path, tokenizer: Path | None, s
 def _documents(corpus: Corpus, limit: int | None, title: str) -> Iterator[list[str]]:
     """Yield the normalised lines of each document."""
     with Progress(title, corpus.size, "bytes") as progress:
-        for text in islice(corpus.read(progress.advance), limit):
-            yield plain_lines(text)
+        for document in islice(corpus.read(progress.advance), limit):
+            yield plain_lines(document.text)
 
 
 def _sentences(documents: Iterable[list[str]], processor: SentencePieceProcessor) -> Iterator[list[list[str]]]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import sentencepiece
 
@@ -102,8 +103,11 @@ def test_the_languages_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     assert main([*arguments, "--languages", "en,de"]) == 0
     printed = capsys.readouterr().out
-    for language, documents in (("en", english), ("de", german)):
-        lines = 3 * len(dict.fromkeys(documents))  # once each
+    verdicts = pq.read_table(run.verdicts / "web-00000.parquet").to_pylist()
+    assert sum(row["kept"] for row in verdicts) == len({*english, *german}) == len(verdicts) - 20
+    for language in ("en", "de"):
+        lines = 3 * sum(row["kept"] and row["language"] == language for row in verdicts)
+        assert lines > 60
         assert f"{language}.arpa: " in printed and f" pieces in {lines} lines" in printed, printed
     assert {path.name for path in (tmp_path / "models").iterdir()} == {
         f"{language}.{kind}" for language in ("en", "de") for kind in ("arpa", "sp.model")
@@ -143,4 +147,6 @@ def test_what_cannot_work_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*files[:-2], "--tokenizer", tokenizer, "--discount-fallback"]) == 0
     assert "en.arpa exists already; remove it" in refused(*files)
     (tmp_path / "empty.jsonl").write_text("")
-    assert "there is no text" in refused("--files", str(tmp_path / "empty.jsonl"), *files[2:])
+    empty = ["--files", str(tmp_path / "empty.jsonl"), "--languages", "en", "--output", str(tmp_path / "none")]
+    assert "there is no text to train a tokenizer on" in refused(*empty)
+    assert "en.arpa: there is no text to estimate" in refused(*empty, "--tokenizer", tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from data_prep.ngrams.pieces import even_sample, open_pieces, train_pieces
 from data_prep.tokenizer.encoding.encoded import TokenizerError
@@ -25,7 +25,7 @@ def test_a_sample_is_spread_over_all_lines() -> None:
 def test_a_model_as_ccnets() -> None:
     model = train_pieces(LINES, 40)
     assert model == train_pieces(iter(LINES), 40), "the same lines give the same bytes"
-    parsed = sentencepiece.sentencepiece_model_pb2.ModelProto()
+    parsed = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     parsed.ParseFromString(model)
     spec = parsed.trainer_spec
     assert (spec.model_type, spec.vocab_size, spec.byte_fallback) == (1, 40, False)  # 1: unigram
