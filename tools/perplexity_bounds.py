@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def settings_of(found: Mapping[str, npt.NDArray[np.float32]], head: float, middle: float) -> str:
-    """Return the bounds of each language as lines of a configuration; languages without documents are comments.
+    """Return the bounds of each language as lines of a configuration; languages without bounds are comments.
 
     Args:
         found: perplexities by language.
@@ -77,10 +77,12 @@ def settings_of(found: Mapping[str, npt.NDArray[np.float32]], head: float, middl
         if not len(values):
             lines.append(f"  # {language}: no document has a perplexity")
             continue
+        first, second = (f"{bound:.1f}" for bound in np.percentile(values, [head, middle]).tolist())
+        if first == second:
+            lines.append(f"  # {language}: {len(values):,} documents, too few for different bounds")
+            continue
         few = ", few: the bounds mean little" if len(values) < _FEW else ""
-        bounds = np.percentile(values, [head, middle]).tolist()
-        lines.append(f"  {language}:  # {len(values):,} documents{few}")
-        lines += [f"    {name}: {bound:.1f}" for name, bound in zip(("head", "middle"), bounds, strict=True)]
+        lines += [f"  {language}:  # {len(values):,} documents{few}", f"    head: {first}", f"    middle: {second}"]
     return "\n".join(lines) + "\n"
 
 

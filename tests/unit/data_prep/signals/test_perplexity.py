@@ -193,8 +193,13 @@ def test_the_bounds_of_several_languages_are_a_base_of_the_configuration(
     models: LanguageModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = corpus(tmp_path, models, [])
+    with open(tmp_path / "web.jsonl", "a", encoding="utf-8") as file:
+        for k in range(4):
+            german = "Hier steht noch ein anderer Satz in deutscher Sprache, und das ist er" + k * " aber auch"
+            file.write(json.dumps({"text": german}) + "\n")
+        file.write(json.dumps({"text": "Voici une phrase en français, qui est la seule de sa langue."}) + "\n")
     files = config.perplexity["en"]
-    config = config.model_copy(update={"perplexity": {language: files for language in ("de", "en", "fr")}})
+    config = config.model_copy(update={"perplexity": {language: files for language in ("de", "en", "fr", "sw")}})
     run = RunDirectory(config.output)
     for stage in (extract, measure):
         stage(config, run)
@@ -204,14 +209,14 @@ def test_the_bounds_of_several_languages_are_a_base_of_the_configuration(
     capsys.readouterr()
     assert print_bounds(["--config", str(path), "--write", str(bounds)]) == 0
     assert capsys.readouterr().out.endswith(f"{bounds.read_text()}written to {bounds}: name it in `base:` of the configuration\n")
-    assert "  # fr: no document has a perplexity\n" in bounds.read_text()
+    assert "  # fr: 1 documents, too few for different bounds\n  # sw: no document has a perplexity\n" in bounds.read_text()
 
     settings["base"] = "bounds.yaml"
     settings["sources"][0]["rules"] = ["ccnet_middle"]
     path.write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"`ccnet_middle` needs perplexity\.fr\.middle"):
         load_config(DataConfig, path)
-    del settings["perplexity"]["fr"]
+    del settings["perplexity"]["fr"], settings["perplexity"]["sw"]
     path.write_text(json.dumps(settings))
     loaded = load_config(DataConfig, path).perplexity
     rows = pq.read_table(run.signals / "web-00000.parquet").to_pylist()
