@@ -9,7 +9,7 @@ each lower order, lmplz counts the occurrences instead of the adjusted count whe
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from data_prep.ngrams.arpa import write_arpa
 from data_prep.ngrams.counting import NGramCounter
 from data_prep.ngrams.packing import Packing
 from data_prep.ngrams.smoothing import discounts, smooth
+from data_prep.ngrams.sorting import Rows
 from foundation.atomic_files import room_for
+from foundation.progress import Progress
 
 ORDERS = range(2, 7)
 """Orders of models; KenLM as it is usually built reads up to 6."""
@@ -81,7 +83,8 @@ def estimate(
             counter.add(batch)
         if not counter.sentences:
             raise ValueError(f"{path}: there is no text to estimate a model from")
-        orders = adjust(counter.blocks(), packing, thresholds, folder)
+        with Progress("train-ngrams: adjust counts", None, f"{order}-grams") as progress:
+            orders = adjust(_counted(counter.blocks(), progress), packing, thresholds, folder)
         amounts = [discounts(one.with_count.tolist(), one.n, discount_fallback) for one in orders]
         smoothed = smooth(orders, packing, amounts, memory_bytes, folder)
         write_arpa(path, counter.words, smoothed, packing)
@@ -91,6 +94,12 @@ def estimate(
         counter.tokens,
         tuple(OrderSummary(one.n, one.ngrams, one.kept, amount) for one, amount in rows),
     )
+
+
+def _counted(blocks: Iterator[Rows], progress: Progress) -> Iterator[Rows]:
+    for rows in blocks:
+        yield rows
+        progress.advance(len(rows))
 
 
 def checked_thresholds(prune: Sequence[int], order: int) -> list[int]:

@@ -36,6 +36,8 @@ FALLBACK = (0.5, 1.0, 1.5)
 Floats = npt.NDArray[np.float64]
 
 _FLOAT = np.dtype("<f8")
+_PASSES = 3
+"""Number of times that the n-grams of an order are gone through: by rows, by contexts, and by rows again."""
 _IN_CONTEXT = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u8"), ("count", "<u8"), ("kept", "?")])
 """Context of an n-gram, packed; the n-gram's row in the file of its order."""
 _WEIGHED = np.dtype([("row", "<u8"), ("discounted", "<f8"), ("backoff", "<f8")])
@@ -116,9 +118,9 @@ def smooth(
     files = [folder / f"{order.n}-probabilities" for order in orders]
     backoffs = [folder / f"{order.n}-backoffs" for order in orders[:-1]]
     _write_unigrams(orders[0], packing, amounts[0], files[0])
-    with Progress("train-ngrams: smooth", sum(order.ngrams for order in orders[1:]), "n-grams") as progress:
+    with Progress("train-ngrams: smooth", _PASSES * sum(order.ngrams for order in orders[1:]), "rows") as progress:
         for below, order in enumerate(orders[1:]):
-            weighed = _weigh(order, packing, amounts[below + 1], memory_bytes, folder, backoffs[below])
+            weighed = _weigh(order, packing, amounts[below + 1], memory_bytes, folder, backoffs[below], progress)
             _interpolate(order, weighed, files[below], files[below + 1], progress)
     return [Smoothed(*row) for row in zip(orders, files, [*backoffs, None], strict=True)]
 
@@ -141,7 +143,13 @@ def _discount(counts: Numbers, amounts: Sequence[float]) -> tuple[Floats, Floats
 
 
 def _weigh(
-    order: Order, packing: Packing, amounts: Sequence[float], memory_bytes: int, folder: Path, backoffs: Path
+    order: Order,
+    packing: Packing,
+    amounts: Sequence[float],
+    memory_bytes: int,
+    folder: Path,
+    backoffs: Path,
+    progress: Progress,
 ) -> ExternalSort:
     """Compute what the contexts decide; return rows of `_WEIGHED` for a sort by row, and write the backoffs.
 
@@ -158,6 +166,7 @@ def _weigh(
         rows["count"], rows["kept"] = ngrams["count"], ngrams["kept"]
         first += len(ngrams)
         by_context.add(rows)
+        progress.advance(len(rows))
     with room_for(backoffs), open(backoffs, "wb") as file:
         for rows in whole_groups(by_context.blocks(), lambda rows: (rows["high"], rows["low"])):
             starts = group_starts((rows["high"], rows["low"]))
@@ -170,6 +179,7 @@ def _weigh(
             weighed["discounted"] = discounted / np.repeat(totals, sizes)
             weighed["backoff"] = np.repeat(backoff, sizes)
             by_row.add(weighed)
+            progress.advance(len(rows))
     return by_row
 
 

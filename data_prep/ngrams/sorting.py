@@ -14,7 +14,7 @@ from foundation.atomic_files import room_for
 Rows = npt.NDArray[Any]
 """Structured array."""
 
-BLOCK_ROWS = 1 << 18
+BLOCK_ROWS = 1 << 16
 """Largest number of rows that are handed on at once."""
 _COPIES = 3
 """Copies of the rows in memory while some of them are sorted: as they came, one after another, and in order."""

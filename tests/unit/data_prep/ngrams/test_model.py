@@ -129,7 +129,7 @@ def test_the_file_is_the_same_for_any_memory_and_block(
             return super().blocks()
 
     monkeypatch.setattr(model_module, "NGramCounter", Watched)
-    for memory_bytes, block_rows in ((20_000, 1 << 18), (5_000, 1 << 18), (5_000, 7), (10_000_000, 3)):
+    for memory_bytes, block_rows in ((20_000, 1 << 16), (5_000, 1 << 16), (5_000, 7), (10_000_000, 3)):
         monkeypatch.setattr(sorting, "BLOCK_ROWS", block_rows)
         path = tmp_path / f"{memory_bytes}-{block_rows}.arpa"
         made(path, sentences, memory_bytes=memory_bytes, prune=(0, 0, 0, 1), discount_fallback=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,23 @@ def test_a_file_that_ends_early_is_reported(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate(list(sorting.blocks_of(path, ROW))), some_rows(10, 3))
     with pytest.raises(OSError, match=r"rows: ends after row 10 of 12"):
         sorting.read_rows(path, ROW, 4, 8)
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    rows, memory_bytes = 2_000_000, 10_000_000  # 48 MB of rows, which sorting in memory would take three times
+    generator = np.random.default_rng(1)
+    sort = ExternalSort(tmp_path / "runs", ROW, ("first", "second"), memory_bytes)
+    tracemalloc.start()
+    try:
+        for _ in range(rows // 20_000):
+            some = np.zeros(20_000, ROW)
+            some["first"] = generator.integers(0, 1 << 40, len(some))
+            sort.add(some)
+        before, count = 0, 0
+        for block in sort.blocks():
+            assert before <= block["first"][0] and (np.diff(block["first"].astype(np.int64)) >= 0).all()
+            before, count = block["first"][-1], count + len(block)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == rows and peak < 2 * memory_bytes, f"{peak:,}"
