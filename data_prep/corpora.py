@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from data_prep.config import DataConfig, SourceConfig
 from data_prep.languages import meant_for
@@ -108,13 +109,17 @@ class Files:
     """Documents of files.
 
     Args:
-        source: kind and paths, as in the configuration of a run.
+        kind, paths, text_field: as of a source in the configuration of a run.
 
     Raises:
-        ValueError: a path matches nothing, or there is no file of this kind.
+        ValueError: a path matches nothing, there is no file of this kind, or the kind needs or knows other settings.
     """
 
-    def __init__(self, source: SourceConfig) -> None:
+    def __init__(self, kind: str, paths: Sequence[str], text_field: str | None = None) -> None:
+        try:
+            source = SourceConfig(name="files", kind=kind, paths=tuple(paths), text_field=text_field)
+        except ValidationError as error:
+            raise ValueError("; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())) from None
         found = find_inputs(source, seed=0)
         if found.missing:
             raise ValueError(f"{', '.join(found.missing)}: no such file or folder")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_prep.config import DataConfig, SourceConfig
+from data_prep.config import DataConfig
 from data_prep.corpora import Corpus, Files, KeptDocuments
 from data_prep.languages import canonical_setting
 from data_prep.ngrams.pieces import PIECES
@@ -112,8 +112,7 @@ def _corpora(given: argparse.Namespace, languages: Sequence[str]) -> Callable[[s
         raise ValueError(f"{given.overrides[0]}: has no effect without --config")
     if len(languages) > 1:
         raise ValueError(f"--languages {given.languages}: --files are of one language; run the command for each")
-    source = SourceConfig(name="files", kind=given.kind, paths=tuple(given.files), text_field=given.text_field)
-    return lambda _: Files(source)
+    return lambda _: Files(given.kind, given.files, given.text_field)
 
 
 def _settings(given: argparse.Namespace) -> NGramSettings:

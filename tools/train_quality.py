@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.citations import Keys, is_cited, is_dump, list_citations, read_list
-from data_prep.config import DataConfig, SourceConfig
+from data_prep.config import DataConfig
 from data_prep.corpora import Corpus, ExtractedDocuments, Files
 from data_prep.signals.fasttext.file import MAGIC, SOFTMAX, SUPERVISED
 from data_prep.signals.fasttext.kernel import LABEL, sample_text
@@ -159,14 +159,14 @@ def _pages(given: argparse.Namespace) -> tuple[list[bytes], list[bytes]]:
     cited, others = (Sample(given.most_pages, given.seed + k) for k in range(2))
     if by_file:
         for sample, path in ((cited, given.cited_pages), (others, given.other_pages)):
-            for _, text in _read(Files(SourceConfig(name="pages", kind="jsonl", paths=(path,)))):
+            for _, text in _read(Files("jsonl", [path])):
                 sample.add(text)
         return cited.pages, others.pages
     corpus: Corpus
     if given.config is not None:
         corpus = ExtractedDocuments(load_config(DataConfig, given.config, given.overrides))
     else:
-        corpus = Files(SourceConfig(name="pages", kind=given.kind, paths=tuple(given.pages)))
+        corpus = Files(given.kind, given.pages)
     keys = _cited_keys(given)
     for url, text in _read(corpus):
         (cited if is_cited(keys, url) else others).add(text)

@@ -136,6 +136,10 @@ def test_what_cannot_work_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "no file that kind 'epub' reads; --kind names another one" in refused(
         "--files", str(tmp_path), "--kind", "epub", "--languages", "en", "--output", "x"
     )
+    assert "text_field: has no effect: kind is 'text', not jsonl or parquet or arrow" in refused(
+        *files, "--kind", "text", "--text-field", "body"
+    )
+    assert "form: missing; kind conversations needs one of" in refused(*files, "--kind", "conversations")
     assert "--pieces: has no effect beside --tokenizer" in refused(*files, "--tokenizer", "x")
     assert "--documents 0: must be at least 1" in refused(*files, "--documents", "0")
     assert "--memory-bytes 1: must be at least 10000000" in refused(*files, "--memory-bytes", "1")
