@@ -69,7 +69,7 @@ def adjust(counted: Iterator[Rows], packing: Packing, thresholds: Sequence[int],
         The orders from 1 on.
     """
     orders = [Order(n, folder / f"{n}-grams") for n in range(1, packing.order + 1)]
-    passing = map(_of_full_order, counted)
+    passing: Iterator[Rows] = map(_of_full_order, counted)
     for order in reversed(orders[1:]):
         passing = _write_and_shorten(passing, order, packing, thresholds[order.n - 1])
     unigrams = orders[0]

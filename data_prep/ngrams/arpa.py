@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -59,8 +58,8 @@ def _text_of(ngrams: Rows, n: int, names: pa.Array, packing: Packing) -> pa.Arra
     return pc.binary_join_element_wise(*words, pa.scalar(" ", _TEXT))
 
 
-def _lines(columns: Sequence[pa.Array]) -> npt.NDArray[np.uint8]:
+def _lines(columns: Sequence[pa.Array]) -> memoryview:
     """Return rows as the bytes of lines, with tabs between the columns."""
     rows = pc.binary_join_element_wise(*columns, pa.scalar("\t", _TEXT))
     data, bounds = text_bytes(pc.binary_join_element_wise(rows, pa.scalar("", _TEXT), pa.scalar("\n", _TEXT)))
-    return data[int(bounds[0]) : int(bounds[-1])]
+    return data[int(bounds[0]) : int(bounds[-1])].data
