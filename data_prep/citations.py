@@ -1,4 +1,4 @@
-"""Web addresses that the articles of a wiki cite as references, from its dump: by them LLaMA tells pages from others.
+"""Web addresses that the articles of a wiki cite as references, from its dump: LLaMA's classifier prefers such pages.
 
 Those inside of `<ref>` count, in templates for citations (`url=`) and as links, in articles of any language. Copies in
 archives and pages of Wikimedia's own wikis do not. Source: Touvron et al. 2023, arXiv:2302.13971, section 2.1, "pages

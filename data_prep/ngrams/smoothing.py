@@ -151,9 +151,9 @@ def _weigh(
     backoffs: Path,
     progress: Progress,
 ) -> ExternalSort:
-    """Compute what the contexts decide; return rows of `_WEIGHED` for a sort by row, and write the backoffs.
+    """Discount the n-grams of an order; return rows of `_WEIGHED` to be sorted by row, and write the backoffs of contexts.
 
-    Contexts are sorted like the n-grams of the order below, of which they are those with words after them.
+    Contexts are sorted like the n-grams of the order below: they are those of them that have words after them.
     """
     by_context = ExternalSort(folder / f"{order.n}-by-context", _IN_CONTEXT, ("high", "low"), memory_bytes // 2)
     by_row = ExternalSort(folder / f"{order.n}-by-row", _WEIGHED, ("row",), memory_bytes // 2)
