@@ -119,7 +119,8 @@ class Files:
         try:
             source = SourceConfig(name="files", kind=kind, paths=tuple(paths), text_field=text_field)
         except ValidationError as error:
-            raise ValueError("; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())) from None
+            faults = (fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+            raise ValueError("; ".join(faults)) from None
         found = find_inputs(source, seed=0)
         if found.missing:
             raise ValueError(f"{', '.join(found.missing)}: no such file or folder")

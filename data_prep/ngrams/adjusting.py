@@ -1,9 +1,9 @@
 """N-grams of all orders with their adjusted counts, from those of full order.
 
-The adjusted count of an n-gram is the number of different words that occur before it; the begin of a sentence counts as
-one. N-grams that begin with the begin of a sentence, and those of full order, are counted by their occurrences (Heafield
-et al. 2013, aclanthology.org/P13-2121, section 3.2). N-grams of all orders are pruned by their occurrences, as by
-`lmplz --prune`.
+The adjusted count of an n-gram is the number of different words that occur before it; the begin of a sentence is one of
+them. N-grams that begin with the begin of a sentence, and those of full order, are counted by their occurrences
+(Heafield et al. 2013, aclanthology.org/P13-2121, section 3.2). N-grams of all orders are pruned by their occurrences,
+as by `lmplz --prune`.
 """
 
 from __future__ import annotations

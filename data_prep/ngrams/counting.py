@@ -46,9 +46,9 @@ class _Ids(dict[str, int]):
         number = len(self) + END_ID + 1
         if number == self._limit:
             raise VocabularyError(
-                f"there are more than {len(self):,} different pieces, which is the limit at this order; text that "
-                "the tokenizer does not know becomes pieces of its own: use a tokenizer with byte fallback, or one with "
-                "a higher character coverage"
+                f"there are more than {len(self):,} different pieces, the limit of this order; text that the "
+                "tokenizer does not know becomes pieces of its own: use a tokenizer with byte fallback, or one with a "
+                "higher character coverage"
             )
         self[word] = number
         return number

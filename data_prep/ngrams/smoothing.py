@@ -151,7 +151,7 @@ def _weigh(
     backoffs: Path,
     progress: Progress,
 ) -> ExternalSort:
-    """Discount the n-grams of an order; return rows of `_WEIGHED` to be sorted by row, and write the backoffs of contexts.
+    """Discount the n-grams of an order; return rows of `_WEIGHED`, to be sorted by row, and write the backoffs.
 
     Contexts are sorted like the n-grams of the order below: they are those of them that have words after them.
     """

@@ -139,8 +139,8 @@ def test_the_file_is_the_same_for_any_memory_and_block(
 
 
 def test_a_model_worked_out_by_hand(tmp_path: Path) -> None:
-    # Bigrams of "a b" and "b": b </s> twice, <s> a, <s> b, a b. Before a is <s>, before b are <s> and a, before </s> is b:
-    # 4 different pairs. Discounts are 0.5 of a count of 1 and 1 of 2. What they leave is for 4 words: <unk>, </s>, a, b.
+    # Bigrams of "a b" and "b": b </s> twice, <s> a, <s> b, a b. Before a is <s>, before b are <s> and a, before </s> is
+    # b: 4 different pairs. Discounts are 0.5 of a count of 1 and 1 of 2. What they leave is for <unk>, </s>, a and b.
     made(tmp_path / "m.arpa", [["a", "b"], ["b"]], 2, discount_fallback=True)
     unknown = (0.5 + 1 + 0.5) / 4 / 4
     a, b, end = 0.5 / 4 + unknown, 1 / 4 + unknown, 0.5 / 4 + unknown
