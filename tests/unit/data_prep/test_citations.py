@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from data_prep import citations
-from data_prep.citations import address_key, cited_addresses, is_cited, is_dump, list_citations, read_list, reason_against
+from data_prep.citations import (
+    address_key,
+    cited_addresses,
+    is_cited,
+    is_dump,
+    list_citations,
+    read_list,
+    reason_against,
+)
 
 
 def page(text: str, title: str = "A", ns: int = 0, extra: str = "") -> str:
@@ -21,14 +29,16 @@ def page(text: str, title: str = "A", ns: int = 0, extra: str = "") -> str:
 
 
 def dump(*pages: str) -> str:
-    return f"<mediawiki xml:lang=\"en\">\n  <siteinfo><dbname>enwiki</dbname></siteinfo>\n{''.join(pages)}</mediawiki>\n"
+    head = "<mediawiki xml:lang='en'>\n  <siteinfo><dbname>enwiki</dbname></siteinfo>\n"
+    return f"{head}{''.join(pages)}</mediawiki>\n"
 
 
 @pytest.mark.parametrize(
     ("wikitext", "found"),
     [
         ("<ref>{{cite web |url=http://a.org/x |title=T}}</ref>", ["http://a.org/x"]),
-        ("<ref>{{Internetquelle|url=https://a.de/x?y=1&amp;z=2&region=3|titel=T}}</ref>", ["https://a.de/x?y=1&z=2&region=3"]),
+        ("<ref>{{Internetquelle|url=https://a.de/x?y=1&amp;z=2&region=3|titel=T}}</ref>",
+         ["https://a.de/x?y=1&z=2&region=3"]),
         ("<ref name=\"n/m\" group='g'>[http://a.org/x#y Title, p. 3]</ref>", ["http://a.org/x#y"]),
         ("<REF >See http://a.org/x, and (http://b.org/y).</Ref >", ["http://a.org/x", "http://b.org/y"]),
         ("<ref>http://a.org/x_(y)</ref><ref>''http://b.org/z''.</ref>", ["http://a.org/x_(y)", "http://b.org/z"]),
@@ -39,7 +49,8 @@ def dump(*pages: str) -> str:
         ("<ref name=a /> [http://a.org between] <ref name=b/>http://b.org</ref>", []),
         ("<ref>http://a.org <ref>http://b.org</ref> http://c.org</ref> http://d.org", ["http://b.org"]),
         ("<ref>http://a.org", []),
-        ("<!-- <ref>http://a.org</ref> --><nowiki><ref>http://b.org</ref></nowiki><ref>http://c.org</ref>", ["http://c.org"]),
+        ("<!-- <ref>http://a.org</ref> --><nowiki><ref>http://b.org</ref></nowiki><ref>http://c.org</ref>",
+         ["http://c.org"]),
         ("<references><ref name=x>http://a.org/l</ref></references>", ["http://a.org/l"]),
         ("<reference>http://a.org</reference> <ref>ftp://b.org mailto:c@d.org www.e.org</ref>", []),
     ],
@@ -92,7 +103,8 @@ COUNTS = {
 def test_a_dump_becomes_a_list(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = dump(*PAGES).encode()
     streams = b"".join(map(bz2.compress, (dump(*PAGES[:1])[:-13].encode(), *(one.encode() for one in PAGES[1:]))))
-    files = {"one.xml": text, "wiki.xml.bz2": streams + bz2.compress(b"</mediawiki>\n"), "one.xml.gz": gzip.compress(text)}
+    streams += bz2.compress(b"</mediawiki>\n")
+    files = {"one.xml": text, "wiki.xml.bz2": streams, "one.xml.gz": gzip.compress(text)}
     for range_bytes in (16_000_000, 100):
         monkeypatch.setattr(citations, "_RANGE_BYTES", range_bytes)
         for name, content in files.items():

@@ -31,7 +31,8 @@ class PlainModel:
             for gram, count in occurrences[n].items():
                 self.adjusted[n][gram] = count if n == order or gram[0] == "<s>" else extensions[gram]
         thresholds = [0, *prune, *[prune[-1] if prune else 0] * order]
-        self.kept = [{gram for gram, count in occurrences[n].items() if count > thresholds[n]} for n in range(order + 1)]
+        kept = zip(occurrences, thresholds, strict=False)
+        self.kept = [{gram for gram, count in counts.items() if count > threshold} for counts, threshold in kept]
         self.discounts = [(0.0, 0.0, 0.0), *(self._discounts(n, fallback) for n in range(1, order + 1))]
         self.after: list[dict[Gram, list[Gram]]] = [{} for _ in range(order + 2)]
         for n in range(1, order + 1):

@@ -208,8 +208,10 @@ def test_the_bounds_of_several_languages_are_a_base_of_the_configuration(
     path.write_text(json.dumps(settings))
     capsys.readouterr()
     assert print_bounds(["--config", str(path), "--write", str(bounds)]) == 0
-    assert capsys.readouterr().out.endswith(f"{bounds.read_text()}written to {bounds}: name it in `base:` of the configuration\n")
-    assert "  # fr: 1 documents, too few for different bounds\n  # sw: no document has a perplexity\n" in bounds.read_text()
+    written = bounds.read_text()
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"{written}written to {bounds}: name it in `base:` of the configuration\n")
+    assert "  # fr: 1 documents, too few for different bounds\n  # sw: no document has a perplexity\n" in written
 
     settings["base"] = "bounds.yaml"
     settings["sources"][0]["rules"] = ["ccnet_middle"]
