@@ -84,6 +84,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "plan"): Command(
         "tools.data_plan", "time, memory, disk and files of a run, before it starts", group="data"
     ),
+    ("data", "train-ngrams"): Command(
+        "tools.train_ngrams", "train the n-gram models that perplexity is measured with", group="data"
+    ),
     ("data", "train-quality"): Command(
         "tools.train_quality", "train a fastText classifier of cited pages against others", group="data"
     ),

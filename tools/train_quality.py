@@ -1,11 +1,10 @@
 """Train a classifier that tells pages of one kind from others, in fastText's format.
 
-    altiplano data train-quality --pages pages.jsonl.zst --cited enwiki-pages-articles.xml.bz2 --output quality.bin
-    altiplano data train-quality --cited-pages good.jsonl --other-pages random.jsonl --output quality.bin
-
-As LLaMA's (Touvron et al. 2023, arXiv:2302.13971, section 2.1): pages that Wikipedia cites as a reference, against
-random pages. `--cited` is a list of addresses, one a line, or a dump of MediaWiki, from which the addresses inside of
-<ref> are taken; `--pages` are JSON lines with `url` and `text`. Files may be packed (.gz, .bz2, .zst).
+As LLaMA's (Touvron et al. 2023, arXiv:2302.13971, section 2.1): pages that Wikipedia cites as references, against
+random pages. `--cited` is a dump of MediaWiki, whose references are read and listed beside the classifier, or such a
+list, one web address a line. Pages are those of files (`--pages`, of any kind that data preparation reads) or of a run
+of data preparation (`--config`): the ones whose address is cited are the wanted ones, random others are not. See
+docs/sources/ccnet.md.
 
 The model is fastText's linear one (Joulin et al. 2017, arXiv:1607.01759): the mean of the vectors of all words, softmax
 over two labels, stochastic gradient descent with a rate that falls to zero; no n-grams. `quality.model` names it then.
@@ -15,43 +14,78 @@ A tenth of the pages is held out and tells how good it is.
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import struct
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numba
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from data_prep.citations import Keys, is_cited, is_dump, list_citations, read_list
+from data_prep.config import DataConfig
+from data_prep.corpora import Corpus, ExtractedDocuments, Files
 from data_prep.signals.fasttext.file import MAGIC, SOFTMAX, SUPERVISED
 from data_prep.signals.fasttext.kernel import LABEL, sample_text
 from data_prep.signals.quality import SAMPLE_CHARACTERS, SAMPLE_PIECES, QualityClassifier
+from data_prep.sources import KINDS
 from foundation.atomic_files import whole_file
-from foundation.progress import Progress
+from foundation.configuration import load_config
+from foundation.progress import Progress, summary_table
+
+EXAMPLES = """examples:
+  altiplano data train-quality --cited enwiki-latest-pages-articles-multistream.xml.bz2 --pages crawl/ --kind warc \\
+      --output quality.bin --workers 16
+      a dump of Wikipedia and a folder of `altiplano data crawl`; lists the cited addresses in quality.cited.txt
+  altiplano data train-quality --cited quality.cited.txt --config web.yaml --output quality.bin
+      the same list, and the pages of a run of data preparation
+  altiplano data train-quality --cited-pages good.jsonl --other-pages random.jsonl --output quality.bin
+      pages of your own choice
+
+then, in the configuration of the corpus:
+  quality: {model: quality.bin}        and the rule set `quality` among a source's rules"""
 
 CITED, OTHER = "cited", "other"
 _END_OF_LINE = b"</s>"
-_REFERENCE = re.compile(r"(?:<|&lt;)ref\b[^/]*?(?:>|&gt;)(.*?)(?:<|&lt;)/ref", re.DOTALL)
-_ADDRESS = re.compile(r"https?://[^\s|\]}<>\"'&]+")
-_PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-_PART = 1 << 22
+_FEWEST = 10
+
+
+class Sample:
+    """At most so many of some pages, each with the same probability (reservoir sampling)."""
+
+    def __init__(self, most: int, seed: int) -> None:
+        self._most = most
+        self._generator = np.random.default_rng(seed)
+        self.seen = 0
+        self.pages: list[bytes] = []
+
+    def add(self, text: str) -> None:
+        self.seen += 1
+        place = self.seen - 1 if self.seen <= self._most else int(self._generator.integers(self.seen))
+        if place >= self._most:
+            return
+        page = sample_text(text.encode(), SAMPLE_CHARACTERS, SAMPLE_PIECES)
+        if place == len(self.pages):
+            self.pages.append(page)
+        else:
+            self.pages[place] = page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, write the model, and print what it says of the pages that were held out."""
-    given = make_parser().parse_args(arguments)
+    given = make_parser().parse_intermixed_args(arguments)
     try:
         cited, others = _pages(given)
-        if min(len(cited), len(others)) < 10:
-            raise ValueError(f"{len(cited)} pages are cited and {len(others)} are others; ten of each are the least")
+        if min(len(cited), len(others)) < _FEWEST:
+            raise ValueError(
+                f"{len(cited)} pages are cited and {len(others)} are others; {_FEWEST} of each are the least: give "
+                "more pages"
+            )
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     generator = np.random.default_rng(given.seed)
     # as many of one kind as of the other, so that one half is the natural threshold
@@ -79,88 +113,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="altiplano data train-quality",
         description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--pages", type=Path, help="JSON lines with `url` and `text`; those of --cited are the good ones"
+        "--cited", type=Path, metavar="FILE", help="dump of MediaWiki (.xml, also compressed), or addresses, one a line"
     )
-    parser.add_argument("--cited", type=Path, help="addresses, one a line, or a dump of MediaWiki (.xml)")
-    parser.add_argument("--cited-pages", type=Path, help="JSON lines with `text`, instead of the two above")
-    parser.add_argument("--other-pages", type=Path, help="JSON lines with `text`, random pages")
-    parser.add_argument("--output", type=Path, required=True, help="the model, .bin")
-    parser.add_argument("--dimension", type=int, default=16, help="of the vectors of words")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=0.1, help="at the beginning")
-    parser.add_argument("--least-count", type=int, default=2, help="rarer words are left out")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pages", nargs="+", metavar="PATH", help="files, folders, patterns or addresses with pages")
+    parser.add_argument("--kind", choices=KINDS, default="jsonl", metavar="KIND", help="kind of --pages; jsonl")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="of a run, whose pages are taken, instead of --pages")
+    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that win over those of --config")
+    parser.add_argument("--cited-pages", metavar="PATH", help="JSON lines with `text`, instead of all of these")
+    parser.add_argument("--other-pages", metavar="PATH", help="JSON lines with `text`, random pages")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the model, .bin")
+    parser.add_argument("--most-pages", type=int, default=100_000, help="of each kind, drawn by the seed; 100,000")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read a dump; 2")
+    parser.add_argument("--dimension", type=int, default=16, help="of the vectors of words; 16")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the pages; 5")
+    parser.add_argument("--rate", type=float, default=0.1, help="at the beginning; 0.1")
+    parser.add_argument("--least-count", type=int, default=2, help="rarer words are left out; 2")
+    parser.add_argument("--seed", type=int, default=1, help="of every choice; 1")
     return parser
 
 
 def _pages(given: argparse.Namespace) -> tuple[list[bytes], list[bytes]]:
-    by_address = given.pages is not None and given.cited is not None
+    """Return samples of the cited pages and of others.
+
+    Raises:
+        ValueError: options do not fit together, or a file cannot be read.
+    """
     by_file = given.cited_pages is not None and given.other_pages is not None
-    if by_address == by_file:
-        raise ValueError("give either --pages and --cited, or --cited-pages and --other-pages")
+    by_address = given.cited is not None and (given.pages is None) != (given.config is None)
+    named = [name for name in ("cited", "pages", "config", "cited_pages", "other_pages") if getattr(given, name)]
+    if not (by_file or by_address) or len(named) != 2:
+        raise ValueError("give --cited with either --pages or --config, or --cited-pages with --other-pages")
+    if given.overrides and given.config is None:
+        raise ValueError(f"{given.overrides[0]}: has no effect without --config")
+    for option, value in (("--most-pages", given.most_pages), ("--workers", given.workers)):
+        if value < 1:
+            raise ValueError(f"{option} {value}: must be at least 1")
+    cited, others = (Sample(given.most_pages, given.seed + k) for k in range(2))
     if by_file:
-        return [text for _, text in _rows(given.cited_pages)], [text for _, text in _rows(given.other_pages)]
-    addresses = set(cited_addresses(given.cited))
-    cited: list[bytes] = []
-    others: list[bytes] = []
-    for url, text in _rows(given.pages):
-        (cited if url and address_key(url) in addresses else others).append(text)
-    return cited, others
+        for sample, path in ((cited, given.cited_pages), (others, given.other_pages)):
+            for _, text in _read(Files("jsonl", [path])):
+                sample.add(text)
+        return cited.pages, others.pages
+    corpus: Corpus
+    if given.config is not None:
+        corpus = ExtractedDocuments(load_config(DataConfig, given.config, given.overrides))
+    else:
+        corpus = Files(given.kind, given.pages)
+    keys = _cited_keys(given)
+    for url, text in _read(corpus):
+        (cited if is_cited(keys, url) else others).add(text)
+    print(f"train-quality: {cited.seen:,} of {cited.seen + others.seen:,} pages are cited")
+    return cited.pages, others.pages
 
 
-def _rows(path: Path) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            row = json.loads(line)
-            yield row.get("url") or "", sample_text(row["text"].encode(), SAMPLE_CHARACTERS, SAMPLE_PIECES)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}:{number}: not a JSON object with `text` ({error!r})") from None
+def _cited_keys(given: argparse.Namespace) -> Keys:
+    if not is_dump(given.cited):
+        return read_list(given.cited)
+    listed = given.output.with_suffix(".cited.txt")
+    keys, counts = list_citations(given.cited, listed, given.workers)
+    first = ("articles", "addresses")
+    rows = [(name, counts[name]) for name in first]
+    rows += [(f"left out: {name}", count) for name, count in sorted(counts.items()) if name not in first]
+    summary_table(f"{listed}: addresses that {given.cited.name} cites", rows, ("", "number"))
+    return keys
 
 
-def _parts(path: Path) -> Iterator[bytes]:
-    with pa.input_stream(str(path), compression=_PACKED.get(path.suffix)) as stream:
-        while part := stream.read(_PART):
-            yield part
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    left = b""
-    for part in _parts(path):
-        *lines, left = (left + part).split(b"\n")
-        yield from lines
-    if left:
-        yield left
-
-
-def address_key(url: str) -> str:
-    """Host without `www.`, path without a final slash, and query: http or https and what follows # do not matter."""
-    try:
-        parts = urlsplit(url.strip())
-        host = (parts.hostname or "").removeprefix("www.")
-    except ValueError:
-        return ""
-    return f"{host}{parts.path.rstrip('/')}{'?' + parts.query if parts.query else ''}"
-
-
-def cited_addresses(path: Path) -> Iterator[str]:
-    """Keys of the addresses in a list, or inside of <ref> in a dump of MediaWiki."""
-    if ".xml" not in path.suffixes:
-        yield from (key for line in _lines(path) if (key := address_key(line.decode("utf-8", "replace"))))
-        return
-    left = ""
-    for part in _parts(path):
-        text = left + part.decode("utf-8", "replace")
-        done = 0
-        for reference in _REFERENCE.finditer(text):
-            done = reference.end()
-            yield from (address_key(address) for address in _ADDRESS.findall(reference[1]))
-        left = text[max(done, len(text) - 20_000) :]  # a reference may go on in the next part
+def _read(corpus: Corpus) -> Iterator[tuple[str, str]]:
+    """Yield addresses and texts of a corpus; at the end, say what could not be used."""
+    with Progress("train-quality: read pages", corpus.size, "bytes") as progress:
+        for page in corpus.read(progress.advance):
+            yield page.url, page.text
+    if corpus.left_out:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in corpus.left_out.most_common())
+        print(f"train-quality: left out: {reasons}")
 
 
 def train(

@@ -101,12 +101,17 @@ class Perplexity:
 
     @staticmethod
     def _of_text(text: str, tokenizer: SentencePieceProcessor, model: Any) -> float:
-        lines = [plain for line in text.split("\n") if (plain := normalize(line))]
+        lines = plain_lines(text)
         if not lines:
             return math.nan
         pieces = tokenizer.encode(lines, out_type=str, num_threads=1)
         total = sum(model.score(" ".join(line)) for line in pieces)
         return float(10 ** (-total / sum(len(line) + 1 for line in pieces)))
+
+
+def plain_lines(text: str) -> list[str]:
+    """Return the normalised lines of a text that are not empty: each is a sentence of the models."""
+    return [plain for line in text.split("\n") if (plain := normalize(line))]
 
 
 def normalize(line: str) -> str:

@@ -36,7 +36,7 @@ from data_prep.sources.wikipedia_names import (
 from data_prep.sources.wikitext import Article, Names, render
 
 _NAME = re.compile(r"\.xml(?:-p\d+p\d+)?$", re.IGNORECASE)
-_PAGE, _END_OF_PAGE, _END = b"<page>", b"</page>", b"</mediawiki>"
+PAGE, END_OF_PAGE, _END = b"<page>", b"</page>", b"</mediawiki>"
 _HEAD_BYTES = 1 << 20
 """Largest start of a file in which its description ends; that of Wikipedia has 4 kB."""
 _LIST_SHARE = 0.9
@@ -59,7 +59,7 @@ class _Site:
     names: Names
 
 
-class _PassedOver(Exception):
+class PassedOverError(Exception):
     """A page is not a document, such as a redirect."""
 
 
@@ -80,8 +80,8 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | 
     done = 0
     try:
         site = _site_of(piece.path)
-        for record in read_lines(piece, maximum_document_bytes, _END_OF_PAGE):
-            start = record.content.find(_PAGE) if record.content is not None else 0
+        for record in read_lines(piece, maximum_document_bytes, END_OF_PAGE):
+            start = record.content.find(PAGE) if record.content is not None else 0
             if record.is_cut:
                 continue  # reported as damage of the file
             if start < 0:
@@ -90,7 +90,7 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | 
                 continue
             try:
                 yield _document(record, start, piece, site, maximum_document_bytes)
-            except _PassedOver as error:
+            except PassedOverError as error:
                 passed_over[str(error)] += 1
             done += 1
     except DamagedFileError as error:
@@ -113,23 +113,16 @@ def _document(record: Line, start: int, piece: FileRange, site: _Site, maximum_b
     if record.content is None:
         return fault("too_large", f"a page of {record.size:,} bytes, maximum_document_bytes is {maximum_bytes:,}")
     try:
-        page = ElementTree.fromstring(record.content[start:] + _END_OF_PAGE)
+        page = ElementTree.fromstring(record.content[start:] + END_OF_PAGE)
     except ElementTree.ParseError as error:
         return fault("invalid_xml", f"a page that is no XML, or is cut: {error}")
     title = (page.findtext("title") or "").strip()
-    if page.find("redirect") is not None:
-        raise _PassedOver("redirects")
-    if (page.findtext("ns") or "0").strip() != "0":
-        raise _PassedOver("pages of other namespaces")
-    revisions = page.findall("revision")
-    if not title or not revisions:
+    revision = last_revision(page)
+    if not title or revision is None:
         return fault("invalid_xml", f"a page without a {'revision' if title else 'title'}")
-    revision = revisions[-1]
-    if (revision.findtext("model") or "wikitext").strip() != "wikitext":
-        raise _PassedOver("pages that are not wikitext")
     article = render(revision.findtext("text") or "", site.names)
     if kind := _kind(title, article, site.language):
-        raise _PassedOver(kind)
+        raise PassedOverError(kind)
     if not article.text.strip():
         return fault("empty", "no text outside of templates, tables and links to files")
     metadata = {
@@ -142,6 +135,22 @@ def _document(record: Line, start: int, piece: FileRange, site: _Site, maximum_b
     }
     url = f"{site.address}{quote(title.replace(' ', '_'), safe=_UNQUOTED)}" if site.address else _place(piece, record)
     return usable(f"{title}\n\n{article.text}", url, metadata, fault, maximum_bytes)
+
+
+def last_revision(page: ElementTree.Element) -> ElementTree.Element | None:
+    """Return the last revision of an article; None: it has none.
+
+    Raises:
+        PassedOverError: the page is a redirect, in another namespace, or not wikitext.
+    """
+    if page.find("redirect") is not None:
+        raise PassedOverError("redirects")
+    if (page.findtext("ns") or "0").strip() != "0":
+        raise PassedOverError("pages of other namespaces")
+    revisions = page.findall("revision")
+    if revisions and (revisions[-1].findtext("model") or "wikitext").strip() != "wikitext":
+        raise PassedOverError("pages that are not wikitext")
+    return revisions[-1] if revisions else None
 
 
 def _number(text: str | None) -> int | None:

@@ -20,7 +20,8 @@ from data_prep.run.directory import RunDirectory
 from data_prep.signals.measure import measure
 from data_prep.signals.quality import QualityClassifier
 from foundation.configuration import ConfigError, load_config
-from tools.train_quality import address_key, cited_addresses, main
+from tests.unit.data_prep.test_citations import dump, page
+from tools.train_quality import Sample, main
 
 SCIENCE = [
     "theorem",
@@ -51,11 +52,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"url": f"https://good.org/{k}", "text": text} for k, text in enumerate(pages(SCIENCE, 100, 1))]
     rows += [{"url": f"https://shop.example/{k}", "text": text} for k, text in enumerate(pages(SHOP, 300, 2))]
     (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    references = "".join(
-        f"x &lt;ref name=a&gt;{{{{cite|url=http://www.good.org/{k}/ |t}}}}&lt;/ref&gt;" for k in range(100)
-    )
-    dump = f"<page><text>{references} see https://shop.example/1 &lt;ref name=b /&gt; and more</text></page>"
-    (folder / "wiki.xml.bz2").write_bytes(bz2.compress(dump.encode()))
+    references = "".join(f"x<ref name=a>{{{{cite|url=http://www.good.org/{k}/ |t}}}}</ref>" for k in range(100))
+    (folder / "wiki.xml.bz2").write_bytes(bz2.compress(dump(page(references)).encode()))
     path = folder / "quality.bin"
     arguments = ["--pages", str(folder / "pages.jsonl"), "--cited", str(folder / "wiki.xml.bz2"), "--epochs", "20"]
     assert main([*arguments, "--rate", "0.5", "--output", str(path)]) == 0
@@ -80,15 +78,6 @@ def test_fasttexts_own_library_reads_the_model(model: Path) -> None:
         labels, (probability, *_) = library.predict(text.replace("\n", " "), k=1)
         theirs = probability if labels[0] == "__label__cited" else 1 - probability
         assert ours == pytest.approx(theirs, abs=1e-4)
-
-
-def test_addresses_of_references_alone_are_taken(tmp_path: Path) -> None:
-    path = tmp_path / "dump.xml"
-    path.write_text(
-        "https://a.org &lt;ref&gt;[https://b.org/x#y B] http://c.org?d=1|z&lt;/ref&gt; <ref/> https://e.org"
-    )
-    assert list(cited_addresses(path)) == ["b.org/x", "c.org?d=1"]
-    assert address_key("HTTP://WWW.b.org/x/") == "b.org/x"
 
 
 def test_the_signal_and_the_rule(model: Path, tmp_path: Path) -> None:
@@ -117,4 +106,48 @@ def test_what_cannot_work_is_refused(model: Path, tmp_path: Path, capsys: pytest
     with pytest.raises(ConfigError, match=r"`quality` needs a classifier, and quality\.model names none"):
         load_config(DataConfig, path, [])
     assert main(["--pages", "x", "--output", str(tmp_path / "m.bin")]) == 2
-    assert "give either --pages and --cited, or --cited-pages and --other-pages" in capsys.readouterr().err
+    usage = "give --cited with either --pages or --config, or --cited-pages with --other-pages"
+    assert usage in capsys.readouterr().err
+    for arguments, told in (
+        (["--cited", "x", "--pages", "y", "--config", "z"], usage),
+        (["--cited", "x", "--cited-pages", "y", "--other-pages", "z"], usage),
+        (["--cited", "x", "--pages", "y", "--workers", "0"], "--workers 0: must be at least 1"),
+        (["--cited", "x", "--pages", "y", "seed=2"], "seed=2: has no effect without --config"),
+        (["--cited-pages", str(path), "--other-pages", str(path)], "0 pages are cited and 0 are others; 10 of each"),
+    ):
+        assert main([*arguments, "--output", str(tmp_path / "m.bin")]) == 2
+        assert told in capsys.readouterr().err, arguments
+
+
+def test_the_list_beside_the_model_and_the_pages_of_a_run(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = model.with_suffix(".cited.txt")
+    assert listed.read_text() == "".join(f"http://www.good.org/{k}/\n" for k in range(100))
+    source = {"name": "web", "kind": "jsonl", "paths": [str(model.parent / "pages.jsonl")]}
+    config = DataConfig.model_validate({"output": tmp_path / "run", "workers": 1, "sources": [source]})
+    (tmp_path / "data.yaml").write_text(config.model_dump_json())
+    arguments = ["--cited", str(listed), "--epochs", "20", "--rate", "0.5", "--output", str(tmp_path / "again.bin")]
+    assert main([*arguments, "--config", str(tmp_path / "data.yaml")]) == 2
+    assert "run `altiplano data extract` first" in capsys.readouterr().err
+    extract(config, RunDirectory(config.output))
+    assert main([*arguments, "--config", str(tmp_path / "data.yaml")]) == 0
+    assert (tmp_path / "again.bin").read_bytes() == model.read_bytes(), "the same pages in the same order"
+    printed = capsys.readouterr().out
+    assert "train-quality: 100 of 400 pages are cited" in printed
+    assert "held out: 10 pages of each kind; cited ones recognised" in printed
+
+
+def test_a_sample_gives_each_page_the_same_chance() -> None:
+    counts = np.zeros(20)
+    for seed in range(2000):
+        sample = Sample(5, seed)
+        for k in range(20):
+            sample.add(f"{k} ")
+        assert sample.seen == 20 and len(sample.pages) == 5
+        counts[[int(page) for page in sample.pages]] += 1
+    assert abs(counts - 500).max() < 100  # five standard deviations
+    whole = Sample(20, 1)
+    for k in range(20):
+        whole.add(f"{k} ")
+    assert [int(page) for page in whole.pages] == list(range(20))

@@ -187,3 +187,42 @@ def test_what_cannot_work_is_refused(
     path.write_text(f"output: {tmp_path}/run\nsources: [{{name: a, kind: text, paths: [x]}}]\n")
     assert print_bounds(["--config", str(path), "--head", "70"]) == 2
     assert "--head 70 and --middle 60 must rise between 0 and 100" in capsys.readouterr().err
+
+
+def test_the_bounds_of_several_languages_are_a_base_of_the_configuration(
+    models: LanguageModelConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = corpus(tmp_path, models, [])
+    with open(tmp_path / "web.jsonl", "a", encoding="utf-8") as file:
+        for k in range(4):
+            german = "Hier steht noch ein anderer Satz in deutscher Sprache, und das ist er" + k * " aber auch"
+            file.write(json.dumps({"text": german}) + "\n")
+        file.write(json.dumps({"text": "Voici une phrase en français, qui est la seule de sa langue."}) + "\n")
+    files = config.perplexity["en"]
+    config = config.model_copy(update={"perplexity": {language: files for language in ("de", "en", "fr", "sw")}})
+    run = RunDirectory(config.output)
+    for stage in (extract, measure):
+        stage(config, run)
+    settings = json.loads(config.model_dump_json(exclude_none=True))
+    path, bounds = tmp_path / "data.yaml", tmp_path / "bounds.yaml"
+    path.write_text(json.dumps(settings))
+    capsys.readouterr()
+    assert print_bounds(["--config", str(path), "--write", str(bounds)]) == 0
+    written = bounds.read_text()
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"{written}written to {bounds}: name it in `base:` of the configuration\n")
+    assert "  # fr: 1 documents, too few for different bounds\n  # sw: no document has a perplexity\n" in written
+
+    settings["base"] = "bounds.yaml"
+    settings["sources"][0]["rules"] = ["ccnet_middle"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=r"`ccnet_middle` needs perplexity\.fr\.middle"):
+        load_config(DataConfig, path)
+    del settings["perplexity"]["fr"], settings["perplexity"]["sw"]
+    path.write_text(json.dumps(settings))
+    loaded = load_config(DataConfig, path).perplexity
+    rows = pq.read_table(run.signals / "web-00000.parquet").to_pylist()
+    for language in ("de", "en"):
+        own = [row["perplexity"] for row in rows if row["language"] == language]
+        head, middle = np.percentile(np.array(own, np.float32), [30, 60])
+        assert (loaded[language].head, loaded[language].middle) == pytest.approx((head, middle), abs=0.051)
