@@ -76,6 +76,8 @@ class GatherShared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        grad_whole = grad_outputs[0].float()  # fp32: the sum has a term for every rank
+        # fp32: the sum has a term for every rank. A copy, because it is written to, and without gaps, because the
+        # collective would read and write what is between the rows of a view.
+        grad_whole = grad_outputs[0].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         dist.all_reduce(grad_whole, group=ctx.group)
         return grad_whole.split(ctx.sizes, dim=-1)[ctx.group.rank()].to(grad_outputs[0].dtype), None, None
