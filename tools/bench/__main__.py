@@ -21,6 +21,8 @@ class Area(NamedTuple):
     """Packages whose versions are printed with the tables."""
     quick: str
     """Settings under which the area finishes within about a minute."""
+    needs_gpu: bool = False
+    """Whether its own settings, other than the quick ones, are for a GPU."""
 
 
 _TRAINING = ("torch", "deepspeed", "megatron-core")
@@ -70,6 +72,7 @@ AREAS = {
         "ten minutes on one GPU: ours, each optimisation on and off, compiled peers, kernels, bits",
         (*_TRAINING, "transformers", "torchtitan", "triton"),
         "--device cpu --shapes tiny --size 128 --peers --tests --seconds 400",
+        needs_gpu=True,
     ),
     "checkpoint": Area(
         "how long training stands still for a checkpoint: in the background, waited for, torch.save",
@@ -165,15 +168,30 @@ def _all(page: Path | None, is_quick: bool, rest: list[str]) -> int:
     if rest:
         print(f"error: {' '.join(rest)}: all areas are run with their own settings; name one area", file=sys.stderr)
         return 2
-    failed = []
+    failed, skipped = [], []
     options = [*(["--page", str(page)] if page else []), *(["--quick"] if is_quick else [])]
     for name, area in AREAS.items():
         print(f"== {name}: {area.compares}", flush=True)
+        if area.needs_gpu and not is_quick and not has_gpu():
+            print("skipped: there is no GPU", flush=True)
+            skipped.append(name)
+            continue
         if subprocess.run([sys.executable, "-m", "tools.bench", name, *options]).returncode:
             failed.append(name)
     told = f" and written into {page}" if page else ""
-    print(f"failed: {', '.join(failed)}; see above" if failed else f"all {len(AREAS)} areas were measured{told}")
+    measured = len(AREAS) - len(failed) - len(skipped)
+    left_out = f"; skipped for lack of a GPU: {', '.join(skipped)}" if skipped else ""
+    print(f"{measured} of {len(AREAS)} areas were measured{told}{left_out}")
+    if failed:
+        print(f"failed: {', '.join(failed)}; see above")
     return 1 if failed else 0
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU that torch can use."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tools.bench import __main__ as bench
 from tools.bench import page
 from tools.bench.__main__ import AREAS
 
@@ -78,3 +80,27 @@ def test_every_area_runs_to_its_end(tmp_path: Path) -> None:
     for area in AREAS:
         tables = written.split(f"<!-- tables of {area} -->")[1].split(f"<!-- end of {area} -->")[0]
         assert f"`altiplano bench {area} --" in tables and "| --- |" in tables, tables
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_all_areas_run_whatever_one_of_them_does(
+    has_gpu: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a GPU its area is skipped, which is no failure; a failing area is named and stops no other."""
+    ran = []
+
+    def run(command: list[str], **settings: object) -> SimpleNamespace:
+        ran.append(command[3])
+        return SimpleNamespace(returncode=int(command[3] == "tokens" and has_gpu))
+
+    monkeypatch.setattr(bench, "has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    assert bench.main(["all"]) == int(has_gpu)
+    told = capsys.readouterr().out
+    assert ran == [name for name in AREAS if has_gpu or name != "gpu"]
+    if has_gpu:
+        assert "failed: tokens; see above" in told and f"{len(AREAS) - 1} of {len(AREAS)} areas" in told
+    else:
+        assert "skipped: there is no GPU" in told and told.rstrip().endswith("skipped for lack of a GPU: gpu")
+    assert bench.main(["all", "--quick"]) == int(has_gpu)
+    assert "gpu" in ran[len(AREAS) - (not has_gpu) :]
