@@ -16,6 +16,7 @@ from foundation.terminal import outlast_terminal
 from pretrain.config import TrainConfig
 from pretrain.launch.environment import prepare_environment, require_launcher_variables
 from pretrain.launch.exit_codes import ExitCode
+from pretrain.launch.launcher import stop_with_launcher
 
 EXAMPLES = """examples:
   one process:          python -m pretrain --config configs/train/demo.yaml \\
@@ -64,6 +65,7 @@ def main() -> int:
     for signal_number in (signal.SIGUSR1, signal.SIGTERM):
         # Until training begins and installs its own handlers, there is nothing to save.
         signal.signal(signal_number, lambda *_: os._exit(ExitCode.REQUEUE))
+    stop_with_launcher()
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     try:
         config = load_config(TrainConfig, arguments.config, arguments.overrides)

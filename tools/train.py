@@ -15,6 +15,7 @@ from types import FrameType
 from foundation.configuration import load_config
 from pretrain.__main__ import make_parser as make_train_parser
 from pretrain.config import TrainConfig
+from pretrain.launch.launcher import launched_from_here, stop_with_launcher
 
 EXAMPLES = """examples:
   altiplano train --config configs/train/demo.yaml
@@ -92,7 +93,7 @@ def default_processes(config: TrainConfig) -> int:
 
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    return config.parallel.tensor * config.parallel.pipeline * (config.parallel.data or 1)
+    return config.parallel.processes
 
 
 def run(command: Sequence[str], processes: int) -> int:
@@ -103,10 +104,10 @@ def run(command: Sequence[str], processes: int) -> int:
     Returns:
         Exit code of the first process that failed, 0 when none did. The others then have `GRACE_SECONDS` to report.
     """
-    environment = {**os.environ, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    if processes == 1:  # `pretrain` alone needs no address to meet at
-        environment = dict(os.environ)
+    environment = launched_from_here(os.environ)
+    if processes > 1:  # `pretrain` alone needs no address to meet at
+        environment |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -116,6 +117,7 @@ def run(command: Sequence[str], processes: int) -> int:
 
     for number in FORWARDED:
         signal.signal(number, forward)
+    stop_with_launcher()
     for rank in range(processes):
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
         started.append(subprocess.Popen(command, env={**environment, **ranks}))

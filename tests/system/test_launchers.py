@@ -103,6 +103,21 @@ def test_saved_once_and_said(tmp_path: Path, launcher: str, number: int, whole_g
     assert CheckpointReader(tmp_path / "train" / "checkpoints").step == stopped["step"] >= 3
 
 
+def test_a_killed_launcher_leaves_no_run_behind(tmp_path: Path) -> None:
+    """Nothing can be passed on after SIGKILL; the processes save and end, and the same command goes on."""
+    config, log = write_small_run(tmp_path), tmp_path / "log"
+    process = launch(*altiplano(config, *ENDLESS), log=log)
+    wait_for_step(tmp_path, 3, process, log)
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    process.kill()
+    _, alive = psutil.wait_procs(ranks, timeout=300)
+    assert not alive, log.read_text()
+    (stopped,) = [line for line in read_metrics(tmp_path / "train" / "metrics.jsonl") if line.get("event") == "stopped"]
+    assert CheckpointReader(tmp_path / "train" / "checkpoints").step == stopped["step"] >= 3
+    assert launch(*altiplano(config, *ENDLESS, f"stop_after_step={stopped['step'] + 1}"), log=log).wait() == 0
+
+
 def addresses_listened_on(pid: int) -> set[str]:
     """Bytes written by a process and all its descendants."""
     front = psutil.Process(pid)
