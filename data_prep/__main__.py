@@ -110,8 +110,14 @@ def make_parser() -> argparse.ArgumentParser:
                 "--what-if",
                 nargs=2,
                 metavar=("A", "B"),
-                help="compare what two rule sets keep, and write nothing: names joined by +, such as gopher+language, "
-                "or `configured` for the rules that each source has",
+                help="compare what two rule sets keep, and write nothing: names joined by +, such as gopher+language; "
+                "`configured` stands for the rules that each source has",
+            )
+            command.add_argument(
+                "--predicted",
+                type=Path,
+                metavar="FILE",
+                help="with --what-if: also the tokens, mixture and loss of both, from `altiplano data what-if fit`",
             )
     why = _add_command(
         commands, "why", "show one document, its signals, its verdict and the evidence", _EXAMPLES["why"]
@@ -167,10 +173,15 @@ def _run(options: argparse.Namespace) -> None:
         return
 
     if options.command == "decide" and options.what_if:
-        from data_prep.rules.compare import print_comparison
+        from data_prep.rules.compare import print_comparison, print_prediction
 
         print_comparison(config, run, *options.what_if)
+        if options.predicted is not None:
+            print_prediction(options.predicted, *options.what_if)
         return
+
+    if options.command == "decide" and options.predicted is not None:
+        raise ValueError("--predicted: has no effect without --what-if")
 
     if options.command == "run":
         stages = stages_of_run(options.until)

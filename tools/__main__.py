@@ -24,6 +24,7 @@ see it work, on this machine's own text:
   data plan             time, memory, disk and files of a run, before it starts
   data run              extract, measure, dedup, decide, train-tokenizer, tokenize, ledger: `data --help`
   data why              one document: its text, its measurements, why it was kept or dropped
+  data what-if plan|run|fit     the loss that two rule sets lead to, from small runs on both
   tokens inspect|report|extend|control      token files; how good the tokenizer is; a larger vocabulary
 
 2. token files to a model:
@@ -81,6 +82,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "evaluation-set"): Command(
         "tools.evaluation_set", "lm-eval's tasks as evaluation sets, for decontamination", group="eval"
     ),
+    ("data", "what-if"): Command("tools.what_if.__main__", "the loss that two rule sets lead to"),
     ("data", "plan"): Command(
         "tools.data_plan", "time, memory, disk and files of a run, before it starts", group="data"
     ),

@@ -82,9 +82,18 @@ def rules_of_source(config: DataConfig, source: str) -> tuple[Rule, ...]:
     Raises:
         ValueError: the configuration has no such source.
     """
+    return rules_named(config, rule_sets_of_source(config, source))
+
+
+def rule_sets_of_source(config: DataConfig, source: str) -> tuple[str, ...]:
+    """Return the names of the rule sets of a source.
+
+    Raises:
+        ValueError: the configuration has no such source.
+    """
     for candidate in config.sources:
         if candidate.name == source:
-            return rules_named(config, candidate.rules)
+            return candidate.rules
     names = ", ".join(candidate.name for candidate in config.sources)
     raise ValueError(f"source {source!r} is not in the configuration; sources are {names}")
 
@@ -104,6 +113,7 @@ __all__ = [
     "capped_sources",
     "explain",
     "known_rule_set",
+    "rule_sets_of_source",
     "rules_named",
     "rules_of_source",
 ]

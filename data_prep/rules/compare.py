@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.config import DataConfig
 from data_prep.ledger.lookup import Lookup
-from data_prep.rules import Rule, rules_named, rules_of_source
+from data_prep.rules import Rule, rule_sets_of_source, rules_named
 from data_prep.rules.decide import failures, read_signals
 from data_prep.run.directory import RunDirectory
 from data_prep.run.manifest import load_manifest
@@ -41,7 +44,7 @@ def compare(config: DataConfig, run: RunDirectory, first: str, second: str) -> C
     """Apply both rule sets to every document. Duplicates are ignored: they depend on the rules.
 
     Args:
-        first, second: names of rule sets joined by `+`, such as `gopher+language`, or `configured`.
+        first, second: names of rule sets joined by `+`, such as `gopher+language`, see `names_of`.
 
     Raises:
         ValueError: there is no such rule set, or documents are not measured.
@@ -115,8 +118,49 @@ def print_comparison(config: DataConfig, run: RunDirectory, first: str, second: 
             print(f"  {identity}  {reasons}\n    {_beginning(run, identity)!r}")
 
 
-def _rules(config: DataConfig, source: str, name: str) -> tuple[Rule, ...]:
-    return rules_of_source(config, source) if name == CONFIGURED else rules_named(config, name.split("+"))
+def print_prediction(path: Path, first: str, second: str) -> None:
+    """Print what `altiplano data what-if` has predicted for both rule sets.
+
+    Raises:
+        ValueError: the file is none of its, or compares other rule sets.
+    """
+    from foundation.progress import summary_table
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            (
+                side,
+                f"{corpus['tokens']:,}",
+                ", ".join(f"{share:.0%} {name}" for name, share in corpus["shares"].items()),
+                f"{corpus['loss']:.4f}",
+                f"{corpus['low']:.4f} to {corpus['high']:.4f}",
+            )
+            for side, corpus in zip(("A", "B"), found["corpora"], strict=True)
+        ]
+        compared, run, difference, verdict = (found[name] for name in ("rule_sets", "run", "difference", "verdict"))
+        title = (
+            f"Held-out loss of a run of {run['parameters']:,} parameters and {run['tokens']:,} tokens, predicted "
+            f"{found['made']}"
+        )
+        text = f"B relative to A: {difference['predicted']:+.2%} ({difference['low']:+.2%} to {difference['high']:+.2%})"
+        probability = f"{found['probability']:.0%} interval"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no answer of `altiplano data what-if fit` ({error!r})") from None
+    if compared != [first, second]:
+        raise ValueError(f"{path}: compares {compared[0]} and {compared[1]}, not {first} and {second}")
+    summary_table(title, rows, ("", "tokens", "mixture", "loss", probability))
+    print(f"{text}: {verdict}")
+
+
+def names_of(rule_sets: str, own: Sequence[str]) -> list[str]:
+    """Names of rule sets that are joined by `+`, each once; `configured` stands for those of the source, `own`."""
+    names = [name for part in rule_sets.split("+") for name in (own if part == CONFIGURED else (part,))]
+    return list(dict.fromkeys(names))
+
+
+def _rules(config: DataConfig, source: str, rule_sets: str) -> tuple[Rule, ...]:
+    return rules_named(config, names_of(rule_sets, rule_sets_of_source(config, source)))
 
 
 def _add(result: Comparison, name: str, counted: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> None:

@@ -23,7 +23,7 @@ from tools.ladder.fitting import LadderFit, fit_ladder, law_rows, outcome_rows
 from tools.ladder.interval import INTERVAL, LadderError, points_of
 from tools.ladder.page import charts, ladder_page
 from tools.ladder.prediction import check, predict, with_outcomes
-from tools.ladder.run import run_here, slurm_command, submit
+from tools.ladder.run import add_run_options, run_left, write_list
 from tools.ladder.rungs import (
     Rung,
     cost_of,
@@ -78,10 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_ladder(command)
     command = add("run", _run, "train the rungs that are not finished")
     add_ladder(command)
-    command.add_argument("--at-once", type=int, default=1, help="rungs side by side on this machine (1)")
-    command.add_argument(
-        "--slurm", action="store_true", help="submit an array of jobs; other options are passed on to sbatch"
-    )
+    add_run_options(command)
     command = add("fit", _fit, "fit the laws to the finished rungs, and write a page about them")
     add_ladder(command, nargs="?")
     command.add_argument("--points", type=Path, help="a CSV file of other runs, in place of a ladder")
@@ -125,7 +122,7 @@ def _opened(given: argparse.Namespace) -> tuple[LadderConfig, list[Rung]]:
 
 def _plan(given: argparse.Namespace) -> int:
     ladder, rungs = _opened(given)
-    write_configs(ladder, rungs)
+    _write(ladder, rungs)
     done = {result.name: result for result in results_of(ladder, rungs)}
     summary_table(
         f"{ladder.output}: {len(rungs)} rungs, {len(done)} of them finished",
@@ -164,23 +161,16 @@ def _plan(given: argparse.Namespace) -> int:
     return 0
 
 
+def _write(ladder: LadderConfig, rungs: list[Rung]) -> None:
+    write_configs(rungs)
+    write_list(ladder.output, rungs)
+
+
 def _run(given: argparse.Namespace) -> int:
-    if given.at_once < 1:
-        raise ValueError(f"--at-once {given.at_once}: must be at least 1")
     ladder, rungs = _opened(given)
-    write_configs(ladder, rungs)
-    done = {result.name for result in results_of(ladder, rungs)}
-    left = [rung for rung in rungs if rung.name not in done]
-    print(f"{len(rungs)} rungs, {len(done)} of them finished")
-    if not left:
-        print(f"next: altiplano ladder fit {given.ladder}")
-        return 0
-    if given.slurm:
-        numbers = [i for i, rung in enumerate(rungs) if rung.name not in done]
-        return submit(slurm_command(ladder.output, numbers, given.options))
-    code = run_here(left, given.at_once)
-    finished = len(results_of(ladder, rungs))
-    print(f"{finished} of {len(rungs)} rungs are finished")
+    _write(ladder, rungs)
+    code = run_left(ladder.output, rungs, {result.name for result in results_of(ladder, rungs)}, given)
+    print(f"{len(results_of(ladder, rungs))} of {len(rungs)} rungs are finished")
     if not code:
         print(f"next: altiplano ladder fit {given.ladder}")
     return code

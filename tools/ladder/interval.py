@@ -58,6 +58,11 @@ class Points:
             self.parameters[:count], self.tokens[:count], self.flops[:count], self.losses[:count], self.seed_noise
         )
 
+    def cheaper(self, place: int, ratio: float) -> int:
+        """Number of points from which a backtest predicts that at `place`: those that are cheaper by the factor
+        `ratio`, or by less where these would be too few."""
+        return min(place, max(BACKTEST_RUNGS, int(np.sum(self.flops <= self.flops[place] / ratio))))
+
     @property
     def has_kinds(self) -> bool:
         """Whether there are enough sizes and lengths to tell the powers of the law apart."""
@@ -238,7 +243,7 @@ def backtests(points: Points, ratio: float, random: np.random.Generator) -> tupl
     """Predict rungs from those that are cheaper by the factor `ratio`, or by less where these would be too few."""
     found = []
     for k in range(BACKTEST_RUNGS, len(points)):
-        count = min(k, max(BACKTEST_RUNGS, int(np.sum(points.flops <= points.flops[k] / ratio))))
+        count = points.cheaper(k, ratio)
         cheap = points.cheapest(count)
         if not cheap.has_kinds:
             continue

@@ -1,22 +1,61 @@
-"""Run the rungs of a ladder: side by side on this machine, or as an array of Slurm jobs."""
+"""Run many small runs: side by side on this machine, or as an array of Slurm jobs."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
+from foundation.atomic_files import write_text
 from foundation.progress import format_seconds
-from tools.ladder.rungs import RUNGS_FILE, Rung
+from pretrain.launch.launcher import launched_from_here
+from tools.ladder.rungs import Rung
+
+RUNGS_FILE = "rungs.txt"
+"""File with the path of each run's configuration, a line each, which an array of Slurm jobs reads."""
 
 LOG_FILE = "log.txt"
 SLURM_SCRIPT = Path("slurm") / "pretrain.sbatch"
+
+
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """The options of `run_left`."""
+    command.add_argument("--at-once", type=int, default=1, help="runs side by side on this machine (1)")
+    command.add_argument(
+        "--slurm", action="store_true", help="submit an array of jobs; other options are passed on to sbatch"
+    )
+
+
+def run_left(output: Path, rungs: Sequence[Rung], done: Collection[str], given: argparse.Namespace) -> int:
+    """Train the runs that are not done, where `given` says; returns the exit code.
+
+    Args:
+        output: folder with the list of all runs, in their order.
+        done: names of the finished ones.
+
+    Raises:
+        ValueError: `--at-once` is not positive, or Slurm is not there.
+    """
+    if given.at_once < 1:
+        raise ValueError(f"--at-once {given.at_once}: must be at least 1")
+    left = [rung for rung in rungs if rung.name not in done]
+    print(f"{len(rungs)} runs, {len(rungs) - len(left)} of them finished")
+    if left and given.slurm:
+        numbers = [i for i, rung in enumerate(rungs) if rung.name not in done]
+        return submit(slurm_command(output, numbers, given.options))
+    return run_here(left, given.at_once) if left else 0
+
+
+def write_list(output: Path, rungs: Sequence[Rung]) -> None:
+    """Write the list of the runs' configurations, by which jobs of an array find theirs."""
+    write_text(output / RUNGS_FILE, "".join(f"{rung.config_file}\n" for rung in rungs))
 
 
 def run_here(rungs: Sequence[Rung], at_once: int) -> int:
@@ -40,7 +79,7 @@ def run_here(rungs: Sequence[Rung], at_once: int) -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    environment = launched_from_here({"OMP_NUM_THREADS": str(threads), **os.environ})
     try:
         while running or (waiting and not stopping):
             while waiting and not stopping and len(running) < at_once:

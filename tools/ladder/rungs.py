@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from foundation.atomic_files import digest, sha256_file, write_json, write_text
+from foundation.atomic_files import digest, sha256_file, write_json
 from foundation.configuration import ConfigError, flat_settings, load_config, write_resolved
 from pretrain.config import RESOLVED_FILE, TrainConfig
 from pretrain.data.epochs import samples_of_an_epoch, with_steps
@@ -22,8 +22,6 @@ from pretrain.monitor.metrics import METRICS_FILE, read_metrics
 from tools.ladder.settings import LadderConfig
 from tools.report.run import read_json
 
-RUNGS_FILE = "rungs.txt"
-"""File with the path of each rung's configuration, a line each, which an array of Slurm jobs reads."""
 RESULT_FILE = "rung.json"
 TRAIN_FILE = "train.yaml"
 
@@ -193,12 +191,11 @@ def _check_data(base: TrainConfig, rungs: list[Rung]) -> None:
         )
 
 
-def write_configs(ladder: LadderConfig, rungs: list[Rung]) -> None:
-    """Write the configuration of every rung, and the list of them."""
+def write_configs(rungs: Sequence[Rung]) -> None:
+    """Write the configuration of every rung."""
     for rung in rungs:
         rung.folder.mkdir(parents=True, exist_ok=True)
         write_resolved(rung.config, rung.config_file)
-    write_text(ladder.output / RUNGS_FILE, "".join(f"{rung.config_file}\n" for rung in rungs))
 
 
 def result_of(rung: Rung) -> Result | None:

@@ -18,8 +18,7 @@ import numpy as np
 from foundation.atomic_files import restrict_file_modes, write_json, write_text
 from foundation.configuration import load_config
 from foundation.progress import summary_table
-from tools.ladder.run import run_here, slurm_command, submit
-from tools.ladder.rungs import RUNGS_FILE
+from tools.ladder.run import add_run_options, run_here, run_left, write_list
 from tools.mixture.law import INTERVAL, Answer, Array, MixtureError, answer
 from tools.mixture.page import mixture_page
 from tools.mixture.proxies import (
@@ -65,10 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     add("plan", _plan, "list the random mixtures, and write the configurations of their runs")
     command = add("run", _run, "train the runs that are not finished")
-    command.add_argument("--at-once", type=int, default=1, help="runs side by side on this machine (1)")
-    command.add_argument(
-        "--slurm", action="store_true", help="submit an array of jobs; other options are passed on to sbatch"
-    )
+    add_run_options(command)
     add("fit", _fit, "fit the law of each source's loss, and find the best weights")
     add("check", _check, "train one more run, on the best weights, and compare it with its prediction")
     return parser
@@ -117,16 +113,8 @@ def _plan(given: argparse.Namespace, proxies: Proxies) -> int:
 
 
 def _run(given: argparse.Namespace, proxies: Proxies) -> int:
-    if given.at_once < 1:
-        raise ValueError(f"--at-once {given.at_once}: must be at least 1")
     _write(proxies)
-    done = _done(proxies)
-    left = [proxy for proxy in proxies.all() if proxy.name not in done]
-    print(f"{len(proxies.all())} runs, {len(done)} of them finished")
-    if left and given.slurm:
-        numbers = [i for i, proxy in enumerate(proxies.all()) if proxy.name not in done]
-        return submit(slurm_command(proxies.settings.output, numbers, given.options))
-    code = run_here([proxy.rung for proxy in left], given.at_once) if left else 0
+    code = run_left(proxies.settings.output, [proxy.rung for proxy in proxies.all()], _done(proxies), given)
     if not code:
         print(f"next: altiplano mixture fit {given.search}")
     return code
@@ -200,8 +188,7 @@ def _check(given: argparse.Namespace, proxies: Proxies) -> int:
 
 def _write(proxies: Proxies) -> None:
     write_proxies(proxies, proxies.all())
-    lines = "".join(f"{proxy.rung.config_file}\n" for proxy in proxies.all())
-    write_text(proxies.settings.output / RUNGS_FILE, lines)
+    write_list(proxies.settings.output, [proxy.rung for proxy in proxies.all()])
 
 
 def _done(proxies: Proxies) -> dict[str, Array]:

@@ -157,17 +157,26 @@ def write_proxies(proxies: Proxies, which: Sequence[Proxy]) -> None:
         write_resolved(proxy.rung.config, proxy.rung.config_file)
 
 
-def write_mixture(mixture: MixtureFile, weights: Array, path: Path) -> None:
-    """The same token files with other weights; their paths are relative to `path`."""
+def write_mixture(mixture: MixtureFile, weights: Array, path: Path, held_out: MixtureFile | None = None) -> None:
+    """The same token files with other weights; their paths are relative to `path`.
 
-    def moved(relative: str) -> str:
-        return os.path.relpath(mixture.path.parent / relative, path.parent)
+    Args:
+        held_out: mixture whose held-out parts take the place of this one's, source by source.
+    """
+
+    def moved(relative: str, of: MixtureFile = mixture) -> str:
+        return os.path.relpath(of.path.parent / relative, path.parent)
 
     values = mixture.settings.model_dump(mode="json", exclude_none=False)
     values["tokenizer"] = moved(values["tokenizer"])
+    others = {} if held_out is None else {entry.name: entry.model_dump(mode="json") for entry in held_out.datasets}
     for entry, weight in zip(values["datasets"], weights, strict=True):
         entry["path"] = moved(entry["path"])
-        entry["heldout"] = None if entry["heldout"] is None else moved(entry["heldout"])
+        if held_out is not None:
+            own = others.get(entry["name"], {"heldout_documents": 0, "heldout_tokens": 0})
+            for name in [name for name in entry if name.startswith("heldout")]:
+                entry[name] = own.get(name)
+        entry["heldout"] = None if entry["heldout"] is None else moved(entry["heldout"], held_out or mixture)
         entry["weight"] = float(weight)
         for name in [name for name, value in entry.items() if value is None and name != "heldout"]:
             if name != "heldout_sha256":

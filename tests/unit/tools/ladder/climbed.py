@@ -76,7 +76,7 @@ def write_run(rung: Rung, loss: float, held_out_tokens: int = HELD_OUT_TOKENS) -
 def climb(path: Path, noise: float = 0.003) -> tuple[LadderConfig, list[Rung]]:
     """All rungs finished, with losses of the law and some chance."""
     ladder, rungs = opened(path)
-    write_configs(ladder, rungs)
+    write_configs(rungs)
     random = np.random.default_rng(3)
     for rung in rungs:
         write_run(rung, LAW(rung.parameters, rung.tokens) * float(np.exp(random.normal(0, noise))))

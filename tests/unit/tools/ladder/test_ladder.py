@@ -13,8 +13,8 @@ from pretrain.config import RESOLVED_FILE, TrainConfig
 from pretrain.monitor.metrics import METRICS_FILE
 from tests.unit.tools.ladder.climbed import HELD_OUT_TOKENS, LAW, climb, opened, size, write_ladder, write_run
 from tools.ladder.__main__ import main
-from tools.ladder.run import ranges, slurm_command
-from tools.ladder.rungs import RUNGS_FILE, points_table, results_of
+from tools.ladder.run import RUNGS_FILE, ranges, slurm_command
+from tools.ladder.rungs import points_table, results_of
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
