@@ -417,17 +417,20 @@ class Degrees(Settings):
     """Tensor-parallel degree."""
     pipeline: int = Field(default=1, gt=0)
     """Pipeline-parallel degree."""
+    context: int = Field(default=1, gt=0)
+    """Context-parallel degree."""
     sequence: bool = False
     """Whether sequence parallelism is used, see `parallel.sequence`."""
     micro_batch_size: int | None = Field(default=None, gt=0)
     """Micro-batch size with these degrees; left out: that of `batch`."""
 
     def __str__(self) -> str:
-        return f"tensor {self.tensor} × pipeline {self.pipeline}"
+        context = f" × context {self.context}" if self.context > 1 else ""
+        return f"tensor {self.tensor}{context} × pipeline {self.pipeline}"
 
 
 class ParallelConfig(Settings):
-    """Parallel degrees of the three axes; their product is the number of processes."""
+    """Parallel degrees of the four axes; their product is the number of processes."""
 
     preferred: tuple[Degrees, ...] = ()
     """Degrees to choose from, instead of those below: the first that fit the number of processes are used, so that the
@@ -438,16 +441,24 @@ class ParallelConfig(Settings):
     """Pipeline-parallel degree: stages that share the layers."""
     data: int | None = Field(default=None, gt=0)
     """Data-parallel degree; left out: as high as the processes allow."""
+    context: int = Field(default=1, gt=0)
+    """Context-parallel degree: ranks that share the tokens of each sample, for sequences whose activations are too large
+    for one device (Llama 3, arXiv:2407.21783, section 3.3.2)."""
     sequence: bool = False
     """Whether norms and residuals are split over the tensor axis too, by positions: less memory, the same traffic
     (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2)."""
+
+    @property
+    def processes(self) -> int:
+        """Product of the degrees; fewest processes where the data-parallel degree is left out."""
+        return self.tensor * self.pipeline * self.context * (self.data or 1)
 
     @model_validator(mode="after")
     def _sequence_has_an_effect(self) -> ParallelConfig:
         if self.sequence and self.tensor == 1:
             raise ValueError("sequence: has no effect with tensor 1; leave it out or raise tensor")
         if self.preferred:
-            for name in ("tensor", "pipeline", "data", "sequence"):
+            for name in ("tensor", "pipeline", "data", "context", "sequence"):
                 value = getattr(self, name)
                 if value != type(self).model_fields[name].default:
                     raise ValueError(f"{name}: {value} has no effect: parallel.preferred sets the degrees")
@@ -614,10 +625,29 @@ class HangConfig(Settings):
         return {name.removesuffix("_seconds"): value for name, value in self.model_dump().items()}
 
 
+class ProfileConfig(Settings):
+    """Steps to profile, see `pretrain/monitor/profiling.py`. A few are enough: a trace has a line for every operation."""
+
+    first_step: int = Field(gt=0)
+    """First profiled step. The first steps of a process compile and allocate, and show little else."""
+    last_step: int = Field(gt=0)
+    """Last profiled step."""
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """Ranks that are profiled, with a trace each."""
+
+    @model_validator(mode="after")
+    def _steps_are_in_order(self) -> ProfileConfig:
+        if self.last_step < self.first_step:
+            raise ValueError(f"last_step: {self.last_step} is before first_step {self.first_step}")
+        return self
+
+
 class MonitorConfig(Settings):
     """Monitoring of a run."""
 
     hang: HangConfig = HangConfig()
+    profile: ProfileConfig | None = None
+    """Steps whose time is traced; left out: none."""
     stragglers_every_steps: int = Field(default=100, gt=0)
     """Steps between comparisons of the time that each rank spends in its passes, see
     `pretrain/monitor/stragglers.py`."""
@@ -701,8 +731,23 @@ class TrainConfig(Settings):
         """Lengths of the rows in which `evaluation.tasks` are scored, ascending; empty when there are none."""
         if not self.evaluation.tasks:
             return []
-        multiple = self.parallel.tensor if self.parallel.sequence else 1
-        return row_lengths(self.model.maximum_positions, multiple, self._length_of_other_factors)
+        return row_lengths(self.model.maximum_positions, self._length_multiple, self._length_of_other_factors)
+
+    @property
+    def _length_multiple(self) -> int:
+        """Number of parts of one size into which the parallel axes divide a sequence."""
+        parallel = self.parallel
+        chunks = 2 * parallel.context if parallel.context > 1 else 1
+        return chunks * (parallel.tensor if parallel.sequence else 1)
+
+    def _check_length(self, name: str, length: int) -> None:
+        if length % self._length_multiple:
+            parallel = self.parallel
+            factors = [f"2 × parallel.context {parallel.context}"] if parallel.context > 1 else []
+            factors += [f"parallel.tensor {parallel.tensor} (parallel.sequence)"] if parallel.sequence else []
+            raise ValueError(
+                f"{name}: {length} must be a multiple of {' × '.join(factors)}, which is {self._length_multiple}"
+            )
 
     @property
     def _length_of_other_factors(self) -> int | None:
@@ -804,6 +849,7 @@ class TrainConfig(Settings):
         for applies, reason in (
             (self.model.positions == "alibi", "model.positions is alibi, which FlexAttention computes"),
             (self.has_layout, "the objective has layouts, which FlexAttention computes"),
+            (self.parallel.context > 1, "parallel.context needs layouts, which FlexAttention computes"),
             (self.model.attention_soft_cap is not None, "model.attention_soft_cap needs FlexAttention"),
             (self.model.attention_dropout > 0, "model.attention_dropout needs all scores"),
         ):
@@ -838,12 +884,8 @@ class TrainConfig(Settings):
                 f"data.sequence_length: {self.data.sequence_length} is longer than model.maximum_positions "
                 f"{self.model.maximum_positions}"
             )
-        for length in self.sequence_lengths if self.parallel.sequence else []:
-            if length % self.parallel.tensor:
-                raise ValueError(
-                    f"parallel.sequence: a sequence length of {length} must be a multiple of parallel.tensor "
-                    f"{self.parallel.tensor}"
-                )
+        for length in self.sequence_lengths:
+            self._check_length("data.sequence_length" if length == self.data.sequence_length else "data.phases", length)
         for phase in self.data.phases:
             if (phase.sequence_length or 0) > self.model.maximum_positions:
                 raise ValueError(
@@ -895,11 +937,8 @@ class TrainConfig(Settings):
             ("model.maximum_positions", self.model.maximum_positions),
             ("model.rope_scaling.original_positions", self._length_of_other_factors),
         ):
-            if self.parallel.sequence and length is not None and length % self.parallel.tensor:
-                raise ValueError(
-                    f"parallel.sequence: with evaluation.tasks {name} {length} must be a multiple of parallel.tensor "
-                    f"{self.parallel.tensor}"
-                )
+            if length is not None:
+                self._check_length(f"evaluation.tasks: {name}", length)
         return self
 
     @model_validator(mode="after")
@@ -943,6 +982,11 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"stop_after_step: {self.stop_after_step} has no effect, schedule.total_steps is {total_steps}"
             )
+        if self.monitor.profile is not None and self.monitor.profile.last_step > self.last_step:
+            raise ValueError(
+                f"monitor.profile.last_step: {self.monitor.profile.last_step} is not reached, the run ends after step "
+                f"{self.last_step}"
+            )
         return self
 
 
@@ -969,21 +1013,22 @@ def check_world_size(config: TrainConfig, world_size: int) -> int:
         ValueError: the degrees do not multiply to the number of processes, or the batch is not divisible by them.
     """
     parallel = config.parallel
+    degrees = {"tensor": parallel.tensor, "pipeline": parallel.pipeline}
+    if parallel.context > 1:
+        degrees["context"] = parallel.context
     if parallel.data is not None:
-        product = parallel.tensor * parallel.pipeline * parallel.data
+        degrees["data"] = parallel.data
+    text = " × ".join(f"parallel.{axis} {degree}" for axis, degree in degrees.items())
+    product = math.prod(degrees.values())
+    if parallel.data is not None:
         if product != world_size:
             raise ValueError(
-                f"parallel.tensor {parallel.tensor} × parallel.pipeline {parallel.pipeline} × parallel.data "
-                f"{parallel.data} = {product}, but {world_size} processes were started; start {product}, change a "
-                f"degree, or leave parallel.data out"
+                f"{text} = {product}, but {world_size} processes were started; start {product}, change a degree, or "
+                "leave parallel.data out"
             )
         return parallel.data
-    product = parallel.tensor * parallel.pipeline
     if world_size % product:
-        raise ValueError(
-            f"parallel.tensor {parallel.tensor} × parallel.pipeline {parallel.pipeline} = {product} must divide the "
-            f"number of processes, {world_size}"
-        )
+        raise ValueError(f"{text} = {product} must divide the number of processes, {world_size}")
     data_size = world_size // product
     _check_batch(config, data_size)
     return data_size

@@ -28,6 +28,7 @@ from pretrain.model.attention_backend import describe_attention
 from pretrain.model.compilation import is_compiled
 from pretrain.monitor.flops import peak_flops, precision_notes
 from pretrain.monitor.health import Health
+from pretrain.monitor.profiling import StepProfiler
 from pretrain.monitor.replicas import check_replicas
 from pretrain.monitor.run_log import RunLog
 from pretrain.schedule import StepPlan, learning_rate
@@ -54,6 +55,7 @@ class Run:
     checkpoints: CheckpointWriter
     stops: StopRequests
     health: Health
+    profiler: StepProfiler
     log: RunLog
 
 
@@ -87,7 +89,8 @@ def train_loop(run: Run, start: Start) -> ExitCode:
         plan = plan_step(run, step, samples)
         step, samples = plan.step, plan.consumed_samples
         if plan.has_targets:
-            result = train_step(run, plan, batches)
+            with run.profiler.around(step):
+                result = train_step(run, plan, batches)
             may_stop = result.stop_wanted
             log.step(plan, result, time.perf_counter() - started)
             answer = watch(run, plan, result)
@@ -113,6 +116,7 @@ def train_loop(run: Run, start: Start) -> ExitCode:
             save(run, step, samples)
             saved_step, may_stop = step, True
         log_saved(run)
+    run.profiler.close(step)
     if stop is not None and saved_step != step:
         save(run, step, samples)
     run.health.begin("saving", step)

@@ -34,6 +34,7 @@ from pretrain.launch.run_lock import RunLock
 from pretrain.launch.stopping import StopRequests, control_group
 from pretrain.loop import Run, train_loop
 from pretrain.monitor.health import Health
+from pretrain.monitor.profiling import StepProfiler
 from pretrain.monitor.run_log import open_run_log
 from pretrain.monitor.watchdog import Watchdog
 from pretrain.spikes.watch import FACT, SpikeWatch
@@ -87,7 +88,9 @@ def train(config: TrainConfig) -> ExitCode:
         )
         log = agreed(lambda: open_run_log(config, topology, start.step, rank))
         health = Health(config.monitor, engine, hosts, watchdog, stops, log)
-        exit_code = train_loop(Run(config, engine, data, tasks, facts, spikes, checkpoints, stops, health, log), start)
+        profiler = agreed(lambda: StepProfiler(config.monitor.profile, config.output, engine, log))
+        run = Run(config, engine, data, tasks, facts, spikes, checkpoints, stops, health, profiler, log)
+        exit_code = train_loop(run, start)
     dist.barrier()
     dist.destroy_process_group()
     return exit_code
@@ -120,7 +123,8 @@ def join(config: TrainConfig) -> tuple[TrainConfig, Topology]:
     check_device()
     world_size = join_processes(int(max(config.monitor.hang.limits.values())) + COLLECTIVE_MARGIN_SECONDS)
     config = fit_processes(config, world_size)
-    return config, Topology(config.parallel.pipeline, check_world_size(config, world_size), config.parallel.tensor)
+    data_size, parallel = check_world_size(config, world_size), config.parallel
+    return config, Topology(parallel.pipeline, data_size, parallel.tensor, parallel.context)
 
 
 def agree_on_facts(config: TrainConfig) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = train.output.parent
     checkpoints, hugging_face = train.output / "checkpoints", run / "hf"
     parallel = train.parallel
-    eight = parallel.tensor * parallel.pipeline * (parallel.data or 1)
+    eight = parallel.processes
     total, first = train.schedule.steps, train.checkpoint.every_steps
 
     def launch(processes: int, *overrides: str) -> list[str]:

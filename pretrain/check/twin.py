@@ -30,7 +30,8 @@ def twin_config(config: TrainConfig, topology: Topology) -> TrainConfig:
     """
     kinds = _kinds_of_layers(config)
     layers = min(config.model.layers, max(2 * topology.pipe, 2, len(kinds), config.model.full_attention_every or 1))
-    length = min(config.data.sequence_length, max(LENGTH // topology.tensor, 1) * topology.tensor)
+    multiple = topology.tensor * (2 * topology.context if topology.context > 1 else 1)
+    length = min(config.data.sequence_length, max(LENGTH // multiple, 1) * multiple)
     micro = min(config.batch.micro_batch_size, MICRO_BATCH)
     accumulation = min(config.accumulation_steps(topology.data), ACCUMULATION)
     settings = config.model_dump(mode="json")

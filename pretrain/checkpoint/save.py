@@ -130,6 +130,7 @@ class CheckpointWriter:
                 "tensor": engine.topology.tensor,
                 "pipe": engine.topology.pipe,
                 "data": engine.topology.data,
+                "context": engine.topology.context,
             },
             **facts,
         }

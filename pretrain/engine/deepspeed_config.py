@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from pretrain.config import TrainConfig
+from pretrain.topology import Topology
 
 
-def deepspeed_config(config: TrainConfig, data_degree: int) -> dict[str, Any]:
+def deepspeed_config(config: TrainConfig, topology: Topology) -> dict[str, Any]:
     """Configuration for `deepspeed.initialize`, without the optimizer and the learning rate, which are ours."""
     batch = config.batch
     return {
-        "train_batch_size": batch.global_batch_size,
+        # To DeepSpeed all replicas are data ranks, so that it counts a sample once for each rank that has a part of it.
+        "train_batch_size": batch.global_batch_size * topology.context,
         "train_micro_batch_size_per_gpu": batch.micro_batch_size,
-        "gradient_accumulation_steps": config.accumulation_steps(data_degree),
+        "gradient_accumulation_steps": config.accumulation_steps(topology.data),
         "gradient_clipping": config.optimizer.gradient_clipping,
         "prescale_gradients": False,
         # A gradient is added to the fp32 sum as soon as it is complete, and freed: no stage has all of them in bf16.

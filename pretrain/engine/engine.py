@@ -24,6 +24,7 @@ from pretrain.engine.deepspeed_patches import (
     reduce_in_place,
     step_without_waiting,
 )
+from pretrain.engine.groups import context_of, tensor_group
 from pretrain.engine.library import (
     LOG_LEVEL,
     BackwardPass,
@@ -36,6 +37,7 @@ from pretrain.engine.library import (
     safe_get_full_grad,
 )
 from pretrain.engine.optimizer import BufferedWeight, first_state, make_optimizer, tell_of_buffer
+from pretrain.engine.own_tokens import own_tokens
 from pretrain.engine.pipeline_module import Pipeline
 from pretrain.engine.settings_check import check_settings
 from pretrain.launch.agreement import gathered
@@ -128,18 +130,6 @@ def _with_gradient(outputs: Any) -> Any:
     return outputs
 
 
-def _tensor_group(topology: Topology) -> dist.ProcessGroup:
-    """This rank's tensor group. Every rank creates all groups in the same order, as torch requires."""
-    mine = None
-    for first in range(0, topology.world_size, topology.tensor):
-        ranks = list(range(first, first + topology.tensor))
-        group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
-            mine = group
-    assert mine is not None
-    return mine
-
-
 class Engine:
     """The sharded model and its optimizer on this rank."""
 
@@ -148,9 +138,14 @@ class Engine:
         self.topology = topology
         self.rank = dist.get_rank()
         self.coordinate = topology.coordinate(self.rank)
+        self._replica = self.coordinate.data * topology.context + self.coordinate.context
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         tensor_parallel = TensorParallel(
-            _tensor_group(topology), dtype, config.parallel.sequence, deterministic=config.deterministic
+            tensor_group(topology),
+            dtype,
+            config.parallel.sequence,
+            deterministic=config.deterministic,
+            context=context_of(topology),
         )
         self._tensor_parallel = tensor_parallel
         model = config.model
@@ -187,7 +182,7 @@ class Engine:
                 pipeline_layers(
                     config.model, config.data.sequence_length, tensor_parallel, config.recomputation, config.adapter
                 ),
-                topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.data),
+                topology=PipeModelDataParallelTopology(topology.pipe, topology.tensor, topology.replicas),
                 loss_fn=loss,
             )
         if compiles:
@@ -208,9 +203,9 @@ class Engine:
                 model=self._pipeline,
                 optimizer=lambda groups: make_optimizer(config.optimizer, groups, dtype),
                 model_parameters=[dict(group) for group in groups],  # which torch changes
-                config=deepspeed_config(config, topology.data),
+                config=deepspeed_config(config, topology),
             )
-        check_settings(self._engine, config, topology.data, groups)
+        check_settings(self._engine, config, topology, groups)
         keep_no_times(self._engine)
         self._norm_limit = math.inf
         if config.precision == "bf16":
@@ -245,11 +240,10 @@ class Engine:
     def _share_weights_with_masters(self) -> None:
         """Make the fp32 weights their own master weights, which saves memory and a copy in each step."""
         optimizer = self._engine.optimizer
-        data_rank = self.coordinate.data
         for master, parts in zip(
             optimizer.single_partition_of_fp32_groups, optimizer.parallel_partitioned_bit16_groups, strict=True
         ):
-            master.data = parts[data_rank].data
+            master.data = parts[self._replica].data
         for parameter in self._trained.values():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
             if mapping is not None:
@@ -284,9 +278,9 @@ class Engine:
         if parameter is None or parameter.ds_pipe_replicated:  # type: ignore[attr-defined]
             return
         optimizer = self._engine.optimizer
-        if isinstance(optimizer, BF16_Optimizer):  # each data rank has all of it
-            parts = [parameter._hp_grad] if self.coordinate.data == 0 else []  # type: ignore[attr-defined]
-        else:  # each data rank has a part of it
+        if isinstance(optimizer, BF16_Optimizer):  # each replica has all of it
+            parts = [parameter._hp_grad] if self._replica == 0 else []  # type: ignore[attr-defined]
+        else:  # each replica has a part of it
             parts = [
                 gradient
                 for group, parameters in enumerate(optimizer.params_in_partition)
@@ -388,7 +382,7 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["learning_rate_ratio"]
         self._largest_logit.fill_(-math.inf)
-        loss = self._engine.train_batch(batches)
+        loss = self._engine.train_batch(self._own_tokens(batches))
         mine = torch.stack([self._embedding_square, self._largest_logit, self._answers[int(wants_stop())]])
         by_rank = mine.new_zeros(self.topology.world_size, len(mine))
         by_rank[self.rank] = mine
@@ -410,13 +404,17 @@ class Engine:
     def _set_batch_size(self, batch_size: int) -> None:
         """Set the number of micro-batches, which DeepSpeed uses for the pipeline's schedule and for the means over
         micro-batches of the loss and of the gradients."""
-        if batch_size != self._engine.train_batch_size():
-            self._engine.set_train_batch_size(batch_size)
+        size = batch_size * self.topology.context  # DeepSpeed counts a sample once for each rank that has a part of it
+        if size != self._engine.train_batch_size():
+            self._engine.set_train_batch_size(size)
             assert self._engine.micro_batches == self.config.accumulation_steps(self.topology.data, batch_size)
+
+    def _own_tokens(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return (own_tokens(batch, self._tensor_parallel.context) for batch in batches)
 
     def evaluate(self, batches: Iterator[Batch], micro_batches: int) -> float:
         """Mean loss in nats over `micro_batches` micro-batches of each data rank, the same on every rank."""
-        return float(self._engine.eval_batch(batches, num_micro_batches=micro_batches))
+        return float(self._engine.eval_batch(self._own_tokens(batches), num_micro_batches=micro_batches))
 
     def score(self, batches: Iterator[Batch], micro_batches: int, rows: int) -> torch.Tensor:
         """Scores of rows of tokens, see `row_scores`: fp64 [data ranks, micro-batches, 2, rows] on the host, the same
@@ -433,12 +431,13 @@ class Engine:
         self._begin_other_shapes()
         try:
             own = self._engine.eval_batch(
-                batches, reduce_output=None, bcast_loss=False, num_micro_batches=micro_batches
+                self._own_tokens(batches), reduce_output=None, bcast_loss=False, num_micro_batches=micro_batches
             )
         finally:
             self._pipeline.loss_fn = loss
         self._begin_other_shapes()
-        if own is not None and self.coordinate.tensor == 0:  # the last stage; its tensor ranks have the same
+        # The last stage; its tensor ranks have the same, and its context ranks the tokens of a part of each row.
+        if own is not None and self.coordinate.tensor == 0:
             scores[self.coordinate.data] = torch.stack(own)
         dist.all_reduce(scores)
         return scores.cpu()
@@ -480,6 +479,14 @@ class Engine:
     def time_passes(self, around: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
         """Wrap the forward and the backward pass of a micro-batch in `around`."""
         self._instead_of((ForwardPass, BackwardPass), around)
+
+    def around_instructions(self, around: Callable[[str, Callable[..., None]], Callable[..., None]]) -> None:
+        """Wrap the function of every instruction of the schedule in `around(name, function)`; the names are those of
+        DeepSpeed's classes."""
+        functions = self._engine._INSTRUCTION_MAP
+        self._engine._INSTRUCTION_MAP = {
+            kind: around(kind.__name__, function) for kind, function in functions.items()
+        }
 
     def _instead_of(
         self, instructions: Sequence[type], around: Callable[[Callable[..., None]], Callable[..., None]]
@@ -526,7 +533,7 @@ class Engine:
         optimizer = self._engine.optimizer
         for name, parameter in self._trained.items():
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is None:  # ZeRO-1 assigned all of it to other data ranks
+            if mapping is None:  # ZeRO-1 assigned all of it to other replicas
                 continue
             address = mapping.lp_fragment_address
             flat = optimizer.param_groups[mapping.param_group_index]["params"][0]

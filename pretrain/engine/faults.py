@@ -80,6 +80,12 @@ def _no_tensor_sum(engine: Engine) -> Iterator[None]:
         yield
 
 
+def _tokens_by_rank(engine: Engine) -> Any:
+    """Each rank has one run of tokens, where keys are put in order as two chunks of each."""
+    context = engine._tensor_parallel.context
+    return _replaced(context, own=lambda x, dim: x.chunk(context.degree, dim)[context.rank])
+
+
 def _no_data_sum(engine: Engine) -> Any:
     deepspeed = engine._engine
     if isinstance(deepspeed.optimizer, BF16_Optimizer):
@@ -125,6 +131,10 @@ def _tensor_absence(engine: Engine) -> str:
     return "" if before_head else "nothing before the head is trained"
 
 
+def _context_absence(engine: Engine) -> str:
+    return "parallel.context is 1" if engine.topology.context == 1 else ""
+
+
 def _partial_absence(engine: Engine) -> str:
     if engine.topology.tensor == 1:
         return "parallel.tensor is 1"
@@ -143,9 +153,10 @@ FAULTS = (
     Fault("partial gradients not summed", _partial_absence, _no_partial_sum),
     Fault(
         "data sum skipped",
-        lambda engine: "parallel.data is 1" if engine.topology.data == 1 else "",
+        lambda engine: "parallel.data is 1" if engine.topology.replicas == 1 else "",
         _no_data_sum,
     ),
+    Fault("tokens in the order of the ranks", _context_absence, _tokens_by_rank),
     Fault("tied gradients not summed", _tied_absence, _no_tied_sum),
     Fault(
         "micro-batches not averaged",

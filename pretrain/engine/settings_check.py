@@ -11,6 +11,7 @@ from foundation.configuration import flat_settings
 from pretrain.config import TrainConfig
 from pretrain.engine.deepspeed_config import deepspeed_config
 from pretrain.engine.library import BF16_Optimizer, DeepSpeedZeroOptimizer, deepspeed
+from pretrain.topology import Topology
 
 _PARSED_GROUPS = {
     "bf16": "bfloat16_config",
@@ -33,7 +34,7 @@ def _effective_value(engine: Any, key: str) -> Any:
 
 
 def check_settings(
-    engine: Any, config: TrainConfig, data_degree: int, parameter_groups: Sequence[dict[str, Any]]
+    engine: Any, config: TrainConfig, topology: Topology, parameter_groups: Sequence[dict[str, Any]]
 ) -> None:
     """Raise RuntimeError when a setting of DeepSpeed's engine differs from the requested one."""
     expected = BF16_Optimizer if config.precision == "bf16" else DeepSpeedZeroOptimizer
@@ -52,7 +53,7 @@ def check_settings(
         "gradient clipping": config.optimizer.gradient_clipping,
         "weight decay": [group["weight_decay"] for group in parameter_groups],
     }
-    requested = flat_settings(deepspeed_config(config, data_degree))
+    requested = flat_settings(deepspeed_config(config, topology))
     for key, value in [*expected_values.items(), *requested.items()]:
         effective = found[key] if key in found else _effective_value(engine, key)
         if effective != value:

@@ -37,7 +37,7 @@ def with_degrees(config: TrainConfig, degrees: Degrees) -> TrainConfig:
         ValueError: the degrees do not fit the model or the batch.
     """
     values = config.model_dump(mode="json")
-    values["parallel"] = {"tensor": degrees.tensor, "pipeline": degrees.pipeline, "sequence": degrees.sequence}
+    values["parallel"] = degrees.model_dump(exclude={"micro_batch_size"})
     if degrees.micro_batch_size is not None:
         values["batch"]["micro_batch_size"] = degrees.micro_batch_size
     return TrainConfig.model_validate(values)

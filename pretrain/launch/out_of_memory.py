@@ -35,6 +35,8 @@ def remedies(config: TrainConfig) -> list[str]:
         found.append("recomputation=full (a third more computation)")
     if parallel.tensor > 1 and not parallel.sequence:
         found.append("parallel.sequence=true")
+    if micro == 1:
+        found.append(f"a higher degree than parallel.context={parallel.context}, which divides the tokens of a sample")
     found.append(f"a higher degree than parallel.tensor={parallel.tensor} or parallel.pipeline={parallel.pipeline}")
     found.append("more processes, which divide the optimizer's state")
     return found

@@ -67,8 +67,9 @@ class LowRank(nn.Module):
         """Addition to the layer's output, for the layer's input: [S, B, inputs] to [S, B, outputs], with the positions
         and the shares of a rank that the layer takes and yields."""
         if keys_B is not None and self.dropout and self.training:
-            first = self.tensor_parallel.first_position(x) if self.is_column else 0
-            x = drop_hidden(x, self.dropout, keys_B, self.dropout_site, first, self.first_input, self.inputs)
+            axes = self.tensor_parallel
+            places_S = axes.places(x) if self.is_column else axes.context.places(len(x), x.device)
+            x = drop_hidden(x, self.dropout, keys_B, self.dropout_site, places_S, self.first_input, self.inputs)
         low = self._shared(F.linear(x, self.a)) * self.scale
         products = self._products(low)
         return products[0] if len(products) == 1 else torch.cat(products, -1)

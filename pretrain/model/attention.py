@@ -2,6 +2,9 @@
 
 Each token attends to a half-open range of positions, two integers per token (`layout.py`), so that no mask of S × S
 booleans is needed: on a CPU each block of queries compares positions, on a GPU FlexAttention skips whole tiles.
+
+Under context parallelism a rank has the queries of some positions and gathers the keys and values of all, see
+`context.py`: Q queries, S keys.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import nn
 from pretrain.config import ModelConfig
 from pretrain.model import plain
 from pretrain.model.collectives import GatherHeads
+from pretrain.model.context import ContextParallel
 from pretrain.model.cpu.attention import BlockAttention
 from pretrain.model.dropout import ATTENTION_WEIGHTS, AttentionDropout, site
 from pretrain.model.flex import causal_mask, flex_attention, mask_of
@@ -33,38 +37,44 @@ if TYPE_CHECKING:
 
 
 def causal_attention(
-    q_BHSE: torch.Tensor,
+    q_BHQE: torch.Tensor,
     k_BKSE: torch.Tensor,
     v_BKSE: torch.Tensor,
     slopes_H: torch.Tensor | None = None,
-    layout_BSC: torch.Tensor | None = None,
+    layout_BQC: torch.Tensor | None = None,
     dropout: AttentionDropout | None = None,
     tile_mask: BlockMask | None = None,
+    places_Q: torch.Tensor | None = None,
     soft_cap: float | None = None,
 ) -> torch.Tensor:
-    """Softmax(capped(q kᵀ / sqrt(E)) - slope · distance) v. Returns [B, H, S, E].
+    """Softmax(capped(q kᵀ / sqrt(E)) - slope · distance) v. Returns [B, H, Q, E].
 
     H must be a multiple of K: each key/value head serves H / K query heads (Ainslie et al. 2023, arXiv:2305.13245).
 
     Args:
         slopes_H: ALiBi's slopes, fp32; None: no ALiBi.
-        layout_BSC: range of positions that each token attends to, see `pretrain/model/layout.py`; None: itself and all
+        layout_BQC: range of positions that each query attends to, see `pretrain/model/layout.py`; None: itself and all
             earlier ones.
         dropout: dropout of the weights after the softmax.
         tile_mask: FlexAttention's mask, see `Attention.tile_mask`; None: another kernel is used.
+        places_Q: place of each query among the keys, for which there must be a layout; None: queries are at all places.
         soft_cap: bound of the scores, see `plain.soft_capped`; None: none.
     """
-    if uses_plain(q_BHSE):
-        if dropout is None and slopes_H is None and layout_BSC is None and soft_cap is None:
-            return plain.causal_attention(q_BHSE, k_BKSE, v_BKSE)
+    if places_Q is None:
+        places_Q = torch.arange(q_BHQE.shape[2], device=q_BHQE.device)
+    if uses_plain(q_BHQE):
+        if dropout is None and slopes_H is None and layout_BQC is None and soft_cap is None:
+            return plain.causal_attention(q_BHQE, k_BKSE, v_BKSE)
         if tile_mask is not None:
-            return flex_attention(q_BHSE, k_BKSE, v_BKSE, slopes_H, tile_mask, soft_cap)
-        return plain.attention_of_scores(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout, soft_cap)
-    groups = q_BHSE.shape[1] // k_BKSE.shape[1]
+            return flex_attention(q_BHQE, k_BKSE, v_BKSE, slopes_H, tile_mask, places_Q, soft_cap)
+        return plain.attention_of_scores(q_BHQE, k_BKSE, v_BKSE, slopes_H, layout_BQC, dropout, places_Q, soft_cap)
+    groups = q_BHQE.shape[1] // k_BKSE.shape[1]
     if groups > 1:
         k_BKSE = k_BKSE.repeat_interleave(groups, dim=1)
         v_BKSE = v_BKSE.repeat_interleave(groups, dim=1)
-    result: torch.Tensor = BlockAttention.apply(q_BHSE, k_BKSE, v_BKSE, slopes_H, layout_BSC, dropout, soft_cap)
+    result: torch.Tensor = BlockAttention.apply(
+        q_BHQE, k_BKSE, v_BKSE, slopes_H, layout_BQC, dropout, places_Q, soft_cap
+    )
     return result
 
 
@@ -105,7 +115,7 @@ class Attention(nn.Module):
         self.query_scale = 1.0 if config.attention_scale is None else config.attention_scale * self.head_size**0.5
         self.soft_cap = config.attention_soft_cap
         self.group = tensor_parallel.group
-        self.sequence = tensor_parallel.sequence
+        self.tensor_parallel, self.context = tensor_parallel, tensor_parallel.context
         self.recompute_scores = recompute_scores
         self.shared_head = tensor_parallel.rank * kv_heads // degree if kv_heads < degree else None
         self.interleaved = config.positions == "rotary_interleaved"
@@ -142,11 +152,13 @@ class Attention(nn.Module):
         """The layout with this layer's sliding window, if it has one."""
         if self.window is None:
             return layout_BSC
-        return windowed(layout_BSC, self.window, self._length(x_SBD), x_SBD.device)
+        queries = self._queries(x_SBD)
+        places_Q = self.context.places(queries, x_SBD.device)
+        return windowed(layout_BSC, self.window, queries * self.context.degree, places_Q)
 
-    def _length(self, x_SBD: torch.Tensor) -> int:
-        """Length of the whole sequence, of which sequence parallelism gives a rank a share."""
-        return len(x_SBD) * (self.group.size() if self.sequence else 1)
+    def _queries(self, x_SBD: torch.Tensor) -> int:
+        """Number of this rank's queries, of whose positions sequence parallelism divides `x` once more."""
+        return len(x_SBD) * (self.group.size() if self.tensor_parallel.sequence else 1)
 
     def tile_mask(self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None, keys_B: torch.Tensor | None) -> Any:
         """The layout's mask for FlexAttention, the same for all layers; None where another kernel computes it."""
@@ -154,7 +166,10 @@ class Attention(nn.Module):
         is_fused = self.slopes is None and layout_BSC is None and self.soft_cap is None
         if not is_on_gpu(x_SBD) or drops or is_fused:
             return None
-        return mask_of(layout_BSC) if layout_BSC is not None else causal_mask(self._length(x_SBD), x_SBD.device)
+        queries = self._queries(x_SBD)
+        if layout_BSC is None:
+            return causal_mask(queries, x_SBD.device)
+        return mask_of(layout_BSC, queries * self.context.degree)
 
     def forward(
         self,
@@ -172,19 +187,28 @@ class Attention(nn.Module):
         if not self.normalises_all_heads:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary is not None:
-            is_long = self.original_positions is not None and length > self.original_positions
+            whole_length = length * self.context.degree
+            is_long = self.original_positions is not None and whole_length > self.original_positions
             cos, sin = self.long_rotary if is_long and self.long_rotary is not None else self.rotary
             positions = None if layout_BSC is None else layout_BSC[..., POSITION].T
             q, k = (rotate(part, cos, sin, interleaved=self.interleaved, positions_SB=positions) for part in (q, k))
         if self.query_scale != 1.0:
             q = q * self.query_scale
-        q_BHSE, k_BKSE, v_BKSE = (part.permute(1, 2, 0, 3) for part in (q, k, v))
         dropout = None
         if keys_B is not None and self.dropout and self.training:
             dropout = AttentionDropout(self.dropout, keys_B, self.dropout_site, self.first_head)
-        arguments = (q_BHSE, k_BKSE, v_BKSE, self.slopes, layout_BSC, dropout, tile_mask, self.soft_cap)
-        mixed_BHSE = recompute(causal_attention, *arguments) if self.recompute_scores else causal_attention(*arguments)
-        return product(self.output, mixed_BHSE.permute(2, 0, 1, 3).reshape(length, batch, -1), keys_B)
+        places_Q = self.context.places(length, x_SBD.device)
+        arguments = q, k, v, self.slopes, layout_BSC, dropout, tile_mask, places_Q, self.soft_cap
+
+        def attend(q_QBHE: torch.Tensor, k_QBKE: torch.Tensor, v_QBKE: torch.Tensor, *others: Any) -> torch.Tensor:
+            q_BHQE, k_BKSE, v_BKSE = (
+                part.permute(1, 2, 0, 3) for part in (q_QBHE, *self.context.whole(k_QBKE, v_QBKE))
+            )
+            return causal_attention(q_BHQE, k_BKSE, v_BKSE, *others)
+
+        # What is recomputed begins at this rank's own keys and values, so that those of all ranks are not saved.
+        mixed_BHQE = recompute(attend, *arguments) if self.recompute_scores else attend(*arguments)
+        return product(self.output, mixed_BHQE.permute(2, 0, 1, 3).reshape(length, batch, -1), keys_B)
 
     def _own_heads(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the heads that this rank's queries attend to."""

@@ -43,7 +43,8 @@ def describe_attention(config: TrainConfig, device: torch.device) -> str:
         return "by blocks of queries"
     if model.attention_dropout:
         return "plain, all scores in memory, because of model.attention_dropout"
-    if config.has_layout or model.positions == "alibi" or model.attention_soft_cap is not None:
+    needs_layout = config.has_layout or config.parallel.context > 1
+    if needs_layout or model.positions == "alibi" or model.attention_soft_cap is not None:
         return "FlexAttention" if device.type == "cuda" else "plain, all scores in memory"
     heads, degree = model.attention_heads, config.parallel.tensor
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

@@ -68,23 +68,24 @@ class EmbeddedPositions(nn.Module):
         self, x_SBD: torch.Tensor, layout_BSC: torch.Tensor | None = None, keys_B: torch.Tensor | None = None
     ) -> torch.Tensor:
         if self.positions is not None:
-            length = len(x_SBD) * (self.tensor_parallel.degree if self.tensor_parallel.sequence else 1)
-            places_BS = torch.arange(length, device=x_SBD.device)[None]
-            x_SBD = x_SBD + self._embedded(
-                self.positions, places_BS if layout_BSC is None else layout_BSC[..., POSITION]
-            )
+            own = self.tensor_parallel.places(x_SBD)[None]
+            x_SBD = x_SBD + self._embedded(self.positions, own if layout_BSC is None else self._own(layout_BSC, POSITION))
         if self.block_positions is not None and layout_BSC is not None:
-            x_SBD = x_SBD + self._embedded(self.block_positions, layout_BSC[..., BLOCK_POSITION])
+            x_SBD = x_SBD + self._embedded(self.block_positions, self._own(layout_BSC, BLOCK_POSITION))
         elif self.block_positions is not None:
             x_SBD = x_SBD + self.block_positions(torch.zeros(1, 1, dtype=torch.int64, device=x_SBD.device))
         if self.embedding_norm is not None:
             x_SBD = self.embedding_norm(x_SBD)
         if keys_B is None or not self.dropout or not self.training:
             return x_SBD
-        return drop_hidden(x_SBD, self.dropout, keys_B, EMBEDDING, self.tensor_parallel.first_position(x_SBD))
+        return drop_hidden(x_SBD, self.dropout, keys_B, EMBEDDING, self.tensor_parallel.places(x_SBD))
 
-    def _embedded(self, table: nn.Embedding, places_BS: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = table(self.tensor_parallel.own_positions(places_BS, 1)).transpose(0, 1)
+    def _own(self, layout_BSC: torch.Tensor, column: int) -> torch.Tensor:
+        """A column at this rank's share of the positions, [B, S]."""
+        return self.tensor_parallel.own_positions(layout_BSC[..., column], 1)
+
+    def _embedded(self, table: nn.Embedding, rows_BS: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = table(rows_BS).transpose(0, 1)
         return result
 
 
@@ -165,8 +166,7 @@ class Block(nn.Module):
     def _dropped(self, x_SBD: torch.Tensor, keys_B: torch.Tensor | None, site: torch.Tensor) -> torch.Tensor:
         if keys_B is None or not self.dropout or not self.training:
             return x_SBD
-        first_position = self.tensor_parallel.first_position(x_SBD)
-        return drop_hidden(x_SBD, self.dropout, keys_B, site, first_position)
+        return drop_hidden(x_SBD, self.dropout, keys_B, site, self.tensor_parallel.places(x_SBD))
 
 
 def deepnorm_alpha(layers: int) -> float:

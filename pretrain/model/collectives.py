@@ -1,4 +1,4 @@
-"""Collectives of the tensor axis that torch's compiler can follow, with their gradients.
+"""Collectives of the tensor and context axes that torch's compiler can follow, with their gradients.
 
 megatron-core's own break a graph in two. These compute the same: Shoeybi et al. 2019, arXiv:1909.08053, section 3, and
 with sequence parallelism Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2. Positions are dim 0.
@@ -18,11 +18,13 @@ def summed(x: torch.Tensor, group: dist.ProcessGroup, operation: str = "sum") ->
     return functional.wait_tensor(functional.all_reduce(x.contiguous(), operation, group))
 
 
-def _gathered(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+def gathered(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The ranks' tensors one after the other along dim 0, without a gradient."""
     return functional.wait_tensor(functional.all_gather_tensor(x.contiguous(), 0, group))
 
 
-def _scattered(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+def scattered(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """This rank's equal part along dim 0 of the sum over the group, without a gradient."""
     return functional.wait_tensor(functional.reduce_scatter_tensor(x.contiguous(), "sum", 0, group))
 
 
@@ -57,11 +59,11 @@ class GatherPositions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
-        return _gathered(x, group)
+        return gathered(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _scattered(grad_outputs[0], ctx.group), None
+        return scattered(grad_outputs[0], ctx.group), None
 
 
 class SumAndSplitPositions(torch.autograd.Function):
@@ -70,11 +72,11 @@ class SumAndSplitPositions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
         ctx.group = group
-        return _scattered(x, group)
+        return scattered(x, group)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _gathered(grad_outputs[0], ctx.group), None
+        return gathered(grad_outputs[0], ctx.group), None
 
 
 class GatherHeads(torch.autograd.Function):
@@ -84,7 +86,7 @@ class GatherHeads(torch.autograd.Function):
     def forward(ctx: Any, x_SBE: torch.Tensor, sizes: list[int], group: dist.ProcessGroup) -> torch.Tensor:
         ctx.sizes, ctx.group = sizes, group
         padded = torch.nn.functional.pad(x_SBE, (0, max(sizes) - x_SBE.shape[-1]))
-        parts = _gathered(padded.unsqueeze(0), group).unbind(0)
+        parts = gathered(padded.unsqueeze(0), group).unbind(0)
         return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
 
     @staticmethod

@@ -42,7 +42,7 @@ def drop_hidden(
     rate: float,
     keys_B: torch.Tensor,
     site: int | torch.Tensor,
-    first_position: int = 0,
+    places_S: torch.Tensor | None = None,
     first_column: int = 0,
     columns: int | None = None,
 ) -> torch.Tensor:
@@ -50,14 +50,14 @@ def drop_hidden(
 
     Args:
         keys_B: keys of the samples, int64.
-        first_position: first position of this rank's share.
+        places_S: place in the sample of each position of x; None: x has all of them.
         first_column: first column of this rank's share.
         columns: columns of all ranks; None: x has all of them.
     """
     length, _, own = x_SBD.shape
     device = x_SBD.device
-    rows = torch.arange(first_position, first_position + length, dtype=torch.int32, device=device) * (columns or own)
-    places = rows[:, None] + torch.arange(first_column, first_column + own, dtype=torch.int32, device=device)
+    rows = torch.arange(length, dtype=torch.int32, device=device) if places_S is None else places_S.to(torch.int32)
+    places = (rows * (columns or own))[:, None] + torch.arange(first_column, first_column + own, dtype=torch.int32, device=device)
     dropped = _is_dropped(places[:, None], _hashed(keys_B + site)[None, :, None], rate)
     return x_SBD.masked_fill(dropped, 0.0) * (1 / (1 - rate))
 
@@ -68,22 +68,22 @@ def drop_attention(
     keys_B: torch.Tensor,
     site: int | torch.Tensor,
     first_head: int,
-    first_query: int,
+    places_Q: torch.Tensor,
     first_key: int = 0,
 ) -> torch.Tensor:
     """Dropout of the attention's weights after the softmax.
 
     Args:
-        weights_BHQK: Q queries from `first_query` on, and K keys from `first_key` on.
+        weights_BHQK: Q queries, and K keys from `first_key` on.
         first_head: index of this rank's first head.
+        places_Q: place in the sample of each query.
     """
-    _, heads, queries, keys = weights_BHQK.shape
+    _, heads, _, keys = weights_BHQK.shape
     device = weights_BHQK.device
     of_heads_BH = _hashed(_hashed(keys_B + site)[:, None] + torch.arange(first_head, first_head + heads, device=device))
-    rows = torch.arange(first_query, first_query + queries, dtype=torch.int32, device=device)
     # 65,536 positions have distinct places; in longer sequences some share a place and are dropped together.
     columns = torch.arange(first_key, first_key + keys, dtype=torch.int32, device=device)
-    places = (rows << 16)[:, None] + columns
+    places = (places_Q.to(torch.int32) << 16)[:, None] + columns
     dropped = _is_dropped(places, of_heads_BH[:, :, None, None], rate)
     return weights_BHQK.masked_fill(dropped, 0.0) * (1 / (1 - rate))
 

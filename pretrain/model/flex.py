@@ -21,33 +21,35 @@ TILE = 128
 
 
 def flex_attention(
-    q_BHSE: torch.Tensor,
+    q_BHQE: torch.Tensor,
     k_BKSE: torch.Tensor,
     v_BKSE: torch.Tensor,
     slopes_H: torch.Tensor | None,
     tile_mask: Any,
+    places_Q: torch.Tensor,
     soft_cap: float | None = None,
 ) -> torch.Tensor:
     """Compute what `causal_attention` does: compiled on a GPU; uncompiled and slow on a CPU, for tests.
 
     Args:
         tile_mask: from `mask_of` or `causal_mask`.
+        places_Q: place of each query among the keys.
     """
     from torch.nn.attention import flex_attention as flex
 
     def changed(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
         score = soft_capped(score, soft_cap)
-        return score if slopes_H is None else score - slopes_H[head] * (query - key).abs()
+        return score if slopes_H is None else score - slopes_H[head] * (places_Q[query] - key).abs()
 
-    is_alone = q_BHSE.is_cuda and not torch.compiler.is_compiling()
+    is_alone = q_BHQE.is_cuda and not torch.compiler.is_compiling()
     attend = _compiled(flex.flex_attention) if is_alone else flex.flex_attention
     result: torch.Tensor = attend(
-        q_BHSE,
+        q_BHQE,
         k_BKSE,
         v_BKSE,
         score_mod=None if slopes_H is None and soft_cap is None else changed,
         block_mask=tile_mask,
-        enable_gqa=q_BHSE.shape[1] != k_BKSE.shape[1],
+        enable_gqa=q_BHQE.shape[1] != k_BKSE.shape[1],
     )
     return result
 
@@ -57,18 +59,22 @@ def _compiled(function: Any) -> Any:
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
-def mask_of(layout_BSC: torch.Tensor) -> Any:
-    """The tile mask of a layout; cached on it, because all layers of a stage share it."""
-    mask = getattr(layout_BSC, "tile_mask", None)
+def mask_of(layout_BQC: torch.Tensor, keys: int) -> Any:
+    """The tile mask of a layout; cached on it, because all layers of a stage share it.
+
+    Args:
+        keys: number of positions that its ranges are of.
+    """
+    mask = getattr(layout_BQC, "tile_mask", None)
     if mask is None:
-        first_BS, end_BS = layout_BSC[..., FIRST_SEEN].contiguous(), layout_BSC[..., SEEN_END].contiguous()
-        serves_all = len(layout_BSC) == 1  # plain text with a window has one layout, whatever the batch
+        first_BQ, end_BQ = layout_BQC[..., FIRST_SEEN].contiguous(), layout_BQC[..., SEEN_END].contiguous()
+        serves_all = len(layout_BQC) == 1  # plain text with a window has one layout, whatever the batch
 
         def is_seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
             sample = batch * 0 if serves_all else batch
-            return (key >= first_BS[sample, query]) & (key < end_BS[sample, query])
+            return (key >= first_BQ[sample, query]) & (key < end_BQ[sample, query])
 
-        mask = layout_BSC.tile_mask = tile_mask(first_BS, end_BS, is_seen)  # type: ignore[attr-defined]
+        mask = layout_BQC.tile_mask = tile_mask(first_BQ, end_BQ, keys, is_seen)  # type: ignore[attr-defined]
     return mask
 
 
@@ -80,24 +86,27 @@ def causal_mask(length: int, device: torch.device) -> Any:
         return key <= query
 
     places_BS = torch.arange(length, device=device)[None]
-    return tile_mask(torch.zeros_like(places_BS), places_BS + 1, is_past)
+    return tile_mask(torch.zeros_like(places_BS), places_BS + 1, length, is_past)
 
 
-def tile_mask(first_BS: torch.Tensor, end_BS: torch.Tensor, is_seen: Callable[[Any, Any, Any, Any], Any]) -> Any:
-    """FlexAttention's tile mask for tokens that attend to the half-open range [first, end) each.
+def tile_mask(
+    first_BQ: torch.Tensor, end_BQ: torch.Tensor, keys: int, is_seen: Callable[[Any, Any, Any, Any], Any]
+) -> Any:
+    """FlexAttention's tile mask for queries that attend to the half-open range [first, end) of the keys each.
 
     Args:
+        keys: number of keys.
         is_seen: (batch, head, query, key) -> whether the key is in the query's range, for tiles attended to in part.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    batch, length = first_BS.shape
-    tiles = -(-length // TILE)
+    batch, queries = first_BQ.shape
+    tiles = -(-queries // TILE)
     # Ranges by tile of queries; a shorter last tile is padded with its last query.
-    places = torch.arange(tiles * TILE, device=first_BS.device).clamp_max(length - 1)
-    first = first_BS[:, places].view(batch, tiles, TILE, 1)
-    end = end_BS[:, places].view(batch, tiles, TILE, 1)
-    starts = torch.arange(tiles, device=first_BS.device) * TILE
+    rows = torch.arange(tiles * TILE, device=first_BQ.device).clamp_max(queries - 1)
+    first = first_BQ[:, rows].view(batch, tiles, TILE, 1)
+    end = end_BQ[:, rows].view(batch, tiles, TILE, 1)
+    starts = torch.arange(-(-keys // TILE), device=first_BQ.device) * TILE
     # Touched: some query may attend to some of it. Whole: every query attends to all of it.
     is_touched = (starts < end.amax(2)) & (starts + TILE > first.amin(2))
     is_whole = (starts >= first.amax(2)) & (starts + TILE <= end.amin(2))
@@ -106,7 +115,7 @@ def tile_mask(first_BS: torch.Tensor, end_BS: torch.Tensor, is_seen: Callable[[A
         *_listed(is_whole),
         BLOCK_SIZE=TILE,
         mask_mod=is_seen,
-        seq_lengths=(length, length),
+        seq_lengths=(queries, keys),
     )
 
 

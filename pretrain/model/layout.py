@@ -22,31 +22,42 @@ BLOCK_POSITION = 3
 COLUMNS = 4
 
 
-def windowed(layout_BSC: torch.Tensor | None, window: int, length: int, device: torch.device) -> torch.Tensor | None:
+def causal_layout(batch: int, length: int, device: torch.device) -> torch.Tensor:
+    """The layout of plain texts, [B, S, C], the same memory for every sample."""
+    return _causal_layout(length, device)[None].expand(batch, length, COLUMNS)
+
+
+def windowed(layout_BSC: torch.Tensor | None, window: int, length: int, places_S: torch.Tensor) -> torch.Tensor | None:
     """The layout in which a token attends to the last `window` tokens at most, itself included.
 
     Args:
-        layout_BSC: None: plain text, whose result is [1, S, C], the same for every sample.
-        length: S.
+        layout_BSC: of this rank's tokens; None: plain text, whose result is [1, S, C], the same for every sample.
+        length: length of the whole sample.
+        places_S: place in the sample of each of this rank's tokens.
     """
     if window >= length:
         return layout_BSC
     if layout_BSC is None:
-        return _windowed_text(window, length, device)
+        return _windowed_text(window, length, places_S.device)
     result: torch.Tensor | None = getattr(layout_BSC, "windowed", None)
     if result is None:  # kept with the layout, because all layers share it
         result = layout_BSC.clone()
-        first = torch.arange(length, device=device) - (window - 1)
-        result[..., FIRST_SEEN] = torch.maximum(result[..., FIRST_SEEN], first)
+        result[..., FIRST_SEEN] = torch.maximum(result[..., FIRST_SEEN], places_S - (window - 1))
         layout_BSC.windowed = result  # type: ignore[attr-defined]
     return result
 
 
 @lru_cache(maxsize=4)
 def _windowed_text(window: int, length: int, device: torch.device) -> torch.Tensor:
+    layout_SC = _causal_layout(length, device).clone()
+    layout_SC[:, FIRST_SEEN] = (layout_SC[:, POSITION] - (window - 1)).clamp_min(0)
+    return layout_SC[None]
+
+
+@lru_cache(maxsize=4)
+def _causal_layout(length: int, device: torch.device) -> torch.Tensor:
     places = torch.arange(length, device=device)
     layout_SC = torch.zeros(length, COLUMNS, dtype=torch.int64, device=device)
-    layout_SC[:, FIRST_SEEN] = (places - (window - 1)).clamp_min(0)
     layout_SC[:, SEEN_END] = places + 1
     layout_SC[:, POSITION] = places
-    return layout_SC[None]
+    return layout_SC

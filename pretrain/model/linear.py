@@ -23,6 +23,7 @@ with quick_import():
 
 from pretrain.device import prepare_sequence_parallel
 from pretrain.model.collectives import GatherPositions, Sum, SumAndSplitPositions, SumGradients
+from pretrain.model.context import ContextParallel
 from pretrain.model.partition import Partition, mark_sharded, partition_of
 
 
@@ -96,6 +97,7 @@ class TensorParallel:
         dtype: dtype of the weights.
         sequence: sequence parallelism: between the layers, a rank has its share of the positions instead of all.
         deterministic: the embedding's gradient is summed in a fixed order on a GPU too.
+        context: this rank's share of a sample's tokens; None: all of them.
     """
 
     def __init__(
@@ -105,7 +107,9 @@ class TensorParallel:
         sequence: bool = False,
         *,
         deterministic: bool = False,
+        context: ContextParallel | None = None,
     ) -> None:
+        self.context = context or ContextParallel()
         self.group = group
         self.degree = group.size()
         self.rank = group.rank()
@@ -174,9 +178,10 @@ class TensorParallel:
         """This rank's share of the positions along `dim`; all of them without sequence parallelism."""
         return x.chunk(self.degree, dim)[self.rank] if self.sequence else x
 
-    def first_position(self, x_SBD: torch.Tensor) -> int:
-        """First position of this rank's share."""
-        return self.rank * len(x_SBD) if self.sequence else 0
+    def places(self, x_SBD: torch.Tensor) -> torch.Tensor:
+        """Place in the sample of each position of `x`, this rank's share, int64 [S]."""
+        length = len(x_SBD) * (self.degree if self.sequence else 1)
+        return self.own_positions(self.context.places(length, x_SBD.device), 0)
 
     def whole(self, x: torch.Tensor) -> torch.Tensor:
         """Input of a column-parallel product, at all positions; the gradient is summed over the group."""

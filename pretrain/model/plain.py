@@ -61,30 +61,31 @@ def grouped_for_kernel(
 
 
 def attention_of_scores(
-    q_BHSE: torch.Tensor,
+    q_BHQE: torch.Tensor,
     k_BKSE: torch.Tensor,
     v_BKSE: torch.Tensor,
     slopes_H: torch.Tensor | None,
-    layout_BSC: torch.Tensor | None,
+    layout_BQC: torch.Tensor | None,
     dropout: AttentionDropout | None,
-    soft_cap: float | None,
+    places_Q: torch.Tensor,
+    soft_cap: float | None = None,
 ) -> torch.Tensor:
-    """Attention with all scores in memory, S × S a head: for dropout of the weights, whose masks no fused kernel can
+    """Attention with all scores in memory, Q × S a head: for dropout of the weights, whose masks no fused kernel can
     reproduce, and for layouts, ALiBi and soft caps on a CPU."""
-    _, heads, length, size = q_BHSE.shape
+    _, heads, _, size = q_BHQE.shape
     groups = heads // k_BKSE.shape[1]
     if groups > 1:
         k_BKSE, v_BKSE = (part.repeat_interleave(groups, dim=1) for part in (k_BKSE, v_BKSE))
-    scores = soft_capped((q_BHSE @ k_BKSE.transpose(2, 3)).float() * size**-0.5, soft_cap)
-    places = torch.arange(length, device=q_BHSE.device)
+    scores = soft_capped((q_BHQE @ k_BKSE.transpose(2, 3)).float() * size**-0.5, soft_cap)
+    places = torch.arange(k_BKSE.shape[2], device=q_BHQE.device)
     if slopes_H is not None:
-        scores = scores - slopes_H[:, None, None] * (places[:, None] - places).abs()
-    if layout_BSC is None:
-        unseen = places > places[:, None]
+        scores = scores - slopes_H[:, None, None] * (places_Q[:, None] - places).abs()
+    if layout_BQC is None:
+        unseen = places > places_Q[:, None]
     else:
-        first_B1S1, end_B1S1 = layout_BSC[:, None, :, FIRST_SEEN, None], layout_BSC[:, None, :, SEEN_END, None]
-        unseen = (places < first_B1S1) | (places >= end_B1S1)
+        first_B1Q1, end_B1Q1 = layout_BQC[:, None, :, FIRST_SEEN, None], layout_BQC[:, None, :, SEEN_END, None]
+        unseen = (places < first_B1Q1) | (places >= end_B1Q1)
     weights = torch.softmax(scores.masked_fill(unseen, float("-inf")), dim=-1).to(v_BKSE.dtype)
     if dropout is not None:
-        weights = drop_attention(weights, dropout.rate, dropout.keys_B, dropout.site, dropout.first_head, 0)
+        weights = drop_attention(weights, dropout.rate, dropout.keys_B, dropout.site, dropout.first_head, places_Q)
     return weights @ v_BKSE

@@ -51,8 +51,7 @@ class TrainingProgress:
         tokens = [size * config.data.sequence_length for size in (self._sizes.all[0], self._sizes.full)]
         growing = f"{tokens[0]:,} to " if self._sizes.ramp else ""
         self._print(
-            f"training {_trained_text(config)}, tensor {self._topology.tensor} × "
-            f"pipeline {self._topology.pipe} × data {self._topology.data}, {config.precision}, "
+            f"training {_trained_text(config)}, {self._topology}, {config.precision}, "
             f"{growing}{tokens[1]:,} tokens a step"
         )
         for note in notes:

@@ -155,6 +155,13 @@ def masters(engine: Engine) -> dict[str, np.ndarray] | None:
     return result
 
 
+def _with_whole_weights(batch: Batch, context: Any) -> Batch:
+    from pretrain.engine.own_tokens import own_tokens
+
+    inputs, (targets, weights) = own_tokens(batch, context)
+    return inputs, (targets, weights / context.degree)
+
+
 def put_in(fault: str) -> None:
     """Plant a fault in this process, to see that a test notices it."""
     import pretrain.engine.engine as engine
@@ -202,6 +209,16 @@ def put_in(fault: str) -> None:
         vars(attention)["GatherShared"].backward = staticmethod(
             lambda ctx, gradient: (gradient.chunk(ctx.group.size(), dim=-1)[ctx.group.rank()], None, None)
         )
+    elif fault == "gradients of gathered keys stay with their queries":
+        import pretrain.model.context as context
+
+        vars(context)["scattered"] = lambda x, group: x.chunk(group.size())[group.rank()].clone()
+    elif fault == "tokens are taken for the first ones":
+        import pretrain.model.context as context
+
+        context.ContextParallel.places = lambda self, length, device: torch.arange(length, device=device)  # type: ignore[method-assign]
+    elif fault == "weights of targets are those of whole samples":
+        vars(engine)["own_tokens"] = _with_whole_weights
     elif fault == "masks depend on the tensor rank":
         import pretrain.model.block as block
 
@@ -416,7 +433,7 @@ def lost_keys(precision: str) -> list[str]:
     join_processes(timeout_seconds=300)
     config, topology = tiny_config(precision=precision), Topology(1, 1, 1)
     engine = Engine(config, topology)
-    asked = deepspeed_config(config, 1)
+    asked = deepspeed_config(config, topology)
     unnoticed = []
     for lost in [*flat_settings(asked), "weight decay"]:
         *groups, key = lost.split(".")
@@ -434,7 +451,7 @@ def lost_keys(precision: str) -> list[str]:
         else:
             vars(module)["deepspeed_config"] = changed
         try:
-            module.check_settings(engine._engine, config, 1, engine._parameter_groups())
+            module.check_settings(engine._engine, config, topology, engine._parameter_groups())
             unnoticed.append(lost)
         except RuntimeError as error:
             if lost not in str(error):

@@ -29,6 +29,7 @@ def config_for(topology: Topology, **changes: Any) -> TrainConfig:
         "parallel__tensor": topology.tensor,
         "parallel__pipeline": topology.pipe,
         "parallel__data": topology.data,
+        "parallel__context": topology.context,
     }
     return cases.tiny_config(**{**SIZES, **degrees, **changes})
 
@@ -42,6 +43,8 @@ def config_for(topology: Topology, **changes: Any) -> TrainConfig:
         (Topology(1, 2, 1), {"precision": "bf16"}),
         (Topology(1, 2, 1), {}),
         (Topology(2, 1, 2), {"precision": "bf16"}),
+        (Topology(1, 1, 1, context=2), {"precision": "bf16"}),
+        (Topology(1, 1, 1, context=2), {"recomputation": "full"}),
         (
             Topology(2, 1, 1),
             {"precision": "bf16", "initial_weights": "unused", "adapter": {"rank": 8, "alpha": 16}},
@@ -55,8 +58,8 @@ def test_a_rank_holds_what_the_plan_says(topology: Topology, changes: dict[str, 
     measured = run_processes(topology.world_size, memory_cases.memory_of_a_step, config, topology)
     fullest = max(measured, key=lambda rank: rank["state"] + rank["peak"])
     planned = memory_of(config, topology.data)
-    # In fp32, gradients are freed between the steps: 4 of the 8 + 8 / data bytes of a weight.
-    gradients = 0.0 if config.precision == "bf16" else planned.state * 4 / (8 + 8 / topology.data)
+    # In fp32, gradients are freed between the steps: 4 of the 8 + 8 / replicas bytes of a weight.
+    gradients = 0.0 if config.precision == "bf16" else planned.state * 4 / (8 + 8 / topology.replicas)
     whole = planned.total - planned.communication
     print(fullest, planned)
     assert fullest["state"] == pytest.approx(planned.state - gradients, rel=0.05)

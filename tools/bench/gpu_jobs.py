@@ -22,6 +22,7 @@ from pretrain.config import ModelConfig
 from pretrain.families.mapping import parameter_count
 from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.monitor.flops import PEAK_BF16_FLOPS, model_flops_per_token
+from pretrain.monitor.profiling import operation_times
 from tools.bench.train import Step, make_engine, make_pytorch, make_transformers, step_of, training_step
 
 Row = dict[str, Any]
@@ -310,16 +311,11 @@ def _kernels(device: str, shape: Shape, step: Step) -> Iterator[Row]:
         step(tokens, targets)
         wall = _now(device) - started
     on_gpu = device == "cuda"
-    rows = [
-        ((event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6, event.count, event.key)
-        for event in profiler.key_averages()
-        if not (on_gpu and event.key.startswith("aten::"))
-    ]
-    rows = sorted((row for row in rows if row[0] > 0), reverse=True)
-    busy = sum(seconds for seconds, _, _ in rows)
-    yield {"what": "kernels run", "share": busy / wall, "calls": sum(calls for _, calls, _ in rows)}
-    for seconds, calls, name in rows[:KERNELS_SHOWN]:
-        yield {"what": f"kernel {name[:80]}", "seconds": seconds, "calls": calls}
+    found = operation_times(profiler, on_gpu)
+    busy = sum(operation.seconds for operation in found)
+    yield {"what": "kernels run", "share": busy / wall, "calls": sum(operation.calls for operation in found)}
+    for operation in found[:KERNELS_SHOWN]:
+        yield {"what": f"kernel {operation.name[:80]}", "seconds": operation.seconds, "calls": operation.calls}
 
 
 def _first_line(error: BaseException) -> str:

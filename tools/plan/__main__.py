@@ -51,8 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="altiplano plan",
         description="The fastest layouts of a run that fit into a cluster: degrees of the axes, micro-batch, "
-        "recomputation and sequence parallelism; with their time, memory and cost. Nothing is trained and no data is "
-        "read. How far predictions are from published runs: docs/planning.md.",
+        "recomputation, sequence and context parallelism; with their time, memory and cost. Nothing is trained and no "
+        "data is read. How far predictions are from published runs: docs/planning.md.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -148,6 +148,8 @@ def _plan_measured(given: argparse.Namespace) -> int:
     config = load_config(TrainConfig, given.config, given.overrides)
     if config.parallel.sequence:
         raise ConfigError("parallel.sequence: is not measured; plan with parallel.sequence=false")
+    if config.parallel.context > 1:
+        raise ConfigError("parallel.context: is not measured; plan with parallel.context=1")
     if config.is_partial:
         raise ConfigError("trainable, adapter: are not measured; plan with all weights trained")
     if given.calibrate:
@@ -160,6 +162,7 @@ def _plan_measured(given: argparse.Namespace) -> int:
         f"batch.micro_batch_size={config.batch.micro_batch_size}",
         f"recomputation={config.recomputation}",
         "parallel.sequence=false",
+        "parallel.context=1",
     ]
     # Processes share a machine's memory; GPUs have their own.
     whole = device_memory() if not calibration.cores else machine_memory() / given.devices
@@ -223,16 +226,18 @@ def _print(
         f"{flops:.3g} FLOPs; {where}, {budget / GIB:.1f} GiB for the run"
     )
     full_steps = _full_steps(config)
-    columns = ["", "tensor", "pipe", "data", "micro", "recompute", "GiB", "s/step", "MFU", "time"]
     shown = found.best or found.too_large[:MOST_TOO_LARGE]
+    context = ["context"] if any(candidate.layout.context > 1 for candidate in shown) else []
+    columns = ["", "tensor", *context, "pipe", "data", "micro", "recompute", "GiB", "s/step", "MFU", "time"]
     rows = []
     for number, candidate in enumerate(shown, 1):
         layout, seconds = candidate.layout, candidate.time.total
         rate = flops / full_steps / seconds / layout.devices
+        degrees = [layout.tensor, *([layout.context] if context else []), layout.pipeline, layout.data]
         rows.append(
             (
                 str(number),
-                *(str(value) for value in (layout.tensor, layout.pipeline, layout.data, layout.micro_batch_size)),
+                *(str(value) for value in (*degrees, layout.micro_batch_size)),
                 layout.recomputation,
                 f"{candidate.memory.total / GIB:.1f}",
                 f"{seconds:.2f}",
@@ -288,6 +293,7 @@ WORDS = {
     "elementwise": "elementwise work",
     "recomputation": "recomputation",
     "tensor": "traffic of the tensor axis",
+    "context": "keys and values gathered",
     "pipeline": "traffic between stages",
     "bubble": "bubble",
     "data": "traffic of the data axis",

@@ -225,7 +225,7 @@ def _work(task: dict[str, Any]) -> None:
     config = load_config(TrainConfig, path, overrides)
     if task["what"] == "step":
         parallel, data = config.parallel, check_world_size(config, dist.get_world_size())
-        found: Any = {"seconds": _steps(config, Topology(parallel.pipeline, data, parallel.tensor))}
+        found: Any = {"seconds": _steps(config, Topology(parallel.pipeline, data, parallel.tensor, parallel.context))}
     elif task["what"] == "computation":
         found = asdict(_computation(path, overrides, task["degree"]))
     else:

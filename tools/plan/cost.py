@@ -38,6 +38,7 @@ class Layout:
         micro_batches: micro-batches of a process in a step.
         sequence: whether norms and residuals are split over the tensor axis.
         interleaving: parts of the model that each stage has (Narayanan et al. 2021, section 2.2.2).
+        context: ranks that share the tokens of a sample.
     """
 
     tensor: int
@@ -48,10 +49,16 @@ class Layout:
     sequence: bool = False
     recomputation: Recomputation = "none"
     interleaving: int = 1
+    context: int = 1
 
     @property
     def devices(self) -> int:
-        return self.tensor * self.pipeline * self.data
+        return self.tensor * self.pipeline * self.replicas
+
+    @property
+    def replicas(self) -> int:
+        """Ranks with the same weights."""
+        return self.data * self.context
 
     @property
     def samples(self) -> int:
@@ -102,9 +109,10 @@ class StepTime:
         elementwise: norms, activations, residuals, the loss.
         recomputation: all that is computed twice, its traffic included.
         tensor: traffic of the tensor axis.
+        context: keys and values gathered over the context axis, and their gradients.
         pipeline: traffic between stages.
         bubble: waiting while the pipeline fills and drains.
-        data: traffic of the data axis.
+        data: gradients and weights of all replicas, over the data and context axes.
         optimizer: the update.
     """
 
@@ -113,6 +121,7 @@ class StepTime:
     elementwise: float = 0.0
     recomputation: float = 0.0
     tensor: float = 0.0
+    context: float = 0.0
     pipeline: float = 0.0
     bubble: float = 0.0
     data: float = 0.0
@@ -186,7 +195,7 @@ def block_time(
     """
     kernels, t = _Kernels(hardware), layout.tensor
     samples, hidden, feed_forward = layout.micro_batch_size, model.hidden_size, model.feed_forward_size
-    tokens = samples * sequence_length
+    tokens = samples * sequence_length / layout.context
     queries = model.attention_heads * model.head_size
     keys_values = 2 * max(model.key_value_heads, t) * model.head_size  # a rank has at least one head
     gates = 2 if model.is_gated else 1
@@ -197,7 +206,7 @@ def block_time(
     weights = sum(kernels.product(k, tokens, n) for k, n in into + out) * trained_share
 
     # Attention: two products forward and five backward fused (Dao 2023, section 3.1), else four and what moves.
-    scores = samples * model.attention_heads / t * sequence_length * model.attended_length(sequence_length)
+    scores = tokens * model.attention_heads / t * model.attended_length(sequence_length)
     half = 2 * scores * model.head_size
     if software.fused_attention:
         attention = kernels.attended(half), kernels.attended(2.5 * half)
@@ -222,11 +231,31 @@ def block_time(
     traffic = 2 * _sum_of_residual(model, tokens, t, hardware) * (1 - software.hidden_tensor)
     beside = sum(kernels.product(k, tokens, n) for k, n in into) * trained_share
     exposed = max(traffic - beside, traffic / 2 if layout.sequence else 0.0)
+    gathered = _gathered_keys(samples * sequence_length * keys_values / t, layout, hardware)
     return BlockTime(
-        StepTime(products=forward, attention=attention[0], elementwise=elementwise[0], tensor=traffic),
-        StepTime(products=inputs + weights, attention=attention[1], elementwise=elementwise[1], tensor=exposed),
-        attention[0],
+        StepTime(
+            products=forward, attention=attention[0], elementwise=elementwise[0], tensor=traffic, context=gathered[0]
+        ),
+        StepTime(
+            products=inputs + weights,
+            attention=attention[1],
+            elementwise=elementwise[1],
+            tensor=exposed,
+            context=gathered[1],
+        ),
+        attention[0] + gathered[0],
     )
+
+
+def _gathered_keys(numbers: float, layout: Layout, hardware: Hardware) -> tuple[float, float]:
+    """Seconds in which the context axis gathers keys and values of all tokens in bf16, and sums their gradients in fp32
+    and scatters them (`pretrain/model/context.py`); nothing hides either."""
+    if layout.context == 1:
+        return 0.0, 0.0
+    rate, hops = _ring(layout.tensor, layout.context, hardware)
+    sent = (layout.context - 1) / layout.context * numbers / rate
+    latency = hops * hardware.network_latency
+    return 2 * sent + latency, 4 * sent + latency
 
 
 def head_time(
@@ -234,7 +263,7 @@ def head_time(
 ) -> StepTime:
     """Seconds of the head and the loss for one micro-batch."""
     kernels, t = _Kernels(hardware), layout.tensor
-    tokens, rows = layout.micro_batch_size * sequence_length, model.padded_vocabulary_size(t) / t
+    tokens, rows = layout.micro_batch_size * sequence_length / layout.context, model.padded_vocabulary_size(t) / t
     return StepTime(
         products=3 * kernels.product(tokens, model.hidden_size, rows),
         elementwise=kernels.moved(tokens * rows * software.logit_bytes),
@@ -242,7 +271,7 @@ def head_time(
     )
 
 
-def _sum_of_residual(model: ModelConfig, tokens: int, tensor: int, hardware: Hardware) -> float:
+def _sum_of_residual(model: ModelConfig, tokens: float, tensor: int, hardware: Hardware) -> float:
     """Seconds in which the tensor axis sums the residual of `tokens` tokens in bf16."""
     return all_reduce(2 * tokens * model.hidden_size, tensor, hardware.inside_rate, hardware.link_latency)
 
@@ -304,8 +333,8 @@ def _sent_between_stages(
     tensor rank its share, which are gathered where they arrive (Narayanan et al. 2021, section 4.1)."""
     if layout.pipeline == 1 or software.overlaps_pipeline:
         return 0.0
-    size = 2 * layout.micro_batch_size * sequence_length * model.hidden_size
-    is_inside = layout.tensor * layout.data * layout.pipeline <= hardware.devices_per_node
+    size = 2 * layout.micro_batch_size * sequence_length / layout.context * model.hidden_size
+    is_inside = layout.devices <= hardware.devices_per_node
     rate = hardware.inside_rate if is_inside else hardware.between_rate
     once = size / layout.tensor / rate + hardware.network_latency
     if layout.tensor > 1 and not layout.sequence:
@@ -326,26 +355,27 @@ def _update(
     trained = trained_share * (blocks * block_weights(model) / layout.tensor)
     trained += trained_share * model.padded_vocabulary_size(layout.tensor) * model.hidden_size / layout.tensor
     data = 0.0
-    if layout.data > 1:
-        rate, hops = _data_rate(layout, hardware)
+    replicas = layout.replicas
+    if replicas > 1:
+        rate, hops = _ring(layout.tensor, replicas, hardware)
         moved = software.gradient_bytes + (2 if software.shards_optimizer else software.gradient_bytes)
-        data = (layout.data - 1) / layout.data * trained * moved / rate + 2 * hops * hardware.network_latency
+        data = (replicas - 1) / replicas * trained * moved / rate + 2 * hops * hardware.network_latency
         if software.overlaps_data:
             summed = max(0.0, data / 2 - blocks * block.backward.total)
             data = max(0.05 * data, summed + max(0.0, data / 2 - blocks * block.forward.total))
     # Master weight, moments and gradient are read, all but the gradient written; clipping reads the gradient once.
-    owned = trained / (layout.data if software.shards_optimizer else 1)
+    owned = trained / (replicas if software.shards_optimizer else 1)
     return StepTime(data=data, optimizer=(30 * owned + 4 * trained) / hardware.moving_rate + 2e-3)
 
 
-def _data_rate(layout: Layout, hardware: Hardware) -> tuple[float, int]:
-    """Bytes/s of a ring of the data axis, and its hops. Ranks of one node that belong to the same group share the
-    node's ports; as many groups as the tensor degree run through each node."""
-    ranks, node = layout.tensor * layout.data, hardware.devices_per_node
-    if ranks <= node:
-        return hardware.inside_rate, layout.data
-    groups = min(layout.tensor, node)
-    return hardware.between_rate * node / groups, math.ceil(math.log2(layout.data))
+def _ring(tensor: int, ranks: int, hardware: Hardware) -> tuple[float, int]:
+    """Bytes/s of a ring of `ranks` ranks of the context or data axis, and its hops. Ranks of one node that belong to the
+    same group share the node's ports; as many groups as the tensor degree run through each node."""
+    node = hardware.devices_per_node
+    if tensor * ranks <= node:
+        return hardware.inside_rate, ranks
+    groups = min(tensor, node)
+    return hardware.between_rate * node / groups, math.ceil(math.log2(ranks))
 
 
 def block_weights(model: ModelConfig) -> int:

@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import pretrain.model.attention
 from pretrain.config import TrainConfig
 from pretrain.device import group_alone
+from pretrain.model.context import ContextParallel
 from pretrain.model.head_loss import LOGITS_BYTES
 from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
@@ -61,7 +62,8 @@ def memory_of(config: TrainConfig, data: int, layers: Sequence[LayerCost] | None
     """
     from pretrain.engine.pipeline_module import stage_bounds  # takes seconds to import
 
-    pipeline = config.parallel.pipeline
+    pipeline, context = config.parallel.pipeline, config.parallel.context
+    replicas = data * context
     layers = layer_costs(config) if layers is None else layers
     micro_batches = config.accumulation_steps(data)
     ranks = []
@@ -72,11 +74,11 @@ def memory_of(config: TrainConfig, data: int, layers: Sequence[LayerCost] | None
         orthogonalised = sum(layer.orthogonalised for layer in own)
         ranks.append(
             Memory(
-                state=state_bytes(trained, config.precision, data, frozen, orthogonalised),
+                state=state_bytes(trained, config.precision, replicas, frozen, orthogonalised),
                 activations=held * sum(layer.kept for layer in own),
                 transient=max(layer.transient for layer in own),
-                update=_update_bytes(config, trained, orthogonalised, data),
-                communication=communicators(config.parallel.tensor, pipeline, data) * COMMUNICATOR_BYTES,
+                update=_update_bytes(config, trained, orthogonalised, replicas),
+                communication=communicators(config.parallel.tensor, pipeline, data, context) * COMMUNICATOR_BYTES,
             )
         )
     return max(ranks, key=lambda rank: rank.total)
@@ -87,10 +89,11 @@ COMMUNICATOR_BYTES = 32 * (4 << 20)
 defaults of NCCL's documentation, "Environment Variables". An upper estimate, which needs a GPU to be measured."""
 
 
-def communicators(tensor: int, pipeline: int, data: int) -> int:
-    """NCCL communicators that a rank uses: of all ranks, of each axis, of a copy of the model, and with its neighbours
-    in the pipeline. Those of a single rank have no buffers."""
-    groups = (tensor * pipeline * data, tensor, pipeline, data, tensor * pipeline)
+def communicators(tensor: int, pipeline: int, data: int, context: int = 1) -> int:
+    """NCCL communicators that a rank uses: of all ranks, of each axis (of data and context together), of a copy of the
+    model, and with its neighbours in the pipeline. Those of a single rank have no buffers."""
+    replicas = data * context
+    groups = (tensor * pipeline * replicas, tensor, pipeline, replicas, tensor * pipeline, context)
     return sum(size > 1 for size in groups) + min(pipeline - 1, 2)
 
 
@@ -110,27 +113,27 @@ UPDATE_COPIES = 6
 estimate, from what single processes hold at most."""
 
 
-def _update_bytes(config: TrainConfig, trained: int, orthogonalised: int, data: int) -> int:
+def _update_bytes(config: TrainConfig, trained: int, orthogonalised: int, replicas: int) -> int:
     """Bytes that the update makes on the way. AdamW's kernel makes none; in fp32, DeepSpeed copies the gradients. Muon
     gathers whole matrices from the tensor axis besides."""
-    copied = 0 if config.precision == "bf16" else -(-trained * 4 // data)
+    copied = 0 if config.precision == "bf16" else -(-trained * 4 // replicas)
     if config.optimizer.kind == "muon":
-        copied += -(-orthogonalised * 4 // data) * (UPDATE_COPIES + config.parallel.tensor)
+        copied += -(-orthogonalised * 4 // replicas) * (UPDATE_COPIES + config.parallel.tensor)
     elif config.optimizer.kind == "adafactor":
-        copied += -(-trained * 4 // data) * UPDATE_COPIES
+        copied += -(-trained * 4 // replicas) * UPDATE_COPIES
     return copied
 
 
-def state_bytes(weights: int, precision: str, data: int, frozen: int = 0, orthogonalised: int = 0) -> int:
+def state_bytes(weights: int, precision: str, replicas: int, frozen: int = 0, orthogonalised: int = 0) -> int:
     """Bytes of a rank with `weights` trained weights, and `frozen` ones, which are a weight alone. Of the trained ones,
     `orthogonalised` are Muon's, which have one moment.
 
-    bf16: weight 2, accumulated gradient 4; master weight 4 and moments 4 + 4, which ZeRO-1 divides over the data axis.
+    bf16: weight 2, accumulated gradient 4; master weight 4 and moments 4 + 4, which ZeRO-1 divides over the replicas.
     A gradient in bf16 is freed as soon as it is added. fp32: weight 4, which is its own master weight, gradient 4;
     moments 4 + 4, which are divided.
     """
     whole, divided, alone = (6, 12, 2) if precision == "bf16" else (8, 8, 4)
-    return weights * whole + -(-(weights * divided - orthogonalised * 4) // data) + frozen * alone
+    return weights * whole + -(-(weights * divided - orthogonalised * 4) // replicas) + frozen * alone
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,12 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
             "feed_forward_size": model.feed_forward_size // split,
         }
     )
-    parts = pipeline_layers(share, config.data.sequence_length, alone, adapter=config.adapter)
-    tokens = config.batch.micro_batch_size * config.data.sequence_length
+    context = config.parallel.context
+    # Selective recomputation keeps a rank's own keys and values, and gathers again.
+    gathers = context > 1 and config.recomputation != "selective"
+    keeping = TensorParallel(group_alone(), dtype, context=_Repeated(context) if gathers else None)
+    parts = pipeline_layers(share, config.data.sequence_length, keeping, adapter=config.adapter)
+    tokens = config.batch.micro_batch_size * config.data.sequence_length // context
     between = tokens * model.hidden_size * dtype.itemsize * split // degree
     rows = model.padded_vocabulary_size(degree) // degree
     logits = tokens * rows * dtype.itemsize
@@ -210,11 +217,21 @@ def layer_costs(config: TrainConfig) -> list[LayerCost]:
             continue
         kept = _kept_bytes(part, config, dtype) * split // degree
         transient = _gradient_bytes(config, tokens, dtype, sizes, trained) if layer.prefix else 0
+        transient = max(transient, _gathered_bytes(config, dtype)) if layer.prefix and context > 1 else transient
         if layer.recompute:
             transient += kept
         kept = between if layer.recompute else kept
         costs.append(LayerCost(layer.flops, weights, frozen, kept, transient, orthogonalised=orthogonalised))
     return costs
+
+
+def _gathered_bytes(config: TrainConfig, dtype: torch.dtype) -> int:
+    """Bytes of keys and values of all positions and their gradients, which are fp32 while they are summed over the
+    context axis."""
+    model, tensor = config.model, config.parallel.tensor
+    heads = 2 * max(1, model.key_value_heads // tensor)
+    numbers = config.batch.micro_batch_size * config.data.sequence_length * heads * model.head_size
+    return numbers * (2 * dtype.itemsize + 2 * 4)
 
 
 def _gradient_bytes(
@@ -233,7 +250,8 @@ def _gradient_bytes(
 
 def _kept_bytes(layer: PipelineLayer, config: TrainConfig, dtype: torch.dtype) -> int:
     """Bytes that autograd keeps of one micro-batch between this layer's forward and backward pass."""
-    batch, length, hidden = config.batch.micro_batch_size, config.data.sequence_length, config.model.hidden_size
+    batch, hidden = config.batch.micro_batch_size, config.model.hidden_size
+    length = config.data.sequence_length // config.parallel.context
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -253,6 +271,17 @@ def _kept_bytes(layer: PipelineLayer, config: TrainConfig, dtype: torch.dtype) -
             result = module(x)
     del result
     return sum(size for key, size in kept.items() if key not in own)
+
+
+class _Repeated(ContextParallel):
+    """Keys and values of this rank in place of those that it would gather."""
+
+    def __init__(self, degree: int) -> None:
+        super().__init__()
+        self.degree = degree
+
+    def whole(self, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(part.repeat(self.degree, 1, 1, 1) for part in parts)
 
 
 class _FlashAttention(torch.autograd.Function):

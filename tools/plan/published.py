@@ -281,16 +281,20 @@ def _models() -> Iterator[PublishedRun]:
             seconds,
             assumed="micro-batch 1, parts of one block",
         )
-    llama3 = _llama(16384, 126, 128, 8, 53248, 128256, 8192)
-    for data, micro_batches, rate in ((64, 32, 430), (128, 16, 400)):
+    # The third row is the last phase of pretraining, whose sequences 16 ranks share.
+    for length, data, context, micro_batches, rate in (
+        (8192, 64, 1, 32, 430), (8192, 128, 1, 16, 400), (131072, 8, 16, 16, 380)
+    ):  # fmt: skip
+        llama3 = _llama(16384, 126, 128, 8, 53248, 128256, length)
+        layout = Layout(8, 16, data, 1, micro_batches, sequence=True, interleaving=7, context=context)
         yield PublishedRun(
-            f"Llama 3 405B, {128 * data} H100",
+            f"Llama 3 405B, {layout.devices} H100" + (f", {length:,} tokens" if context > 1 else ""),
             "Grattafiori et al. 2024, arXiv:2407.21783, table 4",
             llama3,
-            8192,
-            Layout(8, 16, data, 1, micro_batches, sequence=True, interleaving=7),
+            length,
+            layout,
             _H100,
             MEGATRON_2024,
-            _counted(llama3, 8192, data * micro_batches, 3) / (128 * data * rate * 1e12),
+            _counted(llama3, length, data * micro_batches, 3) / (layout.devices * rate * 1e12),
             assumed="micro-batch 1, seven parts of each stage",
         )

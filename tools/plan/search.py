@@ -1,4 +1,4 @@
-"""The fastest layouts that fit: degrees, micro-batch, recomputation and sequence parallelism."""
+"""The fastest layouts that fit: degrees, micro-batch, recomputation, sequence and context parallelism."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from tools.plan.cost import Layout, Recomputation, StepTime, stages_of, step_tim
 from tools.plan.hardware import Hardware
 from tools.plan.memory import LayerCost, Memory, layer_costs, memory_of
 
+FEWEST_TOKENS = 4096
+"""Tokens of a sample that each rank of the context axis has at least. Llama 3 has 8,192, of sequences of 131,072
+(arXiv:2407.21783, table 4)."""
 LARGEST_MICRO_BATCH = 16
 """Samples: larger micro-batches make the pipeline's bubble longer and products hardly faster."""
 Timer = Callable[[TrainConfig, Layout, Sequence[int]], StepTime]
@@ -39,6 +42,8 @@ class Candidate:
         """What to give to `altiplano train`."""
         layout = self.layout
         degrees = [f"parallel.tensor={layout.tensor}", f"parallel.pipeline={layout.pipeline}"]
+        if layout.context > 1:
+            degrees.append(f"parallel.context={layout.context}")
         if layout.tensor > 1:
             degrees.append(f"parallel.sequence={str(layout.sequence).lower()}")
         return [*degrees, f"batch.micro_batch_size={layout.micro_batch_size}", f"recomputation={layout.recomputation}"]
@@ -87,7 +92,7 @@ def search(
     costs: dict[tuple[object, ...], list[LayerCost]] = {}
     with Progress("memory, the fastest first", len(timed), "layouts") as progress:
         for time, config, layout in timed:
-            key = layout.tensor, layout.sequence, layout.micro_batch_size, layout.recomputation
+            key = layout.tensor, layout.context, layout.sequence, layout.micro_batch_size, layout.recomputation
             if key not in costs:
                 costs[key] = layer_costs(config)
             candidate = Candidate(config, layout, time, memory_of(config, layout.data, costs[key]))
@@ -117,7 +122,7 @@ def _timed(
 ) -> Iterator[tuple[TrainConfig, Layout, StepTime]]:
     for config, data in _degrees(path, overrides, devices, per_node):
         parallel = config.parallel
-        whole = Layout(parallel.tensor, parallel.pipeline, data, 1, 1)
+        whole = Layout(parallel.tensor, parallel.pipeline, data, 1, 1, context=parallel.context)
         stages = stages_of(config.model, config.data.sequence_length, whole)
         for micro in _micro_batches(config, overrides, data):
             for recomputation in RECOMPUTATIONS:
@@ -137,6 +142,7 @@ def _timed(
                     changed.accumulation_steps(data),
                     parallel.sequence,
                     recomputation,
+                    context=parallel.context,
                 )
                 try:
                     yield changed, layout, timer(changed, layout, stages)
@@ -149,21 +155,33 @@ def _degrees(path: Path, overrides: Sequence[str], devices: int, per_node: int) 
     varied = ["parallel.data=null", "parallel.preferred=[]"]
     if not _is_set("batch.micro_batch_size", overrides):
         varied.append("batch.micro_batch_size=1")
-    for tensor in _divisors(devices, min(devices, per_node)):
-        for pipeline in _divisors(devices // tensor, devices // tensor):
-            degrees = {
-                "parallel.tensor": str(tensor),
-                "parallel.pipeline": str(pipeline),
-                "parallel.sequence": str(tensor > 1).lower(),
-            }
-            given = [f"{name}={value}" for name, value in degrees.items() if not _is_set(name, overrides)]
-            try:
-                config = load_config(TrainConfig, path, [*varied, *given, *overrides])
-                data = check_world_size(config, devices)
-            except ValueError:
-                continue  # heads, layers, the sequence or the batch do not divide
-            if (config.parallel.tensor, config.parallel.pipeline) == (tensor, pipeline):
-                yield config, data
+    longest = load_config(TrainConfig, path, overrides).data.sequence_length // FEWEST_TOKENS
+    most_context = devices if _is_set("parallel.context", overrides) else max(longest, 1)
+    for tensor, context, pipeline in _products(devices, min(devices, per_node), most_context):
+        degrees = {
+            "parallel.tensor": str(tensor),
+            "parallel.pipeline": str(pipeline),
+            "parallel.context": str(context),
+            "parallel.sequence": str(tensor > 1).lower(),
+        }
+        given = [f"{name}={value}" for name, value in degrees.items() if not _is_set(name, overrides)]
+        try:
+            config = load_config(TrainConfig, path, [*varied, *given, *overrides])
+            data = check_world_size(config, devices)
+        except ValueError:
+            continue  # heads, layers, the sequence or the batch do not divide
+        parallel = config.parallel
+        if (parallel.tensor, parallel.context, parallel.pipeline) == (tensor, context, pipeline):
+            yield config, data
+
+
+def _products(devices: int, most_tensor: int, most_context: int) -> Iterator[tuple[int, int, int]]:
+    """Degrees of tensor, context and pipeline whose product divides `devices`."""
+    for tensor in _divisors(devices, most_tensor):
+        for context in _divisors(devices // tensor, most_context):
+            rest = devices // tensor // context
+            for pipeline in _divisors(rest, rest):
+                yield tensor, context, pipeline
 
 
 def _micro_batches(config: TrainConfig, overrides: Sequence[str], data: int) -> list[int]:

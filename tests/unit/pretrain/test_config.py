@@ -94,7 +94,12 @@ def base(tmp_path: Path) -> Path:
         (["parallel.sequence=true"], "parallel.sequence: has no effect with tensor 1"),
         (
             ["parallel={tensor: 2, sequence: true}", "data.sequence_length=127"],
-            "parallel.sequence: a sequence length of 127 must be a multiple of parallel.tensor 2",
+            "data.sequence_length: 127 must be a multiple of parallel.tensor 2 (parallel.sequence), which is 2",
+        ),
+        (
+            ["parallel.context=3", "parallel.tensor=2", "parallel.sequence=true"],
+            "data.sequence_length: 128 must be a multiple of 2 × parallel.context 3 × parallel.tensor 2 "
+            "(parallel.sequence), which is 12",
         ),
         (["stop_after_step=101"], "stop_after_step: 101 has no effect, schedule.total_steps is 100"),
         (["optimizer.beta2=1.0"], "optimizer.beta2: 1.0 is not allowed: it should be less than 1"),

@@ -6,10 +6,10 @@ from pretrain.topology import Topology
 
 
 def test_every_rank_has_its_own_place() -> None:
-    topology = Topology(pipe=2, data=3, tensor=4)
+    topology = Topology(pipe=2, data=3, tensor=4, context=5)
     places = [topology.coordinate(rank) for rank in range(topology.world_size)]
-    assert len(set(places)) == topology.world_size == 24
-    assert [topology.rank(place) for place in places] == list(range(24))
+    assert len(set(places)) == topology.world_size == 120
+    assert [topology.rank(place) for place in places] == list(range(120))
 
 
 def test_tensor_ranks_are_neighbours() -> None:

@@ -34,6 +34,7 @@ def test_the_remedies_are_those_that_the_run_does_not_use_yet() -> None:
     assert micro.startswith("batch.micro_batch_size=3 ") and recomputation.startswith("recomputation=full ")
     used = tiny_config(batch__micro_batch_size=1, recomputation="full", parallel__tensor=2, parallel__sequence=True)
     assert [text.partition("=")[0] for text in remedies(used)] == [
+        "a higher degree than parallel.context",
         "a higher degree than parallel.tensor",
         "more processes, which divide the optimizer's state",
     ]

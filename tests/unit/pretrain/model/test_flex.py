@@ -16,7 +16,7 @@ from tests.attention_cases import KINDS, plain_attention, random_heads, seen_by
 
 
 def tile_mask_of(layout: torch.Tensor | None, length: int) -> object:
-    return flex.causal_mask(length, torch.device("cpu")) if layout is None else flex.mask_of(layout)
+    return flex.causal_mask(length, torch.device("cpu")) if layout is None else flex.mask_of(layout, length)
 
 
 @pytest.mark.parametrize("soft_cap", [None, 0.7])
@@ -38,7 +38,7 @@ def test_is_attention_with_a_plain_mask(
     layout, seen = seen_by(kind, length)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is slow without being compiled
-        ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, length), soft_cap)
+        ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, length), torch.arange(length), soft_cap)
     reference = plain_attention(q, k, v, seen, slopes, soft_cap)
     torch.testing.assert_close(ours, reference)
     upstream = torch.randn(ours.shape)
@@ -55,7 +55,7 @@ def test_tiles_hold_what_is_seen_and_no_more(kind: str, length: int) -> None:
     layout, seen = seen_by(kind, length)
     if layout is None:
         layout = torch.stack([torch.zeros(2, length, dtype=torch.int64), torch.arange(1, length + 1).expand(2, -1)], -1)
-    mask = tile_mask(layout[..., 0], layout[..., 1], lambda batch, head, query, key: seen[batch, query, key])
+    mask = tile_mask(layout[..., 0], layout[..., 1], length, lambda batch, head, query, key: seen[batch, query, key])
     tiles = -(-length // TILE)
     square = torch.zeros(2, tiles * TILE, tiles * TILE)
     square[:, :length, :length] = seen
@@ -86,7 +86,7 @@ def test_layers_of_a_stage_share_one_mask(monkeypatch: pytest.MonkeyPatch) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(3):
-            flex_attention(q, k, v, None, flex.mask_of(layout))
+            flex_attention(q, k, v, None, flex.mask_of(layout, 20), torch.arange(20))
     assert len(made) == 1
 
 
@@ -102,7 +102,7 @@ def test_compiled_it_is_the_same(
     layout, seen = seen_by(kind, 3 * TILE)
     compiled = flex._compiled(torch_flex.flex_attention)
     monkeypatch.setattr(torch_flex, "flex_attention", compiled)
-    ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, 3 * TILE), soft_cap)
+    ours = flex_attention(q, k, v, slopes, tile_mask_of(layout, 3 * TILE), torch.arange(3 * TILE), soft_cap)
     torch.testing.assert_close(ours, plain_attention(q, k, v, seen, slopes, soft_cap))
 
 
@@ -110,12 +110,12 @@ def test_a_window_of_plain_text_serves_every_sample(monkeypatch: pytest.MonkeyPa
     """Its layout is one for the whole batch."""
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *_: None)
     length, window = TILE + 70, 50
-    layout = windowed(None, window, length, torch.device("cpu"))
+    layout = windowed(None, window, length, torch.arange(length))
     assert layout is not None and len(layout) == 1
     q, k, v = random_heads(length)
     places = torch.arange(length)
     seen = (places <= places[:, None]) & (places > places[:, None] - window)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ours = flex_attention(q, k, v, None, flex.mask_of(layout))
+        ours = flex_attention(q, k, v, None, flex.mask_of(layout, length), places)
     torch.testing.assert_close(ours, plain_attention(q, k, v, seen.expand(2, length, length), None))

@@ -64,6 +64,22 @@ def test_nothing_fits_and_the_answer_says_what_helps(capsys: pytest.CaptureFixtu
     assert "none fits" in printed and "more devices" in printed
 
 
+LONG = ["data.sequence_length=65536", "model.maximum_positions=65536", "batch.global_batch_size=32"]
+
+
+def test_long_samples_are_divided(capsys: pytest.CaptureFixture[str]) -> None:
+    """Over the context axis, but not into less than 4,096 tokens a rank; short ones are not."""
+    found = search(LLAMA, LONG, 128, 8, 1e15, H100, wanted=10_000)
+    assert {candidate.layout.context for candidate in found.best} == {1, 2, 4, 8, 16}
+    assert {candidate.layout.devices for candidate in found.best} == {128}
+    given = search(LLAMA, [*LONG, "parallel.context=32"], 128, 8, 1e15, H100, wanted=10_000)
+    assert given.best and {candidate.layout.context for candidate in given.best} == {32}
+    assert {one.layout.context for one in search(LLAMA, [], 64, 8, 1e15, H100, wanted=10_000).best} == {1}
+    assert main([str(LLAMA), "--devices", "128", *LONG]) == 0
+    printed = capsys.readouterr().out
+    assert "context" in printed and "parallel.context=" in printed.rsplit("altiplano train …", 1)[1]
+
+
 def test_preferred_degrees_do_not_stop_the_search(tmp_path: Path) -> None:
     text = LLAMA.read_text().replace("  tensor: 2\n", "  preferred: [{tensor: 2}]\n")
     (tmp_path / "train.yaml").write_text(text.replace("../model", str(Path("configs/model").absolute())))

@@ -106,6 +106,26 @@ def test_tensor_axis_sums_the_residual_four_times_a_block() -> None:
     assert head_time(model, 2048, layout, hardware).tensor == pytest.approx(once)
 
 
+def test_context_axis_divides_the_tokens_and_gathers_keys() -> None:
+    """Two bytes of each key and value forward, four of their gradients backward; the weights stay whole."""
+    model = llama()
+    one, four = (step_time(model, 2048, replace(ONE, context=degree), ARITHMETIC) for degree in (1, 4))
+    assert four.products == pytest.approx(one.products / 4) and four.attention == pytest.approx(one.attention / 4)
+    assert four.optimizer == pytest.approx(one.optimizer, rel=0.5) and four.context < 1e-12
+    hardware = replace(ARITHMETIC, link_rate=300e9)
+    for tensor in (1, 2):
+        layout = replace(ONE, tensor=tensor, context=4)
+        sent = 3 / 4 * 2 * 2048 * 2 * 8 * 128 / tensor / (300e9 * hardware.link)
+        block = block_time(model, 2048, layout, hardware)
+        assert (block.forward.context, block.backward.context) == pytest.approx((2 * sent, 4 * sent))
+        again = block.both("selective").recomputation
+        assert again == pytest.approx(block.forward.attention + 2 * sent)
+    between = replace(ARITHMETIC, network_rate=25e9)
+    apart = block_time(model, 2048, replace(ONE, tensor=8, context=4), between).forward.context
+    assert apart == pytest.approx(3 / 4 * 2 * 2048 * 2 * 8 * 128 / 8 * 2 / (25e9 * between.network))
+    assert step_time(model, 2048, replace(ONE, context=4, data=2), hardware).data > 0
+
+
 def test_stages_receive_and_send_once_each_way() -> None:
     model = llama()
     hardware = replace(ARITHMETIC, network_rate=25e9)

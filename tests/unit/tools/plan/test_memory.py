@@ -34,6 +34,7 @@ def gpt3(folder: Path, **settings: Any) -> TrainConfig:
         ({}, 32),
         ({"tensor": 4}, 8 + 24 / 4),
         ({"tensor": 4, "sequence": True}, 32 / 4),
+        ({"context": 2}, 32 / 2 + 4),  # the gathered keys and values are kept besides
     ],
 )
 def test_a_block_keeps_what_the_paper_counts(
