@@ -183,8 +183,8 @@ class ModelConfig(Settings):
     logit_scale: float = Field(default=1.0, gt=0)
     """Factor of the logits."""
     logit_soft_cap: float | None = Field(default=None, gt=0)
-    """Bound c of the logits, after `logit_scale`: c · tanh(logit / c) (Gemma 2, section 2), of which the loss, its other
-    terms and the recorded largest logit are made; left out: none."""
+    """Bound c of the logits, after `logit_scale`: c · tanh(logit / c) (Gemma 2, section 2), of which the loss, its
+    other terms and the recorded largest logit are made; left out: none."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's denominator (PaLM, arXiv:2204.02311, section 5)."""
     maximum_z_loss: float = Field(default=0.0, ge=0)
@@ -442,8 +442,8 @@ class ParallelConfig(Settings):
     data: int | None = Field(default=None, gt=0)
     """Data-parallel degree; left out: as high as the processes allow."""
     context: int = Field(default=1, gt=0)
-    """Context-parallel degree: ranks that share the tokens of each sample, for sequences whose activations are too large
-    for one device (Llama 3, arXiv:2407.21783, section 3.3.2)."""
+    """Context-parallel degree: ranks that share the tokens of each sample, for sequences whose activations are too
+    large for one device (Llama 3, arXiv:2407.21783, section 3.3.2)."""
     sequence: bool = False
     """Whether norms and residuals are split over the tensor axis too, by positions: less memory, the same traffic
     (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2)."""
@@ -626,7 +626,7 @@ class HangConfig(Settings):
 
 
 class ProfileConfig(Settings):
-    """Steps to profile, see `pretrain/monitor/profiling.py`. A few are enough: a trace has a line for every operation."""
+    """Steps to profile, see `pretrain/monitor/profiling.py`. A few are enough: a trace has every operation."""
 
     first_step: int = Field(gt=0)
     """First profiled step. The first steps of a process compile and allocate, and show little else."""

@@ -17,9 +17,9 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class Topology:
-    """Degrees of the mesh. The tensor axis is innermost, so that its ranks share a node's fast links; then context, which
-    communicates in every layer too; then data; the pipeline, which communicates least, is outermost (Narayanan et al.
-    2021, arXiv:2104.04473, section 3; Llama 3, arXiv:2407.21783, section 3.3.2, has the same order but for the last
+    """Degrees of the mesh. The tensor axis is innermost, so that its ranks share a node's fast links; then context,
+    which communicates in every layer too; then data; the pipeline, which communicates least, is outermost (Narayanan et
+    al. 2021, arXiv:2104.04473, section 3; Llama 3, arXiv:2407.21783, section 3.3.2, has the same order but for the last
     two)."""
 
     pipe: int

@@ -143,7 +143,9 @@ def print_prediction(path: Path, first: str, second: str) -> None:
             f"Held-out loss of a run of {run['parameters']:,} parameters and {run['tokens']:,} tokens, predicted "
             f"{found['made']}"
         )
-        text = f"B relative to A: {difference['predicted']:+.2%} ({difference['low']:+.2%} to {difference['high']:+.2%})"
+        text = (
+            f"B relative to A: {difference['predicted']:+.2%} ({difference['low']:+.2%} to {difference['high']:+.2%})"
+        )
         probability = f"{found['probability']:.0%} interval"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: no answer of `altiplano data what-if fit` ({error!r})") from None

@@ -484,9 +484,7 @@ class Engine:
         """Wrap the function of every instruction of the schedule in `around(name, function)`; the names are those of
         DeepSpeed's classes."""
         functions = self._engine._INSTRUCTION_MAP
-        self._engine._INSTRUCTION_MAP = {
-            kind: around(kind.__name__, function) for kind, function in functions.items()
-        }
+        self._engine._INSTRUCTION_MAP = {kind: around(kind.__name__, function) for kind, function in functions.items()}
 
     def _instead_of(
         self, instructions: Sequence[type], around: Callable[[Callable[..., None]], Callable[..., None]]

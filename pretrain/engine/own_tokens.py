@@ -19,7 +19,7 @@ def own_tokens(batch: Batch, context: ContextParallel) -> Batch:
     tokens_BS, *beside = inputs if isinstance(inputs, tuple) else (inputs,)
     layouts = [tensor for tensor in beside if tensor.ndim == 3]
     keys = [tensor for tensor in beside if tensor.ndim == 1]
-    layout_BSC = layouts[0] if layouts else causal_layout(*tokens_BS.shape, tokens_BS.device)
+    layout_BSC = layouts[0] if layouts else causal_layout(len(tokens_BS), tokens_BS.shape[1], tokens_BS.device)
     own_inputs = (context.own(tokens_BS, 1), context.own(layout_BSC, 1), *keys)
     if not isinstance(labels, tuple):
         return own_inputs, context.own(labels, 1)

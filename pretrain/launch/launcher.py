@@ -19,8 +19,8 @@ def launched_from_here(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def stop_with_launcher() -> None:
-    """Get SIGTERM when the launcher dies, also by SIGKILL, which it cannot pass on. Without a launcher that asks for it,
-    and where there is no prctl, nothing changes.
+    """Get SIGTERM when the launcher dies, also by SIGKILL, which it cannot pass on. Without a launcher that asks for
+    it, and where there is no prctl, nothing changes.
 
     A run that nobody waits for would go on and hold its output folder.
     """

@@ -19,7 +19,6 @@ from torch import nn
 from pretrain.config import ModelConfig
 from pretrain.model import plain
 from pretrain.model.collectives import GatherHeads
-from pretrain.model.context import ContextParallel
 from pretrain.model.cpu.attention import BlockAttention
 from pretrain.model.dropout import ATTENTION_WEIGHTS, AttentionDropout, site
 from pretrain.model.flex import causal_mask, flex_attention, mask_of

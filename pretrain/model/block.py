@@ -69,7 +69,9 @@ class EmbeddedPositions(nn.Module):
     ) -> torch.Tensor:
         if self.positions is not None:
             own = self.tensor_parallel.places(x_SBD)[None]
-            x_SBD = x_SBD + self._embedded(self.positions, own if layout_BSC is None else self._own(layout_BSC, POSITION))
+            x_SBD = x_SBD + self._embedded(
+                self.positions, own if layout_BSC is None else self._own(layout_BSC, POSITION)
+            )
         if self.block_positions is not None and layout_BSC is not None:
             x_SBD = x_SBD + self._embedded(self.block_positions, self._own(layout_BSC, BLOCK_POSITION))
         elif self.block_positions is not None:

@@ -57,7 +57,9 @@ def drop_hidden(
     length, _, own = x_SBD.shape
     device = x_SBD.device
     rows = torch.arange(length, dtype=torch.int32, device=device) if places_S is None else places_S.to(torch.int32)
-    places = (rows * (columns or own))[:, None] + torch.arange(first_column, first_column + own, dtype=torch.int32, device=device)
+    places = (rows * (columns or own))[:, None] + torch.arange(
+        first_column, first_column + own, dtype=torch.int32, device=device
+    )
     dropped = _is_dropped(places[:, None], _hashed(keys_B + site)[None, :, None], rate)
     return x_SBD.masked_fill(dropped, 0.0) * (1 / (1 - rate))
 

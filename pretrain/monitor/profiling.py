@@ -134,7 +134,9 @@ class StepProfiler:
             write_text(self._folder / f"{name}.txt", text)
             self._profiler = None
         ranks = ", ".join(map(str, settings.ranks))
-        note = f"profile of rank {ranks}: {self._folder}; a summary each (.txt), and a trace for https://ui.perfetto.dev"
+        note = (
+            f"profile of rank {ranks}: {self._folder}; a summary each (.txt), and a trace for https://ui.perfetto.dev"
+        )
         self._log.event(step, "profile", note=note, ranks=list(settings.ranks))
 
 
@@ -174,7 +176,7 @@ def summary(title: str, profiler: profile, steps: int, seconds: float, on_gpu: b
     rest = max(0.0, seconds - sum(ranges.values()))
     lines = [
         title,
-        f"{steps} steps, {seconds / steps:.3f} s each with all between them (a profiled step takes longer than another)",
+        f"{steps} steps, {seconds / steps:.3f} s each with all between them (a profiled step takes longer)",
         "",
         f"By part of the schedule, time {'of the kernels that it starts' if on_gpu else 'on the clock'}:",
         *_table([*ranges.items(), ("between them", rest)], steps, seconds),

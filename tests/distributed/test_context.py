@@ -83,7 +83,9 @@ def test_equals_one_process(topology: Topology, shared: Changes, names: tuple[st
         ("gradients of gathered keys stay with their queries", "llama", "gradients"),
         ("tokens are taken for the first ones", "ALiBi, prefixes of other weights", "gradients"),
         pytest.param("tokens are taken for the first ones", "dropout", "gradients", marks=pytest.mark.slow),
-        pytest.param("tokens are taken for the first ones", "window within documents", "gradients", marks=pytest.mark.slow),
+        pytest.param(
+            "tokens are taken for the first ones", "window within documents", "gradients", marks=pytest.mark.slow
+        ),
         pytest.param("weights of targets are those of whole samples", "blanks", "loss", marks=pytest.mark.slow),
     ],
 )

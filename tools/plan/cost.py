@@ -369,8 +369,8 @@ def _update(
 
 
 def _ring(tensor: int, ranks: int, hardware: Hardware) -> tuple[float, int]:
-    """Bytes/s of a ring of `ranks` ranks of the context or data axis, and its hops. Ranks of one node that belong to the
-    same group share the node's ports; as many groups as the tensor degree run through each node."""
+    """Bytes/s of a ring of `ranks` ranks of the context or data axis, and its hops. Ranks of one node that belong to
+    the same group share the node's ports; as many groups as the tensor degree run through each node."""
     node = hardware.devices_per_node
     if tensor * ranks <= node:
         return hardware.inside_rate, ranks

@@ -117,7 +117,7 @@ def _fit(given: argparse.Namespace, settings: WhatIfConfig) -> int:
                 f"{target.tokens / corpus.tokens:.1f} times; from {MOST_EPOCHS:g} on, repeated tokens are worth less "
                 "than new ones, which no ladder of shorter runs shows: predict a shorter run"
             )
-    found = compare(*(_results(corpus) for corpus in both), target)
+    found = compare(_results(both[0]), _results(both[1]), target)
     write_json(settings.output / ANSWER_FILE, _answer(both, target, found))
     _show_corpora(both)
     summary_table(

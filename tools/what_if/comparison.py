@@ -70,7 +70,9 @@ def compare(first: Sequence[Result], second: Sequence[Result], target: Cost) -> 
     judged = {one.held_out_tokens for one in (*first, *second)}
     if len(judged) > 1:
         sizes = " and ".join(sorted(map(str, judged)))
-        raise ValueError(f"the runs were evaluated on {sizes} held-out tokens: losses on different text cannot be compared")
+        raise ValueError(
+            f"the runs were evaluated on {sizes} held-out tokens: losses on different text cannot be compared"
+        )
     shared = {one.name for one in first} & {one.name for one in second}
     left, right = (points_of([one for one in side if one.name in shared]) for side in (first, second))
     forecasts = [forecast(points, *target) for points in (left, right)]
@@ -85,7 +87,7 @@ def compare(first: Sequence[Result], second: Sequence[Result], target: Cost) -> 
     tail = (1 - INTERVAL) / 2
     low, high = np.expm1(middle + np.quantile(moves * scales, (tail, 1 - tail)))
     widening = (square / len(deviations)) ** 0.5
-    return Comparison(*forecasts, float(np.expm1(middle)), float(low), float(high), widening, len(left))
+    return Comparison(forecasts[0], forecasts[1], float(np.expm1(middle)), float(low), float(high), widening, len(left))
 
 
 def _ratio(first: Points, second: Points, parameters: float, tokens: float) -> float:

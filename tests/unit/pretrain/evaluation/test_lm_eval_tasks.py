@@ -139,7 +139,7 @@ def test_the_metric_that_stands_for_a_task() -> None:
         ),
         (
             ["parallel.tensor=2", "parallel.sequence=true", "model.maximum_positions=257"],
-            "evaluation.tasks: model.maximum_positions: 257 must be a multiple of parallel.tensor 2 (parallel.sequence)",
+            "evaluation.tasks: model.maximum_positions: 257 must be a multiple of parallel.tensor 2",
         ),
     ],
 )

@@ -21,7 +21,23 @@ from tools.what_if.__main__ import ANSWER_FILE, main
 from tools.what_if.corpora import corpora
 from tools.what_if.settings import WhatIfConfig
 
-WORDS = "river field water children village boat rain night house garden winter bread market stone bridge".split()
+WORDS = [
+    "river",
+    "field",
+    "water",
+    "children",
+    "village",
+    "boat",
+    "rain",
+    "night",
+    "house",
+    "garden",
+    "winter",
+    "bread",
+    "market",
+    "stone",
+    "bridge",
+]
 VOCABULARY = 300
 
 
