@@ -27,6 +27,7 @@ from foundation.configuration import Settings
 from pretrain.config import TrainConfig
 from tools.ladder.settings import LadderConfig
 from tools.mixture.settings import MixtureConfig
+from tools.what_if.settings import WhatIfConfig
 
 FOLDER = Path("docs/reference")
 PAGES: dict[str, tuple[type[Settings], str, str]] = {
@@ -35,6 +36,7 @@ PAGES: dict[str, tuple[type[Settings], str, str]] = {
     "train.md": (TrainConfig, "Settings of training", "altiplano train --config FILE"),
     "ladder.md": (LadderConfig, "Settings of a ladder", "altiplano ladder plan FILE"),
     "mixture.md": (MixtureConfig, "Settings of a search for weights", "altiplano mixture plan FILE"),
+    "what_if.md": (WhatIfConfig, "Settings of a comparison of rule sets", "altiplano data what-if plan FILE"),
 }
 
 
