@@ -18,7 +18,7 @@ from data_prep.rules.compare import names_of
 from data_prep.run.directory import RunDirectory
 from data_prep.stages import STAGES, from_stage_on
 from foundation.atomic_files import whole_folder
-from foundation.configuration import ConfigError, load_config, write_resolved
+from foundation.configuration import ConfigError, load_config, write_resolved, write_yaml
 from pretrain.config import TrainConfig
 from pretrain.data.mixture import MixtureFile, load_mixture
 from tools.ladder.rungs import Rung, rungs_of
@@ -64,14 +64,14 @@ def make_corpora(settings: WhatIfConfig) -> None:
     tokenizer = base.tokenizer.path or RunDirectory(base.output).tokenizer
     for name, rules in zip((*SIDES, BOTH), (*settings.rule_sets, "+".join(settings.rule_sets)), strict=True):
         folder = settings.output / name
-        overrides = [f"output={folder / 'data'}", f"tokenizer={{path: {tokenizer}}}"]
-        overrides += [
-            f"sources.{place}.rules=[{', '.join(names_of(rules, source.rules))}]"
-            for place, source in enumerate(base.sources)
-        ]
+        values = base.model_dump(mode="json", exclude_unset=True)
+        values |= {"output": str(folder / "data"), "tokenizer": {"path": str(tokenizer)}}
+        for given, source in zip(values["sources"], base.sources, strict=True):
+            given["rules"] = names_of(rules, source.rules)
         _link_measured(RunDirectory(base.output), folder / "data")
-        if prepare(["run", "--config", str(settings.data), *overrides]):
-            raise ValueError(f"{folder / 'data'}: data preparation with the rules {rules} did not finish")
+        write_yaml(folder / "data.yaml", values)
+        if prepare(["run", "--config", str(folder / "data.yaml")]):
+            raise ValueError(f"{folder / 'data.yaml'}: data preparation with the rules {rules} did not finish")
     held_out = load_mixture(_made_mixture(settings, BOTH))
     for side in SIDES:
         made = load_mixture(_made_mixture(settings, side))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -38,7 +37,7 @@ WORDS = [
     "stone",
     "bridge",
 ]
-VOCABULARY = 300
+VOCABULARY = 512
 
 
 def written(folder: Path) -> Path:
@@ -48,7 +47,7 @@ def written(folder: Path) -> Path:
     for number in range(1500):
         sentences = [" ".join(draw.choices(WORDS, k=40)).capitalize() + "." for _ in range(10)]
         if number % 3 == 0:
-            sentences.append("x = {} is a line of code that nobody reads.")
+            sentences.append("x = {}")  # a line that is removed, which the data set's code forgives
         lines.append(json.dumps({"text": "\n".join(sentences)}) + "\n")
     (folder / "web.jsonl").write_text("".join(lines))
     source = {"name": "web", "kind": "jsonl", "paths": [str(folder / "web.jsonl")], "rules": ["c4_dataset"]}
@@ -105,7 +104,8 @@ def test_from_documents_to_an_answer(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert fewer.tokens < 0.8 * whole.tokens
     assert whole.heldout_sha256 == fewer.heldout_sha256 and whole.heldout_tokens < made.datasets[0].heldout_tokens
     for corpus in (first, second):
-        assert os.path.samefile(corpus.mixture.tokenizer, tmp_path / "data" / "tokenizer")
+        own, given = (path / "tokenizer.json" for path in (corpus.mixture.tokenizer, tmp_path / "data" / "tokenizer"))
+        assert own.read_bytes() == given.read_bytes()
         assert corpus.mixture.open(corpus.mixture.datasets[0], "heldout") is not None
         assert all(rung.config.data.mixture == corpus.mixture.path for rung in corpus.rungs)
 
