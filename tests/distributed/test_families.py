@@ -273,3 +273,12 @@ def test_tied_weights_are_stored_once_and_fit_any_topology(name: str, tmp_path: 
     (second, *_) = run_processes(1, cases.train_in_parts, config, one, str(tmp_path), 2, 3)
     for parameter, weight in first["weights"].items():
         np.testing.assert_array_equal(second["restored"][parameter], weight, err_msg=parameter)
+
+
+def test_the_soft_cap_of_the_logits_is_part_of_the_loss() -> None:
+    """With logits between -c and c no probability is further than exp(2c) from that of a uniform guess."""
+    uniform, cap, one = np.log(250), 1e-3, Topology(1, 1, 1)
+    capped, plain = (trained("gemma2", one, "", model__logit_soft_cap=bound) for bound in (cap, None))
+    for key in ("loss", "evaluation"):
+        assert np.all(np.abs(np.array(capped[key]) - uniform) <= 2 * cap + 1e-6), key
+    assert abs(plain["loss"][0] - uniform) > 3 * cap

@@ -131,6 +131,16 @@ def test_a_setting_of_gemma_2_takes_effect(setting: str) -> None:
     assert float((found - without).abs().max() / found.abs().max()) > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize(("name", "there"), [("gemma2", Gemma2Config), ("gemma3", Gemma3TextConfig)])
+def test_windows_are_in_the_layers_that_transformers_gives_them(name: str, there: type) -> None:
+    """By default; the comparison above is of models whose layers the export lists."""
+    sizes = small_model("llama").model_dump(include={"vocabulary_size", "hidden_size", "attention_heads"})
+    sizes |= {"key_value_heads": 4, "feed_forward_size": 48, "maximum_positions": 64, "layers": 13}
+    model = ModelConfig.model_validate({"family": name, **sizes})
+    written = format_of(model).hugging_face_config(model, dtype="float32", end_of_document=1)
+    assert written["layer_types"] == there(num_hidden_layers=13).layer_types
+
+
 def test_ntk_scaling_is_that_of_transformers_at_one_length() -> None:
     """transformers' dynamic scaling has another base for each length: for three times the original one, with factor 1,
     the base of our factor 3."""
