@@ -20,14 +20,14 @@ from data_prep.signals.perplexity import Perplexity, normalize
 from tests.unit.data_prep.ngrams.plain_ngrams import PlainModel, read_arpa
 from tools.train_ngrams import main
 
-ENGLISH = "the wind blows over the hills and the rain falls on the old town while people wait for the train".split()
-GERMAN = "der Wind weht über die Hügel und der Regen fällt auf die alte Stadt während die Leute warten".split()
+ENGLISH = "the wind blows over the hills and the rain falls on the old town while people wait for the train"
+GERMAN = "der Wind weht über die Hügel und der Regen fällt auf die alte Stadt während die Leute warten"
 
 
-def texts(words: list[str], count: int, seed: int) -> list[str]:
+def texts(words: str, count: int, seed: int) -> list[str]:
     """Documents of three lines; some repeat others' phrases."""
     generator = np.random.default_rng(seed)
-    lines = [" ".join(generator.choice(words, 12).tolist()).capitalize() + "." for _ in range(count)]
+    lines = [" ".join(generator.choice(words.split(), 12).tolist()).capitalize() + "." for _ in range(count)]
     return ["\n".join(generator.choice(lines, 3).tolist()) for _ in range(count)]
 
 
