@@ -45,8 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     corpus = parser.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--config", type=Path, metavar="FILE", help="of a run of data_prep; its kept documents are read")
-    corpus.add_argument("--files", nargs="+", metavar="PATH", help="files, folders, patterns or addresses, of one language")
+    corpus.add_argument(
+        "--config", type=Path, metavar="FILE", help="of a run of data_prep; its kept documents are read"
+    )
+    corpus.add_argument(
+        "--files", nargs="+", metavar="PATH", help="files, folders, patterns or addresses, of one language"
+    )
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that win over those of --config")
     parser.add_argument("--kind", choices=KINDS, default="jsonl", help="kind of --files; jsonl", metavar="KIND")
     parser.add_argument("--text-field", metavar="NAME", help="field with the text, of kinds with fields; text")

@@ -125,7 +125,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pages", nargs="+", metavar="PATH", help="files, folders, patterns or addresses with pages")
     parser.add_argument("--kind", choices=KINDS, default="jsonl", metavar="KIND", help="kind of --pages; jsonl")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="of a run, whose pages are taken, instead of --pages")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="of a run, whose pages are taken, instead of --pages"
+    )
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="settings that win over those of --config")
     parser.add_argument("--cited-pages", metavar="PATH", help="JSON lines with `text`, instead of all of these")
     parser.add_argument("--other-pages", metavar="PATH", help="JSON lines with `text`, random pages")

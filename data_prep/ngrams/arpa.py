@@ -52,9 +52,7 @@ def _logarithms(values: Floats) -> pa.Array:
 
 def _text_of(ngrams: Rows, n: int, names: pa.Array, packing: Packing) -> pa.Array:
     """Return n-grams as text, words divided by spaces."""
-    words = [
-        names.take(pa.array(packing.word(ngrams["high"], ngrams["low"], place))) for place in reversed(range(n))
-    ]
+    words = [names.take(pa.array(packing.word(ngrams["high"], ngrams["low"], place))) for place in reversed(range(n))]
     return pc.binary_join_element_wise(*words, pa.scalar(" ", _TEXT))
 
 

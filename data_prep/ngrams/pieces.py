@@ -21,6 +21,8 @@ PIECES = 65536
 SAMPLE_BYTES = 200_000_000
 """Largest number of bytes of text that a model is trained on."""
 _CHARACTER_COVERAGE = 0.9995
+_THREADS = 16
+"""Parts that the text is divided into for training, on any number of cores: sums of another number round otherwise."""
 _LONGEST_LINE = 16384
 """Characters of a line that are used: the trainer would skip longer ones."""
 
@@ -43,7 +45,7 @@ def train_pieces(lines: Iterable[str], pieces: int = PIECES) -> bytes:
             vocab_size=pieces,
             character_coverage=_CHARACTER_COVERAGE,
             max_sentence_length=4 * _LONGEST_LINE,
-            num_threads=1,  # recorded in the model's file
+            num_threads=_THREADS,
             minloglevel=2,
         )
     except RuntimeError as error:

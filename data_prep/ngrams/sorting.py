@@ -167,9 +167,7 @@ def group_starts(columns: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
     return np.flatnonzero(begins)
 
 
-def whole_groups(
-    blocks: Iterable[Rows], columns_of: Callable[[Rows], Sequence[npt.NDArray[Any]]]
-) -> Iterator[Rows]:
+def whole_groups(blocks: Iterable[Rows], columns_of: Callable[[Rows], Sequence[npt.NDArray[Any]]]) -> Iterator[Rows]:
     """Yield the same rows in blocks that do not divide groups, see `group_starts`."""
     held: Rows | None = None
     for block in blocks:

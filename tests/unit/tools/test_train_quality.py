@@ -112,7 +112,7 @@ def test_what_cannot_work_is_refused(model: Path, tmp_path: Path, capsys: pytest
         (["--cited", "x", "--pages", "y", "--config", "z"], usage),
         (["--cited", "x", "--cited-pages", "y", "--other-pages", "z"], usage),
         (["--cited", "x", "--pages", "y", "--workers", "0"], "--workers 0: must be at least 1"),
-        (["--cited", "x", "--pages", "y", "seed=2"], "seed=2: has no effect without --config"),
+        (["seed=2", "--cited", "x", "--pages", "y"], "seed=2: has no effect without --config"),
         (["--cited-pages", str(path), "--other-pages", str(path)], "0 pages are cited and 0 are others; 10 of each"),
     ):
         assert main([*arguments, "--output", str(tmp_path / "m.bin")]) == 2

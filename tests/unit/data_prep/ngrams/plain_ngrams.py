@@ -80,7 +80,8 @@ class PlainModel:
         tokens: Gram = ("<s>", *(word if word in self.vocabulary else "<unk>" for word in sentence), "</s>")
         places = range(1, len(tokens))
         contexts = (tokens[max(0, place - self.order + 1) : place] for place in places)
-        return sum(math.log10(self.probability(context, tokens[place])) for place, context in zip(places, contexts))
+        pairs = zip(places, contexts, strict=True)
+        return sum(math.log10(self.probability(context, tokens[place])) for place, context in pairs)
 
 
 def read_arpa(path: Path) -> dict[Gram, tuple[float, float | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_groups_are_not_divided(block_rows: int) -> None:
     found = list(whole_groups([rows[:0], *blocks], lambda some: (some["first"], some["second"])))
     assert np.array_equal(np.concatenate(found), rows)
     assert len(found) > 1
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert before[-1].tolist()[:2] != after[0].tolist()[:2]
 
 
