@@ -29,6 +29,7 @@ BLOCK: dict[str, Any] = {
 }
 """Gemma Team 2024, arXiv:2408.00118, section 2."""
 
+
 def attention_entries(model: ModelConfig, name: str) -> dict[str, Any]:
     """Entries of heads and windows.
 

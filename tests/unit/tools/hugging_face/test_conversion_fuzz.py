@@ -68,9 +68,7 @@ class Draw:
 
 def make_case(seed: int) -> Case:
     draw = Draw(seed)
-    family = draw.of(
-        llama, llama, qwen2, qwen3, mistral, gemma2, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere
-    )
+    family = draw.of(llama, llama, qwen2, qwen3, mistral, gemma2, gemma3, olmo2, gpt_neox, opt, gpt2, bloom, cohere)
     case = family(draw)
     if draw.chance(0.3):
         twist_weights(draw, case)
