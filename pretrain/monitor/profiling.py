@@ -40,6 +40,8 @@ _KINDS = (
     ("copies", ("copy", "Memcpy", "memset", "::cat", "::clone", "::contiguous")),
 )
 """Kinds of operations, with parts of the names of their kernels or operators; the first that fits counts."""
+_AROUND = ("step ", "autograd::engine::evaluate_function")
+"""Beginnings of the names of ranges around operations."""
 _REST = "elementwise and everything else"
 
 
@@ -166,7 +168,7 @@ def summary(title: str, profiler: profile, steps: int, seconds: float, on_gpu: b
     operations = [
         operation
         for operation in operation_times(profiler, on_gpu)
-        if operation.name not in labels and not operation.name.startswith("step ")
+        if operation.name not in labels and not operation.name.startswith(_AROUND)
     ]
     kinds: dict[str, float] = {}
     for operation in operations:

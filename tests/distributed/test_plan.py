@@ -44,7 +44,7 @@ def config_for(topology: Topology, **changes: Any) -> TrainConfig:
         (Topology(1, 2, 1), {}),
         (Topology(2, 1, 2), {"precision": "bf16"}),
         (Topology(1, 1, 1, context=2), {"precision": "bf16"}),
-        (Topology(1, 1, 1, context=2), {"recomputation": "full"}),
+        (Topology(1, 1, 1, context=2), {"precision": "bf16", "recomputation": "selective"}),
         (
             Topology(2, 1, 1),
             {"precision": "bf16", "initial_weights": "unused", "adapter": {"rank": 8, "alpha": 16}},
