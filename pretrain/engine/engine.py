@@ -497,14 +497,29 @@ class Engine:
 
     def _after_partial_gradients(self, reduce: Callable[..., None]) -> Callable[..., None]:
         """`reduce`, the first reduction after a step's last backward pass, after partial gradients are summed."""
-        is_bf16 = isinstance(self._engine.optimizer, BF16_Optimizer)
+        gradient = "_hp_grad" if isinstance(self._engine.optimizer, BF16_Optimizer) else "grad"
 
         def reduced(*arguments: Any, **settings: Any) -> None:
-            own: list[Any] = [getattr(weight, "_hp_grad" if is_bf16 else "grad") for weight in self.partial_parameters]
-            self._tensor_parallel.sum_partial_gradients(own)
+            self._tensor_parallel.sum_partial_gradients(
+                [getattr(weight, gradient) for weight in self.partial_parameters]
+            )
             reduce(*arguments, **settings)
+            if self.topology.replicas > 2:
+                self._average_tied_gradients(gradient)
 
         return reduced
+
+    def _average_tied_gradients(self, name: str) -> None:
+        """Average the gradients of tied weights over the replicas, each alone, so that all stages add them in one order.
+
+        Within the buffers of DeepSpeed's sum they lie at other places on each stage, and more than two numbers would be
+        added in other orders: the copies would drift apart by rounding. That sum then averages equal numbers.
+        """
+        group = self._engine.mpu.get_data_parallel_group()
+        for weight, _ in self._pipeline.get_tied_weights_and_groups():
+            gradient = getattr(weight, name)
+            dist.all_reduce(gradient, group=group)
+            gradient.div_(self.topology.replicas)
 
     def parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """(global name, this rank's shard) of every parameter of this stage, in the precision of the forward pass."""

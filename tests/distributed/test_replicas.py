@@ -55,3 +55,11 @@ def test_ranks_that_were_started_with_something_else_are_named(tmp_path: Path) -
             what: f"ranks [1] have another {what} than rank 0: give every node the same files"
             for what in ("configuration", "token files or sample order", "library versions", "program code")
         }
+
+
+def test_tied_weights_stay_the_same_with_more_than_two_replicas() -> None:
+    """Three numbers have a sum that depends on their order, and a stage's buffers decide about the order: `whole`
+    compares the copies on both stages, bit for bit."""
+    config = cases.tiny_config(model__tied_embedding=True)
+    (found, *_) = run_processes(8, cases.train, config, Topology(pipe=2, data=4, tensor=1), 2)
+    assert "embedding.weight" in found["gradients"]
