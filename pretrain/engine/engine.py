@@ -512,7 +512,7 @@ class Engine:
     def _average_tied_gradients(self, name: str) -> None:
         """Average the gradients of tied weights over the replicas, each alone, so that all stages add them in one order.
 
-        Within the buffers of DeepSpeed's sum they lie at other places on each stage, and more than two numbers would be
+        In the buffers of DeepSpeed's sum they lie at other places on each stage, and more than two numbers would be
         added in other orders: the copies would drift apart by rounding. That sum then averages equal numbers.
         """
         group = self._engine.mpu.get_data_parallel_group()
