@@ -510,7 +510,7 @@ class Engine:
         return reduced
 
     def _average_tied_gradients(self, name: str) -> None:
-        """Average the gradients of tied weights over the replicas, each alone, so that all stages add them in one order.
+        """Average the gradients of tied weights over the replicas, each alone, so that all stages add in one order.
 
         In the buffers of DeepSpeed's sum they lie at other places on each stage, and more than two numbers would be
         added in other orders: the copies would drift apart by rounding. That sum then averages equal numbers.
