@@ -25,7 +25,7 @@ from tools.inspect_checkpoint import main as inspect_checkpoint
 from tools.reshape import main as reshape
 
 ALONE, EIGHT = Topology(1, 1, 1), Topology(2, 2, 2)
-OTHERS = (Topology(1, 1, 2), Topology(2, 1, 1), Topology(1, 2, 1), Topology(1, 4, 1))
+OTHERS = (Topology(1, 1, 2), Topology(2, 1, 1), Topology(1, 2, 1), Topology(1, 4, 1), Topology(1, 1, 1, context=2))
 KINDS: dict[str, dict[str, Any]] = {
     "muon": {"kind": "muon", "learning_rate": 1e-2, "epsilon": 1e-5, "gradient_clipping": 0.5},
     "adafactor": {"kind": "adafactor", "learning_rate": 1e-2, "gradient_clipping": 0.5},
