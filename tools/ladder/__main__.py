@@ -23,7 +23,7 @@ from tools.ladder.fitting import LadderFit, fit_ladder, law_rows, outcome_rows
 from tools.ladder.interval import INTERVAL, LadderError, points_of
 from tools.ladder.page import charts, ladder_page
 from tools.ladder.prediction import check, predict, with_outcomes
-from tools.ladder.run import add_run_options, run_left, write_list
+from tools.ladder.run import add_run_options, parsed, run_left, write_list
 from tools.ladder.rungs import (
     Rung,
     cost_of,
@@ -98,12 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done; 1 the rungs do not allow what is asked, or a run is outside its interval; 2 wrong settings or
     files; that of a rung that failed."""
-    command = make_parser()
-    given, rest = command.parse_known_args(arguments)
-    given.options = [word for word in rest if word.startswith("-")]
-    if given.options and not getattr(given, "slurm", False):
-        command.error(f"{given.options[0]}: no such option")
-    given.overrides = [*getattr(given, "overrides", ()), *(word for word in rest if not word.startswith("-"))]
+    given = parsed(make_parser(), arguments)
     restrict_file_modes()
     try:
         return int(given.act(given))

@@ -33,6 +33,17 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command with `add_run_options`: `overrides` from either side of its options, and `options`,
+    which it does not know and passes on to sbatch."""
+    given, rest = parser.parse_known_args(arguments)
+    given.options = [word for word in rest if word.startswith("-")]
+    if given.options and not getattr(given, "slurm", False):
+        parser.error(f"{given.options[0]}: no such option")
+    given.overrides = [*getattr(given, "overrides", ()), *(word for word in rest if not word.startswith("-"))]
+    return given
+
+
 def run_left(output: Path, rungs: Sequence[Rung], done: Collection[str], given: argparse.Namespace) -> int:
     """Train the runs that are not done, where `given` says; returns the exit code.
 

@@ -18,7 +18,7 @@ import numpy as np
 from foundation.atomic_files import restrict_file_modes, write_json, write_text
 from foundation.configuration import load_config
 from foundation.progress import summary_table
-from tools.ladder.run import add_run_options, run_here, run_left, write_list
+from tools.ladder.run import add_run_options, parsed, run_here, run_left, write_list
 from tools.mixture.law import INTERVAL, Answer, Array, MixtureError, answer
 from tools.mixture.page import mixture_page
 from tools.mixture.proxies import (
@@ -73,12 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done; 1 the runs do not allow what is asked, or the check is outside the interval; 2 wrong settings
     or files; that of a run that failed."""
-    command = make_parser()
-    given, rest = command.parse_known_args(arguments)
-    given.options = [word for word in rest if word.startswith("-")]
-    if given.options and not getattr(given, "slurm", False):
-        command.error(f"{given.options[0]}: no such option")
-    given.overrides = [*given.overrides, *(word for word in rest if not word.startswith("-"))]
+    given = parsed(make_parser(), arguments)
     restrict_file_modes()
     try:
         proxies = proxies_of(load_config(MixtureConfig, given.search, given.overrides))

@@ -21,7 +21,7 @@ from foundation.progress import summary_table
 from pretrain.config import TrainConfig
 from pretrain.data.epochs import with_steps
 from tools.ladder.interval import INTERVAL, LadderError
-from tools.ladder.run import add_run_options, run_left, write_list
+from tools.ladder.run import add_run_options, parsed, run_left, write_list
 from tools.ladder.rungs import MOST_EPOCHS, Cost, Result, Rung, cost_of, results_of, write_configs
 from tools.what_if.comparison import Comparison, compare
 from tools.what_if.corpora import SIDES, Corpus, corpora, make_corpora
@@ -64,12 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done; 1 the rungs do not allow a prediction; 2 wrong settings or files; that of a rung that
     failed."""
-    command = make_parser()
-    given, rest = command.parse_known_args(arguments)
-    given.options = [word for word in rest if word.startswith("-")]
-    if given.options and not getattr(given, "slurm", False):
-        command.error(f"{given.options[0]}: no such option")
-    given.overrides = [*given.overrides, *(word for word in rest if not word.startswith("-"))]
+    given = parsed(make_parser(), arguments)
     restrict_file_modes()
     try:
         return int(given.act(given, load_config(WhatIfConfig, given.what_if, given.overrides)))
