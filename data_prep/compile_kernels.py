@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,8 @@ class _Group(NamedTuple):
     entry: Any
     """The kernel that takes longest to compile; the group counts as compiled if it is cached."""
     seconds: float
-    """Approximate time on one core of 2026; used only to divide the groups among processes."""
+    """Approximate time on one core of 2026, of a group of `SHARING` after those before it; used only to divide the groups
+    among processes."""
     compile: Callable[[], object]
 
 
@@ -130,31 +131,31 @@ GROUPS: dict[str, _Group] = {
     "roots": _Group(
         "measure",
         roots_statistics._measure,
-        5,
+        3.5,
         lambda: roots_statistics.measure_roots(_DATA, _OFFSETS, _BEGINS, ["en"]),
     ),
     "web": _Group(
         "measure",
         web_statistics._measure,
-        2.5,
+        2,
         lambda: web_statistics.measure_web(_DATA, _OFFSETS, np.zeros((1, len(text_statistics.STATISTICS)))),
     ),
     "text": _Group(
         "measure",
         text_statistics._measure_documents,
-        2.8,
+        3,
         lambda: text_statistics.measure_text(_DATA, _OFFSETS, _BEGINS),
     ),
     "fingerprints": _Group(
         "measure",
         fingerprints._fingerprint_documents,
-        1.9,
+        1.7,
         lambda: fingerprints.fingerprint_text(_DATA, _OFFSETS, FingerprintConfig()),
     ),
     "language": _Group(
-        "measure", fasttext_kernel._predict, 2.5, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)
+        "measure", fasttext_kernel._predict, 3, lambda: LanguageIdentifier().identify_many(_DATA, _OFFSETS)
     ),
-    "segmentation": _Group("measure", segmentation._mark_words, 1.5, lambda: segmentation.mark_words(_DATA, _OFFSETS)),
+    "segmentation": _Group("measure", segmentation._mark_words, 1.4, lambda: segmentation.mark_words(_DATA, _OFFSETS)),
     "personal data": _Group(
         "measure", pii_candidates._find_in_documents, 0.9, lambda: pii_candidates.find_candidates(_DATA, _OFFSETS)
     ),
@@ -165,19 +166,21 @@ GROUPS: dict[str, _Group] = {
         lambda: fingerprints.jaccard(fingerprints.shingle_set(b"a", 1), fingerprints.shingle_set(b"b", 1)),
     ),
     "evaluations": _Group("measure, where it is asked for", evaluations._find_runs, 1.5, _find_items),
-    "bad words": _Group("measure, where it is asked for", bad_words._mark_candidates, 0.5, _find_bad_words),
-    "choose": _Group("dedup", choose._choose, 3, _choose),
-    "groups": _Group("dedup", groups._unite, 1, _group),
-    "bands": _Group("dedup", near._hash_bands, 0.3, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
-    "lines": _Group("dedup", lines._hash_lines, 0.5, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
-    "spans": _Group("dedup, where it is asked for", units_of_text._sentences, 1, _divide_text),
-    "encoder": _Group("tokenize", byte_pairs.encode_documents, 6.5, _encode),
-    "pieces": _Group("tokenize", pieces.mark_by_pattern, 0.9, _cut),
+    "bad words": _Group("measure, where it is asked for", bad_words._mark_candidates, 0.4, _find_bad_words),
+    "choose": _Group("dedup", choose._choose, 1.8, _choose),
+    "groups": _Group("dedup", groups._unite, 1.2, _group),
+    "bands": _Group("dedup", near._hash_bands, 0.2, lambda: near.band_keys(np.zeros((1, 2), np.uint32), 1, 2)),
+    "lines": _Group("dedup", lines._hash_lines, 0.3, lambda: lines.hash_lines(_DATA, 0, len(_DATA))),
+    "spans": _Group("dedup, where it is asked for", units_of_text._sentences, 1.3, _divide_text),
+    "encoder": _Group("tokenize", byte_pairs.encode_documents, 4.5, _encode),
+    "pieces": _Group("tokenize", pieces.mark_by_pattern, 0.5, _cut),
     "cuts": _Group(
-        "decide", web_statistics._c4_cuts, 1.2, lambda: web_statistics.c4_cuts(b"a b.\n", web_statistics.PAPER)
+        "decide", web_statistics._c4_cuts, 0.7, lambda: web_statistics.c4_cuts(b"a b.\n", web_statistics.PAPER)
     ),
 }
-"""Groups by name; the longest ones first."""
+"""Groups by name."""
+SHARING = (("encoder", "pieces"), ("web", "cuts"), ("fingerprints", "shingles"))
+"""Groups that call the same functions, which a process compiles once."""
 MEASURE = tuple(name for name, group in GROUPS.items() if group.stage == "measure")
 DEDUP = tuple(name for name, group in GROUPS.items() if group.stage == "dedup")
 ENCODE = tuple(name for name, group in GROUPS.items() if group.stage == "tokenize")
@@ -206,10 +209,16 @@ def compile_kernels(names: Sequence[str]) -> None:
 
 
 def divide(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Divide groups into two parts that take about the same time."""
+    """Divide groups into two parts that take about the same time; those that share functions stay together."""
+    sharing = [tuple(name for name in together if name in names) for together in SHARING]
+    alone = [(name,) for name in names if not any(name in together for together in sharing)]
+
+    def seconds(part: Iterable[str]) -> float:
+        return sum(GROUPS[name].seconds for name in part)
+
     parts: tuple[list[str], list[str]] = ([], [])
-    for name in sorted(names, key=lambda name: -GROUPS[name].seconds):
-        min(parts, key=lambda part: sum(GROUPS[one].seconds for one in part)).append(name)
+    for together in sorted([*sharing, *alone], key=seconds, reverse=True):
+        min(parts, key=seconds).extend(together)
     return parts
 
 

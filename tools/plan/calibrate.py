@@ -1,9 +1,9 @@
 """Speeds of the machine at hand, measured with the run's own model: `altiplano plan CONFIG --calibrate FILE`.
 
-Twenty steps of the real engine in one process give the seconds of a block, of embedding and head, and of the update:
-a step with L blocks and M micro-batches takes u + L v + M (h + L b), whose four numbers follow from two values of L and
-two of M. For each tensor degree a process computes what one rank would: fewer heads, a narrower MLP, fewer rows of the
-vocabulary. Collectives are timed between as many processes as a group has.
+Twenty steps of the real engine, on the ranks of one tensor group, give what a block, embedding and head, and the update
+take: a step with L blocks and M micro-batches takes u + L v + M (h + L b), whose four numbers follow from two values of
+L and two of M. Processes that share a machine slow each other down, so a group is measured alone and beside as many
+others as the processors hold. Collectives are timed between as many processes as a group has.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from foundation.progress import Progress
 from pretrain.config import TrainConfig, check_world_size
 from pretrain.device import local_device
 from pretrain.topology import Topology
-from tools.plan.calibration import Calibration, Collective, Computation, settings_of
+from tools.plan.calibration import Calibration, Collective, Computation, Spent, settings_of
 
 STEPS = 20
 """Timed steps of each measurement, whose median counts, after two that are not timed."""
@@ -36,6 +38,10 @@ BLOCKS, MICRO_BATCHES = (1, 4), (1, 4)
 SMALL_BYTES, LARGE_BYTES = 1 << 12, 1 << 24
 """Sizes of collectives beside the size of the residual."""
 LEARNING_RATE = 1e-4
+DEGREES = (1, 2, 4, 8)
+"""Numbers of ranks of a group that are measured."""
+MEETING_SECONDS = 600
+"""How long groups wait for each other, so that they compute at the same time."""
 
 
 def calibrate(path: Path, overrides: Sequence[str], processes: int) -> Calibration:
@@ -49,23 +55,23 @@ def calibrate(path: Path, overrides: Sequence[str], processes: int) -> Calibrati
         RuntimeError: a process failed; the message contains its output.
     """
     config = load_config(TrainConfig, path, overrides)
-    degrees = [degree for degree in (1, 2, 4, 8) if degree <= processes and _divides(config, degree)]
-    groups = [ranks for ranks in (2, 4, 8) if ranks <= processes]
-    computation: dict[int, Computation] = {}
+    cores = 0 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    degrees = [degree for degree in DEGREES if degree <= processes and _divides(config, degree)]
+    measured = [(degree, groups) for degree in degrees for groups in _numbers_of_groups(degree, min(cores, processes))]
+    sizes = [ranks for ranks in DEGREES[1:] if ranks <= processes]
+    computation: dict[int, list[Computation]] = {degree: [] for degree in degrees}
     collectives: dict[str, dict[int, Collective]] = {"all_reduce": {}, "all_gather": {}, "send": {}}
-    with Progress("calibrate", len(degrees) + len(groups), "measurements") as progress:
-        for degree in degrees:
-            found = _measure(path, overrides, 1, "computation", degree)
-            computation[degree] = Computation(**found)
+    with Progress("calibrate", len(measured) + len(sizes), "measurements") as progress:
+        for degree, groups in measured:
+            computation[degree].append(_computation(path, overrides, degree, groups))
             progress.advance()
-        for ranks in groups:
+        for ranks in sizes:
             for name, timed in _measure(path, overrides, ranks, "collectives").items():
                 collectives[name][ranks] = Collective(*(tuple(column) for column in timed))
             progress.advance()
-    on_gpus = torch.cuda.is_available()
     return Calibration(
-        machine=torch.cuda.get_device_name() if on_gpus else _processor(),
-        cores=0 if on_gpus else len(os.sched_getaffinity(0)),
+        machine=_processor() if cores else torch.cuda.get_device_name(),
+        cores=cores,
         settings=settings_of(config),
         computation=computation,
         **collectives,
@@ -78,7 +84,7 @@ def measure_step(path: Path, overrides: Sequence[str], processes: int) -> float:
     Raises:
         RuntimeError: a process failed; the message contains its output.
     """
-    return float(_measure(path, overrides, processes, "step")["seconds"])
+    return float(_measure(path, overrides, processes, "step"))
 
 
 def _divides(config: TrainConfig, degree: int) -> bool:
@@ -93,47 +99,56 @@ def _processor() -> str:
     return "processor"
 
 
-def _measure(path: Path, overrides: Sequence[str], processes: int, what: str, degree: int = 1) -> dict[str, Any]:
+def _numbers_of_groups(degree: int, processors: int) -> list[int]:
+    """One group, and as many as `processors` hold; on GPUs, which do not slow each other down, one."""
+    return sorted({1, max(1, processors // degree)})
+
+
+def _measure(path: Path, overrides: Sequence[str], processes: int, what: str) -> Any:
     """Run `processes` processes of this module; returns what the first one prints."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    task = json.dumps({"path": str(path), "overrides": list(overrides), "what": what, "degree": degree})
+    return _measure_groups(path, overrides, processes, what, 1)[0]
+
+
+def _measure_groups(path: Path, overrides: Sequence[str], processes: int, what: str, groups: int) -> list[Any]:
+    """Run several groups of processes of this module at the same time; returns what the first of each prints."""
+    task: dict[str, Any] = {"path": str(path), "overrides": list(overrides), "what": what, "groups": groups}
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *launch, "-m", "tools.plan.calibrate", task],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"calibration with {processes} processes ended with {done.returncode}:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    with tempfile.TemporaryDirectory() as meeting, ThreadPoolExecutor(groups) as threads:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [sys.executable, "-W", "ignore", *launch, "-m", "tools.plan.calibrate"]
+        command.append(json.dumps({**task, "meeting": meeting}))
+        started = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(groups)
+        ]
+
+        def finish(process: subprocess.Popen[str]) -> str:
+            printed, errors = process.communicate()
+            if process.returncode:
+                failures.append(f"calibration with {processes} processes ended with {process.returncode}:\n{errors}")
+                for other in started:
+                    other.terminate()  # or it would wait for this one
+            return printed
+
+        failures: list[str] = []
+        printed = list(threads.map(finish, started))
+    if failures:
+        raise RuntimeError(failures[0])
+    return [json.loads(lines.splitlines()[-1]) for lines in printed]
 
 
-def _share_of(path: Path, overrides: Sequence[str], degree: int, blocks: int, micro_batches: int) -> TrainConfig:
-    """The run of one process that computes what a tensor rank does, with `blocks` blocks."""
-    whole = load_config(TrainConfig, path, overrides)
-    model = whole.model
-    changed = {
-        "model.layers": blocks,
-        "model.attention_head_size": model.head_size,
-        "model.attention_heads": model.attention_heads // degree,
-        "model.key_value_heads": max(1, model.key_value_heads // degree),
-        "model.feed_forward_size": model.feed_forward_size // degree,
-        "model.vocabulary_size": -(-model.padded_vocabulary_size(degree) // degree),
-        "batch.global_batch_size": micro_batches * whole.batch.micro_batch_size,
-    }
-    values = whole.model_dump(mode="json")
-    values["parallel"] = {"tensor": 1, "pipeline": 1, "data": 1}
+def _share_of(config: TrainConfig, degree: int, blocks: int, micro_batches: int) -> TrainConfig:
+    """The run of one tensor group, with `blocks` blocks."""
+    values = config.model_dump(mode="json")
+    values["parallel"] = {"tensor": degree, "pipeline": 1, "data": 1}
+    values["model"]["layers"] = blocks
+    values["batch"]["global_batch_size"] = micro_batches * config.batch.micro_batch_size
     values["batch"]["ramp_up"] = None
-    for name, value in changed.items():
-        section, field = name.split(".")
-        values[section][field] = value
     return TrainConfig.model_validate_json(json.dumps(values), strict=True)
 
 
-def _steps(config: TrainConfig, topology: Topology) -> float:
-    """Seconds of a step of the real engine."""
+def _steps(config: TrainConfig, topology: Topology) -> Spent:
+    """What a step of the real engine takes."""
     from pretrain.engine.engine import Engine  # takes seconds to import
 
     engine = Engine(config, topology)
@@ -145,11 +160,11 @@ def _steps(config: TrainConfig, topology: Topology) -> float:
         while True:
             yield batch
 
-    return _median(lambda: engine.train_step(batches(), LEARNING_RATE), STEPS)[0]
+    return _median(lambda: engine.train_step(batches(), LEARNING_RATE), STEPS)
 
 
-def _median(run: Callable[[], object], times: int) -> tuple[float, float]:
-    """Median seconds on the clock and of the processor, after two untimed runs."""
+def _median(run: Callable[[], object], times: int) -> Spent:
+    """What `run` takes, in the median after two untimed runs."""
     timed = []
     for number in range(times + 2):
         if torch.cuda.is_available():
@@ -160,26 +175,62 @@ def _median(run: Callable[[], object], times: int) -> tuple[float, float]:
             torch.cuda.synchronize()
         if number >= 2:
             timed.append((time.perf_counter() - wall, time.process_time() - processor))
-    return statistics.median(wall for wall, _ in timed), statistics.median(spent for _, spent in timed)
+    return Spent(*(statistics.median(column) for column in zip(*timed, strict=True)))
 
 
-def _computation(path: Path, overrides: Sequence[str], degree: int) -> Computation:
-    seconds = {
-        (blocks, micro): _steps(_share_of(path, overrides, degree, blocks, micro), Topology(1, 1, 1))
-        for blocks in BLOCKS
-        for micro in MICRO_BATCHES
-    }
+def _computation(path: Path, overrides: Sequence[str], degree: int, groups: int) -> Computation:
+    """Measure `groups` tensor groups at the same time; the mean of their first ranks counts."""
+    found = _measure_groups(path, overrides, degree, "computation", groups)
+    parts = [
+        Spent(*(statistics.fmean(column) for column in zip(*one, strict=True))) for one in zip(*found, strict=True)
+    ]
+    return Computation(degree * groups, *parts)
+
+
+def _parts_of_step(config: TrainConfig, degree: int, meet: Callable[[], None]) -> list[Spent]:
+    """What block, rest, and update of both take, in the order of `PARTS`.
+
+    Args:
+        meet: returns when all groups that are measured have called it.
+    """
+    steps: dict[tuple[int, int], Spent] = {}
+    for blocks in BLOCKS:
+        for micro in MICRO_BATCHES:
+            meet()
+            steps[blocks, micro] = _steps(_share_of(config, degree, blocks, micro), Topology(1, 1, degree))
+    clock, processor = (parts_of({shape: spent[i] for shape, spent in steps.items()}) for i in range(2))
+    return [Spent(*pair) for pair in zip(clock, processor, strict=True)]
+
+
+def parts_of(seconds: Mapping[tuple[int, int], float]) -> tuple[float, float, float, float]:
+    """b, h, v and u of steps by numbers of blocks and of micro-batches, which are those of `BLOCKS` and
+    `MICRO_BATCHES`; noise makes none of them negative."""
     (few, many), (one, more) = BLOCKS, MICRO_BATCHES
     slopes = {blocks: (seconds[blocks, more] - seconds[blocks, one]) / (more - one) for blocks in BLOCKS}
     updates = {blocks: seconds[blocks, one] - one * slopes[blocks] for blocks in BLOCKS}
     block = (slopes[many] - slopes[few]) / (many - few)
     block_update = (updates[many] - updates[few]) / (many - few)
-    return Computation(
-        *(
-            max(0.0, value)
-            for value in (block, slopes[few] - few * block, block_update, updates[few] - few * block_update)
-        )
-    )
+    parts = block, slopes[few] - few * block, block_update, updates[few] - few * block_update
+    return tuple(max(0.0, part) for part in parts)  # type: ignore[return-value]
+
+
+def _meet(folder: Path, groups: int) -> Callable[[], None]:
+    """A barrier of groups that know nothing of each other but a folder."""
+    name = str(os.getpid())
+    times = count()
+
+    def meet() -> None:
+        if dist.get_rank() == 0:
+            number = next(times)
+            (folder / f"{number}-{name}").touch()
+            until = time.monotonic() + MEETING_SECONDS
+            while len(list(folder.glob(f"{number}-*"))) < groups:
+                if time.monotonic() > until:
+                    raise RuntimeError(f"the other groups were not ready within {MEETING_SECONDS} s")
+                time.sleep(0.01)
+        dist.barrier()
+
+    return meet
 
 
 def _collectives(config: TrainConfig) -> dict[str, list[list[float]]]:
@@ -225,9 +276,9 @@ def _work(task: dict[str, Any]) -> None:
     config = load_config(TrainConfig, path, overrides)
     if task["what"] == "step":
         parallel, data = config.parallel, check_world_size(config, dist.get_world_size())
-        found: Any = {"seconds": _steps(config, Topology(parallel.pipeline, data, parallel.tensor, parallel.context))}
+        found: Any = _steps(config, Topology(parallel.pipeline, data, parallel.tensor, parallel.context)).clock
     elif task["what"] == "computation":
-        found = asdict(_computation(path, overrides, task["degree"]))
+        found = _parts_of_step(config, dist.get_world_size(), _meet(Path(task["meeting"]), task["groups"]))
     else:
         found = _collectives(config)
     if dist.get_rank() == 0:

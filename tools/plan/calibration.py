@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -20,21 +20,47 @@ from pretrain.config import TrainConfig
 from tools.plan.cost import Layout, StepTime, block_weights
 
 
+class Spent(NamedTuple):
+    """Seconds on the clock, and of a rank's processor."""
+
+    clock: float
+    processor: float
+
+
 @dataclass(frozen=True)
 class Computation:
-    """Seconds of one rank of a tensor degree.
+    """What one rank of a tensor degree spends, the sums over its tensor axis included.
 
     Attributes:
+        processes: how many computed at the same time, this rank among them.
         block: forward and backward pass of a block, for a micro-batch.
         rest: embedding, head and loss, for a micro-batch.
         block_update: update of a block's weights.
         rest_update: update of the other weights, and what a step costs besides.
     """
 
-    block: float
-    rest: float
-    block_update: float
-    rest_update: float
+    processes: int
+    block: Spent
+    rest: Spent
+    block_update: Spent
+    rest_update: Spent
+
+    def mixed(self, other: Computation, share: float) -> Computation:
+        """`share` of the way to `other`."""
+
+        def between(ours: Spent, theirs: Spent) -> Spent:
+            return Spent(*(a + share * (b - a) for a, b in zip(ours, theirs, strict=True)))
+
+        pairs = [(getattr(self, name), getattr(other, name)) for name in PARTS]
+        return Computation(self.processes, *(between(*pair) for pair in pairs))
+
+
+PARTS = ("block", "rest", "block_update", "rest_update")
+"""Parts of a `Computation`."""
+
+
+class NotMeasured(ValueError):
+    """A layout whose time does not follow from what was measured."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +71,13 @@ class Collective:
     seconds: tuple[float, ...]
     processor: tuple[float, ...]
 
-    def at(self, size: float) -> tuple[float, float]:
-        """Seconds on the clock and of the processor for `size` bytes: linear between two sizes, and beyond the last."""
+    def at(self, size: float) -> Spent:
+        """What `size` bytes take: linear between two measured sizes, and beyond the last."""
         pairs = list(zip(self.sizes, self.seconds, self.processor, strict=True))
         for low, high in pairwise(pairs):
             if size <= high[0] or high is pairs[-1]:
                 share = (size - low[0]) / (high[0] - low[0])
-                return tuple(max(0.0, a + share * (b - a)) for a, b in zip(low[1:], high[1:], strict=True))  # type: ignore[return-value]
+                return Spent(*(max(0.0, a + share * (b - a)) for a, b in zip(low[1:], high[1:], strict=True)))
         raise AssertionError("two sizes at least")
 
 
@@ -63,14 +89,14 @@ class Calibration:
         machine: processor or GPU, for people.
         cores: processors that the processes share; 0: each has a device of its own.
         settings: what the measurement holds for, by dotted name.
-        computation: by tensor degree.
+        computation: by tensor degree, by rising number of processes.
         all_reduce, all_gather, send: by number of ranks; a send has two.
     """
 
     machine: str
     cores: int
     settings: dict[str, Any]
-    computation: dict[int, Computation]
+    computation: dict[int, list[Computation]]
     all_reduce: dict[int, Collective]
     all_gather: dict[int, Collective]
     send: dict[int, Collective]
@@ -105,7 +131,9 @@ def read_calibration(path: Path, config: TrainConfig) -> Calibration:
             machine=values["machine"],
             cores=values["cores"],
             settings=values["settings"],
-            computation={int(degree): Computation(**found) for degree, found in values["computation"].items()},
+            computation={
+                int(degree): list(map(_computation, found)) for degree, found in values["computation"].items()
+            },
             **{
                 name: {
                     int(ranks): Collective(*(tuple(found[part]) for part in ("sizes", "seconds", "processor")))
@@ -127,6 +155,10 @@ def read_calibration(path: Path, config: TrainConfig) -> Calibration:
     return calibration
 
 
+def _computation(found: dict[str, Any]) -> Computation:
+    return Computation(found["processes"], *(Spent(*found[name]) for name in PARTS))
+
+
 def calibrated_time(calibration: Calibration, config: TrainConfig, layout: Layout, stages: Sequence[int]) -> StepTime:
     """Seconds of a training step on the measured machine.
 
@@ -134,33 +166,35 @@ def calibrated_time(calibration: Calibration, config: TrainConfig, layout: Layou
         stages: blocks of each stage.
 
     Raises:
-        ValueError: a group is larger than those that were measured.
+        NotMeasured: a group is larger than those that were measured.
     """
     model, degree = config.model, layout.tensor
-    computation = _measured(calibration.computation, degree, "tensor degree")
+    computation = _beside(_measured(calibration.computation, degree, "tensor degree"), layout.devices)
     size = 2 if config.precision == "bf16" else 4
     residual = size * layout.micro_batch_size * config.data.sequence_length * model.hidden_size
-    tensor, tensor_work = 0.0, 0.0
-    if degree > 1:
-        tensor, tensor_work = _measured(calibration.all_reduce, degree, "tensor degree").at(residual)
-    sent, sent_work = calibration.send[2].at(residual) if layout.pipeline > 1 else (0.0, 0.0)
+    tensor = _measured(calibration.all_reduce, degree, "tensor degree").at(residual).clock if degree > 1 else 0.0
+    sent = calibration.send[2].at(residual) if layout.pipeline > 1 else Spent(0.0, 0.0)
 
     last = len(stages) - 1
     ranks, updates, work = [], [], 0.0
     for stage, blocks in enumerate(stages):
         ends = (stage == 0) + (stage == last)
-        rest = computation.rest * (stage == last)
-        sums = 4 * blocks + ends
+        computed = [
+            blocks * block + rest * (stage == last)
+            for block, rest in zip(computation.block, computation.rest, strict=True)
+        ]
+        sums = min((4 * blocks + ends) * tensor, computed[0])
         sends = 2 * ((stage > 0) + (stage < last))
-        ranks.append(
-            StepTime(products=blocks * computation.block + rest, tensor=sums * tensor, pipeline=sends * sent / 2)
-        )
-        update = blocks * computation.block_update + computation.rest_update * max(ends, 1) / 2
+        ranks.append(StepTime(products=computed[0] - sums, tensor=sums, pipeline=sends * sent.clock / 2))
+        update = [
+            blocks * block + rest * max(ends, 1) / 2
+            for block, rest in zip(computation.block_update, computation.rest_update, strict=True)
+        ]
         weights = blocks * block_weights(model) + ends * model.padded_vocabulary_size(degree) * model.hidden_size
-        data, data_work = _summed_gradients(calibration, layout, weights / degree)
-        updates.append(StepTime(optimizer=update, data=data))
-        micro_work = blocks * computation.block + rest + sums * tensor_work + sends * sent_work
-        work += degree * layout.data * (layout.micro_batches * micro_work + update + data_work)
+        data = _summed_gradients(calibration, layout, weights / degree)
+        updates.append(StepTime(optimizer=update[0], data=data.clock))
+        micro_work = computed[1] + sends * sent.processor
+        work += degree * layout.data * (layout.micro_batches * micro_work + update[1] + data.processor)
     slowest = max(ranks, key=lambda time: time.total)
     others = sum(time.total for time in ranks) - slowest.total
     time = slowest * layout.micro_batches + StepTime(bubble=others) + max(updates, key=lambda update: update.total)
@@ -171,16 +205,24 @@ def calibrated_time(calibration: Calibration, config: TrainConfig, layout: Layou
     return time
 
 
-def _summed_gradients(calibration: Calibration, layout: Layout, weights: float) -> tuple[float, float]:
-    """Seconds in which gradients in fp32 are summed over the data axis and weights gathered, and of the processor."""
+def _beside(measured: Sequence[Computation], processes: int) -> Computation:
+    """What a rank spends beside as many others as `processes` are: linear between two measured numbers."""
+    for low, high in pairwise(measured):
+        if processes < high.processes:
+            return low.mixed(high, max(0.0, (processes - low.processes) / (high.processes - low.processes)))
+    return measured[-1]
+
+
+def _summed_gradients(calibration: Calibration, layout: Layout, weights: float) -> Spent:
+    """What summing gradients in fp32 over the data axis and gathering weights takes."""
     if layout.data == 1:
-        return 0.0, 0.0
+        return Spent(0.0, 0.0)
     summed = _measured(calibration.all_reduce, layout.data, "data degree").at(4 * weights)
     gathered = _measured(calibration.all_gather, layout.data, "data degree").at(4 * weights)
-    return summed[0] + gathered[0], summed[1] + gathered[1]
+    return Spent(summed.clock + gathered.clock, summed.processor + gathered.processor)
 
 
 def _measured(found: dict[int, Any], ranks: int, what: str) -> Any:
     if ranks not in found:
-        raise ValueError(f"{what} {ranks}: measured were {', '.join(map(str, found))}; calibrate with more --devices")
+        raise NotMeasured(f"{what} {ranks}: measured were {', '.join(map(str, found))}; calibrate with more --devices")
     return found[ranks]

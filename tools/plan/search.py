@@ -10,6 +10,7 @@ from foundation.configuration import load_config
 from foundation.progress import Progress
 from pretrain.config import TrainConfig, check_world_size
 from pretrain.families.mapping import parameter_count
+from tools.plan.calibration import NotMeasured
 from tools.plan.cost import Layout, Recomputation, StepTime, stages_of, step_time
 from tools.plan.hardware import Hardware
 from tools.plan.memory import LayerCost, Memory, layer_costs, memory_of
@@ -20,7 +21,7 @@ FEWEST_TOKENS = 4096
 LARGEST_MICRO_BATCH = 16
 """Samples: larger micro-batches make the pipeline's bubble longer and products hardly faster."""
 Timer = Callable[[TrainConfig, Layout, Sequence[int]], StepTime]
-"""Seconds of a step of a run under a layout whose stages have so many blocks. Raises ValueError: not known."""
+"""Seconds of a step of a run under a layout whose stages have so many blocks. Raises NotMeasured: not known."""
 RECOMPUTATIONS: tuple[Recomputation, ...] = ("none", "selective", "full")
 
 
@@ -146,7 +147,7 @@ def _timed(
                 )
                 try:
                     yield changed, layout, timer(changed, layout, stages)
-                except ValueError:
+                except NotMeasured:
                     continue
 
 

@@ -9,7 +9,7 @@ import pytest
 from foundation.configuration import load_config
 from pretrain.config import TrainConfig
 from tools.plan.__main__ import main
-from tools.plan.calibration import Calibration, Collective, Computation, settings_of, write_calibration
+from tools.plan.calibration import Calibration, Collective, Computation, Spent, settings_of, write_calibration
 from tools.plan.cost import Layout
 from tools.plan.hardware import HARDWARE
 from tools.plan.search import search, timer_of
@@ -136,10 +136,14 @@ def test_what_is_not_measured_is_refused(settings: list[str], message: str, caps
     assert message in capsys.readouterr().err
 
 
+def _busy(processes: int, block: float) -> Computation:
+    return Computation(processes, *(Spent(one, one) for one in (block, 0.01, 0.001, 0.001)))
+
+
 def test_a_measured_machine_is_planned_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(TrainConfig, DEMO)
     free = Collective((1, 2), (0.0, 0.0), (0.0, 0.0))
-    speed = {1: Computation(0.02, 0.01, 0.001, 0.001), 2: Computation(0.015, 0.01, 0.001, 0.001)}
+    speed = {1: [_busy(1, 0.02)], 2: [_busy(2, 0.015)]}
     ranks = {2: free}
     write_calibration(
         tmp_path / "machine.yaml", Calibration("a processor", 2, settings_of(config), speed, ranks, ranks, ranks)
