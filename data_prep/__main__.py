@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from data_prep.run.manifest import Manifest
 
 _FREEZE = "list the input, with sizes and digests, and divide it into shards (manifest.json)"
+_ADD = "bring new sources into a finished run; only they are extracted, measured and encoded"
 _OBSTACLES_SHOWN = 5
 
 _EXAMPLES = {
@@ -30,6 +31,12 @@ _EXAMPLES = {
       settings on the command line, by dotted names: dedup.minimum_jaccard=0.9 sources.0.maximum_bytes=5000000
   altiplano data run --config configs/data/demo.yaml --restart dedup
       after a change of the rules: choose again which copies stay, and all that follows; nothing is measured again""",
+    "add": """\
+  altiplano data add --config configs/data/demo.yaml
+      after new sources with `arrival: 1` were written into the configuration of a finished run: the outputs of a run
+      from nothing, without extracting, measuring or encoding again what is there
+  altiplano data add --config configs/data/demo.yaml --until freeze
+      only list what is new; then slurm/data_prep.sbatch does the rest on many machines""",
     "extract": """\
   altiplano data extract --share 3/16 --config configs/data/demo.yaml
       the fourth of sixteen parts of a stage, for machines that share the output folder; slurm/data_prep.sbatch does
@@ -90,12 +97,15 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    described = {"run": "run all stages", "freeze": _FREEZE}
+    described = {"run": "run all stages", "add": _ADD, "freeze": _FREEZE}
     described |= {name: row.description for name, row in STAGES.items()}
     for name, description in described.items():
         examples = _EXAMPLES.get(name, f"  altiplano data {name} --config configs/data/demo.yaml")
         command = _add_command(commands, name, description, examples)
-        _add_common(command, can_restart=True)
+        _add_common(command, can_restart=name != "add")
+        if name == "add":
+            choices = ("freeze", *stages_of_run())
+            command.add_argument("--until", choices=choices, metavar="STAGE", help="last stage to run; or `freeze`")
         if name == "run":
             command.add_argument("--until", choices=stages_of_run(), metavar="STAGE", help="last stage to run")
         if name in STAGES and STAGES[name].can_share:
@@ -156,6 +166,7 @@ def _add_common(parser: argparse.ArgumentParser, can_restart: bool) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from data_prep.config import DataConfig
+    from data_prep.run.arrivals import add_sources, report_changes
     from data_prep.run.commit_records import restart
     from data_prep.run.directory import RunDirectory, Share
     from data_prep.run.manifest import freeze_manifest
@@ -163,7 +174,8 @@ def _run(options: argparse.Namespace) -> None:
 
     config = load_config(DataConfig, options.config, options.overrides)
     share = Share.parse(options.share) if getattr(options, "share", None) else None
-    if share is not None and options.restart is not None:
+    restarted = getattr(options, "restart", None)
+    if share is not None and restarted is not None:
         raise ValueError("--share and --restart exclude each other: only a single process may remove outputs")
     run = RunDirectory(config.output, share, config.executor)
     if options.command == "why":
@@ -183,8 +195,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "decide" and options.predicted is not None:
         raise ValueError("--predicted: has no effect without --what-if")
 
-    if options.command == "run":
-        stages = stages_of_run(options.until)
+    if options.command in ("run", "add"):
+        stages = stages_of_run(options.until) if options.until != "freeze" else ()
     else:
         stages = tuple(name for name in STAGES if name == options.command)
     if config.tokenizer.path is not None and "train-tokenizer" in stages:
@@ -203,15 +215,17 @@ def _run(options: argparse.Namespace) -> None:
         check_languages(config)  # likewise
 
     with run.locked():
-        if options.restart is not None:
-            removed = restart(run, options.restart)
+        if restarted is not None:
+            removed = restart(run, restarted)
             print(f"removed the outputs of these stages: {', '.join(removed)}")
-        if options.command in ("run", "freeze", "extract") and share is None:
+        if options.command in ("run", "add", "freeze", "extract") and share is None:
             print(f"{config.output}: looking for the input", flush=True)
+        if options.command == "add":
+            print("add: new sources are listed" if add_sources(config, run) else "add: already added; going on")
         manifest = freeze_manifest(config, run)
-        if options.command == "freeze":
+        if options.command == "freeze" or (options.command == "add" and not stages):
             _print_manifest(manifest)
-        if options.command in ("run", "freeze", "extract") and share is None:
+        if options.command in ("run", "add", "freeze", "extract") and share is None:
             _print_obstacles(manifest)
         if share is not None:
             _run_share(config, run, options.command)
@@ -221,6 +235,7 @@ def _run(options: argparse.Namespace) -> None:
         for name in stages:
             STAGES[name].load()(config, run)
         if "ledger" in stages:
+            report_changes(run)
             _print_ledger(config, run, options.config, time.monotonic() - started)
 
 

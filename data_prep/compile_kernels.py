@@ -40,8 +40,8 @@ class _Group(NamedTuple):
     entry: Any
     """The kernel that takes longest to compile; the group counts as compiled if it is cached."""
     seconds: float
-    """Approximate time on one core of 2026, of a group of `SHARING` after those before it; used only to divide the groups
-    among processes."""
+    """Approximate time on one core of 2026, of a group of `SHARING` after those before it; used only to divide the
+    groups among processes."""
     compile: Callable[[], object]
 
 

@@ -71,6 +71,10 @@ class SourceConfig(Settings):
     """Rule sets that a document of this source must pass: keys of `data_prep.rules.RULE_SETS`."""
     weight: float | None = Field(default=None, gt=0)
     """Weight in the training mixture, relative to other sources; left out: in proportion to real tokens."""
+    arrival: int = Field(default=0, ge=0, lt=2048)
+    """When the source arrived: 0 for the corpus as it was first made, 1 for what `altiplano data add` added first, and
+    so on. Of two copies, the one that arrived first stays, and the tokenizer learns from arrival 0 alone, so that what
+    is there remains as it is."""
     maximum_bytes: int | None = Field(default=None, gt=0)
     """Largest number of bytes of raw files to read; files are chosen by a hash of their path and the seed."""
     largest_files: int | None = Field(default=None, gt=0)
@@ -514,6 +518,20 @@ class DataConfig(Settings):
                 raise ValueError(f"tokens.{name}: has no effect: no source is of kind conversations")
         if self.tokens.pack is None and self.tokens.long_round != fields["long_round"].default:
             raise ValueError("tokens.long_round: has no effect without tokens.pack")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_in_the_order_of_their_arrival(self) -> DataConfig:
+        arrived = 0
+        for place, source in enumerate(self.sources):
+            if source.arrival < arrived:
+                raise ValueError(
+                    f"sources.{place}.arrival: {source.arrival} after {arrived}; sources are listed in the order of "
+                    "their arrival, because the first of two copies stays"
+                )
+            arrived = source.arrival
+        if self.sources[0].arrival:
+            raise ValueError(f"sources.0.arrival: {self.sources[0].arrival}; the first arrival is 0")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@
     tokens/chat_template.jinja        the same for transformers
     tokens/generation_config.json     the tokens that end an answer, for transformers
     tokens/mixture.yaml               counts, weights, checksums
+    tokens/mixture.arrival-0.yaml     the same of the sources that arrived first, if more have arrived since
     tokens/encoded/                   encoded shards, until their source is collected
 
 Shards are encoded in parallel; then documents are copied through memory maps in the order of a keyed permutation.
@@ -38,7 +39,7 @@ import numpy.typing as npt
 import yaml
 
 from data_prep.compile_kernels import ENCODE, compile_kernels
-from data_prep.config import DataConfig
+from data_prep.config import DataConfig, SourceConfig
 from data_prep.conversations.encoding import (
     LEFT_OUT,
     ROUNDS_LEFT_OUT,
@@ -55,6 +56,7 @@ from data_prep.indexed_dataset.format import bin_path
 from data_prep.indexed_dataset.origins import PADDING, pack, write_origins
 from data_prep.indexed_dataset.reader import IndexedDataset
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
+from data_prep.run.arrivals import forget_changed
 from data_prep.run.commit_records import Record, Stage, committed_digest
 from data_prep.run.directory import RunDirectory
 from data_prep.run.executors import run_units
@@ -79,6 +81,7 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
     """
     manifest = load_manifest(run)
     stage = tokenize_stage(config, run, manifest)
+    forget_changed(stage, manifest)
     shards: dict[str, list[str]] = {source.name: [] for source in config.sources}
     for shard in manifest.shards:
         shards[shard.source].append(shard.name)
@@ -413,7 +416,7 @@ def _write_left_out(source: str, stage: Stage, shards: Sequence[str]) -> list[Pa
 
 
 def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, Record]) -> None:
-    """Write `mixture.yaml` from the records of the sources.
+    """Write `mixture.yaml` from the records of the sources, and what it was before each arrival.
 
     Raises:
         ValueError: no source has a document to train on.
@@ -431,6 +434,31 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
             f"{run.root}: no source has a kept document, so there is nothing to train on; "
             "see `altiplano data ledger` for the reasons"
         )
+    for arrival in sorted({source.arrival for source in given}):
+        arrived = [source for source in given if source.arrival <= arrival]
+        mixture = _mixture(config, run, records, arrived)
+        is_whole = len(arrived) == len(given)
+        path = run.tokens / ("mixture.yaml" if is_whole else f"mixture.arrival-{arrival}.yaml")
+        write_text(path, yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
+    chat = chat_settings(config)
+    if chat is not None:
+        reference = ReferenceEncoder(run.tokenizer)
+        controls = control_names(chat.template, chat.name, reference)
+        write_text(run.tokens / "chat_template.jinja", chat_template(chat.template, controls))
+        write_yaml(run.tokens / "chat_template.yaml", chat.template.model_dump(mode="json", exclude_unset=True))
+        ends = end_tokens(chat.template, chat.name, reference)
+        write_json(run.tokens / "generation_config.json", {"eos_token_id": ends})
+    summary_table(
+        "token files",
+        [[d[key] for key in ("name", "documents", "tokens", "heldout_tokens", "weight")] for d in mixture["datasets"]],
+        ["source", "documents", "tokens", "held-out tokens", "weight"],
+    )
+
+
+def _mixture(
+    config: DataConfig, run: RunDirectory, records: Mapping[str, Record], given: Sequence[SourceConfig]
+) -> dict[str, Any]:
+    """Return the content of a mixture file of some sources."""
     names = [source.name for source in given]
     tokens = [records[name].counts["tokens"] for name in names]
     weights = mixture_weights(names, [source.weight for source in given], tokens)
@@ -455,26 +483,13 @@ def write_mixture(config: DataConfig, run: RunDirectory, records: Mapping[str, R
                 "heldout_sha256": _checksums(run, record, f"{name}.heldout") if has_heldout else None,
             }
         )
-    mixture = {
+    return {
         "version": 1,
         "tokenizer": "../" + run.tokenizer.name,
         "vocabulary_size": model_vocabulary_size(config.tokenizer, reference),
         "end_of_document": reference.end_of_document,
         "datasets": datasets,
     }
-    chat = chat_settings(config)
-    if chat is not None:
-        controls = control_names(chat.template, chat.name, reference)
-        write_text(run.tokens / "chat_template.jinja", chat_template(chat.template, controls))
-        write_yaml(run.tokens / "chat_template.yaml", chat.template.model_dump(mode="json", exclude_unset=True))
-        ends = end_tokens(chat.template, chat.name, reference)
-        write_json(run.tokens / "generation_config.json", {"eos_token_id": ends})
-    write_text(run.tokens / "mixture.yaml", yaml.safe_dump(mixture, sort_keys=False, allow_unicode=True))
-    summary_table(
-        "token files",
-        [[d[key] for key in ("name", "documents", "tokens", "heldout_tokens", "weight")] for d in datasets],
-        ["source", "documents", "tokens", "held-out tokens", "weight"],
-    )
 
 
 def _checksums(run: RunDirectory, record: Record, prefix: str) -> dict[str, str]:

@@ -58,7 +58,7 @@ SENTENCE_EDGES = RecordType(_SENTENCE_PAIR, 4)
 SENTENCES = RecordType((("document", "<i8"), ("sentence", "<i8")), 2)
 """A sentence that is cut."""
 
-SIGNED = np.dtype([("fails_rules", "?"), ("shingle_count", "<i8")])
+SIGNED = np.dtype([("fails_rules", "?"), ("arrival", "<u2"), ("shingle_count", "<i8")])
 """What is known of each document of a bundle."""
 
 KINDS = ("exact", "near", "contained")

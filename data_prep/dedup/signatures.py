@@ -29,6 +29,7 @@ def read_hashes(config: DataConfig, run: RunDirectory, shard: Shard) -> tuple[Re
     measured = read_signals(run.signals / f"{shard.name}.parquet", rules, ("shingle_count",))
     signed = np.empty(len(measured["id"]), dtype=SIGNED)
     signed["fails_rules"] = failures(measured, rules).any(axis=1)
+    signed["arrival"] = next(source.arrival for source in config.sources if source.name == shard.source)
     signed["shingle_count"] = measured["shingle_count"]
     hashes = _read_signals(run, shard, ["exact_hash"]).column("exact_hash")
     return signed, _fixed_bytes(hashes).view("<u8").reshape(-1, 2).astype(np.uint64)

@@ -1,9 +1,10 @@
 """The dedup stage: signals to removals, pairs and lines, in steps of units that machines can share.
 
 **Which copy is kept.** Documents that pass the rules of their source are preferred to those that do not, so that no
-document is dropped as the copy of one that is dropped itself. If contained documents are removed, those with more
-shingles are preferred, because a book must be kept for its pages to be removed. Otherwise the first document in the
-corpus is preferred: sources in the order of the configuration, their files sorted, rows in their order.
+document is dropped as the copy of one that is dropped itself. Of these, the ones that arrived first are preferred, so
+that what arrives later removes nothing. If contained documents are removed, those with more shingles are preferred,
+because a book must be kept for its pages to be removed. Otherwise the first document in the corpus is preferred:
+sources in the order of the configuration, their files sorted, rows in their order.
 
 **Pages of a domain** are counted after that, see `domains`, and lines are compared last, so that no document costs
 another one anything that is itself left out.
@@ -44,7 +45,7 @@ from data_prep.run.directory import RunDirectory
 from data_prep.run.executors import ShareDone, run_units
 from data_prep.run.manifest import load_manifest
 
-VERSION = 4
+VERSION = 5
 UNIT = "all"
 _BYTES_PER_LINE, _BYTES_PER_TOKEN = 40, 4
 """Estimated bytes of a line and of a token; affect the number of units only."""
@@ -193,6 +194,7 @@ def dedup_stage(config: DataConfig, run: RunDirectory) -> Stage:
         "fingerprints": config.fingerprints.model_dump(mode="json"),
         "dedup": config.dedup.model_dump(mode="json", exclude={"memory_bytes"}),
         "rules": rule_settings(config),
+        "arrivals": {source.name: source.arrival for source in config.sources if source.arrival},
     }
     return Stage(run, "dedup", VERSION, settings, committed_digest(run, "measure", shards))
 

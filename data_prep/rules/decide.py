@@ -29,13 +29,13 @@ from data_prep.rules import Rule, capped_sources, rules_of_source
 from data_prep.rules.urls import PAGES_PER_DOMAIN
 from data_prep.run.commit_records import Stage, StaleOutputError, committed_digest, read_records
 from data_prep.run.directory import RunDirectory
-from data_prep.run.documents import VERDICTS, read_columns
+from data_prep.run.documents import VERDICTS, read_columns, with_kept_digest
 from data_prep.run.executors import run_units
 from data_prep.run.manifest import load_manifest, manifest_at
 from data_prep.signals.web_statistics import DATASET, PAPER, c4_cuts
 from foundation.atomic_files import digest
 
-VERSION = 3
+VERSION = 4
 
 _CUTTING = {"c4_paper": PAPER, "c4_dataset": DATASET}
 """Variants of C4 by rule sets that also cut lines of kept documents."""
@@ -131,7 +131,7 @@ def decide_shard(name: str, stage: Stage, config: DataConfig) -> None:
     path = run.verdicts / f"{name}.parquet"
     digests: dict[Path, str] = {}
     with stage.new_file(digests)(path) as partial_file:
-        pq.write_table(verdicts, partial_file, compression="zstd")
+        pq.write_table(with_kept_digest(verdicts), partial_file, compression="zstd")
     stage.commit(name, [path], {**count_verdicts(verdicts), "cut_bytes": cut_bytes}, digests=digests)
 
 

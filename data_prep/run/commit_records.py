@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,29 @@ class Stage:
         record = self.record(unit)
         if record is None:
             return False
+        record = self.up_to_date(record)
         self._refuse_stale(record)
         lost = self._lost(record)
         if lost is not None:
             print(f"{lost}; {self.name} {unit} is done again", file=sys.stderr)
         return lost is None
+
+    def up_to_date(self, record: Record) -> Record:
+        """Return the record of a unit; one that was written before the last arrival, and left by it because the unit
+        reads the same as then, is written again with what the stage reads now, see `arrivals`."""
+        if record.inputs == self.inputs or record.inputs != self._inputs_before():
+            return record
+        path = self.folder / f"{record.unit}.json"
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "inputs": self.inputs})
+        return replace(record, inputs=self.inputs)
+
+    def _inputs_before(self) -> str | None:
+        """Return what the records of this stage were made from before the last arrival; None: nothing has arrived."""
+        try:
+            found: str | None = json.loads(self.run.arrivals.read_text(encoding="utf-8"))["inputs"].get(self.name)
+        except FileNotFoundError:
+            return None
+        return found
 
     def _lost(self, record: Record) -> str | None:
         """Describe the first missing or truncated output of a record; None: all exist."""
@@ -222,16 +240,24 @@ def restart(run: RunDirectory, stage: str) -> tuple[str, ...]:
     later = from_stage_on(stage)
     # Records are removed before outputs, later stages before earlier ones: a kill leaves no record without outputs.
     for name in reversed(later):
-        shutil.rmtree(run.commits / name, ignore_errors=True)
-        for output in run.outputs_of(name):
-            if output.is_dir():
-                shutil.rmtree(output)
-            else:
-                output.unlink(missing_ok=True)
+        remove_outputs(run, name)
     if stage == "extract":
+        run.arrivals.unlink(missing_ok=True)
+        run.changed_verdicts.unlink(missing_ok=True)
+        shutil.rmtree(run.verdicts_before, ignore_errors=True)
         run.manifest.unlink(missing_ok=True)
         run.manifest_stamps.unlink(missing_ok=True)
     return later
+
+
+def remove_outputs(run: RunDirectory, stage: str) -> None:
+    """Remove the records of a stage, then its outputs."""
+    shutil.rmtree(run.commits / stage, ignore_errors=True)
+    for output in run.outputs_of(stage):
+        if output.is_dir():
+            shutil.rmtree(output)
+        else:
+            output.unlink(missing_ok=True)
 
 
 def _read_record(path: Path) -> Record | None:

@@ -63,6 +63,9 @@ class RunDirectory:
         self.commits = self.root / "commits"
         self.manifest = self.root / "manifest.json"
         self.manifest_stamps = self.commits / "manifest-stamps.json"
+        self.arrivals = self.commits / "arrivals.json"
+        self.verdicts_before = self.commits / "verdicts-before"
+        self.changed_verdicts = self.root / "changed_verdicts.jsonl"
 
     def outputs_of(self, stage: str) -> tuple[Path, ...]:
         """Return the outputs of a stage, without its commit records."""

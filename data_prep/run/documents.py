@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.kernels.kernel import read_only
@@ -41,6 +43,36 @@ VERDICTS = pa.schema(
 """Columns of `verdicts/<shard>.parquet`. `cuts` are byte ranges of a kept document that are left out of the token
 files: lines that rules remove. `reasons` are all reasons against a document, starting with the one that is counted;
 empty if it is kept."""
+
+
+_KEPT = b"kept"
+"""Key of the digest of `with_kept_digest` in the metadata of a file of verdicts."""
+
+
+def with_kept_digest(verdicts: pa.Table) -> pa.Table:
+    """Return verdicts with a digest of which documents are kept and what is cut from them; the reasons against others
+    do not count."""
+    cuts = verdicts.column("cuts").combine_chunks()
+    ranges = pc.list_flatten(cuts)
+    columns = [
+        verdicts.column("kept"),
+        pc.list_value_length(cuts),
+        *(pc.struct_field(ranges, end) for end in ("start", "end")),
+    ]
+    content = b"".join(column.to_numpy(zero_copy_only=False).tobytes() for column in columns)
+    return verdicts.replace_schema_metadata({_KEPT: hashlib.sha256(content).hexdigest()})
+
+
+def read_kept_digest(path: Path) -> str:
+    """Return the digest that `with_kept_digest` has added, without reading the verdicts.
+
+    Raises:
+        ValueError: the file is missing, damaged, or from before there were such digests.
+    """
+    try:
+        return str((pq.read_schema(path).metadata or {})[_KEPT].decode())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(f"{path}: no readable verdicts ({error}); `--restart decide` writes them again") from None
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -67,6 +67,11 @@ class Manifest:
         """Input that is in object stores, by its address."""
         return {file.path: file for source in self.sources for file in source.files if file.is_object}
 
+    def arrival(self, source: str) -> int:
+        """Return when a source arrived, see `SourceConfig.arrival`."""
+        arrival: int = self.settings["sources"][source].get("arrival", 0)
+        return arrival
+
     def options(self, source: str) -> Mapping[str, Any] | None:
         """Return the settings of a source that are for its kind alone."""
         options: Mapping[str, Any] | None = self.settings["sources"][source].get("options")
@@ -110,7 +115,7 @@ class Manifest:
                     yield f"{size} and are one shard"
 
 
-def _manifest_settings(config: DataConfig) -> dict[str, Any]:
+def manifest_settings(config: DataConfig) -> dict[str, Any]:
     """Return the settings that determine which bytes are read and how they are divided."""
     return {
         "version": MANIFEST_VERSION,
@@ -121,6 +126,7 @@ def _manifest_settings(config: DataConfig) -> dict[str, Any]:
                 "kind": source.kind,
                 "paths": list(source.paths),
                 "maximum_bytes": source.maximum_bytes,
+                **({"arrival": source.arrival} if source.arrival else {}),
                 **({"exclude": list(source.exclude)} if source.exclude else {}),
                 **({"largest_files": source.largest_files} if source.largest_files else {}),
                 **({"options": source.options} if source.options else {}),
@@ -177,11 +183,12 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         StaleOutputError: a setting that divides the input, or an input file, has changed.
         ValueError: no source has any file.
     """
-    settings = _manifest_settings(config)
+    settings = manifest_settings(config)
     if run.manifest.exists():
         manifest = load_manifest(run)
+        _refuse_unadded(manifest, settings)
         refuse_changed_settings("manifest", "extract", manifest.settings, settings)
-        _refuse_changed_files(manifest, run)
+        refuse_changed_files(manifest, run)
         return manifest
     if run.share is not None:
         raise ValueError(
@@ -190,21 +197,56 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         )
 
     sources = tuple(find_inputs(source, config.seed) for source in config.sources)
-    if not any(source.files for source in sources):
+    manifest = divided(config, sources)
+    write_manifest(manifest, run)
+    return manifest
+
+
+def _refuse_unadded(manifest: Manifest, settings: Mapping[str, Any]) -> None:
+    """Refuse a new source that arrives later than those of the manifest."""
+    latest = max(map(manifest.arrival, manifest.settings["sources"]))
+    for name, source in settings["sources"].items():
+        if name not in manifest.settings["sources"] and source.get("arrival", 0) > latest:
+            raise ValueError(f"sources: {name} is not in this run yet; `altiplano data add` adds it")
+
+
+def divided(config: DataConfig, sources: Sequence[SourceFiles], frozen: Manifest | None = None) -> Manifest:
+    """Return the manifest of files that were found; those of sources in `frozen` are neither read nor divided again.
+
+    Args:
+        sources: one for each of the configuration, in its order.
+
+    Raises:
+        ValueError: no source has any file.
+    """
+    known = {source.name: source for source in frozen.sources} if frozen else {}
+    found = [source for source in sources if source.name not in known]
+    configured = {source.name: source for source in config.sources}
+    if not any(source.files for source in found):
         raise ValueError(
-            f"no source has a single readable file; {'; '.join(map(_nothing_found, config.sources, sources))}"
+            "no source has a single readable file; "
+            + "; ".join(_nothing_found(configured[source.name], source) for source in found)
         )
-    with Progress("freeze the input", sum(source.raw_bytes for source in sources), "bytes") as progress:
-        sources = tuple(with_digests(source, progress.advance, config.workers) for source in sources)
-    large_bytes = sum(file.size for source in sources for file in source.files if file.size > config.shard_bytes)
+    with Progress("freeze the input", sum(source.raw_bytes for source in found), "bytes") as progress:
+        known |= {source.name: with_digests(source, progress.advance, config.workers) for source in found}
+    shards: dict[str, list[Shard]] = {name: [] for name in configured}
+    for shard in frozen.shards if frozen else ():
+        shards[shard.source].append(shard)
+    large_bytes = sum(file.size for source in found for file in source.files if file.size > config.shard_bytes)
     with Progress("divide large files", large_bytes, "bytes") if large_bytes else contextlib.nullcontext() as progress:
         advance = progress.advance if progress else lambda size: None
-        shards = tuple(
-            shard
-            for source, configured in zip(sources, config.sources, strict=True)
-            for shard in divide(source, config.shard_bytes, config.workers, advance, configured.options)
-        )
-    manifest = Manifest(sources, shards, settings)
+        for source in found:
+            options = configured[source.name].options
+            shards[source.name] += divide(known[source.name], config.shard_bytes, config.workers, advance, options)
+    return Manifest(
+        tuple(known[name] for name in configured),
+        tuple(shard for name in configured for shard in shards[name]),
+        manifest_settings(config),
+    )
+
+
+def write_manifest(manifest: Manifest, run: RunDirectory) -> None:
+    """Write the manifest, and the stamps of its files."""
     run.root.mkdir(parents=True, exist_ok=True)
     _write_stamps(manifest, run)
     write_json(
@@ -212,12 +254,11 @@ def freeze_manifest(config: DataConfig, run: RunDirectory) -> Manifest:
         {
             "digest": manifest.digest,
             "program": program(),
-            "settings": settings,
-            "sources": [asdict(source) for source in sources],
-            "shards": [asdict(shard) for shard in shards],
+            "settings": manifest.settings,
+            "sources": [asdict(source) for source in manifest.sources],
+            "shards": [asdict(shard) for shard in manifest.shards],
         },
     )
-    return manifest
 
 
 def _nothing_found(source: SourceConfig, found: SourceFiles) -> str:
@@ -275,7 +316,7 @@ def _write_stamps(manifest: Manifest, run: RunDirectory) -> None:
     write_json(run.manifest_stamps, stamps)
 
 
-def _refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
+def refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
     # Stamps (size and times) are separate from the manifest, which depends on content only. They save reading every
     # input byte at each start: a file whose stamp differs is read again, and only a different digest is a change.
     try:

@@ -90,13 +90,16 @@ def is_measured(seed: int, measured: Mapping[str, float], identity: str, languag
 
 
 def kept_bytes_of(config: DataConfig, run: RunDirectory, manifest: Manifest) -> dict[Stratum, int]:
-    """Return the bytes of kept documents by source and language, in the order of the sources.
+    """Return the bytes of kept documents by source and language, in the order of the sources, of arrival 0 alone: the
+    tokenizer does not change when more arrives.
 
     Raises:
         ValueError: no document is kept.
     """
     kept: dict[Stratum, int] = defaultdict(int)
     for shard in manifest.shards:
+        if manifest.arrival(shard.source):
+            continue
         for language, size in sorted(read_kept_sizes(run, shard.name).by_language().items()):
             kept[shard.source, language] += size
     if not any(kept.values()):

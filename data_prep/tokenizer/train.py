@@ -13,6 +13,7 @@ import numpy as np
 
 from data_prep.compile_kernels import ENCODE, compile_kernels
 from data_prep.config import DataConfig, TokenizerConfig
+from data_prep.run.arrivals import forget_changed
 from data_prep.run.commit_records import Stage, committed_digest
 from data_prep.run.directory import RunDirectory
 from data_prep.run.manifest import Manifest, load_manifest
@@ -46,6 +47,7 @@ def train_tokenizer(config: DataConfig, run: RunDirectory) -> None:
     """
     manifest = load_manifest(run)
     stage = tokenizer_stage(config, run, manifest)
+    forget_changed(stage, manifest)
     if stage.is_done(_UNIT):
         print("train-tokenizer: already done")
         return
@@ -105,7 +107,7 @@ def _learn_from_sample(config: DataConfig, run: RunDirectory, manifest: Manifest
 
 
 def tokenizer_stage(config: DataConfig, run: RunDirectory, manifest: Manifest) -> Stage:
-    weights = {source.name: source.weight for source in config.sources}
+    weights = {source.name: source.weight for source in config.sources if not source.arrival}
     settings: dict[str, Any]
     if config.tokenizer.path is not None:
         settings = {"path": source_digests(config.tokenizer.path)}
