@@ -58,6 +58,9 @@ _EPILOG = f"""
 examples:
 {chr(10).join(_EXAMPLES.values())}
 
+before and beside these, each with --help: altiplano data crawl, plan, evaluation-set, perplexity-bounds, train-ngrams,
+train-quality, train-segmenter, what-if
+
 All outputs are in the folder that the configuration calls `output`. The exit code is 2 for an error in the
 configuration or the input, with one line that names it.
 """

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from foundation.configuration import Settings
 from pretrain.data.batch_sizes import BatchSizes, Ramp
-from pretrain.data.phases import PhaseChange
+from pretrain.data.phases import PhaseChange, Weights
 from pretrain.evaluation.settings import EvaluationConfig, row_lengths
 from pretrain.families.registry import FAMILIES
 from pretrain.optimizers.settings import OptimizerConfig
@@ -354,6 +354,9 @@ class DataConfig(Settings):
     """Path of the `mixture.yaml` that data preparation wrote beside the token files."""
     sequence_length: int = Field(gt=0)
     """Number of tokens that one sample predicts."""
+    weights: Weights | None = None
+    """Weights by dataset name that the run begins with, which has no samples of datasets that are not named; left out:
+    those of the mixture. A run that is under way gets a mixture with more datasets by naming those that it has."""
     phases: tuple[PhaseChange, ...] = ()
     """Changes of weights and sequence length during the run. They may be added while it is stopped, for samples that it
     has not reached."""
@@ -961,9 +964,10 @@ class TrainConfig(Settings):
     def _steps_are_in_order(self) -> TrainConfig:
         total_steps = self.schedule.total_steps
         if total_steps is None:
-            if self.data.phases:
+            named = "phases" if self.data.phases else "weights" if self.data.weights else None
+            if named:
                 raise ValueError(
-                    "schedule.epochs: with data.phases a pass over the data has no certain length; give "
+                    f"schedule.epochs: with data.{named} a pass over the data has no certain length; give "
                     "schedule.total_steps"
                 )
             return self

@@ -99,7 +99,7 @@ def _stack(axes: Axes, counts: Sequence[Mapping[str, int]]) -> None:
     axes.bar(range(len(counts)), kept, width=0.95, color=_KEPT, label="kept")
     dropped = [parts.get("dropped", 0) for parts in counts]
     axes.bar(range(len(counts)), dropped, width=0.95, bottom=kept, color=_DROPPED, label="dropped")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
 
 
 def _doubling(first: int, last: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,7 @@ class SampleReader:
         sequence_length: targets of a sample, which has one token more.
         seed: seed of the order of the train samples.
         split: train or held-out samples.
+        weights: weights that the run begins with, by dataset; None: those of the mixture. Train samples only.
         phases: changes of weights and sequence length; train samples only.
         skipped: half-open ranges of train samples that are not trained on, see `pretrain.data.skips`.
 
@@ -74,11 +75,12 @@ class SampleReader:
         seed: int,
         split: Split = "train",
         *,
+        weights: Mapping[str, float] | None = None,
         phases: Sequence[PhaseChange] = (),
         skipped: Sequence[tuple[int, int]] = (),
     ) -> None:
-        if split == "heldout" and (phases or skipped):
-            raise ValueError("phases and skipped ranges are for train samples; held-out samples have neither")
+        if split == "heldout" and (weights or phases or skipped):
+            raise ValueError("weights, phases and skipped ranges are for train samples; held-out samples have none")
         if sequence_length < 1:
             raise ValueError(f"sequence_length {sequence_length} must be positive")
         self.mixture = mixture
@@ -103,10 +105,10 @@ class SampleReader:
         self.skipped = SkippedRanges(skipped)
         """Skipped samples; replace it to skip more, see `SkippedRanges.and_then`."""
         if split == "train":
-            weights = {entry.name: entry.weight for entry, _ in datasets}
+            begun = weights or {entry.name: entry.weight for entry, _ in datasets}
             token_counts = [dataset.token_count for dataset in self.datasets]
             try:
-                built = build_phases(weights, sequence_length, phases)
+                built = build_phases(self.names, begun, sequence_length, phases)
                 self.order = SampleOrder(seed, self.names, token_counts, built)
             except ValueError as error:
                 raise ValueError(f"{mixture.path}: {error}") from None
@@ -219,13 +221,15 @@ class SampleReader:
         Args:
             before: omit phases that begin at this sample or later, for the plan of the samples before it.
         """
+        order = self.order.plan(before) if self.order else None
+        used = order["names"] if order else self.names
         return {
             "split": self.split,
             "sequence_length": self.sequence_length,
             "vocabulary_size": self.mixture.vocabulary_size,
             "end_of_document": self.mixture.end_of_document,
-            "order": self.order.plan(before) if self.order else HELD_OUT_KEY,
-            "files": self._files,
+            "order": order or HELD_OUT_KEY,
+            "files": {name: self._files[name] for name in used},
         }
 
     @cached_property
@@ -262,4 +266,6 @@ def training_samples(
         ValueError: the token files are missing, damaged, or too short.
     """
     found, data = load_mixture(mixture or config.data.mixture), config.data
-    return SampleReader(found, data.sequence_length, config.seed, phases=data.phases, skipped=skipped)
+    return SampleReader(
+        found, data.sequence_length, config.seed, weights=data.weights, phases=data.phases, skipped=skipped
+    )

@@ -257,19 +257,24 @@ class SampleOrder:
         return SampleLocations(dataset, epoch, window)
 
     def plan(self, before: int | None = None) -> dict[str, Any]:
-        """Everything that the order depends on, as JSON.
+        """Everything that the order depends on, as JSON; datasets without a weight are left out, as what is used of the
+        others does not depend on them.
 
         Args:
             before: omit phases that begin at this sample or later, except the first, for what samples before it depend
                 on.
         """
         phases = [p for p in self.phases if before is None or p.first_sample == 0 or p.first_sample < before]
+        used = [d for d in range(len(self.names)) if any(phase.weights[d] for phase in phases)]
         return {
             "order": 2,
             "seed": self.seed,
-            "names": list(self.names),
-            "tokens": list(self.tokens),
-            "phases": [{**asdict(phase), "weights": list(self.dealings[k].weights)} for k, phase in enumerate(phases)],
+            "names": [self.names[d] for d in used],
+            "tokens": [self.tokens[d] for d in used],
+            "phases": [
+                {**asdict(phase), "weights": [self.dealings[k].weights[d] for d in used]}
+                for k, phase in enumerate(phases)
+            ],
         }
 
     def _make_permutation(self, dataset: int, epoch: int, sequence_length: int) -> KeyedPermutation:

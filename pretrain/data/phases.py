@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from foundation.configuration import Settings
 from pretrain.data.order import Phase
+
+
+def _refuse_other_weights(weights: dict[str, float]) -> dict[str, float]:
+    if not weights:
+        raise ValueError("no dataset is named")
+    for name, weight in weights.items():
+        if not weight > 0:
+            raise ValueError(f"{name} has {weight}, which must be positive; to use none of a dataset, leave it out")
+    return weights
+
+
+Weights = Annotated[dict[str, float], AfterValidator(_refuse_other_weights)]
+"""Weights by dataset name."""
 
 
 class PhaseChange(Settings):
@@ -15,7 +29,7 @@ class PhaseChange(Settings):
 
     from_sample: int = Field(gt=0)
     """Number of the sample that the phase begins with."""
-    weights: dict[str, float] | None = None
+    weights: Weights | None = None
     """Weights by dataset name; this phase has no samples of datasets that are not named."""
     sequence_length: int | None = Field(default=None, gt=0)
     """Tokens of a sample in this phase."""
@@ -24,32 +38,30 @@ class PhaseChange(Settings):
     def _changes_something(self) -> PhaseChange:
         if self.weights is None and self.sequence_length is None:
             raise ValueError(f"from_sample {self.from_sample}: give weights or sequence_length, or leave the phase out")
-        for name, weight in (self.weights or {}).items():
-            if not weight > 0:
-                raise ValueError(
-                    f"weights: {name} has {weight}, which must be positive; to use none of a dataset, leave it out"
-                )
         return self
 
 
-def build_phases(weights: Mapping[str, float], sequence_length: int, changes: Sequence[PhaseChange]) -> list[Phase]:
+def build_phases(
+    names: Sequence[str], weights: Mapping[str, float], sequence_length: int, changes: Sequence[PhaseChange]
+) -> list[Phase]:
     """The phases of a run that begins with these weights and this sequence length.
+
+    Args:
+        names: all datasets.
 
     Raises:
         ValueError: a phase names an unknown dataset.
     """
-    names = list(weights)
-    current, length = dict(weights), sequence_length
-    phases = [Phase(0, length, tuple(current[name] for name in names))]
+
+    def in_order(weights: Mapping[str, float], where: str) -> tuple[float, ...]:
+        unknown = sorted(set(weights) - set(names))
+        if unknown:
+            raise ValueError(f"{where}: no dataset is called {', '.join(unknown)}; there are {', '.join(names)}")
+        return tuple(weights.get(name, 0.0) for name in names)
+
+    phases = [Phase(0, sequence_length, in_order(weights, "data.weights"))]
     for change in changes:
-        if change.weights is not None:
-            unknown = sorted(set(change.weights) - set(names))
-            if unknown:
-                raise ValueError(
-                    f"phase from sample {change.from_sample}: no dataset is called {', '.join(unknown)}; "
-                    f"there are {', '.join(names)}"
-                )
-            current = {name: change.weights.get(name, 0.0) for name in names}
-        length = change.sequence_length or length
-        phases.append(Phase(change.from_sample, length, tuple(current[name] for name in names)))
+        last, where = phases[-1], f"phase from sample {change.from_sample}"
+        now = last.weights if change.weights is None else in_order(change.weights, where)
+        phases.append(Phase(change.from_sample, change.sequence_length or last.sequence_length, now))
     return phases

@@ -6,6 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,14 @@ import pytest
 import yaml
 
 from data_prep.__main__ import main
+from data_prep.run import arrivals as arrivals_module
 from data_prep.run.directory import RunDirectory
 
-WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train".split()
+COMMON_WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train"
 
 
 def sentence(source: random.Random) -> str:
-    return " ".join([*source.choices(WORDS, k=9), f"word{source.randint(0, 3000)}"]).capitalize() + "."
+    return " ".join([*source.choices(COMMON_WORDS.split(), k=9), f"word{source.randint(0, 3000)}"]).capitalize() + "."
 
 
 def texts_of(name: str, number: int, lines: tuple[int, int] = (7, 16)) -> list[str]:
@@ -36,6 +41,7 @@ def make_sources(folder: Path) -> None:
     first[2], first[5] = web[7], notes[4]
     first[8] = "\n".join([*web[9].split("\n")[:-1], "Another end of this one."])
     first[11] = "\n".join([texts_of("preface", 1)[0], web[12], texts_of("more", 1)[0]])
+    first[14] = "\n".join([*web[15].split("\n")[:3], first[14]])
     first += web[50:54]
     second = texts_of("second", 20)
     second[1], second[4], second[6] = first[0], first[0], web[20]
@@ -81,6 +87,10 @@ def bytes_of(folder: Path) -> dict[str, str]:
     }
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def times_of(folder: Path) -> dict[str, int]:
     """When each file was written that is not to be written again."""
     run = RunDirectory(folder / "run")
@@ -124,14 +134,48 @@ def test_what_is_there_stays_and_the_outputs_are_those_of_a_run_from_nothing(
 def test_documents_that_lose_something_are_listed_and_their_source_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines that are shared are cut everywhere, so that what arrives changes what is there."""
+    """Lines that are shared are cut everywhere, so that what arrives changes what is there. The first call is
+    interrupted when outputs are removed and the manifest is still the old one."""
     make_sources(tmp_path)
     configs = [configure(tmp_path, arrivals, {"lines": "drop_all"}) for arrivals in range(2)]
     assert prepare(tmp_path / "grown", configs[0], "run", monkeypatch) == 0
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(arrivals_module, "write_manifest", interrupt)
+        assert prepare(tmp_path / "grown", configs[1], "add", interrupted) == 130
+    assert not (tmp_path / "grown/run/verdicts").exists()
     assert prepare(tmp_path / "grown", configs[1], "add", monkeypatch) == 0
     assert "have another verdict or other cuts" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "grown/run/changed_verdicts.jsonl").read_text().splitlines()]
-    assert [(row["was_kept"], row["is_kept"], row["reasons"]) for row in rows] == [(True, False, ["duplicate.lines"])]
-    assert rows[0]["id"].startswith("web-")  # the one that a document of `first` contains
+    assert all(row["id"].startswith("web-") and row["was_kept"] for row in rows)
+    contained, shared = rows  # one that a document of `first` contains, and one with which another shares three lines
+    assert (contained["is_kept"], contained["reasons"]) == (False, ["duplicate.lines"])
+    assert shared["is_kept"] and 0 == shared["cut_bytes"][0] < shared["cut_bytes"][1]
     assert prepare(tmp_path / "nothing", configs[1], "run", monkeypatch) == 0
+    assert bytes_of(tmp_path / "grown") == bytes_of(tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_killed_anywhere_and_called_again_it_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_sources(tmp_path)
+    configs = [configure(tmp_path, arrivals, {"lines": "keep_first"}) for arrivals in range(2)]
+    assert prepare(tmp_path / "nothing", configs[1], "run", monkeypatch) == 0
+    assert prepare(tmp_path / "grown", configs[0], "run", monkeypatch) == 0
+    moments, struck = random.Random(5), Counter[str]()
+    command = [sys.executable, "-m", "data_prep", "add", "--config", str(configs[1]), "workers=2"]
+    records = tmp_path / "grown/run/commits"
+    for _ in range(8):
+        process = subprocess.Popen(command, cwd=tmp_path / "grown", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        stage = moments.choice(
+            ["arrivals.json", "extract/first-*", "measure/first-*", "dedup/*", "decide/*", "tokenize/*"]
+        )
+        while process.poll() is None and not any(records.glob(stage)):
+            time.sleep(0.005)
+        time.sleep(moments.random() * 0.5)
+        struck[stage] += process.poll() is None
+        process.kill()
+        process.communicate()
+    assert sum(struck.values()) >= 4, struck
+    subprocess.run(command, cwd=tmp_path / "grown", check=True)
     assert bytes_of(tmp_path / "grown") == bytes_of(tmp_path / "nothing")

@@ -207,7 +207,8 @@ def mixture_part(run: Run) -> str:
         return f'<p class="missing">The token files cannot be opened here: {escape(str(error))}</p>'
     consumed = consumed_by_dataset(reader, position)
     total = sum(entry.tokens for entry in consumed) or 1
-    asked = {entry.name: entry.weight for entry in reader.mixture.datasets}
+    assert reader.order is not None  # training samples have one
+    asked = dict(zip(reader.names, reader.order.phases[0].weights, strict=True))
     weights = sum(asked.values())
     rows = [
         (

@@ -20,7 +20,7 @@ from tools import __main__ as command_line
 from tools import configs
 from tools.__main__ import COMMANDS, HELP, find, main
 
-WITH_STAGES = [*COMMANDS, *(("data", stage) for stage in ("run", "freeze", "extract", "decide", "why"))]
+WITH_STAGES = [*COMMANDS, *(("data", stage) for stage in ("run", "add", "freeze", "extract", "decide", "why"))]
 
 
 def test_help_fits_on_one_screen_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +32,15 @@ def test_help_fits_on_one_screen_and_names_every_command(capsys: pytest.CaptureF
         assert re.search(rf"^  {name}\b", told, re.M), name
     order = [told.index(f"\n  {name}") for name in ("demo", "data run", "plan", "train", "report", "convert")]
     assert order == sorted(order), "in the order of work"
+
+
+def test_the_help_of_data_names_the_commands_beside_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "--help"])
+    told = capsys.readouterr().out
+    for name in COMMANDS:
+        if name[0] == "data" and len(name) > 1:
+            assert name[1] in told, name
 
 
 @pytest.mark.parametrize("name", WITH_STAGES, ids=" ".join)

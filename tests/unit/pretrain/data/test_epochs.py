@@ -82,13 +82,12 @@ def test_what_is_refused(tmp_path: Path, mixture: Path, schedule: dict[str, Any]
     assert message in str(caught.value)
 
 
-def test_phases_have_no_epochs(mixture: Path) -> None:
-    with pytest.raises(ValueError, match=r"with data\.phases a pass over the data has no certain length"):
-        config_of(
-            mixture,
-            schedule={"epochs": 1, "warmup_steps": 0},
-            data__phases=[{"from_sample": 8, "weights": {"talks": 1}}],
-        )
+@pytest.mark.parametrize(
+    ("name", "value"), [("phases", [{"from_sample": 8, "weights": {"talks": 1}}]), ("weights", {"talks": 1})]
+)
+def test_other_weights_have_no_epochs(mixture: Path, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"with data\.{name} a pass over the data has no certain length"):
+        config_of(mixture, schedule={"epochs": 1, "warmup_steps": 0}, **{f"data__{name}": value})
 
 
 def test_warm_up_as_long_as_the_epochs_is_refused(mixture: Path) -> None:

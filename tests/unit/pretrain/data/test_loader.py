@@ -223,6 +223,25 @@ def test_phases_change_weights_and_length(folder: Path) -> None:
         SampleReader(mixture, 16, 5, phases=[PhaseChange(from_sample=4, weights={"web": 1})])
 
 
+def test_datasets_that_arrive_during_a_run_change_nothing_before(folder: Path) -> None:
+    """A run on some datasets goes on with a mixture of more, which a phase brings in."""
+    values = yaml.safe_load((folder / "mixture.yaml").read_text())
+    names = [entry["name"] for entry in values["datasets"]]
+    (folder / "less.yaml").write_text(yaml.safe_dump({**values, "datasets": values["datasets"][1:]}))
+    less, more = load_mixture(folder / "less.yaml"), load_mixture(folder / "mixture.yaml")
+    begun = SampleReader(less, 16, 5)
+    weights = {entry.name: entry.weight for entry in less.datasets}
+    phases = [PhaseChange(from_sample=24, weights=dict.fromkeys(names, 1.0))]
+    grown = SampleReader(more, 16, 5, weights=weights, phases=phases)
+    assert grown.digest(before=24) == begun.digest() != grown.digest(before=25)
+    np.testing.assert_array_equal(grown.samples(np.arange(24)), begun.samples(np.arange(24)))
+    assert names[0] in {grown.describe(i).dataset for i in range(24, 64)}
+    with pytest.raises(ValueError, match=r"data\.weights: no dataset is called talks; there are"):
+        SampleReader(more, 16, 5, weights={"talks": 1.0})
+    with pytest.raises(ValueError, match="held-out samples have none"):
+        SampleReader(more, 16, 5, "heldout", weights=weights)
+
+
 def test_a_trillion_tokens_are_opened_without_reading_them(tmp_path: Path) -> None:
     """Sparse files: 10**12 tokens, 2 TB. Reading them or making an index of samples would need gigabytes."""
     mixture = write_mixture(tmp_path / "vast", datasets=10, tokens=10**11, sparse=True)
