@@ -183,7 +183,7 @@ def check_same_run(reader: CheckpointReader, config: dict[str, Any], data_digest
         raise CheckpointError(
             f"{reader.path}: the token files, their weights or the sample order are not those it was trained on "
             f"(digest {reader.data_digest[:12]}, now {data_digest[:12]}): restore data.mixture, or use a new output "
-            "folder"
+            "folder; of a mixture that has grown, give those that the run began with as data.weights"
         )
     return [f"{field}: {before} -> {now}" for field, before, now in changed]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from data_prep.__main__ import main
 from data_prep.run import arrivals as arrivals_module
 from data_prep.run.directory import RunDirectory
 
+REPOSITORY = Path(__file__).parents[2]
 COMMON_WORDS = "the of and a to in is that for it with as was on be by this are from or have model data text train"
 
 
@@ -164,9 +166,12 @@ def test_killed_anywhere_and_called_again_it_ends_with_the_same_bytes(
     assert prepare(tmp_path / "grown", configs[0], "run", monkeypatch) == 0
     moments, struck = random.Random(5), Counter[str]()
     command = [sys.executable, "-m", "data_prep", "add", "--config", str(configs[1]), "workers=2"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     records = tmp_path / "grown/run/commits"
     for _ in range(8):
-        process = subprocess.Popen(command, cwd=tmp_path / "grown", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=tmp_path / "grown", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
         stage = moments.choice(
             ["arrivals.json", "extract/first-*", "measure/first-*", "dedup/*", "decide/*", "tokenize/*"]
         )
@@ -177,5 +182,5 @@ def test_killed_anywhere_and_called_again_it_ends_with_the_same_bytes(
         process.kill()
         process.communicate()
     assert sum(struck.values()) >= 4, struck
-    subprocess.run(command, cwd=tmp_path / "grown", check=True)
+    subprocess.run(command, cwd=tmp_path / "grown", check=True, env=environment)
     assert bytes_of(tmp_path / "grown") == bytes_of(tmp_path / "nothing")
