@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -12,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_LINE_SECONDS = 10.0
+_COLUMNS_OF_A_FILE = 240
 
 
 class Progress:
@@ -121,7 +124,13 @@ def summary_table(
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell(value)) for value in row))
-    (console or Console()).print(table)
+    (console or _console()).print(table)
+
+
+def _console() -> Console:
+    """Where tables are printed: a file or a pipe gets whole lines, where a terminal folds what it has no room for."""
+    is_wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=_COLUMNS_OF_A_FILE) if is_wide else Console()
 
 
 def cell(value: object) -> str:

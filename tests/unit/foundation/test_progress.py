@@ -76,3 +76,16 @@ def test_a_table_aligns_numbers_and_prints_brackets() -> None:
     assert any(line.split() == ["kept", "12,345", "0.5"] for line in lines)
     kept, dropped = (next(line for line in lines if word in line) for word in ("kept", "dropped"))
     assert kept.index("12,345") + len("12,345") == dropped.index("67") + 2
+
+
+def test_a_file_gets_the_whole_rows_of_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names in a log can be searched for, however narrow a terminal usually is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    row = ["a name of some length" for _ in range(6)]
+    summary_table("Names", [row])
+    assert " ".join(row).split() in [line.split() for line in capsys.readouterr().out.splitlines()]
+    monkeypatch.setenv("COLUMNS", "60")
+    summary_table("Names", [row])
+    assert all(len(line) <= 60 for line in capsys.readouterr().out.splitlines())
