@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -18,10 +19,10 @@ class ModelFile(Settings):
     model: ModelConfig
 
 
-def load_model_settings(path: Path) -> ModelConfig:
-    """The settings in a file.
+def load_model_settings(path: Path, overrides: Sequence[str] = ()) -> ModelConfig:
+    """The settings in a file, with overrides such as `model.layers=4`.
 
     Raises:
         ConfigError: the file is missing, or a setting is wrong; names it and its line.
     """
-    return load_config(ModelFile, path).model
+    return load_config(ModelFile, path, overrides).model

@@ -48,6 +48,11 @@ AREAS = {
         ("numba", "pyarrow"),
         "--megabytes 2 --rounds 1",
     ),
+    "scale": Area(
+        "all stages of data preparation as the corpus grows: linearity, memory, and what 10 TB and 1 PB would take",
+        ("numba", "pyarrow", "numpy"),
+        "--documents 500 1000 2000 --long 300 --shard-bytes 200000",
+    ),
     "verdicts": Area(
         "our rules beside datatrove's on the English documents, one by one, and what differs",
         ("datatrove", "spacy"),
@@ -78,6 +83,11 @@ AREAS = {
         "how long training stands still for a checkpoint: in the background, waited for, torch.save",
         _TRAINING,
         _TINY,
+    ),
+    "convert": Area(
+        "a checkpoint to Hugging Face's format and back: seconds beside a plain copy, memory, the same bytes",
+        ("torch", "safetensors"),
+        "--set model.layers=2 model.hidden_size=64 model.feed_forward_size=128 model.vocabulary_size=512",
     ),
     "families": Area(
         "each family learns: a tiny model of each on the demo's tokens, tensor 2 × pipeline 2; loss and speed",
