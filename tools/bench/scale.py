@@ -132,14 +132,17 @@ def _run(
 
 def fitted(measured: Sequence[Measured]) -> tuple[float, float, float]:
     """Processor seconds once, for each document and for each byte; none is negative."""
-    from scipy.optimize import nnls
-
     seconds = np.array([one.usage.processor_seconds for one in measured])
-    terms = np.array([[1.0, one.documents, one.bytes] for one in measured])
+    terms = np.array([[1.0, one.documents, one.bytes] for one in measured]) / seconds[:, None]
     scale = terms.max(0)
-    found, _ = nnls(terms / scale / seconds[:, None], np.ones(len(measured)))
-    once, by_document, by_byte = (found / scale).tolist()
-    return once, by_document, by_byte
+    used = [0, 1, 2]
+    while True:
+        found = np.linalg.lstsq(terms[:, used] / scale[used], np.ones(len(measured)))[0]
+        if found.min() >= 0:
+            break
+        del used[int(found.argmin())]
+    numbers = dict(zip(used, (found / scale[used]).tolist(), strict=True))
+    return numbers.get(0, 0.0), numbers.get(1, 0.0), numbers.get(2, 0.0)
 
 
 def bent(measured: Sequence[Measured]) -> float:
