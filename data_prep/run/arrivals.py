@@ -232,7 +232,7 @@ def _describe(run: RunDirectory, frozen: Manifest, grown: Manifest) -> Before:
         ValueError: it is not finished.
     """
     units_of: dict[str, Sequence[str]] = {
-        **dict.fromkeys(_KEPT, frozen.shard_names),
+        **dict.fromkeys((*_KEPT, "decide"), frozen.shard_names),
         "train-tokenizer": [TOKENIZER],
         "tokenize": [source.name for source in frozen.sources],
     }
@@ -242,7 +242,8 @@ def _describe(run: RunDirectory, frozen: Manifest, grown: Manifest) -> Before:
         missing = [unit for unit in units if unit not in records]
         if missing:
             raise ValueError(f"{run.root}: {stage} {missing[0]} is missing; finish the run first: `altiplano data run`")
-        inputs[stage] = records[units[0]].inputs
+        if stage != "decide":  # which is done again, and must have been done
+            inputs[stage] = records[units[0]].inputs
     return Before(frozen.digest, grown.digest, inputs, _digests_of_what_is_read(run, frozen))
 
 
