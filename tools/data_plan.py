@@ -93,8 +93,19 @@ def _size_and_files(root: Path) -> tuple[int, int]:
     return size, files
 
 
-def run_stage(stage: str, config: Path, root: Path) -> Usage:
-    """Run a stage in processes of its own.
+SHUFFLE = "shuffle"
+"""The second part of the stage tokenize, which is one process for each source."""
+
+
+def parts_of_run() -> dict[str, list[str]]:
+    """Arguments by what is measured: each stage of a run, and the two parts of tokenize."""
+    parts = {stage: [stage] for stage in stages_of_run()}
+    last = {SHUFFLE: ["tokenize"], "ledger": parts.pop("ledger")}
+    return {**parts, "tokenize": ["tokenize", "--share", "0/1"], **last}
+
+
+def run_stage(stage: Sequence[str], config: Path, root: Path) -> Usage:
+    """Run a stage, with its arguments, in processes of its own.
 
     Raises:
         ValueError: it failed; with what it said.
@@ -110,7 +121,7 @@ def run_stage(stage: str, config: Path, root: Path) -> Usage:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    command = [sys.executable, "-m", "data_prep", stage, "--config", str(config)]
+    command = [sys.executable, "-m", "data_prep", *stage, "--config", str(config)]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
@@ -120,7 +131,7 @@ def run_stage(stage: str, config: Path, root: Path) -> Usage:
         if process.returncode:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
-            raise ValueError(f"stage {stage} failed on the sample: {lines[-1] if lines else process.returncode}")
+            raise ValueError(f"stage {stage[0]} failed on the sample: {lines[-1] if lines else process.returncode}")
     after, files = _size_and_files(root)
     memory = usage.ru_maxrss * 1024
     seconds = usage.ru_utime + usage.ru_stime
@@ -141,11 +152,11 @@ def measure(config: DataConfig, shards: Sequence[Shard], frozen: RunDirectory, f
     write_json(run.manifest, manifest)
     run.commits.mkdir()
     run.manifest_stamps.write_bytes(frozen.manifest_stamps.read_bytes())
-    stages = stages_of_run()
+    parts = parts_of_run()
     used = {}
-    with Progress(f"{len(shards)} shards", len(stages), "stages") as progress:
-        for stage in stages:
-            used[stage] = run_stage(stage, path, root)
+    with Progress(f"{len(shards)} shards", len(parts), "stages") as progress:
+        for name, stage in parts.items():
+            used[name] = run_stage(stage, path, root)
             progress.advance()
     return used
 
@@ -170,6 +181,7 @@ def forecast(
     shards: int,
     processes: int,
     sample_bytes: int | None,
+    sources: Sequence[int],
 ) -> list[Forecast]:
     """Extend what two samples took to the whole input.
 
@@ -180,22 +192,26 @@ def forecast(
         shards: of the input.
         processes: of all machines.
         sample_bytes: of the text that a tokenizer is trained on; None: none is trained.
+        sources: raw bytes of each.
     """
     rows = []
     for stage, less in few.items():
         more = many[stage]
-        usable = min(processes, shards) if STAGES[stage].can_share else 1
+        usable = usable_processes(stage, processes, shards, len(sources))
 
         def extended(small: float, large: float) -> float:
-            slope = max(0.0, (large - small) / (sizes[1] - sizes[0]))
-            return large + slope * max(0, total - sizes[1])
+            return large + (large - small) / (sizes[1] - sizes[0]) * max(0, total - sizes[1])
 
-        work = extended(less.processor_seconds, more.processor_seconds)
+        # Seconds are noisy, and more input takes no less; the shuffle removes files, and keeps less than nothing.
+        work = extended(min(less.processor_seconds, more.processor_seconds), more.processor_seconds)
         if stage == "train-tokenizer" and sample_bytes is not None:  # merges are learnt from so much and no more
             slope = max(0.0, (more.processor_seconds - less.processor_seconds) / (sizes[1] - sizes[0]))
             work = more.processor_seconds + slope * max(0, min(total, sample_bytes) - sizes[1])
-        rounds = math.ceil(shards / usable) if usable > 1 else 1
-        seconds = max(work / usable, rounds * work / shards) if usable > 1 else work
+        if stage == SHUFFLE:
+            seconds = work * max(sources) / sum(sources)
+        else:
+            rounds = math.ceil(shards / usable) if usable > 1 else 1
+            seconds = max(work / usable, rounds * work / shards) if usable > 1 else work
         rows.append(
             Forecast(
                 stage,
@@ -209,6 +225,13 @@ def forecast(
             )
         )
     return rows
+
+
+def usable_processes(stage: str, processes: int, shards: int, sources: int) -> int:
+    """How many of some processes a part of a run can use."""
+    if stage == SHUFFLE:
+        return min(processes, sources)
+    return min(processes, shards) if STAGES[stage].can_share else 1
 
 
 def plan(config: DataConfig, nodes: int, cores: int, sample_bytes: int, scratch: Path | None) -> dict[str, Any]:
@@ -252,7 +275,8 @@ def plan(config: DataConfig, nodes: int, cores: int, sample_bytes: int, scratch:
     sizes = sum(shard.raw_bytes for shard in few_shards), sum(shard.raw_bytes for shard in many_shards)
     shards = max(len(many_shards), round(total / config.shard_bytes))
     training = None if config.tokenizer.path is not None else config.tokenizer.sample_bytes
-    rows = forecast(few, many, sizes, total, shards, nodes * cores, training)
+    of_sources = [source.raw_bytes for source in sources]
+    rows = forecast(few, many, sizes, total, shards, nodes * cores, training, of_sources)
     return {
         "bytes": total,
         "shards": shards,

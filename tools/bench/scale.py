@@ -22,10 +22,9 @@ import numpy as np
 import yaml
 
 from data_prep.compile_kernels import GROUPS, compile_kernels
-from data_prep.stages import STAGES, stages_of_run
 from foundation.progress import Progress, format_seconds
 from tools.bench.page import show
-from tools.data_plan import Usage, run_stage
+from tools.data_plan import Usage, parts_of_run, run_stage, usable_processes
 
 SHORT, LONG = 60, 600
 """Words of a document."""
@@ -64,7 +63,7 @@ def main(arguments: list[str]) -> int:
         print("bench scale: --documents needs three numbers, for a line and its error", file=sys.stderr)
         return 2
     compile_kernels(tuple(GROUPS))
-    alone: dict[str, list[Measured]] = {stage: [] for stage in stages_of_run()}
+    alone: dict[str, list[Measured]] = {stage: [] for stage in parts_of_run()}
     together: dict[str, Measured] = {}
     with (
         tempfile.TemporaryDirectory(dir=given.folder) as temporary,
@@ -123,10 +122,10 @@ def _run(
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     root.mkdir()
-    for stage in stages_of_run():
+    for name, stage in parts_of_run().items():
         started = time.perf_counter()
         usage = run_stage(stage, path, root)
-        yield stage, Measured(count, size, time.perf_counter() - started, usage)
+        yield name, Measured(count, size, time.perf_counter() - started, usage)
         progress.advance()
 
 
@@ -178,7 +177,7 @@ def _show(alone: dict[str, list[Measured]], together: dict[str, Measured], short
     fits = {stage: fitted(measured) for stage, measured in alone.items()}
     rows, hours = [], dict.fromkeys(SIZES, 0.0)
     for stage, (once, by_document, by_byte) in fits.items():
-        processes = NODES * CORES if STAGES[stage].can_share else 1
+        processes = usable_processes(stage, NODES * CORES, NODES * CORES, 1)
         implied = []
         for name, (documents, size) in SIZES.items():
             work = once + by_document * documents + by_byte * size

@@ -58,10 +58,11 @@ def test_output_and_files_are_those_of_the_run(config: Path, capsys: pytest.Capt
     subprocess.run(command, check=True, capture_output=True, env=environment)
     kept = {row["stage"]: (row["kept"], row["files"], row["processes"]) for row in found["stages"]}
     run = config.parent / "run"
-    for stage, folders in (("extract", ("corpus",)), ("measure", ("signals",)), ("tokenize", ("tokens",))):
-        actual = sum(path.stat().st_size for name in folders for path in (run / name).rglob("*") if path.is_file())
-        assert kept[stage][0] == pytest.approx(actual, rel=0.15), stage
-        assert kept[stage][2] == 12
+    for folder, stages in (("corpus", ["extract"]), ("signals", ["measure"]), ("tokens", ["tokenize", "shuffle"])):
+        actual = sum(path.stat().st_size for path in (run / folder).rglob("*") if path.is_file())
+        assert sum(kept[stage][0] for stage in stages) == pytest.approx(actual, rel=0.15), folder
+        assert kept[stages[0]][2] == 12
+    assert kept["shuffle"][2] == 2  # sources
     files = sum(len(names) for _, _, names in os.walk(run))
     assert sum(count for _, count, _ in kept.values()) == pytest.approx(files, abs=4)
     assert all(row["processor_seconds"] > 0 and row["memory"] > 10e6 for row in found["stages"])
@@ -85,15 +86,17 @@ def test_what_a_stage_takes_once_is_not_multiplied() -> None:
     few, many = (
         {
             stage: Usage(5 + 2 * megabytes, 100, 10**6 * megabytes, 2 * 10**6 * megabytes, 1 + 4 * megabytes)
-            for stage in ("measure", "train-tokenizer")
+            for stage in ("measure", "train-tokenizer", "shuffle")
         }
         for megabytes in (1, 4)
     )
-    measure, train = forecast(few, many, (10**6, 4 * 10**6), 10**9, 1000, 64, 10**7)
+    measure, train, shuffle = forecast(few, many, (10**6, 4 * 10**6), 10**9, 1000, 64, 10**7, [3 * 10**8, 7 * 10**8])
     assert (measure.processes, measure.processor_seconds, measure.files) == (64, 2005, 4001)
     assert measure.seconds == pytest.approx(2005 / 1000 * 16)  # 1000 shards in 16 rounds
     assert (measure.kept, measure.most) == (10**9, 2 * 10**9)
     assert (train.processes, train.processor_seconds, train.seconds) == (1, 25, 25)
+    assert (shuffle.processes, shuffle.processor_seconds) == (2, 2005)
+    assert shuffle.seconds == pytest.approx(0.7 * 2005)  # a process for each source
 
 
 def test_advice_names_the_setting() -> None:
