@@ -22,7 +22,7 @@ see it work, on this machine's own text:
 1. text to token files:
   data crawl            pages of Common Crawl, by a list of sites, an index or a snapshot
   data plan             time, memory, disk and files of a run, before it starts
-  data run|add          all stages, see `data --help`; or new sources into a finished run, which stays as it is
+  data run|add          all stages, see `data --help`; or new sources into a run, which stays as it is
   data why              one document: its text, its measurements, why it was kept or dropped
   data what-if plan|run|fit     the loss that two rule sets lead to, from small runs on both
   tokens inspect|report|extend|control      token files; how good the tokenizer is; a larger vocabulary
