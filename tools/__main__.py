@@ -42,7 +42,7 @@ see it work, on this machine's own text:
 3. what became of it:
   report                one page about a run, or about two beside each other
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
-  convert to-hf|from-hf|verify|from-megatron|from-glm|to-glm    other formats; a proof that both are equal
+  convert to-hf|from-hf|verify|to-megatron|from-megatron|to-glm|from-glm    other formats; are both equal?
   chat                  talk with a model that was trained on conversations
   extrapolation         loss by position, on texts longer than those of the training
   evaluate              lm-eval on an exported model
@@ -110,11 +110,16 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("convert", "from-hf"): Command(
         "tools.hugging_face.from_hf", "import a model as a checkpoint to start from", group="convert"
     ),
-    ("convert", "from-megatron"): Command(
-        "tools.from_megatron", "import the layer files of a Megatron-DeepSpeed fork", group="convert"
-    ),
     ("convert", "verify"): Command(
         "tools.hugging_face.verify", "compare an export's logits with its checkpoint's", group="convert"
+    ),
+    ("convert", "from-megatron"): Command(
+        "tools.megatron.from_megatron",
+        "import a checkpoint of Megatron-LM or of a Megatron-DeepSpeed fork",
+        group="convert",
+    ),
+    ("convert", "to-megatron"): Command(
+        "tools.megatron.to_megatron", "export a checkpoint as Megatron-LM reads it", group="convert"
     ),
     ("convert", "from-glm"): Command(
         "tools.from_glm", "import a checkpoint of GLM's authors, in files by tensor rank", group="convert"

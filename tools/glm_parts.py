@@ -22,6 +22,7 @@ from pretrain.families.format import Format
 from pretrain.families.glm import PARTS
 from pretrain.families.mapping import Weight, from_hugging_face, weight_shapes
 from pretrain.model.partition import Partition
+from tools.importing import newest_step
 from tools.pickles import read_pickle, tensors_of
 
 NAME = re.compile(r"mp_rank_(\d+)_model_states\.pt")
@@ -91,7 +92,7 @@ class PartFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = _step_folder(folder)
+        self.folder = newest_step(folder, TRACKERS)
         ranks = {int(match[1]): path for path in self.folder.glob("*.pt") if (match := NAME.fullmatch(path.name))}
         if not ranks:
             raise ValueError(f"{self.folder}: no {file_name(0)}; give the folder of a step, or the one with `latest`")
@@ -128,16 +129,6 @@ class PartFiles:
                     f"{path}: {name}: dtype {part.dtype} is not supported, only float32, bfloat16 and float16"
                 )
             yield part.float()
-
-
-def _step_folder(folder: Path) -> Path:
-    for tracker in TRACKERS:
-        if (folder / tracker).is_file():
-            step = (folder / tracker).read_text(encoding="utf-8").strip()
-            if not step or Path(step).name != step or not (folder / step).is_dir():
-                raise ValueError(f"{folder / tracker}: {step!r}: no such folder beside it")
-            return folder / step
-    return folder
 
 
 def _module(path: Path) -> dict[str, torch.Tensor]:

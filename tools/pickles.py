@@ -1,4 +1,4 @@
-"""Tensors in files that `torch.save` wrote, read by torch's restricted unpickler, which runs no code of theirs."""
+"""Files of `torch.save` and of the `pickle` module, read by restricted unpicklers, which run no code of theirs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from collections.abc import KeysView, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -28,6 +28,74 @@ def read_pickle(path: Path, allowed: Sequence[Any] = ()) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: damaged, or a pickle of more than tensors, which is refused: {reason}") from None
+
+
+class StandIn:
+    """In place of an object of another program, of which nothing is needed: takes whatever a pickle gives it, and does
+    nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def read_pickle_with_stand_ins(path: Path, allowed: Sequence[Any], programs: Sequence[str]) -> Any:
+    """Content of a file of `torch.save`, with a `StandIn` for every object of some programs.
+
+    Args:
+        allowed: see `read_pickle`.
+        programs: beginnings of the names of classes and functions that are replaced.
+
+    Raises:
+        ValueError: see `read_pickle`.
+    """
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError):
+        unknown = []  # read_pickle names the fault
+    names = [name for name in unknown if name.startswith(tuple(programs))]
+    return read_pickle(path, [*allowed, *((StandIn, name) for name in names)])
+
+
+class _Restricted(pickle.Unpickler):
+    """Args:
+    known: classes and functions by full name; any other is refused.
+    programs: beginnings of the names of those that are replaced by `StandIn`.
+    """
+
+    def __init__(self, file: BinaryIO, known: Mapping[str, Any], programs: Sequence[str]) -> None:
+        super().__init__(file)
+        self._known, self._programs = known, tuple(programs)
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in self._known:
+            return self._known[full]
+        if full.startswith(self._programs):
+            return StandIn
+        raise pickle.UnpicklingError(f"it names {full}")
+
+
+def read_plain_pickle(path: Path, known: Mapping[str, Any], programs: Sequence[str]) -> Any:
+    """Content of a file that the `pickle` module wrote.
+
+    Args:
+        known: classes and functions that it may contain, by full name.
+        programs: beginnings of the names of those that are replaced by `StandIn`.
+
+    Raises:
+        ValueError: the file is damaged, or contains something else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _Restricted(file, known, programs).load()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = str(error) or type(error).__name__
+        raise ValueError(
+            f"{path}: damaged, or a pickle of more than such files contain, which is refused: {reason}"
+        ) from None
 
 
 def tensors_of(content: Any, place: str) -> Mapping[str, torch.Tensor]:

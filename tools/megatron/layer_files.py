@@ -1,4 +1,4 @@
-"""Import the layer files of a Megatron-DeepSpeed fork as a checkpoint to start from.
+"""Layer files of a Megatron-DeepSpeed fork, and reading them.
 
 The forks (BigScience's, Microsoft's, and those made from them) write `layer_NN-model_TT-model_states.pt` for each layer
 NN of the pipeline and each tensor rank TT: embedding, blocks, last norm and, where it is not tied, the head.
@@ -8,32 +8,20 @@ files do not contain the model's settings, which come from a file of ours.
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from foundation.configuration import ConfigError
 from pretrain.config import ModelConfig
 from pretrain.families.format import COMPUTED_BY_ALL
 from pretrain.families.mapping import weight_shapes
-from tools.model_file import load_model_settings
+from tools.megatron.weights import by_part, check_computed
 from tools.pickles import read_pickle, tensors_of
-from tools.starting_checkpoint import write_starting_checkpoint
-
-EXAMPLES = """examples:
-  altiplano convert from-megatron bloom-560m/global_step600000 imported --model configs/model/bloom-560m.yaml \\
-      --tokenizer bloom-560m/tokenizer
-      then train with initial_weights=imported"""
-
-IMPORTED_RUN = "megatron"
-"""In place of a digest of data: none of ours has been seen."""
 
 NAME = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 
@@ -158,15 +146,20 @@ def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
     return tensors_of(read_pickle(path), str(path))
 
 
-class Importer:
-    """Whole weights of a model, by our names, from layer files.
+class LayerImporter:
+    """Whole weights of a model, by our names, from layer files; those of one layer are in memory at a time.
 
     Attributes:
         differing: largest difference between the ranks' copies of a weight, by our name, where they differ; their mean
             is taken. In BigScience's runs the ranks' copies of norms drifted apart.
     """
 
-    def __init__(self, files: LayerFiles, model: ModelConfig) -> None:
+    def __init__(self, folder: Path, model: ModelConfig) -> None:
+        check_computed(model, COMPUTES, "Megatron-DeepSpeed")
+        files = LayerFiles(folder, model.layers)
+        if files.has_head == model.tied_embedding:
+            found = "has a head of its own" if files.has_head else "has no head of its own"
+            raise ValueError(f"model.tied_embedding: {model.tied_embedding}, but the model in {folder} {found}")
         self._files, self._model = files, model
         self._shapes = weight_shapes(model)
         wanted: dict[int, set[str]] = defaultdict(set)
@@ -224,81 +217,7 @@ class Importer:
         if kind == "gated":
             return torch.cat([part.chunk(2)[half] for half in (0, 1) for part in parts])
         whole = torch.cat(parts)
-        return self._by_part(whole) if kind == "heads" else whole
-
-    def _by_part(self, whole: torch.Tensor) -> torch.Tensor:
-        """All queries, all keys, all values, from the rows of one group of heads after the other."""
         model = self._model
-        groups = model.key_value_heads
-        each = model.attention_heads // groups
-        if len(whole) != groups * (each + 2) * model.head_size:
-            return whole  # the shape is named
-        grouped = whole.unflatten(0, (groups, each + 2, model.head_size))
-        queries, keys, values = grouped.split([each, 1, 1], dim=1)
-        return torch.cat([part.flatten(0, 2) for part in (queries, keys, values)])
-
-
-def import_layers(folder: Path, out: Path, model: ModelConfig, tokenizer: Path | None) -> Importer:
-    """Write a checkpoint from layer files; whole or not at all, one layer in memory at a time.
-
-    Raises:
-        ValueError: the forks do not compute one of the model's settings; a file is missing, damaged or does not fit.
-        FileExistsError: `out` is there already.
-    """
-    for setting, allowed in COMPUTES.items():
-        if getattr(model, setting) not in allowed:
-            wanted = " or ".join(map(str, allowed))
-            raise ValueError(f"model.{setting}: {getattr(model, setting)} is not in Megatron-DeepSpeed, only {wanted}")
-    files = LayerFiles(folder, model.layers)
-    if files.has_head == model.tied_embedding:
-        found = "has a head of its own" if files.has_head else "has no head of its own"
-        raise ValueError(f"model.tied_embedding: {model.tied_embedding}, but the model in {folder} {found}")
-    importer = Importer(files, model)
-    write_starting_checkpoint(
-        out,
-        model,
-        importer,
-        data_digest=IMPORTED_RUN,
-        origin={"from": str(folder), "special_tokens": {}, "generation_config": {}},
-        tokenizer=tokenizer,
-        title="import",
-    )
-    return importer
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="altiplano convert from-megatron",
-        description="Import the layer files of a Megatron-DeepSpeed fork, of any tensor degree, as a checkpoint that a "
-        "run can start from. The optimizer's state is not read.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, help="folder of a step, with layer_NN-model_TT-model_states.pt")
-    parser.add_argument("out", type=Path, help="folder to write; must not exist")
-    parser.add_argument("--model", type=Path, required=True, help="file with the model's settings")
-    parser.add_argument("--tokenizer", type=Path, help="folder of the model's tokenizer, which is copied")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    given = make_parser().parse_args(arguments)
-    try:
-        importer = import_layers(given.folder, given.out, load_model_settings(given.model), given.tokenizer)
-    except (ConfigError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    if importer.differing:
-        name, worst = max(importer.differing.items(), key=lambda item: item[1])
-        print(
-            f"warning: the tensor ranks' copies of {len(importer.differing)} weights differ, those of {name} by up to "
-            f"{worst:.1e}; their mean was taken"
-        )
-    print(f"imported to {given.out}: start a run from it with initial_weights={given.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        if kind == "heads" and len(whole) == (model.attention_heads + 2 * model.key_value_heads) * model.head_size:
+            return by_part(model, whole)
+        return whole  # another shape is named later

@@ -12,7 +12,7 @@ import yaml
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
 from tests.unit.pretrain.families.small import InMemory, build, random_tokens, small_model
-from tools import from_megatron
+from tools.megatron import from_megatron
 
 BLOCKS = {
     "attention_norm": "input_layernorm",

@@ -1,0 +1,148 @@
+"""megatron-core's own model, loader and writer, in gloo processes on the CPU: the judge of `convert from-megatron` and
+`to-megatron`.
+
+What of megatron-core asks for a GPU is replaced: the device of the rotary frequencies, a synchronisation before a save,
+and the random states of dropout, of which there is none.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+
+def _start(tensor: int) -> None:
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+
+    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
+    torch.cuda.synchronize = lambda *_: None  # type: ignore[assignment]
+    parallel_state.initialize_model_parallel(tensor)
+    initialize_rng_tracker(inference_rng_tracker=True)
+
+
+def _config(args: Namespace) -> Any:
+    """As `core_transformer_config_from_args` of Megatron-LM's `arguments.py` makes it of the arguments."""
+    from megatron.core import parallel_state
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    return TransformerConfig(
+        num_layers=args.num_layers,
+        hidden_size=args.hidden_size,
+        ffn_hidden_size=args.ffn_hidden_size,
+        num_attention_heads=args.num_attention_heads,
+        num_query_groups=args.num_query_groups if args.group_query_attention else None,
+        kv_channels=args.kv_channels,
+        normalization=args.normalization,
+        layernorm_epsilon=args.norm_epsilon,
+        qk_layernorm=args.qk_layernorm,
+        add_bias_linear=args.add_bias_linear,
+        add_qkv_bias=args.add_qkv_bias,
+        gated_linear_unit=args.swiglu,
+        activation_func=F.silu if args.swiglu else F.gelu,
+        bias_activation_fusion=not args.swiglu and args.bias_gelu_fusion and args.add_bias_linear,
+        rotary_interleaved=args.rotary_interleaved,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        use_cpu_initialization=True,
+        tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
+        pipeline_dtype=torch.float32,
+    )
+
+
+def build(args: Namespace) -> Any:
+    """`GPTModel` with the local spec, as `gpt_builders.py` of Megatron-LM makes it of the arguments."""
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+
+    spec = get_gpt_layer_local_spec(qk_layernorm=args.qk_layernorm, normalization=args.normalization)
+    return GPTModel(
+        config=_config(args),
+        transformer_layer_spec=spec,
+        vocab_size=args.padded_vocab_size,
+        max_sequence_length=args.max_position_embeddings,
+        position_embedding_type=args.position_embedding_type,
+        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+        rotary_percent=args.rotary_percent,
+        rotary_base=args.rotary_base,
+        rope_scaling=args.use_rope_scaling,
+        rope_scaling_factor=args.rope_scaling_factor,
+        seq_len_interpolation_factor=args.rotary_seq_len_interpolation_factor,
+    )
+
+
+def _logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """This rank's logits, [B, S, V]."""
+    length = tokens.shape[1]
+    mask = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)[None, None]
+    positions = torch.arange(length)[None].expand(len(tokens), -1)
+    with torch.no_grad():
+        return model.eval()(torch.from_numpy(tokens), positions, mask).numpy()
+
+
+def _sharded(model: Any, metadata: Mapping[str, Any]) -> Any:
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return model.sharded_state_dict(metadata={"dp_cp_group": group, **metadata})
+
+
+def loaded_logits(folder: str, tensor: int, tokens: np.ndarray) -> np.ndarray:
+    """Logits of the model that megatron-core's loader reads, built from the arguments in the checkpoint."""
+    from megatron.core import dist_checkpointing
+
+    _start(tensor)
+    args = dist_checkpointing.load_common_state_dict(folder)["args"]
+    model = build(args)
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+    loaded = dist_checkpointing.load({"model": _sharded(model, {})}, folder)
+    model.load_state_dict(loaded["model"])
+    return _logits(model, tokens)
+
+
+def saved_logits(
+    folder: str,
+    tensor: int,
+    args: Namespace,
+    tokens: np.ndarray,
+    metadata: Mapping[str, Any],
+    main_weights: str = "",
+) -> np.ndarray:
+    """Logits of a model with random weights, which megatron-core's writer saves.
+
+    Args:
+        main_weights: beginning of the keys under which the weights are saved a second time as they are, while the
+            model's own are rounded to bfloat16, as an optimizer with fp32 weights leaves them; empty: only once.
+    """
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
+
+    _start(tensor)
+    model = build(args)
+    for name, parameter in model.named_parameters():
+        shared = 0 if getattr(parameter, "tensor_model_parallel", False) else 1
+        seed = sum(map(ord, name)) + (0 if shared else 7919 * dist.get_rank())
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+        parameter.data = (parameter.data if "layernorm.weight" in name else 0) + 0.1 * noise
+    logits = _logits(model, tokens)
+    content = {"args": args, "checkpoint_version": 3.0, "iteration": 10, "model": _sharded(model, metadata)}
+    if main_weights:
+        content["optimizer"] = {}
+        for name, sharded in list(content["model"].items()):
+            if getattr(sharded, "data", None) is not None and isinstance(sharded.data, torch.Tensor):
+                exact = sharded.data.detach().clone()
+                content["optimizer"][name] = make_sharded_optimizer_tensor(sharded, exact, main_weights)
+                sharded.data = exact.bfloat16()
+                if hasattr(sharded, "dtype"):
+                    sharded.dtype = torch.bfloat16
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    dist_checkpointing.save(content, folder)
+    return logits

@@ -1,0 +1,1 @@
+"""Checkpoints of Megatron-LM, of megatron-core and of the Megatron-DeepSpeed forks."""
