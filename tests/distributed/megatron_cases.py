@@ -8,7 +8,8 @@ and the random states of dropout, of which there is none.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,55 +95,80 @@ def _sharded(model: Any, metadata: Mapping[str, Any]) -> Any:
     return model.sharded_state_dict(metadata={"dp_cp_group": group, **metadata})
 
 
-def loaded_logits(folder: str, tensor: int, tokens: np.ndarray) -> np.ndarray:
-    """Logits of the model that megatron-core's loader reads, built from the arguments in the checkpoint."""
+def loaded_logits(tensor: int, folders: Sequence[str], tokens: np.ndarray) -> list[np.ndarray]:
+    """Logits of the models that megatron-core's loader reads, built from the arguments in each checkpoint."""
     from megatron.core import dist_checkpointing
 
     _start(tensor)
-    args = dist_checkpointing.load_common_state_dict(folder)["args"]
-    model = build(args)
-    for parameter in model.parameters():
-        parameter.data.fill_(float("nan"))
-    loaded = dist_checkpointing.load({"model": _sharded(model, {})}, folder)
-    model.load_state_dict(loaded["model"])
-    return _logits(model, tokens)
+    found = []
+    for folder in folders:
+        args = dist_checkpointing.load_common_state_dict(folder)["args"]
+        model = build(args)
+        for parameter in model.parameters():
+            parameter.data.fill_(float("nan"))
+        loaded = dist_checkpointing.load({"model": _sharded(model, {})}, folder)
+        model.load_state_dict(loaded["model"])
+        found.append(_logits(model, tokens))
+    return found
 
 
-def saved_logits(
-    folder: str,
-    tensor: int,
-    args: Namespace,
-    tokens: np.ndarray,
-    metadata: Mapping[str, Any],
-    main_weights: str = "",
-) -> np.ndarray:
-    """Logits of a model with random weights, which megatron-core's writer saves.
+@dataclass(frozen=True)
+class Save:
+    """What megatron-core's writer saves.
 
-    Args:
+    Attributes:
+        metadata: of the form of the checkpoint, see `GPTModel.sharded_state_dict`.
         main_weights: beginning of the keys under which the weights are saved a second time as they are, while the
             model's own are rounded to bfloat16, as an optimizer with fp32 weights leaves them; empty: only once.
     """
+
+    folder: str
+    args: Namespace
+    metadata: Mapping[str, Any]
+    main_weights: str = ""
+
+
+def saved_logits(tensor: int, saves: Sequence[Save], tokens: np.ndarray) -> list[np.ndarray]:
+    """Logits of models with random weights, each of which megatron-core's writer saves."""
     from megatron.core import dist_checkpointing
-    from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
+    from megatron.core.enums import ModelType
+    from megatron.core.transformer.enums import AttnBackend
 
     _start(tensor)
-    model = build(args)
+    found = []
+    for save in saves:
+        model = build(save.args)
+        _fill(model)
+        found.append(_logits(model, tokens))
+        others = {"model_type": ModelType.encoder_or_decoder, "attention_backend": AttnBackend.auto}
+        paths = {"load": Path("somewhere"), "params_dtype": torch.bfloat16}
+        args = Namespace(**vars(save.args), **others, **paths)
+        content = {"args": args, "checkpoint_version": 3.0, "iteration": 10, "model": _sharded(model, save.metadata)}
+        if save.main_weights:
+            content["optimizer"] = _main_weights(content["model"], save.main_weights)
+        Path(save.folder).mkdir(parents=True, exist_ok=True)
+        dist_checkpointing.save(content, save.folder)
+    return found
+
+
+def _fill(model: Any) -> None:
+    """Lively weights; those that the tensor ranks share are the same on all of them."""
     for name, parameter in model.named_parameters():
-        shared = 0 if getattr(parameter, "tensor_model_parallel", False) else 1
-        seed = sum(map(ord, name)) + (0 if shared else 7919 * dist.get_rank())
-        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
-        parameter.data = (parameter.data if "layernorm.weight" in name else 0) + 0.1 * noise
-    logits = _logits(model, tokens)
-    content = {"args": args, "checkpoint_version": 3.0, "iteration": 10, "model": _sharded(model, metadata)}
-    if main_weights:
-        content["optimizer"] = {}
-        for name, sharded in list(content["model"].items()):
-            if getattr(sharded, "data", None) is not None and isinstance(sharded.data, torch.Tensor):
-                exact = sharded.data.detach().clone()
-                content["optimizer"][name] = make_sharded_optimizer_tensor(sharded, exact, main_weights)
-                sharded.data = exact.bfloat16()
-                if hasattr(sharded, "dtype"):
-                    sharded.dtype = torch.bfloat16
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    dist_checkpointing.save(content, folder)
-    return logits
+        rank = dist.get_rank() if getattr(parameter, "tensor_model_parallel", False) else 0
+        generator = torch.Generator().manual_seed(sum(map(ord, name)) + 7919 * rank)
+        kept = parameter.data if "layernorm.weight" in name else 0
+        parameter.data = kept + 0.1 * torch.randn(parameter.shape, generator=generator)
+
+
+def _main_weights(sharded_model: dict[str, Any], beginning: str) -> dict[str, Any]:
+    from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
+
+    found = {}
+    for name, sharded in sharded_model.items():
+        if isinstance(getattr(sharded, "data", None), torch.Tensor):
+            exact = sharded.data.detach().clone()
+            found[name] = make_sharded_optimizer_tensor(sharded, exact, beginning)
+            sharded.data = exact.bfloat16()
+            if hasattr(sharded, "dtype"):
+                sharded.dtype = torch.bfloat16
+    return found

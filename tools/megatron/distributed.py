@@ -1,7 +1,7 @@
 """megatron-core's distributed checkpoints (`torch_dist`): the folder of a step, read and written in one process by
 torch's own reader and writer (`torch.distributed.checkpoint`).
 
-A folder contains `metadata.json` (which format it is), `common.pt` (what is the same on all ranks, such as the arguments
+A folder contains `metadata.json` (which format it is), `common.pt` (what is the same on all ranks, as the arguments
 of the run), `.metadata` (a pickle: the shape of every tensor, its chunks and where each is stored) and
 `__RANK_NUMBER.distcp` (the chunks, each as `torch.save` writes it).
 """
@@ -13,7 +13,6 @@ import io
 import json
 import math
 import pickle
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PosixPath
@@ -35,7 +34,6 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from foundation.atomic_files import write_json, write_text
 from tools.importing import newest_step
@@ -247,9 +245,11 @@ def write_distributed(
         dtype: of all parts.
     """
     folder.mkdir()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process is meant
-        save({}, storage_writer=FileSystemWriter(folder), planner=_Parts(parts, objects, dtype), no_dist=True)
+    writer, planner = FileSystemWriter(folder), _Parts(parts, objects, dtype)
+    writer.set_up_storage_writer(True)
+    plans, metadata = planner.create_global_plan([planner.create_local_plan()])
+    (plan,) = writer.prepare_global_plan(plans)
+    writer.finish(metadata, [writer.write_data(planner.finish_plan(plan), planner).wait()])
     torch.save(dict(common), folder / COMMON_FILE)
     write_json(folder / FORMAT_FILE, FORMAT)
 
