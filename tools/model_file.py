@@ -1,11 +1,12 @@
-"""The settings of a model from a file, for imports of weights that come without them."""
+"""The settings of a model, for imports: from a file of ours, and from what another program wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
 from foundation.configuration import Settings, load_config
 from pretrain.config import ModelConfig
@@ -26,3 +27,23 @@ def load_model_settings(path: Path, overrides: Sequence[str] = ()) -> ModelConfi
         ConfigError: the file is missing, or a setting is wrong; names it and its line.
     """
     return load_config(ModelFile, path, overrides).model
+
+
+def model_of(settings: Mapping[str, Any], where: str) -> ModelConfig:
+    """The model of settings that were made of another program's.
+
+    Args:
+        where: where those are from, for messages.
+
+    Raises:
+        ValueError: our settings cannot have them; names each.
+    """
+    try:
+        return ModelConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            place = ".".join(map(str, fault["loc"]))
+            faults.append(f"{place}: {fault['input']!r}: {fault['msg']}" if place else fault["msg"])
+        told = "; ".join(fault.removeprefix("Value error, ") for fault in faults)
+        raise ValueError(f"{where}: {told} (by the names of our settings)") from None

@@ -1,8 +1,8 @@
 """megatron-core's own model, loader and writer, in gloo processes on the CPU: the judge of `convert from-megatron` and
 `to-megatron`.
 
-What of megatron-core asks for a GPU is replaced: the device of the rotary frequencies, a synchronisation before a save,
-and the random states of dropout, of which there is none.
+What of megatron-core asks for a GPU is replaced: the device of the rotary frequencies and of a tied head, a
+synchronisation before a save, and the random states of dropout, of which there is none.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 
-def _start(tensor: int) -> None:
+def _start(tensor: int, pipeline: int = 1) -> None:
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
     torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda *_: None  # type: ignore[assignment]
-    parallel_state.initialize_model_parallel(tensor)
+    torch.Tensor.cuda = lambda tensor, *_: tensor  # type: ignore[assignment,method-assign]
+    parallel_state.initialize_model_parallel(tensor, pipeline)
     initialize_rng_tracker(inference_rng_tracker=True)
 
 
@@ -54,12 +55,14 @@ def _config(args: Namespace) -> Any:
         attention_dropout=0.0,
         use_cpu_initialization=True,
         tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
+        pipeline_model_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
         pipeline_dtype=torch.float32,
     )
 
 
 def build(args: Namespace) -> Any:
-    """`GPTModel` with the local spec, as `gpt_builders.py` of Megatron-LM makes it of the arguments."""
+    """This rank's `GPTModel` with the local spec, as `gpt_builders.py` of Megatron-LM makes it of the arguments."""
+    from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
@@ -70,6 +73,8 @@ def build(args: Namespace) -> Any:
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,
         position_embedding_type=args.position_embedding_type,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
         share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
         rotary_percent=args.rotary_percent,
         rotary_base=args.rotary_base,
@@ -97,19 +102,35 @@ def _sharded(model: Any, metadata: Mapping[str, Any]) -> Any:
 
 def loaded_logits(tensor: int, folders: Sequence[str], tokens: np.ndarray) -> list[np.ndarray]:
     """Logits of the models that megatron-core's loader reads, built from the arguments in each checkpoint."""
-    from megatron.core import dist_checkpointing
-
     _start(tensor)
     found = []
     for folder in folders:
-        args = dist_checkpointing.load_common_state_dict(folder)["args"]
-        model = build(args)
-        for parameter in model.parameters():
-            parameter.data.fill_(float("nan"))
-        loaded = dist_checkpointing.load({"model": _sharded(model, {})}, folder)
-        model.load_state_dict(loaded["model"])
+        model, _ = _loaded(folder)
         found.append(_logits(model, tokens))
     return found
+
+
+def _loaded(folder: str) -> tuple[Any, Namespace]:
+    from megatron.core import dist_checkpointing
+
+    args = dist_checkpointing.load_common_state_dict(folder)["args"]
+    model = build(args)
+    for parameter in model.parameters():
+        parameter.data.fill_(float("nan"))
+    loaded = dist_checkpointing.load({"model": _sharded(model, {})}, folder)
+    model.load_state_dict(loaded["model"])
+    return model, args
+
+
+def save_again(tensor: int, pipeline: int, folders: Mapping[str, str]) -> None:
+    """Let megatron-core load checkpoints and save them under these parallel degrees: from each folder to another."""
+    from megatron.core import dist_checkpointing
+
+    _start(tensor, pipeline)
+    for before, after in folders.items():
+        model, args = _loaded(before)
+        Path(after).mkdir(parents=True, exist_ok=True)
+        dist_checkpointing.save({"args": args, "iteration": 10, "model": _sharded(model, {})}, after)
 
 
 @dataclass(frozen=True)

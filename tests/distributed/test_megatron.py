@@ -159,3 +159,16 @@ def test_we_read_what_their_writer_writes(tensor: int, tmp_path: Path) -> None:
         with torch.no_grad():
             found = load_single_process_model(ours)(torch.from_numpy(TOKENS)).numpy()
         same(found, theirs, save.folder)
+
+
+def test_through_their_loader_and_writer_under_four_ranks(tmp_path: Path) -> None:
+    """Two tensor ranks of two pipeline stages, of which the last one has a copy of a tied embedding: the same bits."""
+    names = ("llama", "gpt3", "qwen2")
+    for name in names:
+        export_distributed(InMemory(NAMED[name]), tmp_path / name, dtype="float32")
+    folders = {str(tmp_path / name / "release"): str(tmp_path / f"{name}-theirs") for name in names}
+    run_processes(4, megatron_cases.save_again, 2, 2, folders)
+    for name in names:
+        import_megatron(tmp_path / f"{name}-theirs", tmp_path / f"{name}-ours", NAMED[name], None)
+        found, before = CheckpointReader(tmp_path / f"{name}-ours"), InMemory(NAMED[name])
+        assert all(torch.equal(found.tensor(weight), before.tensor(weight)) for weight in before.names()), name

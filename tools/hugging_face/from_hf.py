@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from foundation.atomic_files import sha256_file
@@ -26,6 +25,7 @@ from pretrain.families.registry import format_of_type
 from tools.hugging_face.adapter import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from tools.hugging_face.adapter import read_adapter
 from tools.hugging_face.files import CHECKSUM_FILE, PART_ELEMENTS, SAFETENSORS_NAMES, SPECIAL_TOKENS, Parts
+from tools.model_file import model_of
 from tools.pickles import PickledTensors
 from tools.starting_checkpoint import Beside, write_starting_checkpoint
 
@@ -52,7 +52,7 @@ def from_hugging_face(folder: Path, out: Path) -> None:
         raise ValueError(f"{config_path}: no such file; give the folder of a model in Hugging Face's format")
     written: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
     there_format = format_of_type(str(written.get("model_type")))
-    model = _model_of(there_format.model_settings(written))
+    model = model_of(there_format.model_settings(written), "config.json")
     weights = there_format.places(model)
     there = _Tensors(folder, there_format)
     if model.tied_embedding:
@@ -108,18 +108,6 @@ def import_adapter(folder: Path, out: Path, base: Path) -> None:
         title="import",
         beside=Beside(reader, found.settings, found.trainable),
     )
-
-
-def _model_of(settings: dict[str, Any]) -> ModelConfig:
-    try:
-        return ModelConfig.model_validate(settings)
-    except ValidationError as error:
-        faults = []
-        for fault in error.errors():
-            place = ".".join(map(str, fault["loc"]))
-            faults.append(f"{place}: {fault['input']!r}: {fault['msg']}" if place else fault["msg"])
-        told = "; ".join(fault.removeprefix("Value error, ") for fault in faults)
-        raise ValueError(f"config.json: {told} (by the names of our settings)") from None
 
 
 OTHER_PICKLES = (".pt", ".pth", ".ckpt", ".pkl")

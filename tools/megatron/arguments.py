@@ -98,8 +98,8 @@ class _Arguments:
 
 
 def model_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings of `ModelConfig` from the arguments of a run. The vocabulary's size is that of Megatron-LM's softmax,
-    which includes the rows that fill it up.
+    """Settings of `ModelConfig` from the arguments of a run, each that a family may have a default of. The vocabulary's
+    size is that of Megatron-LM's softmax, which includes the rows that fill it up.
 
     Args:
         where: where they are from, for messages.
@@ -112,6 +112,7 @@ def model_settings(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     heads, hidden, size = (arguments.number(name) for name in ("num_attention_heads", "hidden_size", "kv_channels"))
     is_grouped, has_biases = arguments.get("group_query_attention", False), arguments.get("add_bias_linear", True)
     settings: dict[str, Any] = {
+        **{setting: values[0] for setting, values in COMPUTES.items()},
         "vocabulary_size": arguments.number("padded_vocab_size"),
         "hidden_size": hidden,
         "layers": arguments.number("num_layers"),
@@ -144,7 +145,7 @@ def _activation(arguments: _Arguments, has_biases: bool) -> str:
 def _positions(arguments: _Arguments) -> dict[str, Any]:
     positions = arguments.one_of("position_embedding_type", POSITIONS)
     if positions == "learned":
-        return {"positions": positions}
+        return {"positions": positions, "rope_theta": 10000.0, "rotary_share": 1.0, "rope_scaling": None}
     return {
         "positions": "rotary_interleaved" if arguments.get("rotary_interleaved", False) else positions,
         "rope_theta": float(arguments.get("rotary_base", 10000)),

@@ -15,8 +15,7 @@ import math
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PosixPath
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,10 +36,12 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from foundation.atomic_files import write_json, write_text
 from tools.importing import newest_step
-from tools.pickles import StandIn, read_pickle_with_stand_ins, read_plain_pickle
+from tools.pickles import read_pickle_with_stand_ins, read_plain_pickle
 
 TRACKER = "latest_checkpointed_iteration.txt"
 """File that names the newest step: a number, or `release` for weights without a run."""
+DEEPSPEEDS_TRACKER = "latest"
+"""File of the forks that names the folder of the newest step."""
 RELEASE = "release"
 FORMAT_FILE, COMMON_FILE, METADATA_FILE = "metadata.json", "common.pt", ".metadata"
 FORMAT = {
@@ -51,7 +52,10 @@ FORMAT = {
 }
 """Content of `metadata.json`. Source: `CheckpointingConfig` of megatron-core 0.16.1."""
 
-_THEIRS = ("megatron.", "transformer_engine.", "torch.distributed.checkpoint.", "numpy.", "signal.", "_io.BytesIO")
+_THEIRS = (
+    *("megatron.", "transformer_engine.", "torch.distributed.checkpoint.", "numpy."),
+    *("signal.Signals", "types.SimpleNamespace", "_io.BytesIO", "pathlib.PosixPath", "pathlib._local.PosixPath"),
+)
 """Beginnings of names of what these files contain beside numbers, texts and tensors, and nothing here needs."""
 
 _STORAGE_CLASSES = (
@@ -70,7 +74,6 @@ _KNOWN: dict[str, Any] = {
     **{f"torch.{name}": found for name, found in vars(torch).items() if isinstance(found, torch.dtype)},
     "torch.Size": torch.Size,
     "torch.serialization._get_layout": torch.serialization._get_layout,
-    "pathlib.PosixPath": StandIn,
 }
 """Classes and functions in `.metadata`."""
 
@@ -80,12 +83,14 @@ _DAMAGED = (RuntimeError, ValueError, KeyError, AssertionError, EOFError, OSErro
 
 
 def step_folder(folder: Path) -> Path:
-    """The folder of a step: `folder`, or the one in it that its tracker names.
+    """The folder of a step: `folder`, or the one in it that a tracker names.
 
     Raises:
         ValueError: the tracker names a folder that is missing.
     """
-    return newest_step(folder, [TRACKER], lambda step: f"iter_{int(step):07d}" if step.isdecimal() else step)
+    return newest_step(
+        folder, [DEEPSPEEDS_TRACKER, TRACKER], lambda step: f"iter_{int(step):07d}" if step.isdecimal() else step
+    )
 
 
 def is_distributed(folder: Path) -> bool:
@@ -144,7 +149,7 @@ class DistributedFiles:
         path = self.folder / COMMON_FILE
         if not path.is_file():
             raise ValueError(f"{path}: missing")
-        content = read_pickle_with_stand_ins(path, [argparse.Namespace, SimpleNamespace, PosixPath], _THEIRS)
+        content = read_pickle_with_stand_ins(path, [argparse.Namespace], _THEIRS)
         if not isinstance(content, dict):
             raise ValueError(f"{path}: must contain entries by name")
         return content

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from pretrain.checkpoint.read import BY_TOKEN
 from pretrain.config import ModelConfig
@@ -21,6 +20,7 @@ from tools.megatron.arguments import check_expressible, model_settings
 from tools.megatron.distributed import COMMON_FILE, DistributedFiles, is_distributed, step_folder
 from tools.megatron.layer_files import LayerImporter
 from tools.megatron.weights import Place, by_part, is_grouped, places
+from tools.model_file import model_of
 
 EXAMPLES = """examples:
   altiplano convert from-megatron megatron/checkpoints imported --tokenizer tokenizer
@@ -123,11 +123,7 @@ def settings_of(files: DistributedFiles, given: ModelConfig | None) -> ModelConf
     if not hasattr(arguments, "__dict__"):
         raise ValueError(f"{where}: {type(arguments).__name__}: must be arguments by name")
     settings = model_settings(vars(arguments), where)
-    try:
-        model = ModelConfig.model_validate({**settings, **_exported(files.folder)})
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise ValueError(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    model = model_of({**settings, **_exported(files.folder / ORIGIN_FILE)}, where)
     if given is None:
         return model
     check_expressible(given)
@@ -138,13 +134,19 @@ def settings_of(files: DistributedFiles, given: ModelConfig | None) -> ModelConf
     return given
 
 
-def _exported(folder: Path) -> dict[str, Any]:
-    """What an export of ours records of a model, of which Megatron-LM's arguments have no part."""
-    path = folder / ORIGIN_FILE
+def _exported(path: Path) -> dict[str, Any]:
+    """What an export of ours records of a model beside Megatron-LM's arguments.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     if not path.is_file():
         return {}
-    written = json.loads(path.read_text(encoding="utf-8"))
-    return {name: written[name] for name in ("family", "vocabulary_size")}
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        return {name: written[name] for name in ("family", "vocabulary_size")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: damaged: {error}; without the file, the arguments alone are read") from None
 
 
 def import_megatron(folder: Path, out: Path, model: ModelConfig | None, tokenizer: Path | None) -> list[str]:

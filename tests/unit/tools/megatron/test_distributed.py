@@ -16,8 +16,10 @@ import torch
 import yaml
 from torch.distributed.checkpoint.metadata import Metadata
 
+from pretrain.checkpoint.load import TRAINING_ONLY
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import ModelConfig
+from pretrain.families.registry import FAMILIES
 from tests.unit.pretrain.families.small import SMALL, InMemory, small_model
 from tools.__main__ import main as altiplano
 from tools.megatron.arguments import ABSENT, arguments_of, check_expressible, model_settings
@@ -186,6 +188,16 @@ def test_settings_of_arguments(given: Namespace, family: str, expected: dict[str
     model = ModelConfig.model_validate(model_settings(vars(given), "args"))
     assert model.family == family
     assert {name: getattr(model, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("given", [MEGATRON_345M, MEGATRON_LLAMA_3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_setting_is_left_to_a_family(family: str, given: Namespace) -> None:
+    """Of those that decide what a model computes."""
+    settings = model_settings(vars(given), "args")
+    expected, found = (ModelConfig.model_validate(settings | {"family": name}) for name in ("llama", family))
+    for setting in set(ModelConfig.model_fields) - TRAINING_ONLY:
+        assert getattr(found, setting) == getattr(expected, setting), setting
 
 
 def test_llama_3s_scaling() -> None:
@@ -386,7 +398,7 @@ DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "odd heads",
         lambda step: changed_arguments(step, num_query_groups=3),
-        "common.pt: args: : Value error, key_value_heads: 3 must divide attention_heads 4",
+        "common.pt: args: key_value_heads: 3 must divide attention_heads 4 (by the names of our settings)",
     ),
     (
         "no norm",
@@ -405,6 +417,11 @@ DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
     ),
     ("outside", lambda step: changed_metadata(step, renamed_file), "'../__0_0.distcp': a file outside of the folder"),
     ("bytes", lambda step: changed_metadata(step, of_bytes), "output_layer.weight: dtype torch.int8 is not supported"),
+    (
+        "no export of ours",
+        lambda step: (step / "altiplano.json").write_text("{}"),
+        "release/altiplano.json: damaged: 'family'; without the file, the arguments alone are read",
+    ),
     (
         "a step that is gone",
         lambda step: (step.parent / "latest_checkpointed_iteration.txt").write_text("20\n"),
