@@ -58,9 +58,11 @@ def read_pickle_with_stand_ins(path: Path, allowed: Sequence[Any], programs: Seq
 
 
 class _Restricted(pickle.Unpickler):
-    """Args:
-    known: classes and functions by full name; any other is refused.
-    programs: beginnings of the names of those that are replaced by `StandIn`.
+    """Makes objects of known classes only.
+
+    Args:
+        known: classes and functions by full name; any other is refused.
+        programs: beginnings of the names of those that are replaced by `StandIn`.
     """
 
     def __init__(self, file: BinaryIO, known: Mapping[str, Any], programs: Sequence[str]) -> None:

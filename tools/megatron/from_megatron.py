@@ -36,7 +36,6 @@ MAIN_WEIGHTS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
 BESIDE_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state_machine")
 """Beginnings of the keys of tensors that are not the model's."""
 
-
 COMPARED = {"attention_head_size": "head_size"}
 """Property in whose place a setting may be left out."""
 
