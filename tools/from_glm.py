@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_import(make_parser(), arguments, import_parts)
+    return run_import(make_parser().parse_args(arguments), import_parts)
 
 
 if __name__ == "__main__":

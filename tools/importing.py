@@ -12,7 +12,7 @@ import torch
 from foundation.configuration import ConfigError
 from pretrain.config import ModelConfig
 from tools.model_file import load_model_settings
-from tools.starting_checkpoint import write_starting_checkpoint
+from tools.starting_checkpoint import Moments, write_starting_checkpoint
 
 
 def import_weights(
@@ -22,6 +22,7 @@ def import_weights(
     out: Path,
     tokenizer: Path | None,
     program: str,
+    moments: Moments | None = None,
 ) -> None:
     """Write a checkpoint from other files; whole or not at all, one weight in memory at a time.
 
@@ -30,6 +31,7 @@ def import_weights(
         folder: where the files are, for the record.
         tokenizer: folder of the model's tokenizer, which is copied.
         program: what wrote the files, in place of a digest of data: none of ours has been seen.
+        moments: of the run that wrote them, where they are imported too.
 
     Raises:
         ValueError: a weight does not fit, or has values that are not finite.
@@ -43,6 +45,7 @@ def import_weights(
         origin={"from": str(folder), "special_tokens": {}, "generation_config": {}},
         tokenizer=tokenizer,
         title="import",
+        moments=moments,
     )
 
 
@@ -66,17 +69,16 @@ def import_parser(
 
 
 def run_import(
-    parser: argparse.ArgumentParser,
-    arguments: Sequence[str] | None,
+    given: argparse.Namespace,
     imported: Callable[[Path, Path, ModelConfig | None, Path | None], Sequence[str]],
 ) -> int:
-    """Run the command line of an import and return the exit code.
+    """Run an import and return the exit code.
 
     Args:
+        given: the command line, of `import_parser`.
         imported: imports the files of a folder as a checkpoint, given the settings of `--model` and the tokenizer;
             returns what the person at the terminal should know.
     """
-    given = parser.parse_args(arguments)
     try:
         model = None if given.model is None else load_model_settings(given.model)
         notes = imported(given.folder, given.out, model, given.tokenizer)

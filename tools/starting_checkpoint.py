@@ -1,5 +1,5 @@
-"""A checkpoint to begin a run from: weights of step 0, without an optimizer's memory; of a whole model, or of what was
-trained beside the frozen weights of another checkpoint."""
+"""A checkpoint to begin a run from: weights of step 0, as a rule without an optimizer's memory; of a whole model, or of
+what was trained beside the frozen weights of another checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import torch
 
 from foundation.atomic_files import whole_folder
 from foundation.progress import Progress
-from pretrain.checkpoint.layout import FORMAT_VERSION, StoredFragment, partition_to_json, rank_file, write_index
+from pretrain.checkpoint.layout import (
+    FORMAT_VERSION,
+    STATES,
+    StoredFragment,
+    partition_to_json,
+    rank_file,
+    write_index,
+)
 from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.checkpoint.whole import BASE, base_entry
 from pretrain.config import ModelConfig
@@ -39,6 +46,20 @@ class Beside:
         return {"adapter": self.adapter.model_dump(mode="json"), "trainable": list(self.trainable)}
 
 
+@dataclass(frozen=True)
+class Moments:
+    """AdamW's memory of the run that weights come from.
+
+    Attributes:
+        read: gives a moment of a weight by the weight's name and the moment's, `exp_avg` or `exp_avg_sq`; whole,
+            without padding rows, fp32.
+        updates: number of updates that they remember.
+    """
+
+    read: Callable[[str, str], Parts]
+    updates: int
+
+
 def write_starting_checkpoint(
     out: Path,
     model: ModelConfig,
@@ -49,6 +70,7 @@ def write_starting_checkpoint(
     tokenizer: Path | None,
     title: str,
     beside: Beside | None = None,
+    moments: Moments | None = None,
 ) -> None:
     """Write a checkpoint whole or not at all, one weight in memory at a time.
 
@@ -59,6 +81,7 @@ def write_starting_checkpoint(
         tokenizer: folder with the tokenizer's files.
         title: of the progress.
         beside: the base, where only a part of the weights is written; None: the whole model.
+        moments: what a run that starts from it goes on with; None: none.
 
     Raises:
         ValueError: a weight has values that are not finite.
@@ -66,12 +89,16 @@ def write_starting_checkpoint(
     """
     parameters = _parameters(model, beside)
     fragments = [StoredFragment(name, 0, 0, math.prod(entry["shape"])) for name, entry in parameters.items()]
-    planned = [Exported(fragment.key("weight"), (fragment.stop,), 4 * fragment.stop) for fragment in fragments]
-    with whole_folder(out) as unfinished, Progress(title, len(fragments), "weights") as progress:
+    stored = [(fragment, state) for fragment in fragments for state in (STATES if moments else STATES[:1])]
+    planned = [Exported(fragment.key(state), (fragment.stop,), 4 * fragment.stop) for fragment, state in stored]
+    with whole_folder(out) as unfinished, Progress(title, len(stored), "tensors") as progress:
+
+        def value(name: str, state: str) -> Parts:
+            return read(name) if moments is None or state == STATES[0] else moments.read(name, state)
 
         def tensors() -> Iterator[tuple[str, Iterator[torch.Tensor]]]:
-            for part, fragment in zip(planned, fragments, strict=True):
-                yield part.name, _finite(fragment, read(fragment.name))
+            for part, (fragment, state) in zip(planned, stored, strict=True):
+                yield part.name, _finite(fragment, value(fragment.name, state))
                 progress.advance()
 
         path = unfinished / rank_file(0)
@@ -88,6 +115,7 @@ def write_starting_checkpoint(
             "versions": {"torch": torch.__version__},
             "imported": origin,
             **({BASE: base_entry(beside.base)} if beside else {}),
+            **({"updates": moments.updates} if moments else {}),
             "parameters": parameters,
             "files": {
                 rank_file(0): {

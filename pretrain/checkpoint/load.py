@@ -39,11 +39,12 @@ def load_checkpoint(engine: Engine, reader: CheckpointReader) -> None:
 
 
 def load_weights(engine: Engine, weights: WholeWeights) -> None:
-    """Load this rank's weights only, for a new run that starts from another model: trained ones, whose adapters keep
-    their initial weights, and frozen ones. Collective.
+    """Load this rank's weights, for a new run that starts from another model: trained ones, whose adapters keep their
+    initial weights, and frozen ones; and moments only if they were imported for it. Collective.
 
     Raises:
-        CheckpointError: on every rank: the checkpoint's model differs, or a rank cannot read what it needs.
+        CheckpointError: on every rank: the checkpoint's model differs, its moments are not those of the run's
+            optimizer, or a rank cannot read what it needs.
     """
     ours, theirs = engine.config.model, weights.model
     for field in type(ours).model_fields:
@@ -52,9 +53,18 @@ def load_weights(engine: Engine, weights: WholeWeights) -> None:
                 f"initial_weights: {weights.path}: its model has {field} {getattr(theirs, field)!r}, but model.{field} "
                 f"is {getattr(ours, field)!r}: set model.{field}={getattr(theirs, field)}"
             )
-    _attempt(lambda: _fill_trained(engine, weights))
+    updates = weights.reader.imported_updates
+    if updates and (engine.config.optimizer.kind != "adamw" or engine.config.is_partial):
+        found = (
+            "weights are frozen" if engine.config.is_partial else f"optimizer.kind is {engine.config.optimizer.kind}"
+        )
+        raise CheckpointError(
+            f"initial_weights: {weights.path}: it has AdamW's moments of all weights, but {found}: import it without "
+            "--moments"
+        )
+    _attempt(lambda: _fill_trained(engine, weights, has_moments=updates > 0))
     load_frozen(engine, weights)
-    engine.restored(0)
+    engine.restored(updates)
 
 
 def load_frozen(engine: Engine, weights: WholeWeights) -> None:
@@ -102,14 +112,21 @@ def _fill_fragments(engine: Engine, reader: CheckpointReader) -> None:
             own.copy_(_finite(values, reader.path, state, fragment.name))
 
 
-def _fill_trained(engine: Engine, weights: WholeWeights) -> None:
+def _fill_trained(engine: Engine, weights: WholeWeights, has_moments: bool) -> None:
     rank, degree = engine.coordinate.tensor, engine.topology.tensor
     fragments = [fragment for fragment in engine.fragments() if not is_adapter_weight(fragment.name)]
     title = f"{weights.path.name}, written by {weights.reader.topology}, read by {engine.topology}"
     for fragment in _shown(title, fragments, engine):
         _check_shape(engine, weights, fragment.name, fragment.shape)
-        values = weights.shard_range(fragment.name, rank, degree, fragment.start, fragment.stop, fragment.partition)
-        fragment.states["weight"].copy_(_finite(values, weights.path, "weight", fragment.name))
+        place = rank, degree, fragment.start, fragment.stop, fragment.partition
+        for state, own in fragment.states.items():
+            if state == "weight":
+                values = weights.shard_range(fragment.name, *place)
+            elif has_moments:
+                values = weights.reader.shard_range(fragment.name, state, *place)
+            else:
+                continue
+            own.copy_(_finite(values, weights.path, state, fragment.name))
 
 
 def _fill_frozen(engine: Engine, weights: WholeWeights) -> None:

@@ -114,6 +114,11 @@ class CheckpointReader:
         return int(self.index.get("updates", self.step))
 
     @property
+    def imported_updates(self) -> int:
+        """Number of another program's updates whose moments were imported with the weights; 0: none were."""
+        return self.updates if self.step == 0 else 0
+
+    @property
     def consumed_samples(self) -> int:
         return int(self.index["consumed_samples"])
 

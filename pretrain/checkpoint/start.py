@@ -126,6 +126,8 @@ def _start_from_weights(engine: Engine, training: SampleReader, path: Path) -> S
     note = f"the weights are those of {reader.path}"
     if weights.adapter_settings is not None:
         note += ", with its adapters merged"
+    if reader.imported_updates:
+        note += f", and AdamW's moments those of its {reader.imported_updates} updates"
     base = base_entry(reader) if engine.config.is_partial else None
     return Start(origin=agreed(lambda: origin_of(reader)), base=base, notes=(note,))
 

@@ -133,14 +133,17 @@ def save_again(tensor: int, pipeline: int, folders: Mapping[str, str]) -> None:
         dist_checkpointing.save({"args": args, "iteration": 10, "model": _sharded(model, {})}, after)
 
 
+UPDATES = 10
+
+
 @dataclass(frozen=True)
 class Save:
     """What megatron-core's writer saves.
 
     Attributes:
         metadata: of the form of the checkpoint, see `GPTModel.sharded_state_dict`.
-        main_weights: beginning of the keys under which the weights are saved a second time as they are, while the
-            model's own are rounded to bfloat16, as an optimizer with fp32 weights leaves them; empty: only once.
+        main_weights: name of the optimizer's weights, which are those of the model before it is rounded to bfloat16;
+            beside them are moments, twice the weights and their squares, of `UPDATES` updates. Empty: no optimizer.
     """
 
     folder: str
@@ -166,7 +169,7 @@ def saved_logits(tensor: int, saves: Sequence[Save], tokens: np.ndarray) -> list
         args = Namespace(**vars(save.args), **others, **paths)
         content = {"args": args, "checkpoint_version": 3.0, "iteration": 10, "model": _sharded(model, save.metadata)}
         if save.main_weights:
-            content["optimizer"] = _main_weights(content["model"], save.main_weights)
+            content["optimizer"] = _optimizer(content["model"], save.main_weights)
         Path(save.folder).mkdir(parents=True, exist_ok=True)
         dist_checkpointing.save(content, save.folder)
     return found
@@ -181,14 +184,22 @@ def _fill(model: Any) -> None:
         parameter.data = kept + 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-def _main_weights(sharded_model: dict[str, Any], beginning: str) -> dict[str, Any]:
+def _optimizer(sharded_model: dict[str, Any], main_weights: str) -> dict[str, Any]:
+    """As `Float16OptimizerWithFloat16Params` (fp32_param) and `DistributedOptimizer` (param) save it."""
     from megatron.core.dist_checkpointing.optimizer import make_sharded_optimizer_tensor
 
-    found = {}
+    is_distributed = main_weights == "param"
+    found: dict[str, Any] = {
+        "optimizer": {
+            "param_groups": [{"lr": 1e-3, **({"step": UPDATES} if is_distributed else {})}],
+            "state": {} if is_distributed else {"common_step": torch.tensor(float(UPDATES))},
+        }
+    }
     for name, sharded in sharded_model.items():
         if isinstance(getattr(sharded, "data", None), torch.Tensor):
             exact = sharded.data.detach().clone()
-            found[name] = make_sharded_optimizer_tensor(sharded, exact, beginning)
+            for key, value in {main_weights: exact, "exp_avg": 2 * exact, "exp_avg_sq": exact.square()}.items():
+                found[f"{key} {name}"] = make_sharded_optimizer_tensor(sharded, value, f"optimizer.state.{key}")
             sharded.data = exact.bfloat16()
             if hasattr(sharded, "dtype"):
                 sharded.dtype = torch.bfloat16

@@ -15,7 +15,7 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
 from tests.distributed import megatron_cases
-from tests.distributed.megatron_cases import Save
+from tests.distributed.megatron_cases import UPDATES, Save
 from tests.distributed.processes import run_processes
 from tests.unit.pretrain.families.small import InMemory, build, small_model
 from tools.megatron.arguments import arguments_of, check_expressible
@@ -135,8 +135,8 @@ def test_their_loader_reads_what_we_write(tensor: int, tmp_path: Path) -> None:
 FORMS: list[tuple[dict[str, Any], str]] = [
     ({}, ""),
     ({"singleton_local_shards": True}, ""),
-    ({"non_homogeneous_layers": True}, "optimizer.state.fp32_param"),
-    ({}, "optimizer.state.param"),
+    ({"non_homogeneous_layers": True}, "fp32_param"),
+    ({}, "param"),
 ]
 """Forms of their checkpoints: layers stacked, every shard by itself, or by layer; without an optimizer's fp32 weights,
 with them, and with those that `--dist-ckpt-optim-fully-reshardable` saves."""
@@ -144,7 +144,7 @@ with them, and with those that `--dist-ckpt-optim-fully-reshardable` saves."""
 
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_we_read_what_their_writer_writes(tensor: int, tmp_path: Path) -> None:
-    """Named models in every form, random ones in turn."""
+    """Named models in every form, random ones in turn; with the moments where there are any."""
     saves = []
     for i, (name, model) in enumerate(MODELS.items()):
         for form, (metadata, main_weights) in enumerate(FORMS):
@@ -153,9 +153,20 @@ def test_we_read_what_their_writer_writes(tensor: int, tmp_path: Path) -> None:
     results = run_processes(tensor, megatron_cases.saved_logits, tensor, saves, TOKENS)
     for save, theirs in zip(saves, from_ranks(results), strict=True):
         ours = Path(f"{save.folder}-ours")
-        notes = import_megatron(Path(save.folder), ours, None, None)
-        weights = len(CheckpointReader(ours).names())
-        assert notes == ([f"{weights} of {weights} weights are the optimizer's, in fp32"] if save.main_weights else [])
+        has_optimizer = bool(save.main_weights)
+        notes = import_megatron(Path(save.folder), ours, None, None, moments=has_optimizer)
+        reader = CheckpointReader(ours)
+        weights = len(reader.names())
+        told = [
+            f"{weights} of {weights} weights are the optimizer's, in fp32",
+            "AdamW's moments are those of 10 updates",
+        ]
+        assert notes == (told if has_optimizer else [])
+        assert reader.imported_updates == (UPDATES if has_optimizer else 0)
+        for name in reader.names() if has_optimizer else ():
+            weight = reader.tensor(name)
+            assert torch.equal(reader.tensor(name, "exp_avg"), 2 * weight), name
+            assert torch.equal(reader.tensor(name, "exp_avg_sq"), weight.square()), name
         with torch.no_grad():
             found = load_single_process_model(ours)(torch.from_numpy(TOKENS)).numpy()
         same(found, theirs, save.folder)

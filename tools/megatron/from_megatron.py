@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tools.megatron.distributed import COMMON_FILE, DistributedFiles, is_distrib
 from tools.megatron.layer_files import LayerImporter
 from tools.megatron.weights import Place, by_part, is_grouped, places
 from tools.model_file import model_of
+from tools.starting_checkpoint import Moments
 
 EXAMPLES = """examples:
   altiplano convert from-megatron megatron/checkpoints imported --tokenizer tokenizer
@@ -30,8 +32,16 @@ EXAMPLES = """examples:
       layer files of a fork
       then train with initial_weights=imported"""
 
-MAIN_WEIGHTS = ("optimizer.state.fp32_param.", "optimizer.state.param.")
+OPTIMIZER = "optimizer.state."
+"""Beginning of the keys of the optimizer's tensors that are stored by weight."""
+
+MAIN_WEIGHTS = (OPTIMIZER + "fp32_param.", OPTIMIZER + "param.")
 """Beginnings of the keys of the optimizer's fp32 weights; which one depends on the optimizer and its format."""
+
+NO_MOMENTS = (
+    "the optimizer's state was not saved by weight; save it with --dist-ckpt-optim-fully-reshardable, or import without "
+    "--moments"
+)
 
 BESIDE_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state_machine")
 """Beginnings of the keys of tensors that are not the model's."""
@@ -66,9 +76,27 @@ class DistributedImporter:
         Raises:
             ValueError: a part of it is missing or damaged.
         """
-        keys, layer = self._keys[name]
-        found = [self._files.read(self._main(key), layer) for key in keys]
-        self.from_optimizer += self._main(keys[0]) != keys[0]
+        keys, _ = self._keys[name]
+        main = [self._main(key) for key in keys]
+        self.from_optimizer += main != list(keys)
+        return self._read(name, main)
+
+    def moment(self, name: str, state: str) -> torch.Tensor:
+        """Read AdamW's `exp_avg` or `exp_avg_sq` of a weight.
+
+        Raises:
+            ValueError: it is missing, or a part of it is damaged.
+        """
+        keys, _ = self._keys[name]
+        moments = [f"{OPTIMIZER}{state}.{key}" for key in keys]
+        for key, moment in zip(keys, moments, strict=True):
+            if not self._is_stored(moment, key):
+                raise ValueError(f"{self._files.folder}: no tensor {moment!r}: {NO_MOMENTS}")
+        return self._read(name, moments)
+
+    def _read(self, name: str, keys: Sequence[str]) -> torch.Tensor:
+        _, layer = self._keys[name]
+        found = [self._files.read(key, layer) for key in keys]
         whole = found[0] if len(found) == 1 else torch.cat(found)
         if name in BY_TOKEN:
             return whole[: self._model.vocabulary_size]
@@ -76,11 +104,12 @@ class DistributedImporter:
 
     def _main(self, key: str) -> str:
         """Key of the optimizer's weight, where it has one of the same shape; otherwise the model's."""
-        for beginning in MAIN_WEIGHTS:
-            entry = self._files.tensors.get(beginning + key)
-            if entry is not None and entry.size == self._files.tensors[key].size:
-                return beginning + key
-        return key
+        return next((main + key for main in MAIN_WEIGHTS if self._is_stored(main + key, key)), key)
+
+    def _is_stored(self, key: str, like: str) -> bool:
+        """Whether there is a tensor, of the shape of another one."""
+        entry = self._files.tensors.get(key)
+        return entry is not None and entry.size == self._files.tensors[like].size
 
     def _find(self, name: str, place: Place) -> tuple[tuple[str, ...], int | None]:
         """Keys of a weight, whose rows follow each other, and its index along their first axis."""
@@ -148,8 +177,33 @@ def _exported(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged: {error}; without the file, the arguments alone are read") from None
 
 
-def import_megatron(folder: Path, out: Path, model: ModelConfig | None, tokenizer: Path | None) -> list[str]:
+def updates_of(common: Mapping[str, Any], where: str) -> int:
+    """Number of updates of the optimizer, from what is the same on all ranks.
+
+    Source: `sharded_state_dict` of megatron-core's optimizers: the distributed one has it in its parameter groups, the
+    others beside the states of the weights.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    optimizer = common.get("optimizer")
+    inner = optimizer.get("optimizer") if isinstance(optimizer, Mapping) else None
+    if isinstance(inner, Mapping):
+        groups = inner.get("param_groups") or ()
+        steps = [group["step"] for group in groups if isinstance(group, Mapping) and "step" in group]
+        steps += [step for key, step in (inner.get("state") or {}).items() if key == "common_step"]
+        if steps and max(steps) == min(steps) >= 1:
+            return int(steps[0])
+    raise ValueError(f"{where}: optimizer: no number of updates: {NO_MOMENTS}")
+
+
+def import_megatron(
+    folder: Path, out: Path, model: ModelConfig | None, tokenizer: Path | None, moments: bool = False
+) -> list[str]:
     """Write a checkpoint from a distributed checkpoint or from layer files; whole or not at all.
+
+    Args:
+        moments: whether AdamW's moments are read too; only from a distributed checkpoint.
 
     Returns:
         What the person at the terminal should know.
@@ -160,7 +214,9 @@ def import_megatron(folder: Path, out: Path, model: ModelConfig | None, tokenize
     """
     step = step_folder(folder)
     if is_distributed(step):
-        return _import_distributed(step, out, model, tokenizer)
+        return _import_distributed(step, out, model, tokenizer, moments)
+    if moments:
+        raise ValueError(f"{step}: no metadata.json of a distributed checkpoint; --moments are read from those only")
     if model is None:
         raise ValueError(
             f"{step}: no metadata.json of a distributed checkpoint, which contains the model's settings; for layer "
@@ -171,31 +227,44 @@ def import_megatron(folder: Path, out: Path, model: ModelConfig | None, tokenize
     return differing_copies(importer.differing)
 
 
-def _import_distributed(step: Path, out: Path, given: ModelConfig | None, tokenizer: Path | None) -> list[str]:
+def _import_distributed(
+    step: Path, out: Path, given: ModelConfig | None, tokenizer: Path | None, has_moments: bool
+) -> list[str]:
     files = DistributedFiles(step)
     model = settings_of(files, given)
     importer = DistributedImporter(files, model)
-    import_weights(importer, model, step, out, tokenizer, "megatron")
-    counts = f"{importer.from_optimizer} of {len(places(model))} weights are the optimizer's, in fp32"
-    return [counts] if importer.from_optimizer else []
+    moments = Moments(importer.moment, updates_of(files.common(), str(step / COMMON_FILE))) if has_moments else None
+    import_weights(importer, model, step, out, tokenizer, "megatron", moments)
+    notes = []
+    if importer.from_optimizer:
+        notes.append(f"{importer.from_optimizer} of {len(places(model))} weights are the optimizer's, in fp32")
+    if moments is not None:
+        notes.append(f"AdamW's moments are those of {moments.updates} updates")
+    return notes
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    return import_parser(
+    parser = import_parser(
         "altiplano convert from-megatron",
         "Import a checkpoint of Megatron-LM (torch_dist, of any parallel degrees), or the layer files of a "
-        "Megatron-DeepSpeed fork, of any tensor degree, as a checkpoint that a run can start from. The optimizer's "
-        "moments are not read.",
+        "Megatron-DeepSpeed fork, of any tensor degree, as a checkpoint that a run can start from.",
         EXAMPLES,
         folder="folder of a step (iter_NNNNNNN, global_stepN), or of Megatron-LM's checkpoints for the newest",
         model="file with the model's settings: needed for layer files, checked against a distributed checkpoint's own",
     )
+    parser.add_argument(
+        "--moments",
+        action="store_true",
+        help="also AdamW's moments, of a distributed checkpoint that has them by weight",
+    )
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    return run_import(make_parser(), arguments, import_megatron)
+    given = make_parser().parse_args(arguments)
+    return run_import(given, partial(import_megatron, moments=given.moments))
 
 
 if __name__ == "__main__":

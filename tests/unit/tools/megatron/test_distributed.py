@@ -249,6 +249,17 @@ def test_the_vocabulary_is_theirs_unless_it_is_given(tmp_path: Path) -> None:
     assert torch.equal(whole[:130], cut) and torch.equal(cut, InMemory(model).tensor("head.weight"))
 
 
+def test_their_vocabulary_may_be_filled_up_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a multiple of 128 times their tensor degree."""
+    before = InMemory(small_model("llama"))
+    with monkeypatch.context() as theirs:
+        theirs.setattr(ModelConfig, "padded_vocabulary_size", lambda *_: 1024)
+        export_distributed(before, tmp_path / "theirs", dtype="float32")
+    import_megatron(tmp_path / "theirs", tmp_path / "ours", None, None)
+    for name in ("embedding.weight", "head.weight"):
+        assert torch.equal(CheckpointReader(tmp_path / "ours").tensor(name), before.tensor(name))
+
+
 def test_half_precision(tmp_path: Path) -> None:
     before = InMemory(small_model("llama"))
     export_distributed(before, tmp_path / "theirs", dtype="bfloat16")
@@ -434,6 +445,24 @@ DAMAGE: list[tuple[str, Callable[[Path], Any], str]] = [
 def test_damage_is_named(change: Callable[[Path], Any], told: str, exported: Path, capsys: Any) -> None:
     change(exported / "release")
     assert told in refused(exported, capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {},
+            "no tensor 'optimizer.state.exp_avg.embedding.word_embeddings.weight': the optimizer's state was not saved",
+        ),
+        ({"optimizer": {"optimizer": {"param_groups": [{"lr": 1.0}]}}}, "optimizer: no number of updates"),
+        ({"optimizer": None}, "optimizer: no number of updates"),
+    ],
+)
+def test_moments_that_are_not_there(change: dict[str, Any], told: str, exported: Path, capsys: Any) -> None:
+    content = torch.load(exported / "release/common.pt", weights_only=False)
+    content["optimizer"] = {"optimizer": {"param_groups": [{"step": 7}], "state": {}}}
+    torch.save(content | change, exported / "release/common.pt")
+    assert told in refused(exported, capsys, "--moments")
 
 
 def hostile_metadata(step: Path, trap: Trap) -> None:

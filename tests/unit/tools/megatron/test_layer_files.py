@@ -93,13 +93,16 @@ def test_it_is_the_same_model(name: str, degree: int, first_block: int, tmp_path
     assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
 
 
-def test_the_folder_above_a_step_names_the_newest(tmp_path: Path) -> None:
+def test_the_folder_above_a_step_names_the_newest(tmp_path: Path, capsys: Any) -> None:
     """DeepSpeed's file, beside which Megatron-DeepSpeed writes Megatron-LM's with the number alone."""
     model = small_model("bloom")
     write_layers(tmp_path / "global_step7", model, 1)
     (tmp_path / "latest").write_text("global_step7")
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
-    assert from_megatron.main([str(tmp_path), str(tmp_path / "out"), "--model", str(model_file(tmp_path, model))]) == 0
+    arguments = [str(tmp_path), str(tmp_path / "out"), "--model", str(model_file(tmp_path, model))]
+    assert from_megatron.main([*arguments, "--moments"]) == 2
+    assert "--moments are read from those only" in capsys.readouterr().err
+    assert from_megatron.main(arguments) == 0
 
 
 def test_copies_that_drifted_apart_are_averaged_and_reported(tmp_path: Path, capsys: Any) -> None:
