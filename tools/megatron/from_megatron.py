@@ -39,8 +39,8 @@ MAIN_WEIGHTS = (OPTIMIZER + "fp32_param.", OPTIMIZER + "param.")
 """Beginnings of the keys of the optimizer's fp32 weights; which one depends on the optimizer and its format."""
 
 NO_MOMENTS = (
-    "the optimizer's state was not saved by weight; save it with --dist-ckpt-optim-fully-reshardable, or import without "
-    "--moments"
+    "the optimizer's state was not saved by weight; save it with --dist-ckpt-optim-fully-reshardable, or import "
+    "without --moments"
 )
 
 BESIDE_THE_MODEL = ("optimizer.", "chained_", "rng_state", "rerun_state_machine")
