@@ -19,7 +19,7 @@ from tools.hugging_face.files import SAFETENSORS_NAMES, converted
 from tools.hugging_face.to_hf import ORIGIN_FILE, Checkpoint, check_names
 from tools.megatron.arguments import arguments_of, check_expressible, options_beside
 from tools.megatron.distributed import RELEASE, Written, write_distributed, write_tracker
-from tools.megatron.weights import LAYERS, WITH_EXTRA_STATE, Place, by_group, is_grouped, places
+from tools.megatron.weights import Place, by_group, extra_states, is_grouped, places
 
 EXAMPLES = """examples:
   altiplano convert to-megatron runs/mine/checkpoints mine-megatron --dtype bfloat16
@@ -46,14 +46,9 @@ def export_distributed(checkpoint: Checkpoint, out: Path, *, dtype: str) -> None
     found = places(model)
     check_names(set(checkpoint.names()), set(found))
     common = {"args": arguments_of(model), "checkpoint_version": 3.0, "iteration": 0}
-    objects = [
-        f"{LAYERS}{module}._extra_state/shard_{layer}_{model.layers}"
-        for layer in range(model.layers)
-        for module in WITH_EXTRA_STATE
-    ]
     with whole_folder(out) as folder, Progress("export", len(found), "weights") as progress:
         parts = [_written(checkpoint, model, name, place, dtype, progress.advance) for name, place in found.items()]
-        write_distributed(folder / RELEASE, parts, objects, common, getattr(torch, dtype))
+        write_distributed(folder / RELEASE, parts, extra_states(model.layers), common, getattr(torch, dtype))
         origin = {"program": program(), "step": checkpoint.step, "family": model.family}
         write_json(folder / RELEASE / ORIGIN_FILE, {**origin, "vocabulary_size": model.vocabulary_size})
         write_tracker(folder)

@@ -45,11 +45,20 @@ OTHER_NAMES = {"attention_norm": "input_layernorm.", "mlp_norm": "pre_mlp_layern
 WITH_EXTRA_STATE = (
     "self_attention.core_attention",
     "self_attention.linear_qkv",
+    "self_attention.q_layernorm",
+    "self_attention.k_layernorm",
     "self_attention.linear_proj",
     "mlp.linear_fc1",
     "mlp.linear_fc2",
 )
-"""Modules of a block that load an `_extra_state`, which is empty without 8-bit training."""
+"""Modules of a block for which their loader needs an `_extra_state`, with the local layers or with those of Transformer
+Engine, whose norms have one too. It is empty without 8-bit training. Keys beyond those of a model are passed over."""
+
+
+def extra_states(layers: int) -> list[str]:
+    """Keys of every `_extra_state`, of the blocks and of the last norm."""
+    blocks = [f"{LAYERS}{module}._extra_state/shard_{i}_{layers}" for i in range(layers) for module in WITH_EXTRA_STATE]
+    return [*blocks, "decoder.final_layernorm._extra_state/shard_0_1"]
 
 
 @dataclass(frozen=True)

@@ -523,6 +523,16 @@ def test_a_folder_of_neither_kind(tmp_path: Path, capsys: Any) -> None:
     assert "empty: no metadata.json of a distributed checkpoint" in told and "--model" in told
 
 
+def test_every_module_of_both_specs_has_its_extra_state(exported: Path) -> None:
+    """Keys that a model with Transformer Engine's layers asks its loader for, without which it stops."""
+    metadata = pickle.loads((exported / "release" / ".metadata").read_bytes())
+    modules = ("self_attention.core_attention", "self_attention.linear_qkv", "self_attention.q_layernorm")
+    modules += ("self_attention.k_layernorm", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
+    expected = {f"decoder.layers.{module}._extra_state/shard_{i}_2" for module in modules for i in (0, 1)}
+    expected.add("decoder.final_layernorm._extra_state/shard_0_1")
+    assert {key for key in metadata.state_dict_metadata if "_extra_state" in key} == expected
+
+
 def test_arguments_hold_what_use_checkpoint_args_takes() -> None:
     """Names that `load_args_from_checkpoint` of Megatron-LM's `checkpointing.py` sets for a dense model."""
     found = vars(arguments_of(small_model("qwen2")))
