@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from foundation.atomic_files import digest, sha256_file
 from foundation.progress import Progress
@@ -23,6 +22,7 @@ from pretrain.checkpoint.layout import (
     complete_checkpoints,
     partition_from_json,
 )
+from pretrain.checkpoint.tensor_file import TensorFile
 from pretrain.model.partition import Partition
 from pretrain.topology import Topology
 
@@ -73,7 +73,7 @@ class CheckpointReader:
             for name, tensor_rank, start, stop in entry["fragments"]:
                 fragment = StoredFragment(name, tensor_rank, start, stop)
                 self._places[name][tensor_rank].append((file_name, fragment))
-        self._open_files: dict[str, Any] = {}
+        self._open_files: dict[str, TensorFile] = {}
 
     def _check_sizes(self) -> None:
         for file_name, entry in self.index["files"].items():
@@ -268,12 +268,14 @@ class CheckpointReader:
             )
         return result
 
-    def _file(self, file_name: str) -> Any:
+    def _file(self, file_name: str) -> TensorFile:
         if file_name not in self._open_files:
             try:
-                self._open_files[file_name] = safe_open(self.path / file_name, framework="pt", device="cpu")
-            except Exception as error:  # safetensors has its own exception type for a damaged header
-                raise CheckpointError(f"{self.path / file_name}: damaged: {error}") from None
+                self._open_files[file_name] = TensorFile(self.path / file_name)
+            except ValueError as error:
+                raise CheckpointError(str(error)) from None
+            except OSError as error:
+                raise CheckpointError(f"{self.path / file_name}: cannot be read: {error}") from None
         return self._open_files[file_name]
 
 

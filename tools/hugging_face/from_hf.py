@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from foundation.atomic_files import sha256_file
 from pretrain.checkpoint.read import verified_checkpoint
+from pretrain.checkpoint.tensor_file import TensorFile
 from pretrain.config import ModelConfig
 from pretrain.families.format import Format
 from pretrain.families.mapping import Weight
@@ -209,10 +209,7 @@ def _opened(file: Path) -> Any:
     """The tensors of a file. Releases of before safetensors are pickles, of which nothing but tensors is read."""
     if file.suffix == ".bin":
         return PickledTensors(file)
-    try:
-        return safe_open(file, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file}: damaged: {error}") from None
+    return TensorFile(file)
 
 
 def _is_bare(name: str, there: Format) -> bool:
