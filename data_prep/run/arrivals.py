@@ -109,25 +109,28 @@ def forget_changed(stage: Stage, manifest: Manifest) -> None:
     before = _before(stage.run)
     if before is None or stage.name not in before.inputs:
         return
-    of_tokenizer = stage.name == "train-tokenizer"
-    units = [TOKENIZER] if of_tokenizer else list(manifest.settings["sources"])
-    records = {unit: record for unit in units if (record := stage.record(unit)) is not None}
-    old = [unit for unit, record in records.items() if record.inputs == before.inputs[stage.name]]
-    if not old:
-        return
-    now = _digests_of_what_is_read(stage.run, manifest)
-    for unit in old:
-        parts = [shard.name for shard in manifest.shards if shard.source == unit]
+    inputs = before.inputs[stage.name]
+
+    def old_record(unit: str) -> Record | None:
+        record = stage.record(unit)
+        return record if record is not None and record.inputs == inputs else None
+
+    units = [TOKENIZER] if stage.name == "train-tokenizer" else list(manifest.settings["sources"])
+    old = {unit: record for unit in units if (record := old_record(unit)) is not None}
+    now = _digests_of_what_is_read(stage.run, manifest) if old else {}
+    for unit, record in old.items():
+        # other processes with a share of the stage may have begun to do it again: theirs are no old records
+        parts = [part for shard in manifest.shards if shard.source == unit and (part := old_record(shard.name))]
         if before.read.get(unit) == now[unit]:
             for part in parts:
-                if (record := stage.record(part)) is not None:
-                    stage.up_to_date(record)
+                stage.up_to_date(part)
             print(f"{stage.name}: {unit} stays as it is: it is made from the same documents")
             continue
-        for name in (*parts, unit):
-            (stage.folder / f"{name}.json").unlink(missing_ok=True)
-        for path in records[unit].outputs:
+        for part in parts:
+            (stage.folder / f"{part.unit}.json").unlink(missing_ok=True)
+        for path in record.outputs:
             (stage.run.root / path).unlink(missing_ok=True)
+        (stage.folder / f"{unit}.json").unlink(missing_ok=True)  # last: after a kill it says that this is not done yet
 
 
 def report_changes(run: RunDirectory) -> None:
