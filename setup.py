@@ -47,12 +47,14 @@ TRAIN = [
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
 PDF = ["pypdfium2>=5"]  # characters of PDF files, and their places
+TRAFILATURA = ["trafilatura>=2"]  # another extractor of the main text of web pages
 STORAGE = ["obstore>=0.6", "urllib3>=2"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.13"]  # standard tasks on an exported model
 BENCH = [  # the peers, and what datatrove's filters need
     *PDF,
+    *TRAFILATURA,
     "beautifulsoup4>=4.12",
     "mwparserfromhell>=0.7",
     "nltk>=3.9",
@@ -111,6 +113,7 @@ setup(
         "perplexity": PERPLEXITY,
         "conversations": CONVERSATIONS,
         "pdf": PDF,
+        "trafilatura": TRAFILATURA,
         "ray": RAY,
         "storage": STORAGE,
         "eval": EVAL,

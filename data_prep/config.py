@@ -12,7 +12,7 @@ from data_prep.conversations.forms import Form
 from data_prep.conversations.templates import Learnt
 from data_prep.languages import canonical_setting
 from data_prep.rules import known_rule_set, rules_named
-from data_prep.sources import KINDS_WITH_FIELDS, known_kind
+from data_prep.sources import KINDS_OF_PAGES, KINDS_WITH_FIELDS, Extractor, known_kind
 from data_prep.sources.fields import OPTIONS as FIELD_OPTIONS
 from data_prep.sources.fields import parse_template
 from data_prep.sources.storage import checked_address, scheme_of
@@ -104,6 +104,11 @@ class SourceConfig(Settings):
     """Rules that change or set aside conversations, applied in the order of `data_prep/conversations/cleaning.py`;
     `sharegpt` names those of FastChat."""
 
+    extractor: Extractor = "blocks"
+    """What finds the main text of pages, of kinds `html` and `warc`, see [web pages](../sources/web_pages.md): `blocks`
+    and `resiliparse` are installed, `trafilatura` is with the extra `trafilatura`."""
+    markdown: bool = False
+    """The main text is Markdown, with marks for headings, code, tables and quotations."""
     licenses: tuple[str, ...] = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT")
     """SPDX identifiers of licences under which files of kind `repository` are taken, by default LLaMA's (Touvron et al.
     2023, arXiv:2302.13971, section 2.1); empty: all files, whatever their licence."""
@@ -119,6 +124,8 @@ class SourceConfig(Settings):
             return {name: _plain(getattr(self, name)) for name in _OF_CONVERSATIONS}
         if self.kind == "repository":
             return {"licenses": list(self.licenses), "paths": list(self.paths)}
+        if self.kind in KINDS_OF_PAGES:
+            return {"extractor": self.extractor, "markdown": self.markdown}
         return {name: getattr(self, name) for name in FIELD_OPTIONS if getattr(self, name) is not None} or None
 
     @model_validator(mode="after")
@@ -130,6 +137,11 @@ class SourceConfig(Settings):
             raise ValueError("text_field: has no effect beside text_template, which names the fields")
         if self.text_template is not None:
             parse_template(self.text_template)
+        for name in ("extractor", "markdown"):
+            if self.kind not in KINDS_OF_PAGES and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}: has no effect: kind is {self.kind!r}, not {' or '.join(KINDS_OF_PAGES)}")
+        if self.markdown and self.extractor == "resiliparse":
+            raise ValueError("markdown: extractor 'resiliparse' does not write it; choose 'blocks' or 'trafilatura'")
         if self.kind != "repository" and self.licenses != type(self).model_fields["licenses"].default:
             raise ValueError(f"licenses: has no effect: kind is {self.kind!r}, not repository")
         for name in _OF_CONVERSATIONS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from data_prep.sources.ranges import FileRange
 from data_prep.sources.reading import Document, Fault, Reader
@@ -32,8 +32,23 @@ KINDS = (
 """Kinds of sources; each is the name of its module in this package."""
 KINDS_WITH_FIELDS = ("jsonl", "parquet", "arrow")
 """Kinds whose records have named fields, see `fields.py`."""
+KINDS_OF_PAGES = ("html", "warc")
+"""Kinds whose records are web pages, see `html.py`."""
+Extractor = Literal["blocks", "resiliparse", "trafilatura"]
+"""What finds the main text of a page."""
 
-__all__ = ["KINDS", "KINDS_WITH_FIELDS", "Document", "Fault", "FileRange", "Reader", "known_kind", "reader_of"]
+__all__ = [
+    "KINDS",
+    "KINDS_OF_PAGES",
+    "KINDS_WITH_FIELDS",
+    "Document",
+    "Extractor",
+    "Fault",
+    "FileRange",
+    "Reader",
+    "known_kind",
+    "reader_of",
+]
 
 
 def known_kind(kind: str) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from data_prep.sources.compression import ByteStream, DamagedFileError, suffix_of
 from data_prep.sources.content_codings import CodingError, undo_codings
-from data_prep.sources.html import main_text
+from data_prep.sources.html import Extract, extract_blocks, extract_with, main_text
 from data_prep.sources.packed_ranges import divide_packed
 from data_prep.sources.ranges import FileRange, at_places
 from data_prep.sources.reading import Document, Fault, Reader, excerpt_of, usable
@@ -86,7 +88,9 @@ class _PassedOver(Exception):
     """A record is not a document, such as a picture."""
 
 
-def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | Fault, None, Counter[str]]:
+def read(
+    piece: FileRange, maximum_document_bytes: int, extract: Extract = extract_blocks
+) -> Generator[Document | Fault, None, Counter[str]]:
     """Yield the documents of the records that start in a range.
 
     Returns:
@@ -99,13 +103,13 @@ def read(piece: FileRange, maximum_document_bytes: int) -> Generator[Document | 
             yield Fault(record.reason, record.detail, _place(piece, record.number))
         else:
             try:
-                yield _document(record, piece, maximum_document_bytes)
+                yield _document(record, piece, maximum_document_bytes, extract)
             except _PassedOver as error:
                 passed_over[str(error)] += 1
     return passed_over
 
 
-def _document(record: Record, piece: FileRange, maximum_bytes: int) -> Document | Fault:
+def _document(record: Record, piece: FileRange, maximum_bytes: int, extract: Extract) -> Document | Fault:
     headers = record.headers
     url = headers.get("warc-target-uri", "").strip("<>") or _place(piece, record.number)
     content = b""
@@ -127,7 +131,7 @@ def _document(record: Record, piece: FileRange, maximum_bytes: int) -> Document 
     if record.is_longer or len(content) > maximum_bytes:
         return fault("too_large", f"more than maximum_document_bytes = {maximum_bytes:,} bytes")
     charset = _CHARSET.search(type_line)
-    text = _text(content, kind, charset[1] if charset else None, fault)
+    text = _text(content, kind, charset[1] if charset else None, fault, extract)
     if isinstance(text, Fault):
         return text
     metadata = {
@@ -138,9 +142,11 @@ def _document(record: Record, piece: FileRange, maximum_bytes: int) -> Document 
     return usable(text, url, {key: value for key, value in metadata.items() if value}, fault, maximum_bytes)
 
 
-def _text(content: bytes, kind: str, charset: str | None, fault: Callable[[str, str], Fault]) -> str | Fault:
+def _text(
+    content: bytes, kind: str, charset: str | None, fault: Callable[[str, str], Fault], extract: Extract
+) -> str | Fault:
     if kind in _HTML:
-        text = main_text(content, charset)
+        text = main_text(content, charset, extract)
         if text is None:
             return fault("undecodable", "its bytes are no text in the encoding that it declares or looks like")
         return text
@@ -205,6 +211,11 @@ def _without_chunks(content: bytes) -> bytes:
 def _place(piece: FileRange, number: int) -> str:
     start = f" from byte {piece.start:,}" if piece.start else ""
     return f"{piece.path}{start} record {number}"
+
+
+def reader_with(options: Mapping[str, Any]) -> Reader:
+    """Return the reader of a source with these settings."""
+    return Reader(_accepts, partial(read, extract=extract_with(**options)), _divide)
 
 
 READER = Reader(_accepts, read, _divide)

@@ -34,8 +34,8 @@ AREAS = {
         "--rounds 1",
     ),
     "sources": Area(
-        "raw files to documents: Wikipedia beside wikiextractor and mwparserfromhell; sites, books, PDF, code",
-        ("mwparserfromhell", "wikiextractor", "beautifulsoup4", "resiliparse", "pypdf", "pypdfium2"),
+        "raw files to documents, beside peers: Wikipedia, web pages, sites of Stack Exchange, books, PDF, code",
+        ("mwparserfromhell", "wikiextractor", "trafilatura", "beautifulsoup4", "resiliparse", "pypdf", "pypdfium2"),
         "--megabytes 0.3 --rounds 1",
     ),
     "data": Area(

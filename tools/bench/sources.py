@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
-from data_prep.sources import Document, FileRange, reader_of
+from data_prep.sources import Document, Extractor, FileRange, reader_of
+from data_prep.sources.html import extract_with
 from foundation.progress import Progress
 from tools.bench.data import CORPUS, CORPUS_HELP, load, no_corpus
 from tools.bench.page import show
@@ -127,6 +128,7 @@ def make_files(folder: Path, given: argparse.Namespace) -> None:
     else:
         (folder / "dump.xml.bz2").write_bytes(b"".join(_streams(texts)))
 
+    _write_web_pages(folder / "pages.jsonl", texts)
     _write_questions(folder / "site" / "Posts.xml", texts)
     _write_book(folder / "book.epub", texts)
     _write_pages(folder / "pages.pdf", texts)
@@ -269,6 +271,33 @@ def _code_ours(folder: Path, share: int) -> tuple[Work, int]:
     return work, path.stat().st_size
 
 
+# --- web pages --------------------------------------------------------------------------------------------------------
+
+
+def _write_web_pages(path: Path, texts: Sequence[str]) -> None:
+    """Write pages, one in each line of a JSON Lines file: a text among navigation, related pages and a footer."""
+    link = '<li class="menu-item"><a href="/{0}" title="page {0}"><span>Page number {0}</span></a></li>'
+    menu = "".join(link.format(number) for number in range(60))
+    with open(path, "w", encoding="utf-8") as file:
+        for text in texts:
+            lines = "".join(f"<p>{escape(line)} <b>x</b></p>\n" for line in _NOT_XML.sub("", text).split("\n") if line)
+            page = (
+                f"<html><head><script>{'var a = 1;' * 500}</script></head><body><nav><ul>{menu}</ul></nav>"
+                f'<main><article><h1>Title</h1>{lines}</article><aside class="related"><ul>{menu}</ul></aside></main>'
+                f"<footer><ul>{menu}</ul><p>All rights are reserved by those who wrote this.</p></footer></body></html>"
+            )
+            file.write(json.dumps(page) + "\n")
+
+
+def _main_text(extractor: Extractor) -> Callable[[Path, int], tuple[Work, int]]:
+    def prepare(folder: Path, share: int) -> tuple[Work, int]:
+        extract = extract_with(extractor)
+        pages = [json.loads(line) for line in (folder / "pages.jsonl").read_text("utf-8").splitlines()[::share]]
+        return lambda: {"pages": len(pages), "bytes of text": _size([extract(page) for page in pages])}, _size(pages)
+
+    return prepare
+
+
 # --- Stack Exchange, EPUB, PDF ----------------------------------------------------------------------------------------
 
 
@@ -367,6 +396,9 @@ CONTENDERS = {
     "wikiextractor, dump": Contender("wikiextractor, without templates", None, 1, _dump_wikiextractor),
     "wikiextractor, wikitext": Contender("its `Extractor.clean_text`, in memory", None, 4, _wikitext_wikiextractor),
     "mwparserfromhell": Contender("mwparserfromhell, `strip_code`", None, 4, _mwparserfromhell),
+    "ours, web pages": Contender("web pages: main text, in memory", "trafilatura", 1, _main_text("blocks")),
+    "resiliparse": Contender("Resiliparse's main content", "trafilatura", 1, _main_text("resiliparse")),
+    "trafilatura": Contender("trafilatura, `extract`", None, 4, _main_text("trafilatura")),
     "ours, questions": Contender(
         "Stack Exchange: a site to documents", "BeautifulSoup, questions", 1, _ours("stackexchange", "site/Posts.xml")
     ),

@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from data_prep.sources import latex
-from data_prep.sources.html import _depth, main_text
+from data_prep.sources.html import _depth, extract_blocks, extract_with, main_text
 from data_prep.sources.wikitext import Names, render
 from data_prep.tokenizer.byte_level import LONGEST_WORD, without_long_words
 from tests.unit.data_prep.regex_steps import StepCounter, TooManyStepsError
 
 MODULES = (
     "data_prep.signals.pii.addresses", "data_prep.signals.pii.keys", "data_prep.signals.pii.numbers",
-    "data_prep.sources.html", "data_prep.sources.latex", "data_prep.sources.catalogue",
+    "data_prep.sources.html", "data_prep.sources.page_blocks", "data_prep.sources.page_names",
+    "data_prep.sources.page_text", "data_prep.sources.main_content",
+    "data_prep.sources.latex", "data_prep.sources.catalogue",
     "data_prep.sources.stackexchange", "data_prep.sources.warc", "data_prep.sources.wikitext",
     "data_prep.sources.wikitext_templates", "data_prep.sources.wikipedia", "data_prep.sources.licenses",
     "data_prep.sources.code_files", "data_prep.sources.code_languages", "data_prep.sources.gutenberg",
@@ -141,6 +143,23 @@ def test_wikitext_is_read_once(unit: str) -> None:
     assert many <= 5 * few + 500
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "<div>", "<div class='share'>words, words and words, of which there are some more than sixty letters. ",
+        "<ul><li>a", "<ol><li>a", "<table><tr><td>a", "<td>", "<td>a", "<table><tr>" + "<td>a</td>" * 9,
+        "<blockquote>a",
+        "<pre>a\n", "<p>a", "a<br>", "<b>a", "<h2>a</h2>", "<a href='x'>a", "<dl><dt>a<dd>b", "<!--a-->", "<", "<svg>",
+        "<script>a</script>", "<p class='share a'>a</p>", "<div hidden>a", "<main>a", "<article><p>word, word.",
+        "<li><h2>a</h2><ul><li><a href='x'>a</a></li></ul>",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("markdown", [False, True])
+def test_blocks_of_a_page_are_read_once(unit: str, markdown: bool) -> None:
+    few, many = (calls(lambda page: extract_blocks(page, markdown), unit * count) for count in (150, 600))
+    assert many <= 5 * few + 500
+
+
 def test_deep_pages_are_read_without_looking_for_their_main_content(monkeypatch: pytest.MonkeyPatch) -> None:
     import resiliparse.extract.html2text as library
 
@@ -152,10 +171,12 @@ def test_deep_pages_are_read_without_looking_for_their_main_content(monkeypatch:
         return str(whole(page, **settings))
 
     monkeypatch.setattr(library, "extract_plain_text", noted)
+    extract = extract_with("resiliparse")
     for depth in (100, 3000):
         page = "<html><body>" + "<div>" * depth + "<p>Some words</p>" + "</div>" * depth + "</body></html>"
-        assert _depth(page) == depth and "Some words" in (main_text(page.encode()) or "")
-    assert "x" * 2000 in (main_text(("<p>" + "x" * 2000 + "<p>y" * 3000).encode()) or "")  # many, and not deep
+        assert _depth(page) == depth and "Some words" in (main_text(page.encode(), extract=extract) or "")
+    many = ("<p>" + "x" * 2000 + "<p>y" * 3000).encode()  # and not deep
+    assert "x" * 2000 in (main_text(many, extract=extract) or "")
     assert asked == [True, False, True]
 
 

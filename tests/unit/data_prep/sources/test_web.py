@@ -6,16 +6,24 @@ import functools
 import gzip
 import io
 import random
+import re
 import struct
+import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from data_prep.config import DataConfig, SourceConfig
+from data_prep.extract import extract
+from data_prep.run.commit_records import StaleOutputError
+from data_prep.run.directory import RunDirectory
 from data_prep.sources import Document, Fault, reader_of
-from data_prep.sources.html import main_text
+from data_prep.sources.html import extract_with, main_text
 from data_prep.sources.ranges import FileRange
 
 # the writer that these tests use leaves its temporary files to the garbage collector
@@ -53,6 +61,81 @@ def test_an_html_file_is_one_document(tmp_path: Path) -> None:
     assert isinstance(document, Document) and document.text == TEXT and reader.accepts(str(path))
     (fault,) = reader.read(FileRange(str(path), 0, size, size), 100)
     assert isinstance(fault, Fault) and fault.reason == "too_large"
+
+
+@pytest.mark.parametrize("kind", ["html", "warc"])
+def test_a_source_names_its_extractor(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("a.html" if kind == "html" else "a.warc")
+    page = PAGE.replace("</main>", "<ul><li>an item</li></ul><p><a href='/'>A link in a paragraph</a></p></main>")
+    path.write_bytes(PAGE.encode())
+    if kind == "warc":
+        with path.open("wb") as file, io.BytesIO(page.encode()) as content:
+            headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
+            writer = WARCWriter(file, gzip=False)
+            writer.write_record(writer.create_warc_record("http://a", "response", content, http_headers=headers))
+    else:
+        path.write_text(page)
+
+    def text(**settings: Any) -> str:
+        source = SourceConfig(name="a", kind=kind, paths=(str(path),), **settings)
+        size = path.stat().st_size
+        (document,) = reader_of(kind, source.options).read(FileRange(str(path), 0, size, size), 10_000)
+        assert isinstance(document, Document)
+        return document.text
+
+    assert text() == text(extractor="blocks") == f"{TEXT}\n\n- an item\n\nA link in a paragraph"
+    assert text(markdown=True) == f"# {TEXT}\n\n- an item\n\nA link in a paragraph"
+    assert text(extractor="resiliparse") == f"{TEXT}\n\nA link in a paragraph"  # it drops short items
+
+
+def test_an_extractor_is_a_part_of_what_a_run_is_made_from(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(PAGE)
+
+    def run(**settings: Any) -> str:
+        source = {"name": "a", "kind": "html", "paths": [str(tmp_path / "a.html")], **settings}
+        config = DataConfig.model_validate({"output": tmp_path / "run", "workers": 1, "sources": [source]})
+        extract(config, RunDirectory(config.output))
+        (shard,) = RunDirectory(config.output).corpus.glob("*.parquet")
+        return str(pq.read_table(shard)["text"][0].as_py())
+
+    assert run() == TEXT
+    for changed in ({"markdown": True}, {"extractor": "resiliparse"}):
+        with pytest.raises(StaleOutputError, match=r"sources"):
+            run(**changed)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"kind": "text", "extractor": "resiliparse"}, "extractor: has no effect: kind is 'text', not html or warc"),
+        ({"kind": "epub", "markdown": True}, "markdown: has no effect: kind is 'epub', not html or warc"),
+        (
+            {"kind": "html", "extractor": "resiliparse", "markdown": True},
+            "markdown: extractor 'resiliparse' does not write it; choose 'blocks' or 'trafilatura'",
+        ),
+        ({"kind": "html", "extractor": "readability"}, "Input should be 'blocks', 'resiliparse' or 'trafilatura'"),
+    ],
+)
+def test_settings_of_pages_are_refused_where_they_have_no_effect(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        SourceConfig(name="a", paths=("a",), **settings)
+
+
+def test_trafilatura_is_asked_for_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trafilatura", None)
+    (tmp_path / "a.html").write_text(PAGE)
+    source = {"name": "a", "kind": "html", "paths": [str(tmp_path / "a.html")], "extractor": "trafilatura"}
+    config = DataConfig.model_validate({"output": tmp_path / "run", "sources": [source]})
+    with pytest.raises(ValueError, match=r"needs trafilatura: pip install 'altiplano\[trafilatura\]'"):
+        extract(config, RunDirectory(config.output))
+    assert not (tmp_path / "run").exists()
+
+
+def test_trafilatura_where_it_is_installed() -> None:
+    pytest.importorskip("trafilatura", reason="trafilatura is not installed")
+    for markdown, heading in ((False, "Heading"), (True, "# Heading")):
+        text = main_text(PAGE.encode(), extract=extract_with("trafilatura", markdown))
+        assert text is not None and text.startswith(heading) and "café" in text and "About" not in text
 
 
 def page(number: int) -> bytes:
