@@ -197,7 +197,9 @@ def test_a_disk_that_fills_up_in_any_stage_and_grows_again(
         process = start(corpus, small_disk, workers)
         told, _ = process.communicate()
         done = records(small_disk)
-        assert all(done[stage] >= count for stage, count in before.items())
+        is_deduplicated = (small_disk / "run/commits/dedup/all.json").is_file()  # one record in place of those of units
+        counted = [stage for stage in before if stage != "dedup" or not is_deduplicated]
+        assert all(done[stage] >= before[stage] for stage in counted)
         assert not list((small_disk / "run").rglob("*.partial"))
         if process.returncode == 0:
             break
