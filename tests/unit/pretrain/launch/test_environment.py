@@ -66,6 +66,13 @@ def test_before_the_first_cuda_call(tmp_path: Path) -> None:
     assert "CUBLAS_WORKSPACE_CONFIG" not in environment and "NCCL_ALGO" not in environment
 
 
+def test_waiting_threads_leave_the_processor_to_others(tmp_path: Path) -> None:
+    """Where OpenMP is told nothing else; it reads its variables when torch is loaded."""
+    config = write_small_run(tmp_path)
+    assert at_import_of_torch(config)[0]["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert at_import_of_torch(config, OMP_WAIT_POLICY="ACTIVE")[0]["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 def test_deterministic_runs_also_fix_cublas_and_nccl(tmp_path: Path) -> None:
     environment, _ = at_import_of_torch(write_small_run(tmp_path), "deterministic=true")
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == CUBLAS_WORKSPACE[0]
