@@ -221,14 +221,15 @@ def _run(options: argparse.Namespace) -> None:
         if restarted is not None:
             removed = restart(run, restarted)
             print(f"removed the outputs of these stages: {', '.join(removed)}")
-        if options.command in ("run", "add", "freeze", "extract") and share is None:
+        reads_input = options.command in ("run", "add", "freeze", "extract") and share is None
+        if reads_input:
             print(f"{config.output}: looking for the input", flush=True)
         if options.command == "add":
             print("add: new sources are listed" if add_sources(config, run) else "add: already added; going on")
         manifest = freeze_manifest(config, run)
         if options.command == "freeze" or (options.command == "add" and not stages):
             _print_manifest(manifest)
-        if options.command in ("run", "add", "freeze", "extract") and share is None:
+        if reads_input:
             _print_obstacles(manifest)
         if share is not None:
             _run_share(config, run, options.command)

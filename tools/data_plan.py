@@ -99,9 +99,13 @@ SHUFFLE = "shuffle"
 
 def parts_of_run() -> dict[str, list[str]]:
     """Arguments by what is measured: each stage of a run, and the two parts of tokenize."""
-    parts = {stage: [stage] for stage in stages_of_run()}
-    last = {SHUFFLE: ["tokenize"], "ledger": parts.pop("ledger")}
-    return {**parts, "tokenize": ["tokenize", "--share", "0/1"], **last}
+    parts: dict[str, list[str]] = {}
+    for stage in stages_of_run():
+        if stage == "tokenize":
+            parts |= {stage: [stage, "--share", "0/1"], SHUFFLE: [stage]}
+        else:
+            parts[stage] = [stage]
+    return parts
 
 
 def run_stage(stage: Sequence[str], config: Path, root: Path) -> Usage:

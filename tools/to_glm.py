@@ -12,13 +12,14 @@ import torch
 
 from foundation.atomic_files import whole_folder, write_text
 from foundation.progress import Progress
-from pretrain.checkpoint.whole import verified_weights
+from pretrain.checkpoint.whole import WholeWeights
 from pretrain.config import ModelConfig
 from pretrain.families.format import Format
 from pretrain.families.glm import PARTS
 from pretrain.families.mapping import to_hugging_face
+from tools.exporting import export_parser, run_export
 from tools.glm_parts import MODULE, TRACKERS, check_parts, file_name, partition_of_weight
-from tools.hugging_face.files import SAFETENSORS_NAMES, converted
+from tools.hugging_face.files import converted
 from tools.hugging_face.to_hf import Checkpoint, check_names
 
 EXAMPLES = """examples:
@@ -75,22 +76,15 @@ def _format(model: ModelConfig, form: Literal["glm", "sat"] | None) -> Format:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="altiplano convert to-glm",
-        description="Export a GLM as its authors released theirs: a file for each tensor rank of a run of THUDM/GLM or "
+    parser = export_parser(
+        "altiplano convert to-glm",
+        "Export a GLM as its authors released theirs: a file for each tensor rank of a run of THUDM/GLM or "
         "SwissArmyTransformer. The tokenizer stays behind; their programs have it from elsewhere.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLES,
     )
-    parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
-    parser.add_argument("out", type=Path, help="folder to write; must not exist")
     parser.add_argument("--parts", type=int, default=1, help="number of files, which divide heads, MLP and vocabulary")
-    parser.add_argument("--dtype", choices=sorted(SAFETENSORS_NAMES), default="float32", help="of the weights")
     parser.add_argument(
         "--form", choices=["glm", "sat"], help="of GLM 110M to 10B: THUDM/GLM's (default) or SwissArmyTransformer's"
-    )
-    parser.add_argument(
-        "--base", type=Path, help="checkpoint with the frozen weights; default: where it was in training"
     )
     return parser
 
@@ -98,14 +92,12 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     given = make_parser().parse_args(arguments)
-    try:
-        weights = verified_weights(given.checkpoint, given.base)
+
+    def export(weights: WholeWeights) -> list[str]:
         export_parts(weights, given.out, parts=given.parts, dtype=given.dtype, form=given.form)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"exported to {given.out}")
-    return 0
+        return [f"exported to {given.out}"]
+
+    return run_export(given, export)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,15 @@ class Stage:
     def up_to_date(self, record: Record) -> Record:
         """Return the record of a unit; one that was written before the last arrival, and left by it because the unit
         reads the same as then, is written again with what the stage reads now, see `arrivals`."""
-        if record.inputs == self.inputs or record.inputs != self._inputs_before():
+        if record.inputs == self.inputs or record.inputs != self._inputs_before:
             return record
         path = self.folder / f"{record.unit}.json"
         write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "inputs": self.inputs})
         return replace(record, inputs=self.inputs)
 
+    @cached_property
     def _inputs_before(self) -> str | None:
-        """Return what the records of this stage were made from before the last arrival; None: nothing has arrived."""
+        """What the records of this stage were made from before the last arrival; None: nothing has arrived."""
         try:
             found: str | None = json.loads(self.run.arrivals.read_text(encoding="utf-8"))["inputs"].get(self.name)
         except FileNotFoundError:

@@ -317,6 +317,11 @@ def _write_stamps(manifest: Manifest, run: RunDirectory) -> None:
 
 
 def refuse_changed_files(manifest: Manifest, run: RunDirectory) -> None:
+    """Refuse input files that are not those that were frozen.
+
+    Raises:
+        StaleOutputError: one is gone, or has another content.
+    """
     # Stamps (size and times) are separate from the manifest, which depends on content only. They save reading every
     # input byte at each start: a file whose stamp differs is read again, and only a different digest is a change.
     try:

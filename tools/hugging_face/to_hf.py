@@ -20,9 +20,9 @@ from pretrain.data.mixture import load_mixture
 from pretrain.families import baichuan, mapping
 from pretrain.families.mapping import Weight
 from pretrain.families.registry import format_of
+from tools.exporting import export_parser
 from tools.hugging_face.files import (
     CHECKSUM_FILE,
-    SAFETENSORS_NAMES,
     SPECIAL_TOKENS,
     SPECIAL_TOKENS_FILES,
     TOKENIZERS,
@@ -239,19 +239,11 @@ def _read(
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="altiplano convert to-hf",
-        description="Export a checkpoint to a folder that transformers loads.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
-    parser.add_argument("out", type=Path, help="folder to write; must not exist")
-    parser.add_argument(
-        "--dtype",
-        choices=sorted(SAFETENSORS_NAMES),
-        default="float32",
-        help="of the weights; float32 (default) keeps the checkpoint's values, the others round them to half the size",
+    parser = export_parser(
+        "altiplano convert to-hf",
+        "Export a checkpoint to a folder that transformers loads.",
+        EXAMPLES,
+        dtype="of the weights; float32 (default) keeps the checkpoint's values, the others round them to half the size",
     )
     parser.add_argument(
         "--form",
@@ -262,9 +254,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mixture", type=Path, help="mixture.yaml that names the tokenizer; default: the run's own")
     parser.add_argument(
         "--adapter", action="store_true", help="write the adapters, and what was trained whole, as a folder for PEFT"
-    )
-    parser.add_argument(
-        "--base", type=Path, help="checkpoint with the frozen weights; default: where it was in training"
     )
     return parser
 

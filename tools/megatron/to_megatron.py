@@ -13,9 +13,10 @@ from foundation.atomic_files import whole_folder, write_json
 from foundation.progress import Progress
 from foundation.version import program
 from pretrain.checkpoint.read import BY_TOKEN
-from pretrain.checkpoint.whole import verified_weights
+from pretrain.checkpoint.whole import WholeWeights
 from pretrain.config import ModelConfig
-from tools.hugging_face.files import SAFETENSORS_NAMES, converted
+from tools.exporting import export_parser, run_export
+from tools.hugging_face.files import converted
 from tools.hugging_face.to_hf import ORIGIN_FILE, Checkpoint, check_names
 from tools.megatron.arguments import arguments_of, check_expressible, options_beside
 from tools.megatron.distributed import RELEASE, Written, write_distributed, write_tracker
@@ -75,34 +76,26 @@ def _written(
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="altiplano convert to-megatron",
-        description="Export a checkpoint as Megatron-LM saves one (torch_dist), for any of its parallel degrees. The "
-        "tokenizer and the optimizer's state stay behind.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return export_parser(
+        "altiplano convert to-megatron",
+        "Export a checkpoint as Megatron-LM saves one (torch_dist), for any of its parallel degrees. The tokenizer and "
+        "the optimizer's state stay behind.",
+        EXAMPLES,
     )
-    parser.add_argument("checkpoint", type=Path, help="a step-… folder, or a run's checkpoints folder for the newest")
-    parser.add_argument("out", type=Path, help="folder to write; must not exist")
-    parser.add_argument("--dtype", choices=sorted(SAFETENSORS_NAMES), default="float32", help="of the weights")
-    parser.add_argument(
-        "--base", type=Path, help="checkpoint with the frozen weights; default: where it was in training"
-    )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     given = make_parser().parse_args(arguments)
-    try:
-        weights = verified_weights(given.checkpoint, given.base)
+
+    def export(weights: WholeWeights) -> list[str]:
         export_distributed(weights, given.out, dtype=given.dtype)
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"exported to {given.out}: give Megatron-LM --load {given.out} --use-checkpoint-args")
-    print("and, because it does not take them from a checkpoint: " + " ".join(options_beside(weights.model)))
-    return 0
+        return [
+            f"exported to {given.out}: give Megatron-LM --load {given.out} --use-checkpoint-args",
+            "and, because it does not take them from a checkpoint: " + " ".join(options_beside(weights.model)),
+        ]
+
+    return run_export(given, export)
 
 
 if __name__ == "__main__":
