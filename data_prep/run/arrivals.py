@@ -84,6 +84,7 @@ def add_sources(config: DataConfig, run: RunDirectory) -> bool:
         return False
     _refuse_other_settings(frozen, settings)
     _refuse_earlier_arrivals(frozen, config)
+    _refuse_other_weights(frozen, config)
     refuse_changed_files(frozen, run)
     found = tuple(find_inputs(source, config.seed) for source in config.sources)
     _refuse_other_files(frozen, found)
@@ -212,6 +213,17 @@ def _refuse_earlier_arrivals(frozen: Manifest, config: DataConfig) -> None:
                 f"sources.{place}.user_names: sources with user names cannot be added, because all others would have "
                 "to be measured again"
             )
+
+
+def _refuse_other_weights(frozen: Manifest, config: DataConfig) -> None:
+    """Refuse weights for some sources only: the mixture, which is written last, cannot have them."""
+    has_weights = any(
+        source.weight is not None for source in config.sources if source.name in frozen.settings["sources"]
+    )
+    for place, source in enumerate(config.sources):
+        if source.name not in frozen.settings["sources"] and (source.weight is not None) != has_weights:
+            fault = "missing; the sources that are there have weights" if has_weights else "the others have none"
+            raise ValueError(f"sources.{place}.weight: {fault}: give all sources a weight in the mixture, or none")
 
 
 def _refuse_other_files(frozen: Manifest, found: tuple[SourceFiles, ...]) -> None:

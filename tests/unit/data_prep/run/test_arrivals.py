@@ -79,6 +79,14 @@ def test_running_with_a_source_that_was_not_added_names_the_command(
             [("web", {}), ("notes", {}), ("more", {"arrival": 1, "user_names": True})],
             "sources.2.user_names: sources with user names cannot be added",
         ),
+        (
+            [("web", {"weight": 0.5}), ("notes", {"weight": 0.5}), ("more", {"arrival": 1})],
+            "sources.2.weight: missing; the sources that are there have weights: give all sources a weight",
+        ),
+        (
+            [("web", {}), ("notes", {}), ("more", {"arrival": 1, "weight": 0.5})],
+            "sources.2.weight: the others have none: give all sources a weight in the mixture, or none",
+        ),
         ([("web", {"arrival": 1}), ("notes", {"arrival": 1})], "sources.0.arrival: 1; the first arrival is 0"),
         ([("web", {}), ("more", {"arrival": 1}), ("notes", {})], "sources.2.arrival: 0 after 1; sources are listed in"),
     ],
