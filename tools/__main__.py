@@ -42,7 +42,7 @@ see it work, on this machine's own text:
 3. what became of it:
   report                one page about a run, or about two beside each other
   checkpoint inspect|reshape|extend     look inside; cut for another tensor degree; more rows
-  convert to-hf|from-hf|verify|to-megatron|from-megatron|to-glm|from-glm    other formats; are both equal?
+  convert to-hf|from-hf|verify|to-gguf|to-megatron|from-megatron|to-glm|from-glm    other formats; equal?
   chat                  talk with a model that was trained on conversations
   extrapolation         loss by position, on texts longer than those of the training
   evaluate              lm-eval on an exported model
@@ -112,6 +112,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("convert", "verify"): Command(
         "tools.hugging_face.verify", "compare an export's logits with its checkpoint's", group="convert"
+    ),
+    ("convert", "to-gguf"): Command(
+        "tools.hugging_face.to_gguf", "convert an export to GGUF, for llama.cpp", group="convert"
     ),
     ("convert", "from-megatron"): Command(
         "tools.megatron.from_megatron",

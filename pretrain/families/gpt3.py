@@ -23,7 +23,10 @@ alternating banded attention is not implemented: each layer attends to all earli
 
 
 def _to_config(model: ModelConfig) -> dict[str, Any]:
-    return {"activation_function": "gelu_new" if model.activation == "gelu_tanh" else "gelu"}
+    return {
+        "n_ctx": model.maximum_positions,  # the same again, in every released file; llama.cpp's converter reads it
+        "activation_function": "gelu_new" if model.activation == "gelu_tanh" else "gelu",
+    }
 
 
 def _from_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,8 @@ def to_hugging_face(
         for file_name in SPECIAL_TOKENS_FILES:
             if imported is None and (folder / file_name).is_file():
                 _begin_with_end_of_document(folder / file_name)
+        if imported is None and written_config["model_type"] == "qwen2":
+            _keep_tokenizer_class(folder / SPECIAL_TOKENS_FILES[0])
 
 
 def _stopping_at(ends: Iterable[int], generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +196,20 @@ def _begin_with_end_of_document(path: Path) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     if "eos_token" in content:
         write_json(path, {**content, "bos_token": content["eos_token"]})
+
+
+def _keep_tokenizer_class(path: Path) -> None:
+    """Make transformers use a tokenizer as it is in a model of type `qwen2`.
+
+    Version 5 replaces the tokenizer's class by Qwen's for this type, whatever `tokenizer_class` is, and with it the
+    pre-tokenizer (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS` in `tokenization_auto.py`). It does not where a class is
+    named that needs `trust_remote_code`, which is then not used unless asked for, as in version 4; asked for it, both
+    fail because the file is missing."""
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not str(content.get("tokenizer_class")).startswith("Qwen2Tokenizer"):
+        write_json(path, {**content, "auto_map": {"AutoTokenizer": [None, "none.PreTrainedTokenizerFast"]}})
 
 
 def check_names(found: set[str], expected: set[str]) -> None:
