@@ -52,6 +52,7 @@ STORAGE = ["obstore>=0.6", "urllib3>=2"]  # input in object stores and on web se
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none
 EVAL = ["lm-eval[hf]>=0.4.13"]  # standard tasks on an exported model
+LLAMA_CPP = ["llama-cpp-python>=0.3.36"]  # runs GGUF files; a C++ compiler builds it
 BENCH = [  # the peers, and what datatrove's filters need
     *PDF,
     *TRAFILATURA,
@@ -117,6 +118,7 @@ setup(
         "ray": RAY,
         "storage": STORAGE,
         "eval": EVAL,
+        "llama_cpp": LLAMA_CPP,
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

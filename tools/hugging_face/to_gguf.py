@@ -142,14 +142,29 @@ def longest_text(model: ModelConfig) -> int:
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
-    """Entries of a `Task` about the tokenizer."""
-    path = folder / "tokenizer.json"
+    """Entries of a `Task` about the tokenizer.
+
+    Raises:
+        ValueError: llama.cpp would encode text differently.
+    """
+    path, model_path = folder / "tokenizer.json", folder / MODEL_FILE
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Of SentencePiece's tokenizers, llama.cpp would put the first token before each text, which the export does not.
     begins = False if content and content.get("post_processor") is None else None
-    if (folder / MODEL_FILE).is_file():
-        prefix = sentence_piece.parse((folder / MODEL_FILE).read_bytes()).normalizer_spec.add_dummy_prefix
-        return {"tokenizer": "sentencepiece", "space_prefix": prefix, "begins": begins}
+    if model_path.is_file():
+        parsed = sentence_piece.parse(model_path.read_bytes())
+        known = {piece.piece for piece in parsed.pieces}
+        if unknown := [token["content"] for token in content.get("added_tokens", []) if token["content"] not in known]:
+            raise ValueError(f"{path}: {unknown[0]!r} is not in {MODEL_FILE}, from which llama.cpp's converter reads")
+        return {
+            "tokenizer": "sentencepiece",
+            "space_prefix": parsed.normalizer_spec.add_dummy_prefix,
+            "begins": begins,
+        }
+    if content.get("model", {}).get("byte_fallback"):
+        raise ValueError(
+            f"{model_path}: no such file; llama.cpp encodes by its scores, which {path.name} does not have"
+        )
     steps = (content.get("pre_tokenizer") or {}).get("pretokenizers") or [{}]
     is_ours = steps[0].get("pattern") == {"Regex": PRE_TOKENIZER_PATTERN} and content.get("normalizer") is None
     return {"tokenizer": "byte_level" if is_ours else None, "space_prefix": False, "begins": begins}
@@ -187,6 +202,7 @@ def to_gguf(folder: Path, out: Path, llama_cpp: Path, dtype: str) -> int:
 
 def run_converter(folder: Path, out: Path, llama_cpp: Path, dtype: str, entries: Mapping[str, Any]) -> None:
     """Run llama.cpp's converter on a folder, whatever llama.cpp makes of it; see `to_gguf`."""
+    tokenizer = _tokenizer(folder)
     with whole_file(out) as temporary:
         task: Task = {
             "llama_cpp": str(llama_cpp.absolute()),
@@ -194,7 +210,7 @@ def run_converter(folder: Path, out: Path, llama_cpp: Path, dtype: str, entries:
             "out": str(temporary.absolute()),
             "type": TYPES[dtype],
             "entries": dict(entries),
-            **_tokenizer(folder),  # type: ignore[typeddict-item]
+            **tokenizer,  # type: ignore[typeddict-item]
         }
         command = [sys.executable, llama_cpp_converter.__file__, json.dumps(task)]
         ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -17,7 +17,9 @@ from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
 from pretrain.config import ModelConfig
 from pretrain.families import llama, mapping
-from tests.unit.pretrain.families.small import InMemory, small_model
+from pretrain.families.registry import FAMILIES
+from tests.unit.data_prep.conversations.tokenizers import make_tokenizer
+from tests.unit.pretrain.families.small import SMALL, InMemory, small_model
 from tools import inspect_checkpoint, reshape
 from tools.__main__ import main as altiplano
 from tools.hugging_face import to_hf as convert
@@ -199,6 +201,31 @@ def test_a_text_begins_with_what_stood_before_each_in_training(tmp_path: Path, t
     generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text(encoding="utf-8"))
     assert generation == {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     assert json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8")) == names, "the run's own"
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+@pytest.mark.parametrize("name", sorted(set(SMALL) & set(FAMILIES) - {"glm"}))
+def test_transformers_reads_texts_as_the_tokenizer_does(tmp_path: Path, name: str, kind: str) -> None:
+    """For some types of models it takes a class of its own, with another pre-tokenizer."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    folder = make_tokenizer(kind, tmp_path / "tokenizer")
+    settings: dict[str, Any] = {"end_of_document": 2, "dtype": "float32", "shard_bytes": 10**9}
+    convert.to_hugging_face(InMemory(small_model(name)), tmp_path / "hf", tokenizer=folder, **settings)
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    original = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in ("def f(x):\n\treturn x  # 12", " a</s>b", "é e\u0301 雪", "don't"):
+        assert loaded.encode(text) == original.encode(text).ids
+    assert loaded.bos_token == loaded.eos_token == "</s>"
+
+
+def test_the_length_of_a_gpt_2_has_both_its_names(tmp_path: Path, tokenizer: Path) -> None:
+    """llama.cpp's converter reads the second one, which every released file has."""
+    settings: dict[str, Any] = {"end_of_document": 2, "dtype": "float32", "shard_bytes": 10**9}
+    convert.to_hugging_face(InMemory(small_model("gpt3")), tmp_path / "hf", tokenizer=tokenizer, **settings)
+    written = json.loads((tmp_path / "hf" / "config.json").read_text(encoding="utf-8"))
+    assert written["n_positions"] == written["n_ctx"] == 200
 
 
 def test_one_weight_is_in_memory_at_a_time(tmp_path: Path, tokenizer: Path) -> None:
