@@ -106,7 +106,7 @@ def refusals(model: ModelConfig) -> list[str]:
     if scaling is not None and scaling.kind not in computed.scalings:
         there = " or ".join(computed.scalings) or "none"
         found.append(f"model.rope_scaling.kind: {scaling.kind}: for {model.family} llama.cpp has {there}")
-    if scaling is not None and scaling.attention_factor is not None:
+    if scaling is not None and scaling.kind == "yarn" and scaling.attention_factor is not None:
         found.append(f"model.rope_scaling.attention_factor: {scaling.attention_factor}: llama.cpp has the default")
     if scaling is not None and scaling.rounds_edges is False:
         found.append("model.rope_scaling.rounds_edges: false: llama.cpp rounds them")

@@ -63,7 +63,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "told"),
     [
         (["nonsense"], "altiplano: no command 'nonsense'; there are demo, configs, data,"),
-        (["convert", "to-onnx"], "no command 'to-onnx'; there are to-hf, from-hf, verify, from-megatron"),
+        (["convert", "to-onnx"], "no command 'to-onnx'; there are to-hf, from-hf, verify, to-gguf, from-megatron"),
     ],
 )
 def test_unknown_commands_are_named(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

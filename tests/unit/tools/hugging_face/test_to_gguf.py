@@ -93,7 +93,7 @@ def test_errors_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "config.json: no such file; `altiplano convert to-hf` writes the folder" in message(tmp_path)
     assert "hf: model.family: llama.cpp's converter makes nothing of opt" in message(folder)
     other = export("llama", tmp_path / "llama", make_tokenizer("byte_level", tmp_path / "another"))
-    assert "llama: llama.cpp's converter failed:\nTraceback" in message(other), "the converter is an empty file"
+    assert "llama: llama.cpp's converter failed:" in message(other), "the converter is an empty file"
     (tmp_path / "out.gguf").write_text("")
     assert "out.gguf exists already" in message(folder)
 
