@@ -52,7 +52,7 @@ class Computed:
 
 
 def _full_heads(model: ModelConfig) -> dict[str, Any]:
-    return {"head_size": model.hidden_size // model.attention_heads}
+    return {"attention_head_size": model.hidden_size // model.attention_heads}
 
 
 def _four_times_wider(model: ModelConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def model(name: str, **settings: Any) -> ModelConfig:
         (model("qwen3", rope_scaling=SMALL["llama-3.1"]["rope_scaling"]), "model.rope_scaling.kind: llama3: for qwen3"),
         (model("llama", rope_scaling={**YARN, "attention_factor": 1.5}), "model.rope_scaling.attention_factor: 1.5"),
         (model("llama", rope_scaling={**YARN, "rounds_edges": False}), "model.rope_scaling.rounds_edges: false"),
-        (model("qwen2", attention_head_size=16), "model.head_size: 16: for qwen2 llama.cpp has 8"),
+        (model("qwen2", attention_head_size=16), "model.attention_head_size: 16: for qwen2 llama.cpp has 8"),
         (model("gemma2"), "model.attention_scale: 0.204"),
         (model("gemma2", attention_scale=None, logit_soft_cap=None), "model.logit_soft_cap: none: for gemma2"),
         (
