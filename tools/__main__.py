@@ -37,7 +37,8 @@ see it work, on this machine's own text:
   status                how a run stands, as a table, from any terminal
   spikes                what spiked and what was done; try other thresholds
   batch                 the documents behind a training step
-  seen|contamination    which steps and checkpoints saw which documents, which items of evaluations
+  contamination         which steps saw which items of evaluation sets
+  seen                  which steps and checkpoints saw which documents
 
 3. what became of it:
   report                one page about a run, or about two beside each other
@@ -49,8 +50,7 @@ see it work, on this machine's own text:
   bench                 our programs timed beside their peers
 
   COMMAND --help        explains a command, with examples
-  completion bash|zsh   prints a completion script: altiplano completion bash > \\
-                          ~/.local/share/bash-completion/completions/altiplano
+  completion bash|zsh   a completion script, for ~/.local/share/bash-completion/completions/altiplano
   --version             version and digest of the code
 """
 
