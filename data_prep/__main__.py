@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FREEZE = "list the input, with sizes and digests, and divide it into shards (manifest.json)"
 _ADD = "bring new sources into a finished run; only they are extracted, measured and encoded"
+_REMOVE = "take documents, and the copies kept in their place, out of the token files of a finished run"
 _OBSTACLES_SHOWN = 5
 
 _EXAMPLES = {
@@ -37,6 +38,13 @@ _EXAMPLES = {
       from nothing, without extracting, measuring or encoding again what is there
   altiplano data add --config configs/data/demo.yaml --until freeze
       only list what is new; then slurm/data_prep.sbatch does the rest on many machines""",
+    "remove": """\
+  altiplano data remove --config configs/data/demo.yaml --document python-00000/0000012 https://example.org/page
+      by id or URL: their tokens are overwritten, the loss counts none of them, all else stays where it is
+  altiplano data remove --config configs/data/demo.yaml --from takedown.txt --note "letter of 3 May"
+      an id or URL in each line of a file
+  altiplano data remove --config configs/data/demo.yaml
+      goes on after an interruption, and takes out what was written to the list by hand""",
     "extract": """\
   altiplano data extract --share 3/16 --config configs/data/demo.yaml
       the fourth of sixteen parts of a stage, for machines that share the output folder; slurm/data_prep.sbatch does
@@ -132,6 +140,11 @@ def make_parser() -> argparse.ArgumentParser:
                 metavar="FILE",
                 help="with --what-if: also the tokens, mixture and loss of both, from `altiplano data what-if fit`",
             )
+    remove = _add_command(commands, "remove", _REMOVE, _EXAMPLES["remove"])
+    remove.add_argument("--document", nargs="+", default=[], metavar="ID_OR_URL", help="documents to take out")
+    remove.add_argument("--from", type=Path, dest="listed", metavar="FILE", help="an id or URL in each line")
+    remove.add_argument("--note", default="", help="written to the list, such as who asked for it")
+    _add_common(remove, can_restart=False)
     why = _add_command(
         commands, "why", "show one document, its signals, its verdict and the evidence", _EXAMPLES["why"]
     )
@@ -197,6 +210,15 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.command == "decide" and options.predicted is not None:
         raise ValueError("--predicted: has no effect without --what-if")
+
+    if options.command == "remove":
+        from data_prep.withdrawal.command import remove_documents
+
+        with run.locked():
+            named = remove_documents(config, run, options.document, options.listed, options.note)
+            write_resolved(config, run.root / "config.resolved.yaml")
+        print(named)
+        return
 
     if options.command in ("run", "add"):
         stages = stages_of_run(options.until) if options.until != "freeze" else ()

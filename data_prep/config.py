@@ -496,6 +496,9 @@ class DataConfig(Settings):
     """Evaluation sets by name. Where there are any, each document is searched for their items (`evaluation_matches` and
     three measures among the signals); the rule sets `decontamination_gpt3`, `decontamination_palm` and
     `decontamination_llama2` drop documents by them."""
+    withdrawn: LocalPath | None = None
+    """List of documents that are left out of the token files, JSON lines with an `id`; `altiplano data remove` writes
+    it. Unlike documents that rules drop, they still count as the originals of their copies."""
     fingerprints: FingerprintConfig = FingerprintConfig()
     dedup: DedupConfig = DedupConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

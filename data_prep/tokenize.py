@@ -4,6 +4,7 @@
     tokens/<source>.heldout.bin|idx   held-out documents, chosen by a hash of their id
     tokens/<source>.loss_mask         only if the loss excludes parts of documents, see `format`
     tokens/<source>.origins.npy       id of each document, see `origins`
+    tokens/<source>.withdrawn.json   documents that were taken out, see `data_prep/withdrawal`
     tokens/<source>.left_out.jsonl    conversations without tokens, and rounds that were too long, with the reason
     tokens/chat_template.yaml         the template of conversations
     tokens/chat_template.jinja        the same for transformers
@@ -55,6 +56,7 @@ from data_prep.gathering import Encodings
 from data_prep.indexed_dataset.format import bin_path
 from data_prep.indexed_dataset.origins import PADDING, pack, write_origins
 from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.indexed_dataset.withdrawn import withdrawn_path
 from data_prep.indexed_dataset.writer import IndexedDatasetWriter
 from data_prep.run.arrivals import forget_changed
 from data_prep.run.commit_records import Record, Stage, committed_digest
@@ -66,6 +68,8 @@ from data_prep.tokenizer.encoding.encode import ReferenceEncoder, open_encoder
 from data_prep.tokenizer.encoding.encoded import Encoded, Encoder, TokenizerError
 from data_prep.tokenizer.encoding.token_bytes import TokenBytes
 from data_prep.tokenizer.kept_documents import KeptBatch, KeptShard, id_fraction, mixture_weights
+from data_prep.withdrawal.erase import erase_listed
+from data_prep.withdrawal.listed import read_list
 from foundation.atomic_files import write_array, write_json, write_text
 from foundation.configuration import write_yaml
 from foundation.progress import summary_table
@@ -102,6 +106,9 @@ def tokenize(config: DataConfig, run: RunDirectory) -> None:
     run_units(gather, list(shards), config.workers, "tokenize: shuffling", stage)
     _say_packs(stage, {source: length for source, length in packs.items() if length and source in unfinished})
     shutil.rmtree(run.tokens / "encoded", ignore_errors=True)
+    erased = erase_listed(stage, read_list(config.withdrawn, manifest, run))
+    if erased:
+        print(f"tokenize: {erased:,} documents on the list {config.withdrawn} are taken out of the token files")
     write_mixture(config, run, stage.records())
 
 
@@ -356,6 +363,8 @@ def gather_source(
         return
     length = packs.get(source)
     reference = ReferenceEncoder(run.tokenizer)
+    for is_heldout in (False, True):
+        withdrawn_path(_prefix(run, source, is_heldout)).unlink(missing_ok=True)  # of other token files
     encoded = Encodings.open([_encoded(run, name) for name in names], [_flags(run, name) for name in names])
     gathered: dict[bool, list[npt.NDArray[np.int64]]] = {False: [], True: []}
     writers: dict[bool, IndexedDatasetWriter] = {}
@@ -495,6 +504,7 @@ def _mixture(
 def _checksums(run: RunDirectory, record: Record, prefix: str) -> dict[str, str]:
     folder = run.tokens.relative_to(run.root)
     paths = {suffix: str(folder / f"{prefix}.{suffix}") for suffix in ("bin", "idx", "loss_mask")}
+    paths["withdrawn"] = str(folder / f"{prefix}.withdrawn.json")
     return {suffix: record.checksums[path] for suffix, path in paths.items() if path in record.checksums}
 
 

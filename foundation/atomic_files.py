@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 PARTIAL_SUFFIX = ".partial"
+_PROBES = 64
+_PROBE_BYTES = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """Errors of file systems without hard links; which one is raised depends on the system."""
@@ -236,6 +238,22 @@ def sha256_file(path: Path) -> str:
         sha256 = hashlib.sha256()
         while block := file.read(1 << 20):
             sha256.update(block)
+    return sha256.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 over the size of a file and 64 blocks of 4 KiB spread evenly over it, first and last included.
+
+    It distinguishes files of the same length without reading a terabyte. It does not detect a single changed byte, as
+    `sha256_file` does.
+    """
+    size = path.stat().st_size
+    sha256 = hashlib.sha256(size.to_bytes(8, "little"))
+    last = max(0, size - _PROBE_BYTES)
+    with open(path, "rb") as stream:
+        for offset in sorted({last * probe // (_PROBES - 1) for probe in range(_PROBES)}):
+            stream.seek(offset)
+            sha256.update(stream.read(_PROBE_BYTES))
     return sha256.hexdigest()
 
 

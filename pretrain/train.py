@@ -19,7 +19,8 @@ from pretrain.checkpoint.start import load_start
 from pretrain.checkpoint.whole import BASE
 from pretrain.config import RESOLVED_FILE, TrainConfig, check_world_size
 from pretrain.data.epochs import with_steps
-from pretrain.data.run_data import open_data
+from pretrain.data.run_data import RunData, open_data
+from pretrain.data.withdrawn import record_withdrawn
 from pretrain.device import use_fixed_order, use_whole_precision
 from pretrain.engine.engine import Engine
 from pretrain.engine.library import versions
@@ -35,7 +36,7 @@ from pretrain.launch.stopping import StopRequests, control_group
 from pretrain.loop import Run, train_loop
 from pretrain.monitor.health import Health
 from pretrain.monitor.profiling import StepProfiler
-from pretrain.monitor.run_log import open_run_log
+from pretrain.monitor.run_log import RunLog, open_run_log
 from pretrain.monitor.watchdog import Watchdog
 from pretrain.spikes.watch import FACT, SpikeWatch
 from pretrain.topology import Topology
@@ -87,6 +88,7 @@ def train(config: TrainConfig) -> ExitCode:
             engine, folder, keep.keep_last, keep.keep_every_steps, background=keep.background
         )
         log = agreed(lambda: open_run_log(config, topology, start.step, rank))
+        agreed(lambda: _say_withdrawn(config, data, start.step, log) if rank == 0 else None)
         health = Health(config.monitor, engine, hosts, watchdog, stops, log)
         profiler = agreed(lambda: StepProfiler(config.monitor.profile, config.output, engine, log))
         run = Run(config, engine, data, tasks, facts, spikes, checkpoints, stops, health, profiler, log)
@@ -94,6 +96,16 @@ def train(config: TrainConfig) -> ExitCode:
     dist.barrier()
     dist.destroy_process_group()
     return exit_code
+
+
+def _say_withdrawn(config: TrainConfig, data: RunData, step: int, log: RunLog) -> None:
+    """Record which documents were taken out of the token files, and say so."""
+    for name, (documents, tokens) in record_withdrawn(config.output, data.training, step).items():
+        note = (
+            f"{documents:,} documents of {name} were taken out of its token files: the loss does not count their "
+            f"{tokens:,} tokens"
+        )
+        log.event(step, "withdrawn", note=note, dataset=name, documents=documents, tokens=tokens)
 
 
 def check_parallelism(config: TrainConfig) -> ExitCode:

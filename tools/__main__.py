@@ -22,7 +22,7 @@ see it work, on this machine's own text:
 1. text to token files:
   data crawl            pages of Common Crawl, by a list of sites, an index or a snapshot
   data plan             time, memory, disk and files of a run, before it starts
-  data run|add          all stages, see `data --help`; or new sources into a run, which stays as it is
+  data run|add|remove   all stages, see `data --help`; then new sources in, or documents out
   data why              one document: its text, its measurements, why it was kept or dropped
   data what-if plan|run|fit     the loss that two rule sets lead to, from small runs on both
   tokens inspect|report|extend|control      token files; how good the tokenizer is; a larger vocabulary
@@ -38,6 +38,7 @@ see it work, on this machine's own text:
   spikes                what spiked and what was done; try other thresholds
   batch                 the documents behind a training step
   contamination         which steps saw which items of evaluation sets
+  seen                  which steps and checkpoints saw which documents
 
 3. what became of it:
   report                one page about a run, or about two beside each other
@@ -49,8 +50,7 @@ see it work, on this machine's own text:
   bench                 our programs timed beside their peers
 
   COMMAND --help        explains a command, with examples
-  completion bash|zsh   prints a completion script: altiplano completion bash > \\
-                          ~/.local/share/bash-completion/completions/altiplano
+  completion bash|zsh   a completion script, for ~/.local/share/bash-completion/completions/altiplano
   --version             version and digest of the code
 """
 
@@ -135,6 +135,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ),
     ("batch",): Command("tools.inspect_batch", "the documents behind a training step"),
     ("contamination",): Command("tools.contamination", "which steps saw which items of evaluation sets"),
+    ("seen",): Command("tools.seen", "which steps and checkpoints saw which documents"),
     ("plan",): Command("tools.plan.__main__", "the fastest layouts that fit, with time and cost"),
     ("ladder",): Command("tools.ladder.__main__", "predict the loss of a run from small ones"),
     ("mixture",): Command("tools.mixture.__main__", "weights of the sources from small runs"),

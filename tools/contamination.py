@@ -38,9 +38,9 @@ from pretrain.checkpoint.layout import step_folder
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.config import TrainConfig
 from pretrain.data.loader import SampleReader, training_samples
+from tools.seen import Place, steps_that_saw
 
 RESULT_FILE = "contamination.json"
-_SAMPLES_AT_ONCE = 1 << 20
 
 
 @dataclass
@@ -53,13 +53,9 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Tokens [start, stop) of a token file that have words of an item."""
+class _Place(Place):
+    """Place with words of an item."""
 
-    dataset: int
-    start: int
-    stop: int
-    document: str
     run: ItemRun
 
 
@@ -141,37 +137,6 @@ def _tokens_before(encoder: ReferenceEncoder, tokens: npt.NDArray[Any], byte: in
         else:
             many = middle
     return few
-
-
-def steps_that_saw(
-    reader: SampleReader, config: TrainConfig, consumed: int, places: Sequence[_Place]
-) -> Mapping[int, set[int]]:
-    """Steps of the run, from 1, that had tokens of each place in a sample; places that none had are left out.
-
-    Args:
-        consumed: samples that the run has trained on.
-    """
-    windows: dict[tuple[int, int], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    lengths = sorted({phase.sequence_length for phase in reader.order.phases}) if reader.order else []
-    for number, place in enumerate(places):
-        for length in lengths:
-            for window in range(max(place.start - 1, 0) // length, (place.stop - 1) // length + 1):
-                windows[place.dataset, length][window].append(number)
-    seen: dict[int, set[int]] = defaultdict(set)
-    sizes = config.batch.sizes
-    with Progress("samples of the run", consumed, "samples") as progress:
-        for begin in range(0, consumed, _SAMPLES_AT_ONCE):
-            positions = np.arange(begin, min(begin + _SAMPLES_AT_ONCE, consumed))
-            samples = reader.skipped.samples_at(positions)
-            where, of_length = reader.locate(samples), reader.lengths(samples)
-            for (dataset, length), by_window in windows.items():
-                mine = (where.dataset == dataset) & (of_length == length)
-                mine &= np.isin(where.window, np.fromiter(by_window, np.int64))
-                for at in np.flatnonzero(mine).tolist():
-                    for number in by_window[int(where.window[at])]:
-                        seen[number].add(sizes.steps_to(int(positions[at]) + 1))
-            progress.advance(len(positions))
-    return seen
 
 
 def contamination(config: TrainConfig, step: int | None = None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Lineage:
         tokens = self.reader.sample(i)
         d = self.reader.names.index(described.dataset)
         counted = None
-        if self.reader.has_loss_masks:
+        if self.reader.datasets[d].has_loss_mask:
             counted = self.reader.datasets[d].loss_mask(described.start, described.stop)
         parts = []
         for part in described.parts:

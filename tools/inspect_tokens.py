@@ -23,6 +23,7 @@ from data_prep.indexed_dataset.foreign import convert, verify
 from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path
 from data_prep.indexed_dataset.origins import PADDING, Origins, origins_path
 from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.indexed_dataset.withdrawn import withdrawn_path
 from data_prep.tokenizer.encoding.encode import ReferenceEncoder
 from foundation.atomic_files import sha256_file
 from foundation.terminal import visible
@@ -57,6 +58,9 @@ def statistics_of(dataset: IndexedDataset, tokenizer: Path | None) -> Iterator[s
             for start in range(0, dataset.token_count, _CHUNK)
         )
         yield f"  the loss counts {counted:,} tokens, {counted / dataset.token_count:.1%}; the others are only read"
+    if dataset.withdrawn is not None:
+        taken, tokens = len(dataset.withdrawn.documents), dataset.withdrawn.tokens
+        yield f"  documents taken out  {taken:,}, {tokens:,} tokens, see {withdrawn_path(dataset.prefix).name}"
     every = max(1, len(dataset) // 1000)
     looked_at = [dataset.document(i) for i in range(0, len(dataset), every)]
     last, counts = np.unique([tokens[-1] for tokens in looked_at if len(tokens)], return_counts=True)

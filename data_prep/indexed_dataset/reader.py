@@ -24,6 +24,7 @@ from data_prep.indexed_dataset.format import (
     loss_mask_path,
     read_header,
 )
+from data_prep.indexed_dataset.withdrawn import Withdrawn, withdrawn_path
 
 _CHECKED_ON_OPENING = 1 << 22
 """Largest number of sequences whose whole index is checked on opening (some 20 ms); of a larger one, only its ends
@@ -88,6 +89,13 @@ class IndexedDataset:
                     "byte there; one of them belongs to other token files"
                 )
             self._loss_mask = _map(mask, np.dtype(np.bool_), self.token_count)
+        self.withdrawn = Withdrawn.read(self.prefix)
+        """Documents that were taken out; None: there are none."""
+        if self.withdrawn and len(self.withdrawn.ranges) and self.withdrawn.ranges[-1, 1] > self.token_count:
+            raise TokenFileError(
+                f"{withdrawn_path(self.prefix)}: lists tokens up to {self.withdrawn.ranges[-1, 1]}, but {data.name} "
+                f"has {self.token_count}; one of them belongs to other token files"
+            )
 
     def __len__(self) -> int:
         """Number of documents."""
@@ -117,6 +125,10 @@ class IndexedDataset:
         """Return the first token of each of these documents, none of which is empty."""
         return self._pointers[self.document_bounds[documents]] // self.dtype.itemsize
 
+    def starts_of_sequences(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the first token of each of these sequences."""
+        return self._pointers[sequences].astype(np.int64) // self.dtype.itemsize
+
     def tokens(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return tokens [start, stop) of the stream, across documents."""
         if not 0 <= start <= stop <= self.token_count:
@@ -124,16 +136,20 @@ class IndexedDataset:
         return self._tokens[start:stop]
 
     @property
-    def has_loss_mask(self) -> bool:
-        """Whether some of the tokens may not count in the loss."""
+    def has_mask_file(self) -> bool:
+        """Whether there is a loss mask beside the tokens."""
         return self._loss_mask is not None
 
+    @property
+    def has_loss_mask(self) -> bool:
+        """Whether some of the tokens may not count in the loss."""
+        return self.has_mask_file or self.withdrawn is not None
+
     def loss_mask(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Return whether the loss counts the prediction of each of the tokens [start, stop); all True without a
-        mask."""
-        if self._loss_mask is None:
-            return np.ones(stop - start, np.bool_)
-        return self._loss_mask[start:stop]
+        """Return whether the loss counts the prediction of each of the tokens [start, stop): what the mask says, all
+        True without one, and False for documents that were taken out."""
+        counted = np.ones(stop - start, np.bool_) if self._loss_mask is None else self._loss_mask[start:stop]
+        return counted if self.withdrawn is None else self.withdrawn.without(counted, start)
 
     def document_at(self, token: int) -> int:
         """Return the document that contains this token of the stream, in logarithmic time."""

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.indexed_dataset.format import bin_path, idx_path, loss_mask_path
+from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.permutation import KeyedPermutation
-from foundation.atomic_files import digest
+from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.indexed_dataset.withdrawn import withdrawn_path
+from foundation.atomic_files import digest, fingerprint
 from pretrain.config import TrainConfig
-from pretrain.data.mixture import MixtureFile, Split, fingerprint, load_mixture
+from pretrain.data.mixture import MixtureFile, Split, load_mixture
 from pretrain.data.order import SampleLocations, SampleOrder, window_count
 from pretrain.data.phases import PhaseChange, build_phases
 from pretrain.data.skips import SkippedRanges
@@ -189,9 +191,18 @@ class SampleReader:
         return tokens
 
     @property
-    def has_loss_masks(self) -> bool:
-        """Whether some tokens of some datasets may not count in the loss."""
-        return any(dataset.has_loss_mask for dataset in self.datasets)
+    def has_mask_files(self) -> bool:
+        """Whether some datasets have a loss mask."""
+        return any(dataset.has_mask_file for dataset in self.datasets)
+
+    @property
+    def withdrawn(self) -> dict[str, tuple[int, int]]:
+        """Number of documents that were taken out, and of their tokens, by dataset."""
+        return {
+            name: (len(dataset.withdrawn.documents), dataset.withdrawn.tokens)
+            for name, dataset in zip(self.names, self.datasets, strict=True)
+            if dataset.withdrawn is not None
+        }
 
     def sample(self, i: int) -> npt.NDArray[np.int64]:
         """Tokens of sample `i`, [sequence_length + 1], int64."""
@@ -216,7 +227,8 @@ class SampleReader:
     def plan(self, before: int | None = None) -> dict[str, Any]:
         """Everything that the content of the samples depends on, as JSON: order, window, vocabulary and files.
 
-        Skipped ranges are not included: they decide which samples are trained on, not what is in them.
+        Skipped ranges are not included: they decide which samples are trained on, not what is in them. Neither are
+        documents that were taken out: their files count as they were before, so that a run goes on without them.
 
         Args:
             before: omit phases that begin at this sample or later, for the plan of the samples before it.
@@ -239,18 +251,35 @@ class SampleReader:
             if entry.name in self.names:
                 dataset = self.datasets[self.names.index(entry.name)]
                 recorded = entry.sha256 if self.split == "train" else entry.heldout_sha256
+                checksums = recorded.model_dump(exclude_none=True) if recorded else None
+                found = fingerprint(bin_path(dataset.prefix))
+                if dataset.withdrawn is not None and checksums is not None:
+                    _check_withdrawn(dataset, found)
+                    found = dataset.withdrawn.original_fingerprint
+                    checksums |= {"bin": dataset.withdrawn.original_sha256}
+                    del checksums["withdrawn"]
                 files[entry.name] = {
-                    "recorded": recorded.model_dump(exclude_none=True) if recorded else None,
-                    "bin": fingerprint(bin_path(dataset.prefix)),
+                    "recorded": checksums,
+                    "bin": found,
                     "idx": fingerprint(idx_path(dataset.prefix)),
                 }
-                if dataset.has_loss_mask:
+                if dataset.has_mask_file:
                     files[entry.name]["loss_mask"] = fingerprint(loss_mask_path(dataset.prefix))
         return files
 
     def digest(self, before: int | None = None) -> str:
-        """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files are."""
+        """SHA-256 of the plan: the same digest means the same tokens in the same samples, wherever the files are, but
+        for documents that were taken out."""
         return digest(self.plan(before))
+
+
+def _check_withdrawn(dataset: IndexedDataset, found: str) -> None:
+    assert dataset.withdrawn is not None
+    if dataset.withdrawn.fingerprint != found:
+        raise TokenFileError(
+            f"{bin_path(dataset.prefix)}: not the file from which the documents in {withdrawn_path(dataset.prefix)} "
+            "were taken out: restore it, or run `altiplano data run` on its configuration again"
+        )
 
 
 def training_samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,13 +10,11 @@ from pydantic import Field, model_validator
 
 from data_prep.indexed_dataset.format import TokenFileError, bin_path, idx_path, loss_mask_path
 from data_prep.indexed_dataset.reader import IndexedDataset
+from data_prep.indexed_dataset.withdrawn import withdrawn_path
 from foundation.atomic_files import sha256_file
 from foundation.configuration import ConfigError, Settings, load_config
 
 Split = Literal["train", "heldout"]
-
-_PROBES = 64
-_PROBE_BYTES = 4096
 
 
 class Checksums(Settings):
@@ -27,6 +24,8 @@ class Checksums(Settings):
     idx: str = Field(pattern="^[0-9a-f]{64}$")
     loss_mask: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """SHA-256 of the loss mask; None: every token counts in the loss."""
+    withdrawn: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """SHA-256 of the list of documents that were taken out; None: none was."""
 
 
 class DatasetEntry(Settings):
@@ -127,10 +126,14 @@ class MixtureFile:
                 "wrong"
             )
         recorded = entry.sha256 if split == "train" else entry.heldout_sha256
-        if dataset.has_loss_mask != bool(recorded and recorded.loss_mask):
-            faults = ("is missing", "records it"), ("exists", "does not record it")
-            here, there = faults[dataset.has_loss_mask]
-            raise TokenFileError(f"{loss_mask_path(prefix)}: {here}, but {self.path} {there}")
+        for path, exists, right in (
+            (loss_mask_path(prefix), dataset.has_mask_file, recorded and recorded.loss_mask),
+            (withdrawn_path(prefix), dataset.withdrawn is not None, recorded and recorded.withdrawn),
+        ):
+            if exists != bool(right):
+                faults = ("is missing", "records it"), ("exists", "does not record it")
+                here, there = faults[exists]
+                raise TokenFileError(f"{path}: {here}, but {self.path} {there}")
         return dataset
 
     def check_checksums(self) -> None:
@@ -147,6 +150,8 @@ class MixtureFile:
                 files = [(bin_path(prefix), recorded.bin), (idx_path(prefix), recorded.idx)]
                 if recorded.loss_mask:
                     files.append((loss_mask_path(prefix), recorded.loss_mask))
+                if recorded.withdrawn:
+                    files.append((withdrawn_path(prefix), recorded.withdrawn))
                 for path, right in files:
                     found = sha256_file(path)
                     if found != right:
@@ -166,19 +171,3 @@ def load_mixture(path: Path) -> MixtureFile:
             "moved, give its new path: data.mixture=… for a run, --mixture for a tool"
         )
     return MixtureFile(path, load_config(MixtureSettings, path))
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 over the size of a file and 64 blocks of 4 KiB spread evenly over it, first and last included.
-
-    It distinguishes files of the same length without reading a terabyte. It does not detect a single changed byte, as
-    the recorded checksums do (`MixtureFile.check_checksums`).
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
-    last = max(0, size - _PROBE_BYTES)
-    with open(path, "rb") as stream:
-        for offset in sorted({last * probe // (_PROBES - 1) for probe in range(_PROBES)}):
-            stream.seek(offset)
-            digest.update(stream.read(_PROBE_BYTES))
-    return digest.hexdigest()

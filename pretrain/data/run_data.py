@@ -77,7 +77,7 @@ def _check_objective(config: TrainConfig, training: SampleReader) -> None:
         return
     if training.is_packed:
         return
-    if training.has_loss_masks:
+    if training.has_mask_files:
         raise ValueError(
             f"objective.kind: {objective.kind} cannot be trained on {path}: its token files have loss masks, which "
             "mark the tokens whose prediction counts; only causal samples predict every token, and only packs of "

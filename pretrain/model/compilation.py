@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch._dynamo.config
 
 VARIANTS_OF_A_LENGTH = 4
 """Graphs of one sequence length: with gradients and without, for evaluation; and with one and several heads of keys
@@ -28,6 +27,8 @@ def refuse_fallbacks(sequence_lengths: Sequence[int], kinds_of_blocks: int = 1) 
     Args:
         kinds_of_blocks: number of kinds of blocks by which of their weights are trained, each with graphs of its own.
     """
+    import torch._dynamo.config  # here: importing it takes a second, and runs without the compiler do not need it
+
     torch._dynamo.config.recompile_limit = VARIANTS_OF_A_LENGTH * (1 + len(set(sequence_lengths))) * kinds_of_blocks
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     warnings.filterwarnings("error", message="flex_attention called without torch.compile")

@@ -284,7 +284,7 @@ def test_what_the_loss_leaves_out_stands_beside_the_tokens(
     mixture = load_mixture(run.tokens / "mixture.yaml")
     mixture.check_checksums()
     reader = SampleReader(mixture, 32, seed=1)
-    assert reader.has_loss_masks
+    assert reader.has_mask_files
     digest = reader.digest()
     damaged = bytearray((run.tokens / "talks.loss_mask").read_bytes())
     damaged[5] ^= 1

@@ -1,0 +1,1 @@
+"""Documents that are taken out of a finished run: `altiplano data remove`."""
