@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from foundation.checksums import verified_meanwhile
 from pretrain.checkpoint.layout import CheckpointError
-from pretrain.checkpoint.read import CheckpointReader, verified_checkpoint
+from pretrain.checkpoint.read import CheckpointReader, damaged_file, verified_checkpoint
 from pretrain.config import ModelConfig
 from pretrain.families.mapping import weight_shapes
 from pretrain.model.partition import Partition
@@ -92,6 +95,19 @@ class WholeWeights:
         if self.base is not None:
             self.base.verify(part, parts)
 
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        """Context that compares the checksums of all files, those of the bases too, while they are read; see
+        `foundation.checksums`.
+
+        Raises:
+            CheckpointError: a file differs; names the first one.
+        """
+        files, place = [], self
+        while place is not None:
+            files += place.reader.checksums()
+            place = place.base
+        return verified_meanwhile(files, damaged_file)
+
     def names(self) -> list[str]:
         """Global names of the model's weights."""
         return self.reader.names() if self.base is None else list(weight_shapes(self.model))
@@ -105,6 +121,17 @@ class WholeWeights:
         adapter = self.adapter(name)
         weight = self._place(name).tensor(name)
         return weight if adapter is None else adapter.merged(weight)
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a weight is stored as it is, so that rows of it can be read alone; False: adapters are merged."""
+        place = self._place(name)
+        return self.adapter(name) is None and (isinstance(place, CheckpointReader) or place.is_stored(name))
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a weight that is stored as it is, fp32; reads no others."""
+        inner = self.shape(name)[1:]
+        row = math.prod(inner)
+        return self.shard_range(name, 0, 1, start * row, stop * row, None).view(stop - start, *inner)
 
     def shard_range(
         self, name: str, rank: int, degree: int, start: int, stop: int, partition: Partition | None

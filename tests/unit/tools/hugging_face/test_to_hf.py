@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ class StandIn:
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.tensors[name]
+
+    def is_stored(self, name: str) -> bool:
+        return False
+
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.fixture
