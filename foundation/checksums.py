@@ -18,7 +18,7 @@ from foundation.atomic_files import blocks
 
 _THREADS = 4
 """Files that are compared at a time, at most: a disk that is read in more places becomes slower."""
-_WAITING = 2
+_WAITING = 4
 """Pieces of a file that are written and not hashed yet, at most; they stay in memory."""
 _WRITE_BACK_BYTES = 1 << 26
 """Bytes after which the kernel is told to bring them to the disk; on its own it waits for 30 seconds or for a tenth of

@@ -205,6 +205,16 @@ class CheckpointReader:
         whole = partition.merge(shards)
         return whole[: self._vocabulary_size] if name in BY_TOKEN else whole
 
+    def is_stored(self, name: str) -> bool:
+        """Whether rows of a weight can be read alone; they can, see `WholeWeights.is_stored`."""
+        return True
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a weight, fp32; no others are in memory."""
+        inner = self._stored_shape(name)[1:]
+        row = math.prod(inner)
+        return self.shard_range(name, STATES[0], 0, 1, start * row, stop * row).view(stop - start, *inner)
+
     def shard_range(
         self,
         name: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -102,11 +101,10 @@ class WholeWeights:
         Raises:
             CheckpointError: a file differs; names the first one.
         """
-        files, place = [], self
-        while place is not None:
-            files += place.reader.checksums()
-            place = place.base
-        return verified_meanwhile(files, damaged_file)
+        return verified_meanwhile(self._checksums(), damaged_file)
+
+    def _checksums(self) -> list[tuple[Path, str]]:
+        return self.reader.checksums() + ([] if self.base is None else self.base._checksums())
 
     def names(self) -> list[str]:
         """Global names of the model's weights."""
@@ -124,14 +122,11 @@ class WholeWeights:
 
     def is_stored(self, name: str) -> bool:
         """Whether a weight is stored as it is, so that rows of it can be read alone; False: adapters are merged."""
-        place = self._place(name)
-        return self.adapter(name) is None and (isinstance(place, CheckpointReader) or place.is_stored(name))
+        return self.adapter(name) is None and self._place(name).is_stored(name)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of a weight that is stored as it is, fp32; reads no others."""
-        inner = self.shape(name)[1:]
-        row = math.prod(inner)
-        return self.shard_range(name, 0, 1, start * row, stop * row, None).view(stop - start, *inner)
+        return self._place(name).rows(name, start, stop)
 
     def shard_range(
         self, name: str, rank: int, degree: int, start: int, stop: int, partition: Partition | None

@@ -39,8 +39,8 @@ CHECKSUM_FILE = "checksums.json"
 SAFETENSORS_NAMES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-PART_ELEMENTS = 1 << 22
-"""Elements that are read, converted and written at a time: 16 MB in fp32, for which the allocator reuses its memory;
+PART_ELEMENTS = 1 << 20
+"""Elements that are read, converted and written at a time: 4 MB in fp32, for which the allocator reuses its memory;
 for larger tensors it has the kernel map and clear pages each time, which takes longer than the copy."""
 
 Parts = torch.Tensor | Iterable[torch.Tensor]
