@@ -364,3 +364,22 @@ def test_one_value_that_is_not_finite_is_found_anywhere(value: float, place: int
     tensor[place] = value
     assert not is_finite(tensor)
     assert not is_finite(tensor.view(1, 131))
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "gpt3"])
+def test_rows_of_shards_are_those_of_whole_weights(
+    name: str, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few rows at a time, from a checkpoint cut for two tensor ranks, into files of the same bytes."""
+    export(InMemory(small_model(name)), tmp_path / "whole", tokenizer)
+    checkpoint = reshape.reshape(starting(tmp_path / "start", name), tmp_path / "cut", 2)
+    monkeypatch.setattr(convert, "PART_ELEMENTS", 150)
+    weights = WholeWeights(CheckpointReader(checkpoint))
+    for key in weights.names():
+        whole = weights.tensor(key)
+        assert torch.equal(weights.rows(key, 3, 7), whole[3:7]) and weights.shape(key) == whole.shape
+    export(weights, tmp_path / "rows", tokenizer)
+    files = sorted(file.name for file in (tmp_path / "whole").glob("*.safetensors"))
+    assert len(files) > 1 and files == sorted(file.name for file in (tmp_path / "rows").glob("*.safetensors"))
+    for file in files:
+        assert (tmp_path / "rows" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
