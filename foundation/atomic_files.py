@@ -232,12 +232,19 @@ def write_array(path: Path, array: npt.NDArray[Any], new_file: NewFile = whole_f
         temporary.write_bytes(content.getbuffer())
 
 
+def blocks(path: Path) -> Iterator[memoryview]:
+    """Read a file in blocks of up to 1 MiB; each is valid until the next one is read."""
+    block = memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            yield block[:count]
+
+
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        sha256 = hashlib.sha256()
-        while block := file.read(1 << 20):
-            sha256.update(block)
+    sha256 = hashlib.sha256()
+    for block in blocks(path):
+        sha256.update(block)
     return sha256.hexdigest()
 
 

@@ -25,7 +25,7 @@ from pretrain.checkpoint.layout import (
     step_folder,
     write_index,
 )
-from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader, verified_checkpoint
+from pretrain.checkpoint.read import BY_TOKEN, CheckpointReader
 from pretrain.config import ModelConfig, check_tensor_degree
 from pretrain.model.partition import Partition
 from tools.hugging_face.files import Exported, write_safetensors
@@ -55,7 +55,7 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
         CheckpointError: the original is not whole, a checksum is not right, or there is a checkpoint of this step.
         ValueError: a parameter cannot be cut so; names it.
     """
-    reader = verified_checkpoint(path)
+    reader = CheckpointReader(path)
     final = step_folder(out, reader.step)
     if final.exists():
         raise CheckpointError(f"{final}: there already; give another folder, or remove it")
@@ -71,7 +71,7 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
     index["reshaped_from"] = {"checkpoint": str(reader.path), "topology": reader.index["topology"]}
     index["files"] = {}
     out.mkdir(parents=True, exist_ok=True)
-    with room_for(final), whole_folder(final) as unfinished:
+    with room_for(final), whole_folder(final) as unfinished, reader.verified_meanwhile():
         with Progress("reshape", sum(len(file.fragments) for file in files), "shards") as progress:
             for number, file in enumerate(files):
                 target = unfinished / rank_file(number)

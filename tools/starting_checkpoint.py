@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pretrain.model.linear import TensorParallel
 from pretrain.model.partition import partition_of
 from pretrain.model.pipeline import WholeModel
 from pretrain.tuning import AdapterConfig, trained_shapes
-from tools.hugging_face.files import Exported, Parts, copy_tokenizer, in_parts, write_safetensors
+from tools.hugging_face.files import Exported, Parts, copy_tokenizer, in_parts, is_finite, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def write_starting_checkpoint(
     title: str,
     beside: Beside | None = None,
     moments: Moments | None = None,
+    verified_meanwhile: AbstractContextManager[None] | None = None,
 ) -> None:
     """Write a checkpoint whole or not at all, one weight in memory at a time.
 
@@ -82,6 +84,8 @@ def write_starting_checkpoint(
         title: of the progress.
         beside: the base, where only a part of the weights is written; None: the whole model.
         moments: what a run that starts from it goes on with; None: none.
+        verified_meanwhile: context that raises, at its end at the latest, where what is read is damaged, see
+            `foundation.checksums`; None: nothing has checksums, or they were compared.
 
     Raises:
         ValueError: a weight has values that are not finite.
@@ -91,7 +95,8 @@ def write_starting_checkpoint(
     fragments = [StoredFragment(name, 0, 0, math.prod(entry["shape"])) for name, entry in parameters.items()]
     stored = [(fragment, state) for fragment in fragments for state in (STATES if moments else STATES[:1])]
     planned = [Exported(fragment.key(state), (fragment.stop,), 4 * fragment.stop) for fragment, state in stored]
-    with whole_folder(out) as unfinished, Progress(title, len(stored), "tensors") as progress:
+    progress = Progress(title, len(stored), "tensors")
+    with whole_folder(out) as unfinished, verified_meanwhile or nullcontext(), progress:
 
         def value(name: str, state: str) -> Parts:
             return read(name) if moments is None or state == STATES[0] else moments.read(name, state)
@@ -132,7 +137,7 @@ def _finite(fragment: StoredFragment, weight: Parts) -> Iterator[torch.Tensor]:
     """Parts of a weight, and zeros for padding rows."""
     count = 0
     for part in in_parts(weight):
-        if not part.isfinite().all():
+        if not is_finite(part):
             raise ValueError(
                 f"{fragment.name}: some of its values are not finite (NaN or infinity), which a run cannot start from: "
                 "the model is damaged, or was saved in a precision that cannot hold it"

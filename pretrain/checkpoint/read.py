@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from foundation.atomic_files import digest, sha256_file
+from foundation.checksums import verified_meanwhile
 from foundation.progress import Progress
 from pretrain.checkpoint.layout import (
     DIGEST,
@@ -29,6 +31,11 @@ from pretrain.topology import Topology
 BY_TOKEN = ("embedding.weight", "head.weight")
 """Weights with a row for each token, followed by padding rows."""
 _REMEDY = "restore it, or remove the folder to go back to the previous checkpoint"
+
+
+def damaged_file(path: Path) -> CheckpointError:
+    """The error for a file with another checksum than the recorded one."""
+    return CheckpointError(f"{path}: damaged: its SHA-256 is not the recorded one; {_REMEDY}")
 
 
 class CheckpointReader:
@@ -92,11 +99,21 @@ class CheckpointReader:
         Raises:
             CheckpointError: a file differs; names the first one.
         """
-        for file_name, entry in sorted(self.index["files"].items())[part::parts]:
-            if sha256_file(self.path / file_name) != entry["sha256"]:
-                raise CheckpointError(
-                    f"{self.path / file_name}: damaged: its SHA-256 is not the recorded one; {_REMEDY}"
-                )
+        for path, recorded in self.checksums()[part::parts]:
+            if sha256_file(path) != recorded:
+                raise damaged_file(path)
+
+    def checksums(self) -> list[tuple[Path, str]]:
+        """Each file, and its recorded SHA-256."""
+        return [(self.path / name, entry["sha256"]) for name, entry in sorted(self.index["files"].items())]
+
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        """Context that compares the checksums of all files while they are read, see `foundation.checksums`.
+
+        Raises:
+            CheckpointError: a file differs; names the first one.
+        """
+        return verified_meanwhile(self.checksums(), damaged_file)
 
     @property
     def digest(self) -> str:
@@ -188,6 +205,16 @@ class CheckpointReader:
         whole = partition.merge(shards)
         return whole[: self._vocabulary_size] if name in BY_TOKEN else whole
 
+    def is_stored(self, name: str) -> bool:
+        """Whether rows of a weight can be read alone; they can, see `WholeWeights.is_stored`."""
+        return True
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a weight, fp32; no others are in memory."""
+        inner = self._stored_shape(name)[1:]
+        row = math.prod(inner)
+        return self.shard_range(name, STATES[0], 0, 1, start * row, stop * row).view(stop - start, *inner)
+
     def shard_range(
         self,
         name: str,
@@ -259,7 +286,8 @@ class CheckpointReader:
             first, last = max(start, fragment.start), min(stop, fragment.stop)
             if first < last:
                 stored = self._file(file_name).get_slice(fragment.key(state))
-                result[first - start : last - start] = stored[first - fragment.start : last - fragment.start]
+                place = result[first - start : last - start]
+                stored.read(first - fragment.start, last - fragment.start, into=place)
                 filled += last - first
         if filled != stop - start:
             raise CheckpointError(

@@ -103,10 +103,17 @@ class TensorRows:
             raise ValueError(f"rows in steps of {step}: only of 1")
         return self.read(start, max(start, stop))
 
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop)."""
+    def read(self, start: int, stop: int, into: torch.Tensor | None = None) -> torch.Tensor:
+        """Rows [start, stop).
+
+        Args:
+            into: where to put them: contiguous, of their dtype and number of elements; None: a new tensor.
+        """
         inner = self._shape[1:]
-        result = torch.empty((stop - start, *inner) if self._shape else (), dtype=DTYPES[self._dtype])
+        result = into
+        if result is None:
+            result = torch.empty((stop - start, *inner) if self._shape else (), dtype=DTYPES[self._dtype])
+        assert result.dtype == DTYPES[self._dtype] and result.is_contiguous()
         row = math.prod(inner) * result.itemsize
         if result.numel():
             result.view(-1).view(torch.uint8).numpy()[:] = self._content[start * row : stop * row]

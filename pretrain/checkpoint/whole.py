@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from foundation.checksums import verified_meanwhile
 from pretrain.checkpoint.layout import CheckpointError
-from pretrain.checkpoint.read import CheckpointReader, verified_checkpoint
+from pretrain.checkpoint.read import CheckpointReader, damaged_file, verified_checkpoint
 from pretrain.config import ModelConfig
 from pretrain.families.mapping import weight_shapes
 from pretrain.model.partition import Partition
@@ -92,6 +94,18 @@ class WholeWeights:
         if self.base is not None:
             self.base.verify(part, parts)
 
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        """Context that compares the checksums of all files, those of the bases too, while they are read; see
+        `foundation.checksums`.
+
+        Raises:
+            CheckpointError: a file differs; names the first one.
+        """
+        return verified_meanwhile(self._checksums(), damaged_file)
+
+    def _checksums(self) -> list[tuple[Path, str]]:
+        return self.reader.checksums() + ([] if self.base is None else self.base._checksums())
+
     def names(self) -> list[str]:
         """Global names of the model's weights."""
         return self.reader.names() if self.base is None else list(weight_shapes(self.model))
@@ -105,6 +119,14 @@ class WholeWeights:
         adapter = self.adapter(name)
         weight = self._place(name).tensor(name)
         return weight if adapter is None else adapter.merged(weight)
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a weight is stored as it is, so that rows of it can be read alone; False: adapters are merged."""
+        return self.adapter(name) is None and self._place(name).is_stored(name)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a weight that is stored as it is, fp32; reads no others."""
+        return self._place(name).rows(name, start, stop)
 
     def shard_range(
         self, name: str, rank: int, degree: int, start: int, stop: int, partition: Partition | None

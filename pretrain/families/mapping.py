@@ -176,14 +176,19 @@ def map_weights(model: ModelConfig, sources: Mapping[str, Source]) -> dict[str, 
     return found
 
 
+def check_shape(name: str, weight: Weight, shape: tuple[int, ...]) -> None:
+    """Raise ValueError when the shape of one of our tensors differs from that of the model's settings."""
+    if shape != weight.shape:
+        raise ValueError(f"{name}: shape {shape}, but the model's settings require {weight.shape}")
+
+
 def to_hugging_face(name: str, weight: Weight, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     """Convert one of our tensors to the tensors of Hugging Face's format, in its dtype.
 
     Raises:
         ValueError: the tensor's shape differs from that of the model's settings.
     """
-    if tuple(tensor.shape) != weight.shape:
-        raise ValueError(f"{name}: shape {tuple(tensor.shape)}, but the model's settings require {weight.shape}")
+    check_shape(name, weight, tuple(tensor.shape))
     return {rows.name: rows.to_theirs(tensor[rows.start : rows.stop]) for rows in weight.parts}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from foundation.checksums import hashed_file
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Any of these is a tokenizer: of `tokenizers`, of SentencePiece, or of GPT-2's kind, with `merges.txt`."""
@@ -37,8 +39,8 @@ CHECKSUM_FILE = "checksums.json"
 SAFETENSORS_NAMES: dict[str, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
-PART_ELEMENTS = 1 << 22
-"""Elements that are read, converted and written at a time: 16 MB in fp32, for which the allocator reuses its memory;
+PART_ELEMENTS = 1 << 20
+"""Elements that are read, converted and written at a time: 4 MB in fp32, for which the allocator reuses its memory;
 for larger tensors it has the kernel map and clear pages each time, which takes longer than the copy."""
 
 Parts = torch.Tensor | Iterable[torch.Tensor]
@@ -89,25 +91,27 @@ def write_safetensors(path: Path, planned: Sequence[Exported], tensors: Iterable
         start += part.bytes
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    written = hashlib.sha256()
-    with open(path, "wb") as file:
-
-        def put(data: bytes | memoryview) -> None:
-            file.write(data)
-            written.update(data)
-
-        put(len(head).to_bytes(8, "little") + head)
+    with hashed_file(path) as file:
+        file.write(len(head).to_bytes(8, "little") + head)
         remaining = iter(tensors)
         for part in planned:  # no zip, which keeps the last tensor while it reads the next one
             name, tensor = next(remaining)
             assert name == part.name and (not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) == part.shape)
-            before = file.tell()
+            before = file.size
             for few in in_parts(tensor):
-                put(converted(name, few, dtype).contiguous().view(torch.uint8).numpy().data)
-            assert file.tell() - before == part.bytes
-            few = tensor = torch.empty(0)  # parts are views
+                file.write(converted(name, few, dtype).contiguous().view(torch.uint8).numpy().data)
+            assert file.size - before == part.bytes
+            if isinstance(tensor, torch.Tensor):
+                file.wait()  # parts are views, which would keep it while the next one is read
+            few = tensor = torch.empty(0)
         assert next(remaining, None) is None
-    return written.hexdigest()
+        return file.digest()
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is infinite or NaN. Ten times as fast as by `isfinite`: both ends of the range are NaN where any
+    value is (https://docs.pytorch.org/docs/stable/generated/torch.aminmax.html)."""
+    return not tensor.numel() or all(math.isfinite(end) for end in tensor.aminmax())
 
 
 def converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -118,8 +122,8 @@ def converted(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     """
     kind: torch.dtype = getattr(torch, dtype)
     result = tensor.to(kind)
-    if not result.isfinite().all():
-        if not tensor.isfinite().all():
+    if not is_finite(result):
+        if not is_finite(tensor):
             raise ValueError(f"{name}: some of its values are not finite (NaN or infinity): the checkpoint is damaged")
         raise ValueError(
             f"{name}: its largest value, {float(tensor.abs().max()):.4g}, does not fit into {dtype}, which ends at "

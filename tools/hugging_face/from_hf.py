@@ -8,13 +8,14 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foundation.atomic_files import sha256_file
+from foundation.checksums import verified_meanwhile
 from pretrain.checkpoint.read import verified_checkpoint
 from pretrain.checkpoint.tensor_file import TensorFile
 from pretrain.config import ModelConfig
@@ -56,7 +57,7 @@ def from_hugging_face(folder: Path, out: Path) -> None:
     weights = there_format.places(model)
     there = _Tensors(folder, there_format)
     if model.tied_embedding:
-        there.drop_copy(there_format.head, weights["embedding.weight"].parts[0].name)
+        there.add_copy(there_format.head, weights["embedding.weight"].parts[0].name)
     wanted = {rows.name for weight in weights.values() for rows in weight.parts}
     for complaint, names in (("has no tensor", wanted - there.names), ("has an unknown tensor", there.names - wanted)):
         if names:
@@ -76,6 +77,7 @@ def from_hugging_face(folder: Path, out: Path) -> None:
         origin={"from": str(folder), "special_tokens": special_tokens, "generation_config": generation},
         tokenizer=folder,
         title="import",
+        verified_meanwhile=there.verified_meanwhile(),
     )
 
 
@@ -132,14 +134,9 @@ class _Tensors:
             raise ValueError(
                 f"{folder}: no *.safetensors and no pytorch_model*.bin; {why}save the model in the first format"
             )
-        checksum_path = folder / CHECKSUM_FILE
-        if checksum_path.is_file():
-            for file_name, sha256 in json.loads(checksum_path.read_text(encoding="utf-8")).items():
-                if not (folder / file_name).is_file() or sha256_file(folder / file_name) != sha256:
-                    raise ValueError(
-                        f"{folder / file_name}: missing or damaged: {checksum_path.name} has another SHA-256"
-                    )
+        self._checksum_path = folder / CHECKSUM_FILE
         self._place: dict[str, tuple[Any, str]] = {}
+        self._copies: dict[str, str] = {}
         ignored = re.compile("|".join(there.ignored))
         for file in files:
             opened = _opened(file)
@@ -153,7 +150,20 @@ class _Tensors:
 
     @property
     def names(self) -> set[str]:
-        return set(self._place)
+        return set(self._place) - set(self._copies.values())
+
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        """Context that compares the files' checksums, where the folder has them, while tensors are read.
+
+        Raises:
+            ValueError: a file is missing or differs; names the first one.
+        """
+        recorded = json.loads(self._checksum_path.read_text(encoding="utf-8")) if self._checksum_path.is_file() else {}
+        files = [(self._checksum_path.with_name(file), sha256) for file, sha256 in recorded.items()]
+        return verified_meanwhile(files, self._damaged_file)
+
+    def _damaged_file(self, path: Path) -> ValueError:
+        return ValueError(f"{path}: missing or damaged: {self._checksum_path.name} has another SHA-256")
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, fp32: every 16-bit number is one of those.
@@ -168,14 +178,29 @@ class _Tensors:
         return tensor.float()
 
     def parts(self, name: str, shape: tuple[int, ...] | None = None, ours: str = "") -> Iterator[torch.Tensor]:
-        """Parts of a tensor along dim 0, fp32, of `PART_ELEMENTS` or fewer where a row is not larger.
+        """Parts of a tensor along dim 0, fp32, of `PART_ELEMENTS` or fewer where a row is not larger; a tensor
+        with a copy, see `add_copy`, is compared with it.
 
         Args:
             shape: shape that one of our weights, `ours`, needs.
 
         Raises:
-            ValueError: it has another dtype, as in a quantized model, or another shape.
+            ValueError: it has another dtype, as in a quantized model, or another shape, or its copy is not one.
         """
+        copy = self._copies.get(name)
+        if copy is None:
+            yield from self._own_parts(name, shape, ours)
+            return
+        pairs = zip_longest(self._own_parts(name, shape, ours), self.parts(copy), fillvalue=torch.empty(0))
+        for part, other in pairs:
+            if not torch.equal(part, other):
+                raise ValueError(
+                    f"{copy}: differs from {name}, though the config.json ties the two (tie_word_embeddings): one of "
+                    "them is wrong, and which one cannot be known"
+                )
+            yield part
+
+    def _own_parts(self, name: str, shape: tuple[int, ...] | None, ours: str) -> Iterator[torch.Tensor]:
         opened, stored = self._place[name]
         rows = opened.get_slice(stored)
         found = tuple(rows.get_shape())
@@ -188,21 +213,10 @@ class _Tensors:
         for start in range(0, found[0], step):
             yield rows[start : start + step].float()
 
-    def drop_copy(self, head: str, embedding: str) -> None:
-        """Forget the head of a tied model, which is a copy of the embedding.
-
-        Raises:
-            ValueError: it is another one.
-        """
-        if head not in self._place or embedding not in self._place:
-            return
-        pairs = zip_longest(self.parts(head), self.parts(embedding), fillvalue=torch.empty(0))
-        if not all(torch.equal(one, other) for one, other in pairs):
-            raise ValueError(
-                f"{head}: differs from {embedding}, though the config.json ties the two (tie_word_embeddings): one of "
-                "them is wrong, and which one cannot be known"
-            )
-        del self._place[head]
+    def add_copy(self, head: str, embedding: str) -> None:
+        """Read the head of a tied model, which is a copy of the embedding, only beside it, to compare the two."""
+        if head in self._place and embedding in self._place:
+            self._copies[embedding] = head
 
 
 def _opened(file: Path) -> Any:

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,10 +24,12 @@ from pretrain.families.registry import format_of
 from tools.exporting import export_parser
 from tools.hugging_face.files import (
     CHECKSUM_FILE,
+    PART_ELEMENTS,
     SPECIAL_TOKENS,
     SPECIAL_TOKENS_FILES,
     TOKENIZERS,
     Exported,
+    Parts,
     copy_tokenizer,
     write_safetensors,
 )
@@ -58,7 +61,7 @@ ORIGIN_FILE = "altiplano.json"
 
 
 class Checkpoint(Protocol):
-    """The part of a checkpoint that an export reads, see `pretrain.checkpoint.read.CheckpointReader`."""
+    """The part of a checkpoint that an export reads, see `pretrain.checkpoint.whole.WholeWeights`."""
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -69,6 +72,14 @@ class Checkpoint(Protocol):
     def names(self) -> list[str]: ...
 
     def tensor(self, name: str) -> torch.Tensor: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def is_stored(self, name: str) -> bool: ...
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
+
+    def verified_meanwhile(self) -> AbstractContextManager[None]: ...
 
 
 def to_hugging_face(
@@ -127,7 +138,8 @@ def to_hugging_face(
         planned[name] = [Exported(other, shape, math.prod(shape) * item_bytes) for other, shape in shapes]
     shards = _split(planned, shard_bytes)
 
-    with whole_folder(out) as folder, Progress("export", len(weights), "weights") as progress:
+    progress = Progress("export", len(weights), "weights")
+    with whole_folder(out) as folder, checkpoint.verified_meanwhile(), progress:
         file_of: dict[str, str] = {}
         checksums: dict[str, str] = {}
         for i, names in enumerate(shards):
@@ -241,15 +253,24 @@ def _split(planned: Mapping[str, list[Exported]], shard_bytes: int) -> list[list
 
 def _read(
     checkpoint: Checkpoint, weights: Mapping[str, Weight], names: list[str], fold_norm: bool, progress: Progress
-) -> Iterator[tuple[str, torch.Tensor]]:
-    def parts(name: str) -> Iterable[tuple[str, torch.Tensor]]:
+) -> Iterator[tuple[str, Parts]]:
+    def whole(name: str) -> Iterable[tuple[str, Parts]]:
         tensor = checkpoint.tensor(name)
         if fold_norm and name == "head.weight":
             tensor = torch.nn.functional.normalize(tensor)
         return mapping.to_hugging_face(name, weights[name], tensor).items()
 
+    def by_rows(name: str) -> Iterator[tuple[str, Parts]]:
+        mapping.check_shape(name, weights[name], checkpoint.shape(name))
+        step = max(1, PART_ELEMENTS // math.prod(weights[name].shape[1:]))
+        for part in weights[name].parts:
+            starts = range(part.start, part.stop, step)
+            yield part.name, (checkpoint.rows(name, start, min(start + step, part.stop)) for start in starts)
+
     for name in names:
-        yield from parts(name)  # of which nothing is left here when the next one is read
+        is_changed = any(part.layout != "rows" for part in weights[name].parts) or (fold_norm and name == "head.weight")
+        # of which nothing is left here when the next one is read
+        yield from whole(name) if is_changed or not checkpoint.is_stored(name) else by_rows(name)
         progress.advance()
 
 
@@ -310,9 +331,10 @@ def export_command(
     one that came with an imported model. How the two are used (special tokens, generation settings, templates of
     conversations) stays as it was imported, also after training."""
     from pretrain.checkpoint.origin import origin_of
-    from pretrain.checkpoint.whole import verified_weights
+    from pretrain.checkpoint.read import CheckpointReader
+    from pretrain.checkpoint.whole import WholeWeights
 
-    checkpoint = verified_weights(path, base)
+    checkpoint = WholeWeights(CheckpointReader(path), base)
     imported = origin_of(checkpoint.reader)
     chat_template = None
     if "imported" in checkpoint.index and mixture_path is None:

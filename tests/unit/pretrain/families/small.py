@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -166,3 +167,9 @@ class InMemory:
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.tensors[name]
+
+    def is_stored(self, name: str) -> bool:
+        return False
+
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        return nullcontext()

@@ -17,6 +17,7 @@ from pretrain.families.registry import format_of
 from tests.unit.pretrain.families import twin
 from tests.unit.pretrain.families.small import SMALL, InMemory, build, random_tokens, small_model
 from tools.__main__ import main as altiplano
+from tools.hugging_face import from_hf
 from tools.hugging_face import to_hf as convert
 from tools.hugging_face.files import CHECKSUM_FILE
 from tools.hugging_face.from_hf import from_hugging_face
@@ -170,6 +171,7 @@ def test_a_damaged_file_and_foreign_settings_are_named(tmp_path: Path, tokenizer
     file.write_bytes(content)
     with pytest.raises(ValueError, match=rf"{file.name}: missing or damaged: checksums\.json has another SHA-256"):
         from_hugging_face(tmp_path / "hf", tmp_path / "imported")
+    assert not list(tmp_path.glob("imported*"))
     config_path = tmp_path / "hf" / "config.json"
     config = json.loads(config_path.read_text())
     for change, message in (
@@ -244,3 +246,25 @@ def test_sizes_that_do_not_fit_are_told_in_our_words(
     assert altiplano(["convert", "from-hf", str(tmp_path / "hf"), str(tmp_path / "imported")]) == 2
     told = capsys.readouterr().err
     assert told.startswith("config.json: hidden_size: 64 must be a multiple of attention_heads 3"), told
+
+
+def test_a_copy_of_a_tied_head_is_compared_and_left_out(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over there some files have one; another value, or another number of rows, is refused and leaves nothing."""
+    export(InMemory(small_model("llama-tied")), tmp_path / "hf", tokenizer)
+    (tmp_path / "hf" / CHECKSUM_FILE).unlink()
+    files = sorted((tmp_path / "hf").glob("*.safetensors"))
+    embedding = next(t for file in files for name, t in load_file(file).items() if name == "model.embed_tokens.weight")
+    monkeypatch.setattr(from_hf, "PART_ELEMENTS", embedding.shape[1])  # a row at a time
+    other = embedding.clone()
+    other[-1, -1] += 1
+    for head, is_refused in ((embedding, False), (other, True), (embedding[:-1], True), (embedding.repeat(2, 1), True)):
+        save_file({"lm_head.weight": head.contiguous()}, tmp_path / "hf" / "model-head.safetensors")
+        if is_refused:
+            with pytest.raises(ValueError, match=r"lm_head\.weight: differs from model\.embed_tokens\.weight"):
+                from_hugging_face(tmp_path / "hf", tmp_path / "refused")
+        else:
+            from_hugging_face(tmp_path / "hf", tmp_path / "imported")
+            assert torch.equal(CheckpointReader(tmp_path / "imported").tensor("embedding.weight"), embedding)
+    assert not list(tmp_path.glob("refused*"))

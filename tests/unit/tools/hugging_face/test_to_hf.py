@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from foundation.checksums import HashedFile
 from pretrain.checkpoint.layout import CheckpointError
 from pretrain.checkpoint.read import CheckpointReader
 from pretrain.checkpoint.single import load_single_process_model
+from pretrain.checkpoint.whole import WholeWeights
 from pretrain.config import ModelConfig
 from pretrain.families import llama, mapping
 from pretrain.families.registry import FAMILIES
@@ -23,6 +27,7 @@ from tests.unit.pretrain.families.small import SMALL, InMemory, small_model
 from tools import inspect_checkpoint, reshape
 from tools.__main__ import main as altiplano
 from tools.hugging_face import to_hf as convert
+from tools.hugging_face.files import is_finite
 from tools.starting_checkpoint import write_starting_checkpoint
 
 MODEL = {
@@ -57,6 +62,12 @@ class StandIn:
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.tensors[name]
+
+    def is_stored(self, name: str) -> bool:
+        return False
+
+    def verified_meanwhile(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.fixture
@@ -322,3 +333,80 @@ def test_a_lost_or_dangling_latest_stops_no_tool(tmp_path: Path) -> None:
         assert CheckpointReader(tmp_path / "checkpoints").path.name == "step-00000007"
     with pytest.raises(CheckpointError, match=r"checkpoint\.json: missing"):
         CheckpointReader(tmp_path)
+
+
+def test_a_byte_flipped_in_the_last_tensor_leaves_no_export(tmp_path: Path, tokenizer: Path) -> None:
+    """The checksums are compared beside the export, which is complete but for its name when the damage is found."""
+    checkpoint = starting(tmp_path / "start")
+    damaged_by_one_byte(checkpoint)
+    written: list[str] = []
+
+    class Watched(WholeWeights):
+        def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+            written.append(name)
+            return super().rows(name, start, stop)
+
+    weights = Watched(CheckpointReader(checkpoint))
+    with pytest.raises(CheckpointError, match=r"rank-00000\.safetensors: damaged: its SHA-256 is not the recorded"):
+        export(weights, tmp_path / "hf", tokenizer)
+    assert written[-1] == "head.weight", "every weight was read and written"
+    assert not (tmp_path / "hf").exists() and not list(tmp_path.glob("hf*"))
+
+
+def test_a_value_that_damage_made_infinite_is_reported_as_damage(tmp_path: Path, tokenizer: Path) -> None:
+    checkpoint = starting(tmp_path / "start")
+    (file,) = checkpoint.glob("rank-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-4:] = b"\x00\x00\x80\x7f"
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="its SHA-256 is not the recorded one"):
+        export(WholeWeights(CheckpointReader(checkpoint)), tmp_path / "hf", tokenizer)
+    assert not list(tmp_path.glob("hf*"))
+
+
+def test_a_full_disk_and_a_crash_leave_nothing_that_looks_finished(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = starting(tmp_path / "start")
+    write = HashedFile.write
+    for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()):
+
+        def failing(self: HashedFile, data: memoryview, error: BaseException = error) -> None:
+            if self.size > 10_000:
+                raise error
+            write(self, data)
+
+        monkeypatch.setattr(HashedFile, "write", failing)
+        with pytest.raises(type(error)):
+            export(WholeWeights(CheckpointReader(checkpoint)), tmp_path / "hf", tokenizer)
+        assert not list(tmp_path.glob("hf*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("place", [0, 1, 7, 8, 100, 130])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_value_that_is_not_finite_is_found_anywhere(value: float, place: int, dtype: torch.dtype) -> None:
+    tensor = torch.randn(131, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert is_finite(tensor) and is_finite(tensor[:0])
+    tensor[place] = value
+    assert not is_finite(tensor)
+    assert not is_finite(tensor.view(1, 131))
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "gpt3"])
+def test_rows_of_shards_are_those_of_whole_weights(
+    name: str, tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few rows at a time, from a checkpoint cut for two tensor ranks, into files of the same bytes."""
+    export(InMemory(small_model(name)), tmp_path / "whole", tokenizer)
+    checkpoint = reshape.reshape(starting(tmp_path / "start", name), tmp_path / "cut", 2)
+    monkeypatch.setattr(convert, "PART_ELEMENTS", 150)
+    weights = WholeWeights(CheckpointReader(checkpoint))
+    for key in weights.names():
+        whole = weights.tensor(key)
+        assert torch.equal(weights.rows(key, 3, 7), whole[3:7]) and weights.shape(key) == whole.shape
+    export(weights, tmp_path / "rows", tokenizer)
+    files = sorted(file.name for file in (tmp_path / "whole").glob("*.safetensors"))
+    assert len(files) > 1 and files == sorted(file.name for file in (tmp_path / "rows").glob("*.safetensors"))
+    for file in files:
+        assert (tmp_path / "rows" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
