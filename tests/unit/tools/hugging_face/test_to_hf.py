@@ -357,7 +357,8 @@ def test_a_value_that_damage_made_infinite_is_reported_as_damage(tmp_path: Path,
     checkpoint = starting(tmp_path / "start")
     (file,) = checkpoint.glob("rank-*.safetensors")
     data = bytearray(file.read_bytes())
-    data[-4:] = b"\x00\x00\x80\x7f"
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start : start + 4] = b"\x00\x00\x80\x7f"
     file.write_bytes(data)
     with pytest.raises(CheckpointError, match="its SHA-256 is not the recorded one"):
         export(WholeWeights(CheckpointReader(checkpoint)), tmp_path / "hf", tokenizer)
