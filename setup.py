@@ -47,7 +47,8 @@ TRAIN = [
 CONVERT = ["safetensors>=0.4", "tokenizers>=0.20", "torch>=2.6", "transformers>=4.51"]
 CONVERSATIONS = ["markdownify>=1.2"]  # the HTML of ShareGPT's conversations
 PDF = ["pypdfium2>=5"]  # characters of PDF files, and their places
-TRAFILATURA = ["trafilatura>=2"]  # another extractor of the main text of web pages
+# another extractor of the main text of web pages; pip before 23.3 does not find its second part by an extra of lxml
+TRAFILATURA = ["trafilatura>=2", "lxml_html_clean>=0.4"]
 STORAGE = ["obstore>=0.6", "urllib3>=2"]  # input in object stores and on web servers
 RAY = ["ray>=2.40"]  # data preparation on a Ray cluster
 PERPLEXITY = ["ufal.kenlm>=26.4"]  # the module kenlm, in wheels; the package kenlm has none

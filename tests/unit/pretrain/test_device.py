@@ -56,6 +56,7 @@ def test_a_node_that_has_lost_its_gpus_is_still_found(monkeypatch: pytest.Monkey
 
 AT_THE_FIRST_CUDA_CALL = """
 import torch
+import torch._dynamo  # which `deterministic` imports; it does not bear one function under three names
 from pretrain.config import TrainConfig
 from pretrain import train
 
