@@ -215,9 +215,9 @@ def _run(options: argparse.Namespace) -> None:
         from data_prep.withdrawal.command import remove_documents
 
         with run.locked():
-            named = remove_documents(config, run, options.document, options.listed, options.note)
+            told = remove_documents(config, run, options.document, options.listed, options.note)
             write_resolved(config, run.root / "config.resolved.yaml")
-        print(named)
+        print(told)
         return
 
     if options.command in ("run", "add"):
@@ -233,6 +233,11 @@ def _run(options: argparse.Namespace) -> None:
         from data_prep.conversations.encoding import check_template
 
         check_template(config.tokens.template, config.tokenizer.path)  # likewise
+
+    if config.withdrawn is not None and "tokenize" in stages:
+        from data_prep.withdrawal.listed import refuse_missing_list
+
+        refuse_missing_list(config.withdrawn)  # likewise
 
     if "measure" in stages and share is None:
         from data_prep.signals.language import check_languages

@@ -6,6 +6,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,13 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
             entry["shape"][partition.dim] = sum(partition.blocks)
     index["reshaped_from"] = {"checkpoint": str(reader.path), "topology": reader.index["topology"]}
     index["files"] = {}
-    out.mkdir(parents=True, exist_ok=True)
-    with room_for(final), whole_folder(final) as unfinished, reader.verified_meanwhile():
+    is_new = not out.exists()
+    with (
+        _removed_if_empty(out, is_new),
+        room_for(final),
+        whole_folder(final) as unfinished,
+        reader.verified_meanwhile(),
+    ):
         with Progress("reshape", sum(len(file.fragments) for file in files), "shards") as progress:
             for number, file in enumerate(files):
                 target = unfinished / rank_file(number)
@@ -90,6 +96,18 @@ def reshape(path: Path, out: Path, tensor: int, file_gigabytes: float = FILE_GIG
         write_index(unfinished, index)
     write_text(out / LATEST_FILE, complete_checkpoints(out)[0].name + "\n")
     return final
+
+
+@contextmanager
+def _removed_if_empty(folder: Path, is_new: bool) -> Iterator[None]:
+    """Leave no new folder behind when the block fails."""
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def kept_states(reader: CheckpointReader, name: str) -> tuple[str, ...]:

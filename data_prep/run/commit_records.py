@@ -176,17 +176,17 @@ class Stage:
             self.new_file(),
         )
 
-    def amend(self, record: Record, digests: Mapping[Path, str | None]) -> None:
-        """Write a record again, after outputs of its unit were replaced or added, or before they are.
+    def amend(self, unit: str, digests: Mapping[Path, str | None]) -> None:
+        """Write the record of a unit again, after outputs were replaced or added, or before they are.
 
         Args:
             digests: SHA-256 of these outputs; None: the record is to be without it.
         """
         names = {path: str(path.relative_to(self.run.root)) for path in digests}
         changed = {names[path]: (path.stat().st_size, sha256) for path, sha256 in digests.items() if sha256}
-        kept = {name: output for name, output in record.outputs.items() if name not in names.values()}
-        path = self.folder / f"{record.unit}.json"
+        path = self.folder / f"{unit}.json"
         content = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: output for name, output in content["outputs"].items() if name not in names.values()}
         write_json(path, {**content, "outputs": dict(sorted({**kept, **changed}.items()))})
 
     def record(self, unit: str) -> Record | None:

@@ -54,7 +54,7 @@ def erase_listed(stage: Stage, listed: Mapping[str, Sequence[str]]) -> int:
             if bin_path(prefix).is_file():
                 erased += _erase(prefix, source, wanted, end, stage, record, digests)
         if digests:
-            stage.amend(record, digests)
+            stage.amend(source, digests)
     return erased
 
 
@@ -88,7 +88,7 @@ def _erase(
     if not documents or (before is not None and is_done and before.documents == documents):
         return 0
     if is_done:
-        stage.amend(record, {listing: None})
+        stage.amend(source, {listing: None})
     with whole_file(tokens, digests=digests) as partial:
         _copy_without(tokens, partial, documents, end_of_document, dataset.dtype)
         Withdrawn(*original, fingerprint(partial), documents).write(prefix)

@@ -65,8 +65,7 @@ def read_list(path: Path | None, manifest: Manifest, run: RunDirectory) -> dict[
     found: dict[str, list[str]] = {name: [] for name in manifest.settings["sources"]}
     if path is None:
         return found
-    if not path.is_file():
-        raise ValueError(f"withdrawn: {path}: no such file; `altiplano data remove` makes it, and an empty one will do")
+    refuse_missing_list(path)
     rows: dict[str, int] = {}
     known: set[str] = set()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -87,6 +86,12 @@ def read_list(path: Path | None, manifest: Manifest, run: RunDirectory) -> dict[
             known.add(identity)
             found[shard.rpartition("-")[0]].append(identity)
     return found
+
+
+def refuse_missing_list(path: Path) -> None:
+    """Raise ValueError if there is no list, where the configuration names one."""
+    if not path.is_file():
+        raise ValueError(f"withdrawn: {path}: no such file; `altiplano data remove` makes it, and an empty one will do")
 
 
 def _row_count(run: RunDirectory, manifest: Manifest, shard: str) -> int:

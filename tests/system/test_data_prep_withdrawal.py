@@ -194,10 +194,10 @@ def _interrupt_at(moment: str, patch: pytest.MonkeyPatch) -> None:
     else:
         amend = Stage.amend
 
-        def last(stage: Stage, record: Any, digests: dict[Path, str | None]) -> None:
+        def last(stage: Stage, unit: str, digests: dict[Path, str | None]) -> None:
             if None not in digests.values():
                 raise KeyboardInterrupt
-            amend(stage, record, digests)
+            amend(stage, unit, digests)
 
         patch.setattr(Stage, "amend", last)
 
@@ -270,6 +270,14 @@ def test_a_faulty_line_of_the_list_is_named(
     (copied / "withdrawn.jsonl").write_text(f'{{"id": "{ids_of(copied, "web", 1)[0]}"}}\n{line}\n')
     assert main(["run", "--config", str(finished / "data.yaml")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_missing_list_is_named_before_hours_of_measuring(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(tmp_path / "new", finished / "data.yaml", "run", monkeypatch) == 2
+    assert "withdrawn.jsonl: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "new" / "run" / "corpus").exists()
 
 
 def test_what_was_taken_out_cannot_come_back(finished: Path, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
